@@ -1,0 +1,1 @@
+"""Prune any PyTorch model to a sparsity target, make it physically smaller, and prove the result."""

@@ -1,0 +1,68 @@
+"""Groups: channels of several tensors that must go together, and what is frozen, with the reason.
+
+A *channel* of a group is one unit of decision. A *member* says which indices of one parameter axis fall with each channel:
+
+    conv1 (24 filters) -> bn -> flatten of 4x4 -> fc
+    Group(size=24, members=(
+        Member("conv1.weight", 0, [[0], [1], ...]),        one index per channel
+        Member("bn.weight",    0, [[0], [1], ...]),
+        Member("fc.weight",    1, [[0..15], [16..31], ...])))   sixteen columns per channel
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Member:
+    """The indices of one parameter (or buffer) axis that fall with each channel of a group."""
+
+    parameter: str
+    """Name as in ``state_dict``."""
+    axis: int
+    indices: IntArray
+    """Shape (channels, indices per channel), int64."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Channels that must be decided once for all their members."""
+
+    name: str
+    """The first member's parameter, made unique."""
+    size: int
+    """Number of channels."""
+    members: tuple[Member, ...]
+    blocks: IntArray | None = None
+    """Shape (channels,): block number of each channel. Equal numbers must go from every block. None: no such tie."""
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """Why indices of one parameter axis may not be pruned."""
+
+    parameter: str
+    axis: int
+    count: int
+    """Number of frozen indices on the axis."""
+    reason: str
+    """Op, module path and source line, in words."""
+
+
+@dataclass(frozen=True)
+class ChannelGroups:
+    """All groups of a model, and all that is frozen."""
+
+    groups: tuple[Group, ...]
+    frozen: tuple[Frozen, ...] = field(default=())
+
+
+def uncoupled(parameter: str, axis: int, size: int) -> Group:
+    """Return a group with `parameter` as its only member: one channel for each of the `size` indices of `axis`."""
+    return Group(parameter, size, (Member(parameter, axis, np.arange(size, dtype=np.int64)[:, None]),))
