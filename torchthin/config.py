@@ -1,0 +1,174 @@
+"""The one configuration object: Python arguments, command-line flags, YAML and JSON all make a `PruneConfig`.
+
+Importing this module does not import torch, so that ``--help`` stays fast.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from numbers import Integral, Real
+from typing import Any, Literal
+
+from torchthin.errors import ConfigError, near_matches
+
+Criterion = Literal["l1", "l2", "magnitude"]
+Schedule = Literal["agp", "one-shot"]
+Scope = Literal["group", "global"]
+SCOPES: tuple[Scope, ...] = ("group", "global")
+COMPATS = ("distiller",)
+
+
+@dataclass(frozen=True)
+class Method:
+    """How a method decides: what is ranked, by what, along which schedule."""
+
+    description: str
+    """One line for lists and help texts."""
+    criterion: Criterion
+    """What ranks channels (l1, l2) or single weights (magnitude)."""
+    schedule: Schedule
+    axis: int | None = 0
+    """0: filters. 1: input channels (with compat="distiller" only). None: single weights."""
+
+    @property
+    def structured(self) -> bool:
+        """Whether whole channels go, not single weights."""
+        return self.axis is not None
+
+
+METHODS: dict[str, Method] = {
+    "agp-structured": Method("whole channels of least mean |w|, sparsity grown by AGP", "l1", "agp"),
+    "l1-structured": Method("whole channels of least mean |w|, at once", "l1", "one-shot"),
+    "agp-unstructured": Method("single weights of least |w|, sparsity grown by AGP", "magnitude", "agp", None),
+}
+"""The methods everyone can use."""
+
+DISTILLER_METHODS: dict[str, Method] = {
+    "l2-structured": Method("filters of least L2 norm, at once", "l2", "one-shot"),
+    "agp-l2-structured": Method("filters of least L2 norm, AGP", "l2", "agp"),
+    "l1-channels": Method("input channels of least mean |w|, at once", "l1", "one-shot", 1),
+    "agp-l1-channels": Method("input channels of least mean |w|, AGP", "l1", "agp", 1),
+    "level": Method("single weights of least |w|, at once", "magnitude", "one-shot", None),
+}
+"""Further methods of Distiller that take a sparsity; with ``compat="distiller"`` only."""
+
+
+def _expected(field: str, allowed: str, value: object, hint: str = "") -> ConfigError:
+    return ConfigError(f"The {field} of prune must be {allowed}. Got {value!r}.{hint}")
+
+
+def _names(field: str, value: Any) -> tuple[str, ...]:
+    """Normalise one name or an iterable of names to a tuple without repeats."""
+    if isinstance(value, str):
+        value = (value,)
+    if not isinstance(value, Iterable) or isinstance(value, Mapping):
+        raise _expected(field, "a list of names", value)
+    names = tuple(dict.fromkeys(value))
+    for name in names:
+        if not isinstance(name, str) or not name:
+            raise _expected(field, "a list of names", value)
+    return names
+
+
+@dataclass(frozen=True)
+class PruneConfig:
+    """All choices of a pruning run, checked when made.
+
+    ``weights`` and ``keep`` take one name or any iterable of names. Raises `ConfigError` for values out of range,
+    of the wrong type, or that do not go together.
+    """
+
+    method: str = "agp-structured"
+    target_sparsity: float = 0.5
+    """Share of channels (structured) or weights (unstructured) to prune, in [0, 1); 1.0 only with compat."""
+    agp_steps: int = 10
+    """Steps over which the AGP methods grow the sparsity."""
+    weights: tuple[str, ...] | None = None
+    """Names of the weights to prune; None: the default targets."""
+    keep: tuple[str, ...] = ()
+    """Patterns (fnmatch) of weight or module names to keep whole."""
+    compat: str | None = None
+    """``"distiller"``: Distiller's masks bit for bit, overshoot and ties included."""
+    thin: bool = False
+    """Whether to remove the pruned channels physically."""
+    scope: str = "group"
+    """``"group"``: the target holds in every group. ``"global"``: it holds over all groups together."""
+
+    def __post_init__(self) -> None:
+        if self.compat is not None and self.compat not in COMPATS:
+            raise _expected("compat", "None or 'distiller'", self.compat)
+        if self.scope not in SCOPES:
+            raise _expected("scope", "'group' or 'global'", self.scope)
+        if self.compat is not None and self.scope != "group":
+            raise _expected("scope", "'group' with compat='distiller', which ranks each tensor alone", self.scope)
+        if not isinstance(self.thin, bool):
+            raise _expected("thin", "true or false", self.thin)
+        self._check_method()
+        self._check_numbers()
+        if self.weights is not None:
+            object.__setattr__(self, "weights", _names("weights", self.weights))
+            if not self.weights:
+                raise _expected("weights", "None (the default targets) or at least one name", [])
+        object.__setattr__(self, "keep", () if self.keep is None else _names("keep", self.keep))
+
+    def _check_method(self) -> None:
+        known = {**METHODS, **DISTILLER_METHODS} if self.compat == "distiller" else METHODS
+        if isinstance(self.method, str) and self.method in known:
+            return
+        hint = near_matches(self.method, known) if isinstance(self.method, str) else ""
+        if isinstance(self.method, str) and self.method in DISTILLER_METHODS:
+            hint = " It is there with compat='distiller'."
+        raise _expected("method", f"one of {', '.join(known)}", self.method, hint)
+
+    def _check_numbers(self) -> None:
+        steps, target = self.agp_steps, self.target_sparsity
+        if isinstance(steps, bool) or not isinstance(steps, Integral) or steps < 1:
+            raise _expected("agp_steps", "a whole number of at least 1", steps)
+        object.__setattr__(self, "agp_steps", int(steps))
+        whole = self.compat == "distiller"
+        allowed = "in [0, 1]" if whole else "in [0, 1)"
+        if isinstance(target, bool) or not isinstance(target, Real):
+            raise _expected("target_sparsity", allowed, target)
+        value = float(target)
+        if math.isnan(value) or not 0 <= value <= 1 or (value == 1 and not whole):
+            hint = " At 1.0 nothing would be left to compute with." if value == 1 else ""
+            raise _expected("target_sparsity", allowed, value, hint)
+        object.__setattr__(self, "target_sparsity", value)
+
+    @property
+    def rule(self) -> Method:
+        """What the chosen method ranks, by what, along which schedule."""
+        return METHODS.get(self.method) or DISTILLER_METHODS[self.method]
+
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[str, Any]) -> PruneConfig:
+        """Make a configuration from the keys of a YAML or JSON file; ``agp-steps`` and ``agp_steps`` are the same.
+
+        Raises `ConfigError` for unknown keys, with near matches, and for keys given twice.
+        """
+        if not isinstance(mapping, Mapping):
+            raise ConfigError(
+                f"The configuration of prune must be a mapping of names to values. Got {mapping!r}."
+            )
+        known = [field.name for field in fields(cls)]
+        values: dict[str, Any] = {}
+        for key, value in mapping.items():
+            name = str(key).replace("-", "_")
+            if name not in known:
+                raise ConfigError(
+                    f"The configuration of prune has no key {key!r}. "
+                    f"Allowed: {', '.join(known)}.{near_matches(name, known)}"
+                )
+            if name in values:
+                raise ConfigError(f"The configuration of prune has the key {name!r} twice. Give it once.")
+            values[name] = value
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON types; `from_mapping` makes the same configuration of it again."""
+        values = asdict(self)
+        values["weights"] = None if self.weights is None else list(self.weights)
+        values["keep"] = list(self.keep)
+        return values

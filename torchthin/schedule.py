@@ -1,0 +1,54 @@
+"""Schedules: step -> sparsity. Pure functions of numbers, no torch.
+
+A schedule starts at `initial` at step `start`, reaches `target` at step ``start + steps * interval`` and stays there.
+The step is passed in, never counted inside, so calling twice or resuming a run gives the same value.
+"""
+
+from __future__ import annotations
+
+from torchthin.errors import ConfigError
+
+
+def _progress(step: float, start: float, steps: int, interval: float) -> float:
+    """Return the share of the way done at `step`, clamped to [0, 1]; exactly 1.0 at the last step."""
+    if steps < 1:
+        raise ConfigError(f"The steps of a schedule must be at least 1. Got {steps}.")
+    if interval <= 0:
+        raise ConfigError(f"The interval of a schedule must be positive. Got {interval}.")
+    return min(max((step - start) / (steps * interval), 0.0), 1.0)
+
+
+def agp(
+    step: float, *, target: float, steps: int, initial: float = 0.0, start: float = 0, interval: float = 1
+) -> float:
+    """Return the sparsity of automated gradual pruning at `step`.
+
+    ``s_t = s_f + (s_i - s_f) * (1 - (t - t0) / (n * dt))**3`` (Zhu & Gupta 2017, "To prune, or not to prune",
+    equation 1), clamped: `initial` before `start`, `target` after the last step.
+
+    >>> [agp(t, target=0.5, steps=4) for t in range(5)]
+    [0.0, 0.2890625, 0.4375, 0.4921875, 0.5]
+    """
+    left = 1.0 - _progress(step, start, steps, interval)
+    return target + (initial - target) * left**3
+
+
+def linear(
+    step: float, *, target: float, steps: int, initial: float = 0.0, start: float = 0, interval: float = 1
+) -> float:
+    """Return the sparsity at `step` when it grows by the same amount every step.
+
+    >>> [linear(t, target=0.5, steps=4) for t in range(5)]
+    [0.0, 0.125, 0.25, 0.375, 0.5]
+    """
+    left = 1.0 - _progress(step, start, steps, interval)
+    return target + (initial - target) * left
+
+
+def one_shot(step: float, *, target: float, initial: float = 0.0, start: float = 0) -> float:
+    """Return `initial` up to and including step `start`, then `target`: everything at once.
+
+    >>> [one_shot(t, target=0.5) for t in range(3)]
+    [0.0, 0.5, 0.5]
+    """
+    return target if step > start else initial
