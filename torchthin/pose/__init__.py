@@ -1,0 +1,1 @@
+"""The pose student, its synthetic data, its training and its score."""
