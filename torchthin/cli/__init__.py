@@ -1,0 +1,1 @@
+"""The command line: the only code that knows a terminal. Handlers import torch, ``--help`` does not."""

@@ -1,0 +1,35 @@
+"""The program ``torchthin``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torchthin.cli.options import EXAMPLE, add_prune_arguments, prune_options
+from torchthin.cli.prune import DESCRIPTION as PRUNE_DESCRIPTION
+from torchthin.cli.prune import run as run_prune
+from torchthin.cli.shell import Parser, run_command
+
+OVERVIEW_EXAMPLE = """\
+example:
+  torchthin prune --model-factory models/net.py:small --checkpoint best.pth --target-sparsity 0.5 --save-to
+  pruned.pth
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``torchthin`` on `argv` (default: the process's arguments) and return the exit code."""
+    return run_command(_command, argv)
+
+
+def _command(arguments: Sequence[str]) -> int:
+    parser = Parser(
+        prog="torchthin", description="Prune PyTorch models, and prove the result.", epilog=OVERVIEW_EXAMPLE
+    )
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=Parser)
+    prune = commands.add_parser(
+        "prune", help=PRUNE_DESCRIPTION, description=PRUNE_DESCRIPTION, epilog=EXAMPLE
+    )
+    add_prune_arguments(prune)
+    namespace = parser.parse(arguments)
+    del namespace.command
+    return run_prune(prune_options(namespace))

@@ -1,0 +1,210 @@
+"""The options of pruning: flags and configuration file -> one frozen object."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from torchthin.cli.shell import Parser
+from torchthin.config import METHODS, PruneConfig
+from torchthin.errors import ConfigError, near_matches
+
+EXAMPLE = """\
+example:
+  %(prog)s --model-factory models/net.py:small --checkpoint best.pth \\
+      --target-sparsity 0.5 --save-to pruned.pth
+"""
+_DEFAULTS = PruneConfig()
+
+
+@dataclass(frozen=True)
+class PruneOptions:
+    """All a prune run is told. `prune` is how to prune; the rest is where from, where to and what to say."""
+
+    model_factory: str
+    prune: PruneConfig
+    factory_args: Mapping[str, Any] | None = None
+    checkpoint: str | None = None
+    save_to: str | None = None
+    arch: str | None = None
+    dataset: str | None = None
+    input_shape: tuple[str, ...] = ()
+    device: str = "cpu"
+    json: bool = False
+    quiet: bool = False
+    list_weights: bool = False
+
+
+_RUN_TYPES: dict[str, tuple[type, str]] = {
+    "model_factory": (str, "text"),
+    "factory_args": (dict, "a mapping of argument names to values"),
+    "checkpoint": (str, "a path"),
+    "save_to": (str, "a path"),
+    "arch": (str, "text"),
+    "dataset": (str, "text"),
+    "input_shape": (tuple, "a shape such as 1,3,128,128, or a list of them"),
+    "device": (str, "text"),
+    "json": (bool, "true or false"),
+    "quiet": (bool, "true or false"),
+    "list_weights": (bool, "true or false"),
+}
+
+
+def add_prune_arguments(parser: Parser) -> None:
+    """Add the flags of ``prune`` to `parser`."""
+    model = parser.add_argument_group("model")
+    model.add_argument(
+        "--model-factory",
+        metavar="MODULE:FUNCTION",
+        help="function that returns the model: package.module:function or path/to/file.py:function",
+    )
+    model.add_argument(
+        "--factory-args",
+        metavar="JSON",
+        type=_json_object,
+        help="""keyword arguments of the factory, such as '{"num_classes": 10}'""",
+    )
+    model.add_argument(
+        "--checkpoint",
+        metavar="FILE",
+        help="weights to prune: a torch checkpoint or .safetensors (without it: as the factory made them)",
+    )
+    model.add_argument(
+        "--arch", metavar="NAME", help="written into the saved file (default: the checkpoint's)"
+    )
+    model.add_argument(
+        "--dataset", metavar="NAME", help="data set whose image size the model takes, such as cifar10"
+    )
+    model.add_argument(
+        "--input-shape",
+        metavar="N,C,H,W[:DTYPE]",
+        nargs="+",
+        action="extend",
+        help="example input of the model, one for each argument of forward",
+    )
+    model.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: cpu)")
+
+    pruning = parser.add_argument_group("pruning")
+    pruning.add_argument("--method", help=f"one of {', '.join(METHODS)} (default: {_DEFAULTS.method})")
+    pruning.add_argument(
+        "--target-sparsity",
+        metavar="SHARE",
+        type=float,
+        help=f"share of channels or weights to prune, in [0, 1) (default: {_DEFAULTS.target_sparsity})",
+    )
+    pruning.add_argument(
+        "--agp-steps",
+        metavar="N",
+        type=int,
+        help=f"steps in which AGP reaches the target (default: {_DEFAULTS.agp_steps})",
+    )
+    pruning.add_argument(
+        "--weights",
+        metavar="NAME",
+        nargs="+",
+        help="weights to prune (default: every convolution; unstructured: linear ones too)",
+    )
+    pruning.add_argument(
+        "--keep", metavar="PATTERN", nargs="+", help="weights to leave whole, such as 'head*'"
+    )
+    pruning.add_argument(
+        "--scope", help="group: the target holds in every group; global: over all (default: group)"
+    )
+    pruning.add_argument("--compat", metavar="TOOL", help="distiller: the masks Distiller makes, bit for bit")
+    pruning.add_argument(
+        "--thin",
+        action="store_true",
+        help="remove what is masked, and check the smaller model against the masked one",
+    )
+
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--save-to",
+        metavar="FILE",
+        help="file to write: .safetensors or a torch checkpoint, by its name (without it: none)",
+    )
+    output.add_argument("--json", action="store_true", help="report as JSON on stdout, all else on stderr")
+    output.add_argument("--quiet", action="store_true", help="print errors only")
+    output.add_argument(
+        "--list-weights", action="store_true", help="print the weights that would be pruned, and stop"
+    )
+    output.add_argument(
+        "--config", metavar="FILE", help="YAML file with these options as keys; flags win over it"
+    )
+    output.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+def prune_options(namespace: argparse.Namespace) -> PruneOptions:
+    """Merge flags over the configuration file over the defaults.
+
+    Raises:
+        ConfigError: the file cannot be read, or a key or value is wrong.
+    """
+    given = dict(vars(namespace))
+    given.pop("debug", None)
+    path = given.pop("config", None)
+    merged = {**(_read_config(Path(path)) if path is not None else {}), **given}
+    run = {key: _checked(key, merged[key]) for key in _RUN_TYPES if key in merged}
+    if "model_factory" not in run:
+        raise ConfigError(
+            "A model factory is needed. Give --model-factory package.module:function or "
+            "path/to/file.py:function."
+        )
+    how = {key: value for key, value in merged.items() if key not in _RUN_TYPES}
+    return PruneOptions(**run, prune=PruneConfig.from_mapping(how))
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise argparse.ArgumentTypeError(
+            f"""not JSON ({error}); write it as '{{"num_classes": 10}}'"""
+        ) from None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(
+            f"""must be a JSON object such as '{{"num_classes": 10}}', got {text}"""
+        )
+    return value
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"The configuration file {path} cannot be read: {error.strerror}. Check --config."
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"The configuration file {path} must be YAML: {error}. Mend it or write JSON."
+        ) from error
+    content = {} if content is None else content
+    if not isinstance(content, dict):
+        raise ConfigError(
+            f"The configuration file {path} must map options to values, such as method: l1-structured."
+        )
+    options = {str(key).replace("-", "_"): value for key, value in content.items()}
+    known = [*_RUN_TYPES, *(field.name for field in fields(PruneConfig))]
+    for key in options:
+        if key not in known:
+            raise ConfigError(
+                f"The configuration file {path} has the unknown option {key!r}.{near_matches(key, known)} "
+                "See --help."
+            )
+    return options
+
+
+def _checked(key: str, value: Any) -> Any:
+    kind, allowed = _RUN_TYPES[key]
+    if key == "input_shape" and isinstance(value, str | list):
+        value = (value,) if isinstance(value, str) else tuple(value)
+    if not isinstance(value, kind) or (kind is tuple and not all(isinstance(part, str) for part in value)):
+        raise ConfigError(f"The option {key} must be {allowed}. Got {value!r}.")
+    return value

@@ -1,0 +1,97 @@
+"""What a command does with its result: say it, save it."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torchthin.checkpoints import PrunedCheckpoint, write_checkpoint
+
+if TYPE_CHECKING:
+    from torchthin.checkpoints import Checkpoint
+    from torchthin.config import PruneConfig
+    from torchthin.pipeline import PruneResult
+
+
+class Voice:
+    """Prints what a run has to say; quiet when asked to be."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._quiet = quiet
+
+    def say(self, text: object) -> None:
+        """Print one thing on stdout."""
+        if not self._quiet:
+            print(text)
+
+    def say_source(self, checkpoint: Checkpoint) -> None:
+        """Say what was read, and what of it was left out."""
+        self.say(f"Read {checkpoint.path} (epoch {checkpoint.epoch}).")
+        if checkpoint.skipped:
+            self.say(
+                f"Not read, since loading foreign classes can run code: {', '.join(checkpoint.skipped)}."
+            )
+
+
+def save(
+    path: Path,
+    result: PruneResult,
+    config: PruneConfig,
+    *,
+    source: str,
+    checkpoint: Checkpoint | None,
+    arch: str | None = None,
+    extras: dict[str, Any] | None = None,
+) -> None:
+    """Write the pruned model with what its source told: epoch, arch and extras.
+
+    Raises:
+        CheckpointError: the file cannot be written; what was there before is untouched.
+    """
+    entry: dict[str, Any] = {
+        "version": _version(),
+        "config": config.to_dict(),
+        "report": result.report.to_dict(),
+    }
+    if result.recipe is not None:
+        entry["recipe"] = result.recipe.to_dict()
+    write_checkpoint(
+        path,
+        PrunedCheckpoint(
+            state_dict=_in_source_dtypes(result.model.state_dict(), checkpoint),
+            masks=result.masks,
+            target_sparsity=config.target_sparsity,
+            method=config.method,
+            source=source,
+            epoch=checkpoint.epoch if checkpoint else 0,
+            arch=arch or (checkpoint.arch if checkpoint else None),
+            extras={**(checkpoint.extras if checkpoint else {}), **(extras or {})},
+            torchthin=entry,
+        ),
+    )
+
+
+def _in_source_dtypes(state: dict[str, Any], checkpoint: Checkpoint | None) -> dict[str, Any]:
+    """Give each tensor its dtype in the source, such as bfloat16, wherever that changes no value."""
+    import torch
+
+    def stored(name: str, value: Any) -> Any:
+        before = checkpoint.state_dict.get(name) if checkpoint else None
+        if (
+            not isinstance(value, torch.Tensor)
+            or not isinstance(before, torch.Tensor)
+            or before.dtype == value.dtype
+        ):
+            return value
+        there = value.to(before.dtype)
+        return there if torch.equal(there.to(value.dtype), value) else value
+
+    return {name: stored(name, value) for name, value in state.items()}
+
+
+def _version() -> str:
+    try:
+        return metadata.version("torchthin")
+    except metadata.PackageNotFoundError:  # run from a source tree that is not installed
+        return "unknown"

@@ -1,0 +1,152 @@
+"""Prune the pose student and score it before and after: ``scripts/prune_pose_drive.py``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torchthin.cli.shell import Parser, run_command
+from torchthin.config import METHODS, PruneConfig
+
+if TYPE_CHECKING:
+    from torchthin.cli.outcome import Voice
+    from torchthin.pose.score import PoseScore
+
+DRIVE = Path("/content/drive/MyDrive")
+"""Where Colab mounts Google Drive."""
+_MODELS = Path("MLonMCU/Models/MAX78000")
+_DRIVE_SOURCE = _MODELS / "IP_2MB" / "best.pth"
+_DRIVE_OUT = _MODELS / "Pruned"
+_LOCAL_OUT = Path("runs/pruned")
+_HEADS = ("heat_out", "paf_out")
+"""Output layers: each of their channels is a joint or a limb."""
+_DEFAULTS = PruneConfig()
+_EXAMPLE = """\
+example:
+  %(prog)s --target-sparsity 0.5 --out-dir runs/pruned
+"""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the student is read from (None: the shipped one) and its pruned form written to."""
+
+    source: Path | None
+    out_dir: Path
+
+
+def main(argv: Sequence[str] | None = None, *, drive: Path = DRIVE) -> int:
+    """Run as a program of its own and return the exit code. `drive` is the mount point of Google Drive."""
+    return run_command(lambda arguments: _command(arguments, drive), argv)
+
+
+def find_places(source: str | None, out_dir: str | None, drive: Path) -> Places:
+    """Return what was asked for, else what is on the mounted Drive, else the defaults."""
+    on_drive = drive / _DRIVE_SOURCE
+    return Places(
+        source=Path(source) if source is not None else on_drive if on_drive.exists() else None,
+        out_dir=Path(out_dir)
+        if out_dir is not None
+        else drive / _DRIVE_OUT
+        if drive.is_dir()
+        else _LOCAL_OUT,
+    )
+
+
+def file_name(target_sparsity: float) -> str:
+    """Return ``best_pruned_50.pth`` for 0.5, ``best_pruned_37.5.pth`` for 0.375."""
+    return f"best_pruned_{100 * target_sparsity:.10g}.pth"
+
+
+def _command(arguments: Sequence[str], drive: Path) -> int:
+    options = _parse(arguments)
+    keys = ("method", "target_sparsity", "thin")
+    config = PruneConfig.from_mapping(
+        {key: vars(options)[key] for key in keys if key in options} | {"keep": _HEADS}
+    )
+    places = find_places(getattr(options, "source", None), getattr(options, "out_dir", None), drive)
+    _prune(config, places, getattr(options, "device", "cpu"))
+    return 0
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = Parser(
+        description="Prune the pose student, and print its score on synthetic images before and after.",
+        epilog=_EXAMPLE,
+    )
+    parser.add_argument(
+        "--source",
+        metavar="FILE",
+        help="checkpoint of the student (default: IP_2MB/best.pth on the mounted Drive, else the shipped)",
+    )
+    parser.add_argument(
+        "--out-dir",
+        metavar="FOLDER",
+        help=f"where to write best_pruned_<percent>.pth (default: Pruned on the Drive, else {_LOCAL_OUT})",
+    )
+    parser.add_argument(
+        "--target-sparsity",
+        metavar="SHARE",
+        type=float,
+        help=f"share of channels or weights to prune, in [0, 1) (default: {_DEFAULTS.target_sparsity})",
+    )
+    parser.add_argument("--method", help=f"one of {', '.join(METHODS)} (default: {_DEFAULTS.method})")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: cpu)")
+    parser.add_argument(
+        "--thin",
+        action="store_true",
+        help="remove what is masked, and check the smaller model against the masked one",
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser.parse(arguments)
+
+
+def _prune(config: PruneConfig, places: Places, device_name: str) -> None:
+    import torch
+
+    from torchthin.checkpoints import check_destination, load_into, read_checkpoint
+    from torchthin.cli.inputs import usable_device
+    from torchthin.cli.outcome import Voice, save
+    from torchthin.pipeline import prune
+    from torchthin.pose.score import score_validation
+    from torchthin.pose.student import pose_student
+
+    target = places.out_dir / file_name(config.target_sparsity)
+    check_destination(target)
+    device = usable_device(device_name)
+    voice = Voice()
+    checkpoint = read_checkpoint(places.source or _shipped_student())
+    model = pose_student()
+    load_into(model, checkpoint)
+    source = str(places.source) if places.source else "the student shipped with torchthin"
+    voice.say(f"Source: {source}")
+    voice.say(f"Output: {target}")
+    before = score_validation(model.to(device), device=str(device))
+    result = prune(
+        model,
+        torch.zeros(1, 3, 128, 128, device=device),
+        method=config.method,
+        target_sparsity=config.target_sparsity,
+        keep=config.keep,
+        thin=config.thin,
+    )
+    after = score_validation(result.model, device=str(device))
+    voice.say(result)
+    save(target, result, config, source=source, checkpoint=checkpoint)
+    _say_scores(voice, before, after)
+    voice.say(f"Saved {target}.")
+
+
+def _say_scores(voice: Voice, before: PoseScore, after: PoseScore) -> None:
+    voice.say(f"Score on the synthetic validation set   {'before':>8} {'after':>8}")
+    for name, key in (("PCK@0.1", "pck_01"), ("PCK@0.2", "pck_02"), ("mean OKS", "oks")):
+        voice.say(f"  {name:<38}{getattr(before, key):8.4f} {getattr(after, key):8.4f}")
+
+
+def _shipped_student() -> Path:
+    import torchthin.pose
+
+    return Path(torchthin.pose.__file__).parent / "data" / "student.pth"

@@ -1,0 +1,123 @@
+"""Prune a model from the command line: ``torchthin prune``, and ``scripts/prune_with_ai8x.py``."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torchthin.cli.options import EXAMPLE, PruneOptions, add_prune_arguments, prune_options
+from torchthin.cli.shell import Parser, run_command
+from torchthin.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from torchthin.checkpoints import Checkpoint
+    from torchthin.cli.outcome import Voice
+
+DESCRIPTION = "Prune a model to a sparsity target and save masks, weights and a report."
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run as a program of its own and return the exit code."""
+
+    def command(arguments: Sequence[str]) -> int:
+        parser = Parser(description=DESCRIPTION, epilog=EXAMPLE)
+        add_prune_arguments(parser)
+        return run(prune_options(parser.parse(arguments)))
+
+    return run_command(command, argv)
+
+
+def run(options: PruneOptions) -> int:
+    """Prune as told, and return the exit code. Everything is looked at first; the file is written last."""
+    stdout = sys.stdout
+    redirected = contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext()
+    with redirected:  # the user's model may print as well
+        facts = _list_weights(options) if options.list_weights else _prune(options)
+    if options.json:
+        print(json.dumps(facts, indent=2), file=stdout)
+    return 0
+
+
+def _prune(options: PruneOptions) -> dict[str, object]:
+    """Load, prune, save, say; return the report as JSON types."""
+    _check_save_to(options)
+    from torchthin.cli.inputs import example_inputs, usable_device
+    from torchthin.cli.outcome import Voice, save
+    from torchthin.pipeline import prune
+
+    voice = Voice(quiet=options.quiet)
+    device = usable_device(options.device)
+    inputs = example_inputs(options.input_shape, options.dataset)
+    model, checkpoint = _load(options, voice)
+    how = options.prune
+    result = prune(
+        model.to(device),
+        inputs and tuple(value.to(device) for value in inputs),
+        method=how.method,
+        target_sparsity=how.target_sparsity,
+        agp_steps=how.agp_steps,
+        weights=how.weights,
+        keep=how.keep,
+        compat=how.compat,
+        thin=how.thin,
+        scope=how.scope,
+    )
+    voice.say(result)
+    if options.save_to is None:
+        voice.say("Nothing was written; give --save-to FILE to keep the result.")
+    else:
+        source = options.checkpoint or options.model_factory
+        save(Path(options.save_to), result, how, source=source, checkpoint=checkpoint, arch=options.arch)
+        voice.say(f"Saved {options.save_to}.")
+    return result.report.to_dict()
+
+
+def _check_save_to(options: PruneOptions) -> None:
+    if options.save_to is None:
+        return
+    from torchthin.checkpoints import check_destination
+
+    path = Path(options.save_to)
+    check_destination(path)
+    if options.checkpoint is not None and path.exists() and path.samefile(options.checkpoint):
+        raise ConfigError(
+            f"The file to save must not be the checkpoint itself. Got {path} for both; choose another name."
+        )
+
+
+def _load(options: PruneOptions, voice: Voice) -> tuple[nn.Module, Checkpoint | None]:
+    """Read the checkpoint, build the model and fit the one into the other."""
+    from torchthin.checkpoints import load_into, read_checkpoint
+    from torchthin.factory import build_model
+
+    checkpoint = None if options.checkpoint is None else read_checkpoint(options.checkpoint)
+    model = build_model(options.model_factory, options.factory_args)
+    if checkpoint is None:
+        voice.say("No --checkpoint: the weights are as the model factory made them.")
+    else:
+        load_into(model, checkpoint)
+        voice.say_source(checkpoint)
+    return model, checkpoint
+
+
+def _list_weights(options: PruneOptions) -> dict[str, object]:
+    """Print the weights that would be pruned, one to a line with its shape; return the same as JSON types."""
+    from torchthin.factory import build_model
+    from torchthin.targets import find_targets
+
+    model = build_model(options.model_factory, options.factory_args)
+    how = options.prune
+    plan = find_targets(model, structured=how.rule.structured, weights=how.weights, keep=how.keep)
+    shapes = {target.name: list(model.get_parameter(target.name).shape) for target in plan.targets}
+    width = max(map(len, shapes))
+    for name, shape in shapes.items():
+        print(f"{name:<{width}}  {' x '.join(map(str, shape))}")
+    for note in plan.notes:
+        print(note, file=sys.stderr)
+    return {"weights": shapes, "kept": list(plan.kept), "notes": list(plan.notes)}

@@ -1,0 +1,87 @@
+"""What every command shares: a parser with errors of one line, and exceptions turned into exit codes.
+
+Exit codes: 0 done; 1 an error inside; 2 bad usage or input; 3 target missed or proof failed; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from torchthin.errors import ConfigError, TorchthinError, near_matches
+
+EXIT_INTERNAL = 1
+EXIT_INTERRUPTED = 130
+EXIT_PIPE_CLOSED = 141
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that raises ConfigError, with the near matches of an unknown flag."""
+
+    def __init__(
+        self, *, prog: str | None = None, description: str | None = None, epilog: str | None = None
+    ) -> None:
+        super().__init__(
+            prog=prog,
+            description=description,
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+            argument_default=argparse.SUPPRESS,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what argparse found wrong, and say where help is."""
+        raise ConfigError(f"{message[:1].upper()}{message[1:]}. See {self.prog} --help.")
+
+    def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
+        """Return what was given; raise ConfigError, for an unknown flag with those it resembles."""
+        parsed, unknown = self.parse_known_args(arguments)
+        if unknown:
+            flag = unknown[0].partition("=")[0]
+            hint = near_matches(flag, self.flags()) if flag.startswith("-") else ""
+            raise ConfigError(f"Unknown argument {unknown[0]!r}.{hint} See {self.prog} --help.")
+        return parsed
+
+    def flags(self) -> list[str]:
+        """Return all flags of this parser and of its commands."""
+        found = [*self._option_string_actions]
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                found += [flag for parser in action.choices.values() for flag in parser.flags()]
+        return found
+
+
+def run_command(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None) -> int:
+    """Run `command` on the arguments; turn every exception into one line on stderr and an exit code.
+
+    With ``--debug`` among the arguments the traceback is shown as well.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = command(arguments)
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except (
+        BrokenPipeError
+    ):  # the reader, such as head, has gone; keep the interpreter from flushing into it at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_PIPE_CLOSED
+    except TorchthinError as error:
+        return _fail(str(error), error.exit_code, arguments)
+    except Exception as error:  # the last place before the user
+        cure = "" if "--debug" in arguments else " Run again with --debug for the traceback."
+        return _fail(f"{type(error).__name__}: {error}.{cure}", EXIT_INTERNAL, arguments)
+
+
+def _fail(message: str, code: int, arguments: Sequence[str]) -> int:
+    if "--debug" in arguments:
+        traceback.print_exc()
+    print("error:", " ".join(message.split()), file=sys.stderr)
+    return code
