@@ -41,7 +41,9 @@ class Method:
 METHODS: dict[str, Method] = {
     "agp-structured": Method("whole channels of least mean |w|, sparsity grown by AGP", "l1", "agp"),
     "l1-structured": Method("whole channels of least mean |w|, at once", "l1", "one-shot"),
-    "agp-unstructured": Method("single weights of least |w|, sparsity grown by AGP", "magnitude", "agp", None),
+    "agp-unstructured": Method(
+        "single weights of least |w|, sparsity grown by AGP", "magnitude", "agp", None
+    ),
 }
 """The methods everyone can use."""
 
@@ -76,8 +78,8 @@ def _names(field: str, value: Any) -> tuple[str, ...]:
 class PruneConfig:
     """All choices of a pruning run, checked when made.
 
-    ``weights`` and ``keep`` take one name or any iterable of names. Raises `ConfigError` for values out of range,
-    of the wrong type, or that do not go together.
+    ``weights`` and ``keep`` take one name or any iterable of names. Raises `ConfigError` for values out of
+    range, of the wrong type, or that do not go together.
     """
 
     method: str = "agp-structured"
@@ -102,7 +104,9 @@ class PruneConfig:
         if self.scope not in SCOPES:
             raise _expected("scope", "'group' or 'global'", self.scope)
         if self.compat is not None and self.scope != "group":
-            raise _expected("scope", "'group' with compat='distiller', which ranks each tensor alone", self.scope)
+            raise _expected(
+                "scope", "'group' with compat='distiller', which ranks each tensor alone", self.scope
+            )
         if not isinstance(self.thin, bool):
             raise _expected("thin", "true or false", self.thin)
         self._check_method()
@@ -123,8 +127,10 @@ class PruneConfig:
         raise _expected("method", f"one of {', '.join(known)}", self.method, hint)
 
     def _check_numbers(self) -> None:
-        steps, target = self.agp_steps, self.target_sparsity
-        if isinstance(steps, bool) or not isinstance(steps, Integral) or steps < 1:
+        # Any, since callers' files hold whatever they hold.
+        steps: Any = self.agp_steps
+        target: Any = self.target_sparsity
+        if isinstance(steps, bool) or not isinstance(steps, Integral) or int(steps) < 1:
             raise _expected("agp_steps", "a whole number of at least 1", steps)
         object.__setattr__(self, "agp_steps", int(steps))
         whole = self.compat == "distiller"
@@ -144,7 +150,7 @@ class PruneConfig:
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any]) -> PruneConfig:
-        """Make a configuration from the keys of a YAML or JSON file; ``agp-steps`` and ``agp_steps`` are the same.
+        """Make a configuration from the keys of a YAML or JSON file; dashes and underscores are the same.
 
         Raises `ConfigError` for unknown keys, with near matches, and for keys given twice.
         """

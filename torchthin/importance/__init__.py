@@ -1,0 +1,1 @@
+"""Importance: weights -> one score per channel of a group; higher = keep."""

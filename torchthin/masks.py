@@ -1,0 +1,75 @@
+"""Masks: bool tensors of a weight's shape, True = keep. From keeps to masks, and masks onto a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from torchthin.errors import InputError
+from torchthin.groups import Group
+from torchthin.importance.scores import is_filter_member
+from torchthin.selection import BoolArray
+
+
+def axis_mask(keep: Tensor, weight: Tensor, axis: int) -> Tensor:
+    """Return `keep` (size of `axis`,) spread over the other axes of `weight`, on its device."""
+    shape = [1] * weight.dim()
+    shape[axis] = -1
+    return keep.to(weight.device).view(shape).expand(weight.shape).contiguous()
+
+
+def channel_masks(
+    groups: Iterable[Group],
+    keeps: Mapping[str, BoolArray],
+    model: nn.Module,
+    filter_axes: Mapping[str, int],
+) -> dict[str, Tensor]:
+    """Return the mask of every target: False over all weights of every filter that goes.
+
+    Only the filter axes of targets are masked. Other members of a group (biases, BatchNorm, the consumer's
+    input axis) keep their values; thinning removes them. A target whose filters are in no group gets a mask
+    of all True.
+
+    groups: what was decided. keeps: group name -> bool (channels,). filter_axes: target name -> its filter
+    axis.
+    Returns target name -> bool tensor of the weight's shape and device.
+    """
+    kept = {
+        name: np.ones(model.get_parameter(name).shape[axis], np.bool_) for name, axis in filter_axes.items()
+    }
+    for group in groups:
+        if group.name not in keeps:
+            continue
+        gone = ~keeps[group.name]
+        for member in group.members:
+            if is_filter_member(member, filter_axes):
+                kept[member.parameter][member.indices[gone].reshape(-1)] = False
+    return {
+        name: axis_mask(torch.from_numpy(kept[name]), model.get_parameter(name), axis)
+        for name, axis in filter_axes.items()
+    }
+
+
+def apply_masks_(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
+    """Set every weight of `model` to zero where its mask is False; nothing else is touched.
+
+    Raises `InputError`, before anything is changed, for a mask whose name or shape does not fit the model.
+    """
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for name, mask in masks.items():
+        if name not in parameters:
+            raise InputError(
+                f"The mask {name} fits no parameter of the model. Use names of named_parameters()."
+            )
+        if mask.shape != parameters[name].shape:
+            raise InputError(
+                f"The mask {name} must have its weight's shape {tuple(parameters[name].shape)}. "
+                f"Got {tuple(mask.shape)}."
+            )
+    with torch.no_grad():
+        for name, mask in masks.items():
+            parameter = parameters[name]
+            parameter.masked_fill_(~mask.to(parameter.device), 0)

@@ -1,0 +1,185 @@
+"""The facts of a pruning run, numbers only.
+
+Sparsity is always a share in 0..1 of something named:
+- ``channel_sparsity``: filters masked as a whole / filters, of the targeted weights;
+- ``weight_sparsity``: weights masked / weights, of the targeted weights;
+- ``model_weight_sparsity``: weights masked / all parameters of the model, biases and BatchNorm included.
+A weight counts when its mask drops it; a weight that happens to be zero and is kept does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from torchthin.config import PruneConfig
+
+
+def share(part: int, whole: int) -> float:
+    """Return part / whole, 0.0 for nothing of nothing."""
+    return part / whole if whole else 0.0
+
+
+@dataclass(frozen=True)
+class LayerFacts:
+    """What happened to one targeted weight."""
+
+    name: str
+    shape: tuple[int, ...]
+    filters: int
+    """Number of filters: channels that could go."""
+    pruned_channels: int
+    """Filters all of whose weights are masked."""
+    weights: int
+    zeroed_weights: int
+    asked: int
+    """Channels (structured) or weights (unstructured) that the target stands for in this weight."""
+    channel_sparsity: float
+    weight_sparsity: float
+
+
+@dataclass(frozen=True)
+class PruneReport:
+    """What was asked of a run and what it achieved."""
+
+    method: str
+    target_sparsity: float
+    """Of channels (structured) or weights (unstructured)."""
+    agp_steps: int
+    scope: str
+    compat: str | None
+    structured: bool
+    schedule: tuple[float, ...]
+    """Sparsity after each step; one step for methods at once."""
+    layers: tuple[LayerFacts, ...]
+    kept: tuple[str, ...]
+    """Weights kept whole on request."""
+    notes: tuple[str, ...]
+    filters: int
+    pruned_channels: int
+    weights: int
+    """Number of weights in the targeted tensors."""
+    zeroed_weights: int
+    asked: int
+    """Channels or weights that the target stands for."""
+    channel_sparsity: float
+    weight_sparsity: float
+    model_weight_sparsity: float
+    target_reached: bool
+    """Whether at least as much went as was asked, and something if the target is above 0."""
+    parameters: int
+    """All parameters of the model, shared ones once."""
+    parameter_bytes: int
+    macs: int | None = None
+    """Of one forward pass before thinning; None without example inputs."""
+    thinned_parameters: int | None = None
+    thinned_parameter_bytes: int | None = None
+    thinned_macs: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all facts as JSON types: dicts, lists, str, int, float, bool, None."""
+        return {key: _plain(value) for key, value in asdict(self).items()}
+
+    def __str__(self) -> str:
+        from torchthin.report.text import report_text  # text imports these facts
+
+        return report_text(self)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Where the filters of a targeted weight lie, and how many units the target stands for."""
+
+    axis: int
+    per_filter: int
+    asked: int
+
+
+def _layer(name: str, weight: Tensor, mask: Tensor, filters: Filters) -> LayerFacts:
+    count = weight.shape[filters.axis] // filters.per_filter
+    rows = mask.movedim(filters.axis, 0).reshape(count, -1)
+    pruned, zeroed = int((~rows.any(dim=1)).sum()), int((~mask).sum())
+    return LayerFacts(
+        name=name,
+        shape=tuple(weight.shape),
+        filters=count,
+        pruned_channels=pruned,
+        weights=weight.numel(),
+        zeroed_weights=zeroed,
+        asked=filters.asked,
+        channel_sparsity=share(pruned, count),
+        weight_sparsity=share(zeroed, weight.numel()),
+    )
+
+
+def _misses(layers: tuple[LayerFacts, ...], structured: bool, scope: str, asked: int) -> tuple[str, ...]:
+    """Return in words where less went than was asked."""
+    unit = "channels" if structured else "weights"
+    if scope == "global":
+        got = sum(layer.pruned_channels if structured else layer.zeroed_weights for layer in layers)
+        return (f"{got} of {asked} {unit} asked for went.",) if got < asked else ()
+    return tuple(
+        f"{layer.name}: {got} of {layer.asked} {unit} asked for went."
+        for layer in layers
+        if (got := layer.pruned_channels if structured else layer.zeroed_weights) < layer.asked
+    )
+
+
+def build_report(
+    model: nn.Module,
+    masks: Mapping[str, Tensor],
+    filters: Mapping[str, Filters],
+    config: PruneConfig,
+    *,
+    schedule: tuple[float, ...],
+    asked: int,
+    kept: tuple[str, ...] = (),
+    notes: tuple[str, ...] = (),
+) -> PruneReport:
+    """Return the report of `masks` on `model`. filters: target name -> where they lie. asked: in total."""
+    structured = config.rule.structured
+    layers = tuple(_layer(name, model.get_parameter(name), masks[name], filters[name]) for name in masks)
+    parameters = list(model.parameters())
+    count, weights = sum(layer.filters for layer in layers), sum(layer.weights for layer in layers)
+    pruned = sum(layer.pruned_channels for layer in layers)
+    zeroed = sum(layer.zeroed_weights for layer in layers)
+    total = sum(parameter.numel() for parameter in parameters)
+    misses = _misses(layers, structured, config.scope, asked)
+    if config.target_sparsity > 0 and not zeroed:
+        unit = "channel" if structured else "weight"
+        misses = (
+            f"Nothing was pruned: {config.target_sparsity:g} of every layer is less than one {unit}.",
+            *misses,
+        )
+    return PruneReport(
+        method=config.method,
+        target_sparsity=config.target_sparsity,
+        agp_steps=config.agp_steps,
+        scope=config.scope,
+        compat=config.compat,
+        structured=structured,
+        schedule=schedule,
+        layers=layers,
+        kept=kept,
+        notes=misses + notes,
+        filters=count,
+        pruned_channels=pruned,
+        weights=weights,
+        zeroed_weights=zeroed,
+        asked=asked,
+        channel_sparsity=share(pruned, count),
+        weight_sparsity=share(zeroed, weights),
+        model_weight_sparsity=share(zeroed, total),
+        target_reached=not misses,
+        parameters=total,
+        parameter_bytes=sum(parameter.numel() * parameter.element_size() for parameter in parameters),
+    )

@@ -1,0 +1,68 @@
+"""Facts -> text: one table in plain ASCII, so that it prints on every terminal and pastes into Markdown."""
+
+from __future__ import annotations
+
+import io
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from torchthin.report.facts import PruneReport
+
+_WIDTH = 10_000
+"""Wider than any table: names are never cut."""
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.2f} %"
+
+
+def _layer_table(report: PruneReport) -> Table:
+    table = Table(box=box.MARKDOWN)
+    table.add_column("weight")
+    for heading in ("shape", "channels pruned", "channel sparsity", "weights zeroed", "weight sparsity"):
+        table.add_column(heading, justify="right")
+    for layer in report.layers:
+        table.add_row(
+            layer.name,
+            "x".join(map(str, layer.shape)),
+            f"{layer.pruned_channels} of {layer.filters}",
+            _percent(layer.channel_sparsity),
+            f"{layer.zeroed_weights:,} of {layer.weights:,}",
+            _percent(layer.weight_sparsity),
+        )
+    table.add_row(
+        "total",
+        "",
+        f"{report.pruned_channels} of {report.filters}",
+        _percent(report.channel_sparsity),
+        f"{report.zeroed_weights:,} of {report.weights:,}",
+        _percent(report.weight_sparsity),
+    )
+    return table
+
+
+def _summary(report: PruneReport) -> list[str]:
+    unit = "channels" if report.structured else "weights"
+    achieved = report.channel_sparsity if report.structured else report.weight_sparsity
+    where = "over all groups together" if report.scope == "global" else "per layer, rounded down"
+    compat = f", as {report.compat}" if report.compat else ""
+    lines = [
+        f"{report.method}{compat}: asked {_percent(report.target_sparsity)} of the {unit} ({where}), "
+        f"achieved {_percent(achieved)}" + ("." if report.target_reached else ": TARGET MISSED."),
+        f"All parameters: {report.zeroed_weights:,} of {report.parameters:,} zeroed "
+        f"({_percent(report.model_weight_sparsity)}); {report.parameter_bytes:,} bytes.",
+    ]
+    if report.kept:
+        lines.append(f"Kept whole as asked: {', '.join(report.kept)}.")
+    return lines + [f"Note: {note}" for note in report.notes]
+
+
+def report_text(report: PruneReport) -> str:
+    """Return the table of `report` and its totals as lines of ASCII without colour."""
+    stream = io.StringIO()
+    console = Console(file=stream, width=_WIDTH, color_system=None, markup=False, highlight=False)
+    console.print(_layer_table(report))
+    lines = [line.rstrip() for line in stream.getvalue().strip("\n").splitlines()]
+    return "\n".join([*lines, "", *_summary(report)])
