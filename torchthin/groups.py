@@ -19,18 +19,25 @@ import numpy.typing as npt
 IntArray = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Member:
-    """The indices of one parameter (or buffer) axis that fall with each channel of a group."""
+    """The indices of one parameter (or buffer) axis that fall with the channels of a group."""
 
     parameter: str
     """Name as in ``state_dict``."""
     axis: int
     indices: IntArray
     """Shape (channels, indices per channel), int64."""
+    channels: IntArray | None = None
+    """Shape (channels,): the group's channels that the rows of `indices` belong to. None: all, in order."""
+
+    def of(self, keep: npt.NDArray[np.bool_]) -> IntArray:
+        """Return the axis indices that go, given which channels of the group stay, shape (n,)."""
+        gone = ~(keep if self.channels is None else keep[self.channels])
+        return self.indices[gone].reshape(-1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Group:
     """Channels that must be decided once for all their members."""
 
@@ -41,6 +48,8 @@ class Group:
     members: tuple[Member, ...]
     blocks: IntArray | None = None
     """Shape (channels,): block number of each channel. Equal numbers must go from every block. None: no such tie."""
+    balances: tuple[IntArray, ...] = ()
+    """Each of shape (blocks, n): channel numbers, -1 for a place that cannot go. Equal numbers must go from every row."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +59,7 @@ class Frozen:
     parameter: str
     axis: int
     count: int
-    """Number of frozen indices on the axis."""
+    """Number of frozen indices on the axis for this reason."""
     reason: str
     """Op, module path and source line, in words."""
 

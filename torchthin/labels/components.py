@@ -1,0 +1,172 @@
+"""Ties become components: which labels stand or fall together, and which components are frozen and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+
+from torchthin.groups import ChannelGroups, Frozen, Group, IntArray, Member
+from torchthin.labels.propagate import Labels
+from torchthin.labels.space import FROZEN, LabelSpace, Vector
+
+
+@dataclass(frozen=True)
+class Components:
+    """The outcome of all ties."""
+
+    of_label: IntArray
+    """Shape (labels,): component of each label."""
+    reason: IntArray
+    """Shape (components,): number of the freeze that holds the component, -1 for components that may go."""
+
+    def free(self) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+        """Shape (components,): whether the component may go."""
+        return np.asarray(self.reason < 0)
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """Groups together with the components that their channels stand for."""
+
+    groups: ChannelGroups
+    components: Components
+    channels: dict[str, IntArray]
+    """Group name -> component of every channel."""
+
+
+def components(space: LabelSpace) -> Components:
+    """Find the connected components of the ties and what freezes them."""
+    a = np.concatenate([pair[0] for pair in space.ties]) if space.ties else np.zeros(0, np.int64)
+    b = np.concatenate([pair[1] for pair in space.ties]) if space.ties else np.zeros(0, np.int64)
+    matrix = coo_matrix((np.ones(a.size, np.bool_), (a, b)), shape=(space.count, space.count))
+    count, of_label = connected_components(matrix, directed=False)
+    of_label = of_label.astype(np.int64)
+    reason = np.full(count, -1, np.int64)
+    for number in reversed(range(len(space.freezes))):
+        reason[of_label[space.freezes[number][0]]] = number
+    reason[of_label[FROZEN]] = len(space.freezes)
+    return Components(of_label, reason)
+
+
+def find_groups(labels: Labels) -> Grouping:
+    """Turn a labelling into groups: components with the same members form a group, and so do components that balances couple."""
+    found = components(labels.space)
+    axes = [
+        (name, axis, found.of_label[vector])
+        for name, all_axes in labels.state.items()
+        for axis, vector in enumerate(all_axes)
+        if isinstance(vector, np.ndarray)
+    ]
+    kinds = _kinds(axes, found)
+    balances = _balances(labels.space.balances, found, kinds)
+    owner = _merged_kinds(kinds, balances)
+    groups, channels = _build(axes, kinds, owner, balances, found)
+    return Grouping(ChannelGroups(groups, _frozen(axes, found, labels)), found, channels)
+
+
+def _kinds(axes: list[tuple[str, int, IntArray]], found: Components) -> IntArray:
+    """Number components by their set of members, shape (components,); -1 for frozen ones and those without a member."""
+    random = np.random.default_rng(0).integers(1, 2**63, size=len(axes), dtype=np.uint64)
+    marks = np.zeros(found.reason.size, np.uint64)
+    for mark, (_, _, comps) in zip(random, axes, strict=True):
+        np.add.at(marks, comps, mark)
+    marks[~found.free()] = 0
+    _, kinds = np.unique(marks, return_inverse=True)
+    kinds = kinds.reshape(-1).astype(np.int64)
+    return np.where(marks == 0, -1, kinds)
+
+
+def _balances(balances: list[Vector], found: Components, kinds: IntArray) -> list[IntArray]:
+    """Balances over components, -1 where nothing can go, without those that always hold."""
+    kept = []
+    for balance in balances:
+        comps = found.of_label[balance]
+        comps = np.where(kinds[comps] < 0, -1, comps)
+        ordered = np.sort(comps, axis=1)
+        if (ordered != ordered[:1]).any():
+            kept.append(comps)
+    return kept
+
+
+def _merged_kinds(kinds: IntArray, balances: list[IntArray]) -> IntArray:
+    """Kind -> group number: kinds that share a balance share a group."""
+    count = int(kinds.max(initial=-1)) + 1
+    pairs = []
+    for balance in balances:
+        met = np.unique(kinds[balance[balance >= 0]])
+        pairs.append(np.stack([met, np.broadcast_to(met[:1], met.shape)]))
+    a, b = np.concatenate(pairs, axis=1) if pairs else np.zeros((2, 0), np.int64)
+    matrix = coo_matrix((np.ones(a.size, np.bool_), (a, b)), shape=(count, count))
+    return connected_components(matrix, directed=False)[1].astype(np.int64) if count else np.zeros(0, np.int64)
+
+
+def _build(
+    axes: list[tuple[str, int, IntArray]],
+    kinds: IntArray,
+    owner: IntArray,
+    balances: list[IntArray],
+    found: Components,
+) -> tuple[tuple[Group, ...], dict[str, IntArray]]:
+    channel = np.full(found.reason.size, -1, np.int64)
+    order: dict[int, list[IntArray]] = {}
+    members: dict[int, list[tuple[str, int, IntArray, IntArray]]] = {}
+    sizes: dict[int, int] = {}
+    for name, axis, comps in axes:
+        for kind in np.unique(kinds[comps]):
+            if kind < 0:
+                continue
+            group = int(owner[kind])
+            positions = np.flatnonzero(kinds[comps] == kind)
+            new = comps[positions][channel[comps[positions]] < 0]
+            if new.size:
+                new = new[np.sort(np.unique(new, return_index=True)[1])]
+                start = sizes.get(group, 0)
+                channel[new] = np.arange(start, start + new.size)
+                sizes[group] = start + new.size
+                order.setdefault(group, []).append(new)
+            numbers = channel[comps[positions]]
+            sorting = np.argsort(numbers, kind="stable")
+            covered = np.unique(numbers)
+            indices = positions[sorting].reshape(covered.size, -1)
+            members.setdefault(group, []).append((name, axis, indices, covered))
+    coupled: dict[int, list[IntArray]] = {}
+    for balance in balances:
+        met = balance[balance >= 0]
+        group = int(owner[kinds[met[0]]])
+        coupled.setdefault(group, []).append(np.where(balance < 0, -1, channel[balance]))
+    groups = []
+    channels = {}
+    for group in sorted(members, key=lambda g: next(i for i, a in enumerate(axes) if a[0] == members[g][0][0])):
+        name = _name(members[group], channels)
+        size = sizes[group]
+        listed = tuple(
+            Member(n, a, indices, None if covered.size == size else covered)
+            for n, a, indices, covered in members[group]
+        )
+        groups.append(Group(name, size, listed, tuple(coupled.get(group, ()))))
+        channels[name] = np.concatenate(order[group])
+    return tuple(groups), channels
+
+
+def _name(members: list[tuple[str, int, IntArray, IntArray]], taken: dict[str, IntArray]) -> str:
+    """Name a group by the weight that makes its channels (its first member along axis 0 that is a matrix), made unique."""
+    base = next((name for name, axis, _, _ in members if axis == 0 and name.endswith("weight")), members[0][0])
+    name, number = base, 2
+    while name in taken:
+        name, number = f"{base} ({number})", number + 1
+    return name
+
+
+def _frozen(axes: list[tuple[str, int, IntArray]], found: Components, labels: Labels) -> tuple[Frozen, ...]:
+    listed = []
+    freezes = labels.space.freezes
+    for name, axis, comps in axes:
+        numbers, counts = np.unique(found.reason[comps], return_counts=True)
+        for number, count in zip(numbers, counts, strict=True):
+            if number >= 0:
+                text = str(freezes[number][1]) if number < len(freezes) else "padding"
+                listed.append(Frozen(name, axis, int(count), text))
+    return tuple(listed)

@@ -1,0 +1,167 @@
+"""Carries labels through a recorded graph, op by op."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from torchthin.labels import rules as rules  # registers every rule
+from torchthin.labels.registry import Call, Contraction, Site, find
+from torchthin.labels.rules.elementwise import elementwise
+from torchthin.labels.space import Axes, LabelSpace, Merged, Reason
+from torchthin.trace.opgraph import Op, OpGraph
+
+
+@dataclass(frozen=True)
+class Block:
+    """An axis to freeze at an op, because a trial without it failed there."""
+
+    op: int
+    value: int
+    axis: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What a labelling found."""
+
+    graph: OpGraph
+    space: LabelSpace
+    values: Mapping[int, Axes]
+    state: Mapping[str, Axes]
+    sites: tuple[Site, ...]
+    statistics: frozenset[int]
+    """Ops whose result over the remaining channels differs from their result over all (norms, means over channels)."""
+    contractions: Mapping[int, Contraction]
+    unknown: tuple[Op, ...]
+    """Ops without a rule that met labels."""
+    from_input: frozenset[int]
+    """Values that depend on the model's inputs."""
+
+
+def propagate(
+    graph: OpGraph,
+    choices: Mapping[int, int] | None = None,
+    blocks: Iterable[Block] = (),
+    *,
+    space: LabelSpace | None = None,
+    state: Mapping[str, Axes] | None = None,
+) -> Labels:
+    """Label every value of `graph` (already `live`).
+
+    Args:
+        graph: the recorded ops.
+        choices: per op index, which candidate to take where an op has several (default the first).
+        blocks: axes to freeze at an op.
+        space, state: ledger and labels of parameters to go on with (a second branch of the same model).
+    """
+    run = _Propagation(graph, dict(choices or {}), list(blocks), space or LabelSpace(), dict(state or {}))
+    return run.labels()
+
+
+class _Propagation:
+    def __init__(
+        self,
+        graph: OpGraph,
+        choices: dict[int, int],
+        blocks: list[Block],
+        space: LabelSpace,
+        state: dict[str, Axes],
+    ) -> None:
+        self.graph = graph
+        self.space = space
+        self.choices = choices
+        self.state = state
+        self.values: dict[int, Axes] = {}
+        self.blocks: dict[int, list[Block]] = {}
+        for block in blocks:
+            self.blocks.setdefault(block.op, []).append(block)
+        self.sites: list[Site] = []
+        self.statistics: set[int] = set()
+        self.contractions: dict[int, Contraction] = {}
+        self.unknown: list[Op] = []
+        self.from_input: set[int] = set(graph.inputs)
+
+    def labels(self) -> Labels:
+        for name, number in self.graph.state.items():
+            if name not in self.state:
+                self.state[name] = self._fresh(number)
+            self.values[number] = self.state[name]
+        for op in self.graph.ops:
+            self._visit(op)
+        for number in self.graph.outputs:
+            for axis in self._axes(number):
+                self.space.freeze(axis, Reason("part of the model's output"))
+        return Labels(
+            self.graph,
+            self.space,
+            self.values,
+            self.state,
+            tuple(self.sites),
+            frozenset(self.statistics),
+            self.contractions,
+            tuple(self.unknown),
+            frozenset(self.from_input),
+        )
+
+    def _fresh(self, number: int) -> Axes:
+        return tuple(self.space.fresh(n) if n > 1 else None for n in self.graph.values[number].shape)
+
+    def _axes(self, number: int) -> Axes:
+        """Labels of a value; what came from outside the graph has a fixed size."""
+        if number not in self.values:
+            self.values[number] = (None,) * len(self.graph.values[number].shape)
+        return self.values[number]
+
+    def _visit(self, op: Op) -> None:
+        used = [ref.value for ref in op.inputs()]
+        for number in used:
+            self._axes(number)
+        for block in self.blocks.get(op.index, ()):
+            self.space.freeze(self._axes(block.value)[block.axis], Reason(block.text, op))
+        results = self._apply(op, used)
+        depends = any(number in self.from_input for number in used)
+        for position, ref in enumerate(op.outputs):
+            if ref is None:
+                continue
+            shape = self.graph.values[ref.value].shape
+            axes = results[position] if position < len(results) else (None,) * len(shape)
+            self.values[ref.value] = tuple(a if n > 1 else None for a, n in zip(axes, shape, strict=True))
+            if depends:
+                self.from_input.add(ref.value)
+        if depends:
+            self.from_input.update(ref.value for ref in op.written())
+
+    def _apply(self, op: Op, used: list[int]) -> list[Axes]:
+        entry = find(op.name)
+        call = Call(op, self.graph.values, self.values, self.space, self.choices.get(op.index, 0))
+        if entry is None and torch.Tag.pointwise not in op.target.tags:
+            return self._freeze_inputs(op, used)
+        if entry is not None and not entry.accepts_merged:
+            for number in used:
+                for axis in self._axes(number):
+                    if isinstance(axis, Merged):
+                        call.freeze(axis, "several axes were flattened into one")
+                self.values[number] = tuple(
+                    None if isinstance(axis, Merged) else axis for axis in self.values[number]
+                )
+        results = elementwise(call) if entry is None else entry.rule(call)
+        if call.site is not None:
+            self.sites.append(call.site)
+        if call.statistics:
+            self.statistics.add(op.index)
+        if call.contraction is not None:
+            self.contractions[op.index] = call.contraction
+        return list(results)
+
+    def _freeze_inputs(self, op: Op, used: list[int]) -> list[Axes]:
+        reason = Reason("no rule for this operator", op)
+        met = [axis for number in used for axis in self._axes(number) if axis is not None]
+        for axis in met:
+            self.space.freeze(axis, reason)
+        if met:
+            self.unknown.append(op)
+        return []

@@ -1,0 +1,82 @@
+"""Normalisation: channel vectors are tied to the channel axis; statistics over channels are marked."""
+
+from __future__ import annotations
+
+from torchthin.labels.registry import Call, rule
+from torchthin.labels.space import Axes, Merged
+
+
+BATCH_NORMS = (
+    "aten.native_batch_norm",
+    "aten._native_batch_norm_legit",
+    "aten._native_batch_norm_legit_no_training",
+    "aten._native_batch_norm_legit_functional",
+    "aten.cudnn_batch_norm",
+    "aten.miopen_batch_norm",
+    "aten._batch_norm_no_update",
+    "aten._batch_norm_with_update",
+    "aten.batch_norm",
+)
+
+
+@rule(*BATCH_NORMS)
+def batch_norm(call: Call) -> list[Axes]:
+    """Weight, bias, running mean and variance follow axis 1."""
+    data = call.axes("input")
+    if call.shape("input")[1] > 1:
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            if call.has(name):
+                call.tie(data[1], call.axes(name)[0])
+    return [data]
+
+
+@rule("aten.native_layer_norm", "aten._fused_rms_norm", "aten.rms_norm")
+def layer_norm(call: Call) -> list[Axes]:
+    """Weight and bias follow the last axes, over which the statistics run."""
+    data = call.axes("input")
+    normalized = len(call.arg("normalized_shape"))
+    for name in ("weight", "bias"):
+        if call.has(name):
+            for a, b, size in zip(data[-normalized:], call.axes(name), call.shape(name), strict=True):
+                if size > 1:
+                    call.tie(a, b)
+    call.statistics = any(axis is not None for axis in data[-normalized:])
+    return [data]
+
+
+@rule("aten.native_group_norm")
+def group_norm(call: Call) -> list[Axes]:
+    """Like layer norm over axis 1 in blocks: equal numbers go from every norm group."""
+    data = call.axes("input")
+    channels = data[1]
+    for name in ("weight", "bias"):
+        if call.has(name):
+            call.tie(channels, call.axes(name)[0])
+    norm_groups = int(call.arg("group"))
+    if channels is not None and not isinstance(channels, Merged) and norm_groups > 1:
+        if norm_groups == channels.size:
+            call.freeze(channels, "group norm with one channel per norm group")
+        else:
+            call.space.balance(channels.reshape(norm_groups, -1))
+    call.statistics = channels is not None
+    return [data]
+
+
+@rule("aten._softmax", "aten._safe_softmax", "aten._log_softmax", "aten.softmax", "aten.log_softmax")
+def softmax(call: Call) -> list[Axes]:
+    """A distribution over one axis: what goes from that axis leaves the sum."""
+    data = call.axes("self")
+    if data and data[call.arg("dim")] is not None:
+        call.statistics = True
+    return [data]
+
+
+@rule("aten._weight_norm_interface")
+def weight_norm(call: Call) -> list[Axes]:
+    """w = g v / |v|, the norm over all axes but `dim`."""
+    v, g = call.axes("v"), call.axes("g")
+    dim = int(call.arg("dim", 0))
+    if call.shape("g")[dim] > 1:
+        call.tie(v[dim], g[dim])
+    call.statistics = any(axis is not None for position, axis in enumerate(v) if position != dim)
+    return [v, g]

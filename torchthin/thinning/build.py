@@ -1,0 +1,72 @@
+"""Recipes applied: as a smaller copy that shares nothing and costs only its own size, or in place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchthin.thinning.attributes import attributes_after
+from torchthin.thinning.recipe import Recipe, check_fits, cut
+from torchthin.trace.clone import Exchange, clone, state_tensors
+
+
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    """Return every parameter and buffer by its first name."""
+    return dict(state_tensors(model))
+
+
+def sized_attributes(model: nn.Module, recipe: Recipe) -> dict[str, dict[str, Any]]:
+    """Return the attributes that must change with the recipe's shapes, per module."""
+    first_names = {id(tensor): name for name, tensor in state_tensors(model)}
+    changes: dict[str, dict[str, Any]] = {}
+    for path, module in model.named_modules():
+        own = {**module._parameters, **module._buffers}
+        names = {local: first_names[id(t)] for local, t in own.items() if t is not None}
+        if not any(name in recipe.keep for name in names.values()):
+            continue
+        before = {local: tuple(own[local].shape) for local in names}
+        after = {
+            local: recipe.shape_after(name) if name in recipe.keep else before[local]
+            for local, name in names.items()
+        }
+        found = attributes_after(module, before, after)
+        if found:
+            changes[path] = found
+    return changes
+
+
+def thin_copy(model: nn.Module, recipe: Recipe, prepare: Exchange | None = None) -> nn.Module:
+    """Return a copy of `model` thinned by `recipe`; tensors that the recipe leaves whole are copied.
+
+    Args:
+        model: full-size model, left as it is.
+        recipe: what goes.
+        prepare: change each tensor before it is cut (mask it, convert it).
+    """
+    check_fits(recipe, tensors_of(model))
+
+    def exchange(name: str, tensor: Tensor) -> Tensor:
+        ready = tensor.detach() if prepare is None else prepare(name, tensor)
+        kept = recipe.keep.get(name)
+        if kept is not None:
+            return cut(ready, kept)
+        return ready.clone() if ready.data_ptr() == tensor.data_ptr() else ready
+
+    small = clone(model, exchange)
+    set_attributes_(small, recipe.attributes)
+    reference = next((t for t in tensors_of(small).values() if t.is_floating_point()), torch.zeros(()))
+    for name, shape in recipe.added.items():
+        path, _, local = name.rpartition(".")
+        setattr(small.get_submodule(path), local, nn.Parameter(reference.new_zeros(shape)))
+    return small
+
+
+def set_attributes_(model: nn.Module, attributes: Mapping[str, Mapping[str, Any]]) -> None:
+    """Set module attributes by module path."""
+    modules = dict(model.named_modules())
+    for path, values in attributes.items():
+        for name, value in values.items():
+            setattr(modules[path], name, value)

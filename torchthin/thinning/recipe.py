@@ -1,0 +1,141 @@
+"""The recipe: everything that thins a model, as plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from torchthin.errors import CheckpointError, InputError
+from torchthin.groups import Group, IntArray
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Kept indices per parameter axis and the integers that mirror sizes.
+
+    A recipe fits one class at one set of sizes; applying it is the only thing that thins a model.
+    """
+
+    shapes: Mapping[str, tuple[int, ...]]
+    """Shape before, of every tensor that changes."""
+    keep: Mapping[str, Mapping[int, tuple[int, ...]]]
+    """Parameter or buffer name -> axis -> indices that stay, ascending."""
+    attributes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Module name -> attribute -> value after."""
+    added: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Parameters that the module left out (a bias that now carries a constant) -> shape after."""
+
+    def __bool__(self) -> bool:
+        return bool(self.keep)
+
+    def shape_after(self, name: str) -> tuple[int, ...]:
+        """Return the shape of a changed tensor after thinning."""
+        kept = self.keep[name]
+        return tuple(len(kept[d]) if d in kept else n for d, n in enumerate(self.shapes[name]))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the recipe as JSON-able data."""
+        return {
+            "version": VERSION,
+            "shapes": {name: list(shape) for name, shape in self.shapes.items()},
+            "keep": {n: {str(d): list(kept) for d, kept in axes.items()} for n, axes in self.keep.items()},
+            "attributes": {name: dict(values) for name, values in self.attributes.items()},
+            "added": {name: list(shape) for name, shape in self.added.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Recipe:
+        """Read what `to_dict` wrote.
+
+        Raises:
+            CheckpointError: when the data is of another version or incomplete.
+        """
+        if data.get("version") != VERSION:
+            raise CheckpointError(
+                f"The recipe has version {data.get('version')!r}; this release reads version {VERSION}. "
+                "Thin again, or use the release that wrote it."
+            )
+        try:
+            return cls(
+                {name: tuple(shape) for name, shape in data["shapes"].items()},
+                {n: {int(d): tuple(kept) for d, kept in axes.items()} for n, axes in data["keep"].items()},
+                {n: {k: _plain(v) for k, v in values.items()} for n, values in data["attributes"].items()},
+                {name: tuple(shape) for name, shape in data["added"].items()},
+            )
+        except (KeyError, AttributeError, TypeError, ValueError) as error:
+            raise CheckpointError(f"The recipe is damaged: {error!r}. Thin again.") from error
+
+    def then(self, later: Recipe) -> Recipe:
+        """Return the recipe that does this one and then `later` (whose indices count in the thinned model)."""
+        shapes = dict(self.shapes)
+        keep = {name: dict(axes) for name, axes in self.keep.items()}
+        added = dict(self.added)
+        for name, axes in later.keep.items():
+            if name in added:
+                added[name] = later.shape_after(name)
+                continue
+            shapes.setdefault(name, later.shapes[name])
+            mine = keep.setdefault(name, {})
+            for d, kept in axes.items():
+                mine[d] = tuple(mine[d][i] for i in kept) if d in mine else kept
+        attributes = {name: dict(values) for name, values in self.attributes.items()}
+        for name, values in later.attributes.items():
+            attributes.setdefault(name, {}).update(values)
+        return Recipe(shapes, keep, attributes, {**added, **later.added})
+
+
+def _plain(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def kept_indices(
+    groups: tuple[Group, ...], keeps: Mapping[str, np.ndarray[Any, np.dtype[np.bool_]]], tensors: Mapping[str, Tensor]
+) -> tuple[dict[str, tuple[int, ...]], dict[str, dict[int, tuple[int, ...]]]]:
+    """Return the shapes and kept indices of all tensors in which something goes."""
+    gone: dict[tuple[str, int], list[IntArray]] = {}
+    for group in groups:
+        keep = keeps.get(group.name)
+        if keep is None or keep.all():
+            continue
+        for member in group.members:
+            lost = member.of(keep)
+            if lost.size:
+                gone.setdefault((member.parameter, member.axis), []).append(lost)
+    shapes: dict[str, tuple[int, ...]] = {}
+    kept: dict[str, dict[int, tuple[int, ...]]] = {}
+    for (name, axis), lost_parts in gone.items():
+        shapes[name] = tuple(tensors[name].shape)
+        stay = np.ones(shapes[name][axis], np.bool_)
+        stay[np.concatenate(lost_parts)] = False
+        kept.setdefault(name, {})[axis] = tuple(np.flatnonzero(stay).tolist())
+    return shapes, kept
+
+
+def cut(tensor: Tensor, axes: Mapping[int, tuple[int, ...]]) -> Tensor:
+    """Return `tensor` with only the kept indices of each axis, in its memory format."""
+    for axis, kept in axes.items():
+        tensor = tensor.index_select(axis, torch.tensor(kept, dtype=torch.int64, device=tensor.device))
+    return tensor
+
+
+def check_fits(recipe: Recipe, tensors: Mapping[str, Tensor]) -> None:
+    """Check that the recipe was made for a model of these shapes.
+
+    Raises:
+        InputError: naming the first tensor that differs.
+    """
+    for name, shape in recipe.shapes.items():
+        if name not in tensors:
+            raise InputError(f"The recipe names {name}, which the model has not. Build the class it was made for.")
+        if tuple(tensors[name].shape) != shape:
+            raise InputError(
+                f"The recipe was made for {name} of shape {shape}; the model has {tuple(tensors[name].shape)}. "
+                "Build the full-size class it was made for."
+            )

@@ -1,0 +1,231 @@
+"""What the thinned model must compute, worked out on the masked full-size model by the user's own code.
+
+The masked model runs once more, op by op, with three changes at the recorded ops:
+- where an op sums over channels (convolution, matrix product), channels that go are left out and the constant they add is
+  put back as a bias;
+- where statistics run over channels (layer norm, a mean over channels), channels that go are left out of them;
+- everything else runs as it is.
+If no dead channel emits a constant into a padded convolution and no statistics lose a channel, this is the masked model itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from torchthin.labels.components import Components
+from torchthin.labels.propagate import Labels
+from torchthin.labels.registry import Contraction
+from torchthin.labels.space import FROZEN, Axes
+from torchthin.trace.inputs import Inputs, call
+from torchthin.trace.opgraph import Op, Ref
+from torchthin.trace.recorder import CountingMode, as_outputs, by_name, quiet
+
+BoolArray = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Constant:
+    """The constant that dead channels add to a result."""
+
+    op: Op
+    contraction: Contraction
+    delta: Tensor
+    """Shape (output channels,), full size."""
+    spread: float
+    """Largest distance of a dead channel's value from its mean: 0 when it is a constant."""
+    bordered: bool
+    """The op pads its input (or spreads it, if transposed), so near the border the masked model differs from the constant."""
+
+
+@dataclass
+class Kept:
+    """Which indices of every labelled value stay."""
+
+    labels: Labels
+    components: Components
+    gone: BoolArray
+    """Shape (components,)."""
+    _cache: dict[tuple[int, int], BoolArray | None] = field(default_factory=dict)
+
+    def along(self, value: int, axis: int) -> BoolArray | None:
+        """Return which indices of an axis stay; None when all do."""
+        key = (value, axis)
+        if key not in self._cache:
+            vector = self.labels.values.get(value, ())[axis] if value in self.labels.values else None
+            keep: BoolArray | None = None
+            if isinstance(vector, np.ndarray):
+                keep = ~self.gone[self.components.of_label[vector]]
+                keep[vector == FROZEN] = True
+                keep = None if keep.all() else keep
+            self._cache[key] = keep
+        return self._cache[key]
+
+    def cut_axes(self, value: int) -> dict[int, BoolArray]:
+        """Return the axes of a value from which something goes."""
+        axes: Axes = self.labels.values.get(value, ())
+        found = {d: self.along(value, d) for d in range(len(axes))}
+        return {d: keep for d, keep in found.items() if keep is not None}
+
+    def select(self, value: int, tensor: Tensor) -> Tensor:
+        """Return what stays of a full-size tensor."""
+        for axis, keep in self.cut_axes(value).items():
+            tensor = tensor.index_select(axis, indices(keep, tensor))
+        return tensor
+
+
+def indices(keep: BoolArray, like: Tensor) -> Tensor:
+    """Return kept positions as an index tensor on the device of `like`."""
+    return torch.from_numpy(np.flatnonzero(keep)).to(like.device)
+
+
+class ReferenceMode(CountingMode):
+    """Runs the masked model as the thinned one must behave; collects constants on the way."""
+
+    def __init__(self, labels: Labels, kept: Kept) -> None:
+        super().__init__()
+        self._kept = kept
+        self._contractions = labels.contractions
+        self._statistics = labels.statistics
+        self._from_input = labels.from_input
+        self._ops = {op.index: op for op in labels.graph.ops}
+        self.constants: list[Constant] = []
+        self.left_out: list[Op] = []
+
+    def execute(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        op = self._ops.get(self.completed)
+        if op is None or op.target is not func:
+            return func(*args, **kwargs)
+        if self.completed in self._contractions:
+            return self._contract(op, self._contractions[self.completed], func, args, kwargs)
+        if self.completed in self._statistics:
+            return self._leave_out(op, func, args, kwargs)
+        return func(*args, **kwargs)
+
+    def _contract(
+        self, op: Op, contraction: Contraction, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        keep = self._kept.along(contraction.data, contraction.data_axis)
+        if keep is None:
+            return func(*args, **kwargs)
+        given = by_name(func, args, kwargs)
+        name = next(n for n, a in op.arguments.items() if isinstance(a, Ref) and a.value == contraction.data)
+        data: Tensor = given[name]
+        axis = contraction.data_axis
+        stay = torch.from_numpy(keep).to(data.device)
+        shape = [1] * data.dim()
+        shape[axis] = -1
+        dead = data.index_select(axis, indices(~keep, data))
+        centre = dead.mean([d for d in range(data.dim()) if d != axis], keepdim=True)
+        spread = float((dead - centre).abs().max()) if dead.numel() else 0.0
+        values = torch.zeros_like(data.select(axis, 0).flatten()[:1].expand(keep.size)).clone()
+        values[indices(~keep, data)] = centre.flatten()
+        replaced = {**given, name: data * stay.view(shape)}
+        result = invoke(func, replaced)
+        if contraction.weight in self._from_input or not bool(values.any()):
+            return result
+        delta = self._constant(op, given, name, values)
+        self.constants.append(Constant(op, contraction, delta, spread, _bordered(op)))
+        along = [1] * result.dim()
+        along[contraction.out_axis] = -1
+        return result + delta.view(along)
+
+    def _constant(self, op: Op, given: Mapping[str, Any], name: str, values: Tensor) -> Tensor:
+        """What the dead channels add to every output channel away from borders."""
+        if op.name == "aten.convolution":
+            return _convolved(given, values)
+        weight: Tensor = given["weight"].t() if "weight" in given else given["mat2" if "mat2" in given else "batch2"]
+        return values @ weight if weight.dim() == 2 else values @ weight[0]
+
+    def _leave_out(self, op: Op, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        refs = [ref for ref in op.inputs() if self._kept.cut_axes(ref.value)]
+        if not refs:
+            return func(*args, **kwargs)
+        self.left_out.append(op)
+        given = by_name(func, args, kwargs)
+        replaced = {
+            name: self._kept.select(op.arguments[name].value, value)
+            if isinstance(value, Tensor) and isinstance(op.arguments.get(name), Ref)
+            else value
+            for name, value in given.items()
+        }
+        _resize_arguments(op, replaced)
+        result = invoke(func, replaced)
+        made = as_outputs(result)
+        full = [
+            self._restore(ref, tensor) if ref is not None and tensor is not None else tensor
+            for ref, tensor in zip(op.outputs, made, strict=True)
+        ]
+        return type(result)(full) if isinstance(result, (list, tuple)) else full[0]
+
+    def _restore(self, ref: Ref, tensor: Tensor) -> Tensor:
+        """Put what stays back into full size, zeros elsewhere."""
+        for axis, keep in self._kept.cut_axes(ref.value).items():
+            shape = list(tensor.shape)
+            shape[axis] = keep.size
+            tensor = tensor.new_zeros(shape).index_copy(axis, indices(keep, tensor), tensor)
+        return tensor
+
+
+def _convolved(given: Mapping[str, Any], values: Tensor) -> Tensor:
+    """Convolve an unpadded, constant picture of the channel `values`; a transposed convolution is averaged over its phases."""
+    weight: Tensor = given["weight"]
+    picture = values.view(1, -1, *[1] * (weight.dim() - 2))
+    dilation = list(given.get("dilation", [1]))
+    if given.get("transposed", False):
+        made = torch.ops.aten.convolution(
+            picture, weight, None, [1], [0], dilation, True, [0], given.get("groups", 1)
+        )
+        return made.flatten(2).sum(2)[0] / float(np.prod(given["stride"]))
+    dilation = dilation * (weight.dim() - 2) if len(dilation) == 1 else dilation
+    extent = [(k - 1) * d + 1 for k, d in zip(weight.shape[2:], dilation, strict=True)]
+    picture = picture.expand(1, -1, *extent)
+    made = torch.ops.aten.convolution(
+        picture, weight, None, [1], [0], dilation, False, [0], given.get("groups", 1)
+    )
+    return made.flatten()
+
+
+def invoke(func: Any, given: Mapping[str, Any]) -> Any:
+    """Call an op with arguments by name (ops refuse names for some positional arguments)."""
+    args = []
+    kwargs = {}
+    for argument in func._schema.arguments:
+        if argument.kwarg_only:
+            if argument.name in given:
+                kwargs[argument.name] = given[argument.name]
+        else:
+            args.append(given[argument.name] if argument.name in given else argument.default_value)
+    return func(*args, **kwargs)
+
+
+def _resize_arguments(op: Op, arguments: dict[str, Any]) -> None:
+    """Arguments that repeat a size."""
+    if op.name in {"aten.native_layer_norm", "aten._fused_rms_norm", "aten.rms_norm"}:
+        normalized = len(arguments["normalized_shape"])
+        arguments["normalized_shape"] = list(arguments["input"].shape[-normalized:])
+    elif op.name == "aten.native_group_norm":
+        arguments["C"] = arguments["input"].shape[1]
+        arguments["HxW"] = int(np.prod(arguments["input"].shape[2:]))
+
+
+def _bordered(op: Op) -> bool:
+    if op.name != "aten.convolution":
+        return False
+    return any(op.arguments.get("padding", ())) or bool(op.arguments.get("transposed", False))
+
+
+def run_reference(masked: nn.Module, inputs: Inputs, labels: Labels, kept: Kept) -> tuple[Any, ReferenceMode]:
+    """Run the masked model as reference; return its outputs and what was met."""
+    mode = ReferenceMode(labels, kept)
+    with quiet(masked):
+        masked.eval()
+        with mode:
+            outputs = call(masked, inputs)
+    return outputs, mode

@@ -1,0 +1,60 @@
+"""Copies of a model that share, replace or convert its tensors: the structure is copied, never the big arrays twice."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from torchthin.errors import InputError
+
+Exchange = Callable[[str, Tensor], Tensor]
+"""(name, tensor) -> the tensor that stands in its place in the copy."""
+
+
+def state_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield every parameter and buffer once, under its first name, as in ``state_dict`` (and non-persistent buffers)."""
+    yield from model.named_parameters()
+    yield from model.named_buffers()
+
+
+def clone(model: nn.Module, exchange: Exchange) -> nn.Module:
+    """Return a structural copy of `model` in which every parameter and buffer is what `exchange` gives for it.
+
+    Tied tensors stay tied. Parameters stay parameters, and keep their ``requires_grad``.
+
+    Raises:
+        InputError: when the model cannot be deep-copied.
+    """
+    memo: dict[int, object] = {}
+    for name, tensor in state_tensors(model):
+        new = exchange(name, tensor)
+        if isinstance(tensor, nn.Parameter) and not isinstance(new, nn.Parameter):
+            new = nn.Parameter(new, requires_grad=tensor.requires_grad and new.is_floating_point())
+        memo[id(tensor)] = new
+        if tensor.grad is not None:
+            memo[id(tensor.grad)] = None
+    try:
+        return copy.deepcopy(model, memo)
+    except Exception as error:
+        raise InputError(
+            f"The model ({type(model).__name__}) cannot be copied: {error}. "
+            "Remove cached tensors and open handles from its attributes, or give a fresh instance."
+        ) from error
+
+
+def share(name: str, tensor: Tensor) -> Tensor:
+    """Exchange that keeps parameters and copies buffers, which a forward pass may change."""
+    return tensor if isinstance(tensor, nn.Parameter) else tensor.clone()
+
+
+def duplicate(name: str, tensor: Tensor) -> Tensor:
+    """Exchange that copies every tensor."""
+    return tensor.detach().clone()
+
+
+def to_double(name: str, tensor: Tensor) -> Tensor:
+    """Exchange that converts floating point tensors to float64."""
+    return tensor.detach().to(torch.float64) if tensor.is_floating_point() else tensor.detach().clone()

@@ -1,0 +1,89 @@
+"""Example inputs: what a caller may give, as one form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_map
+
+from torchthin.errors import InputError
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Positional and keyword arguments of one forward call."""
+
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] | None = None
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Yield every tensor among the arguments, at any depth."""
+        for leaf in tree_flatten((list(self.args), dict(self.kwargs or {})))[0]:
+            if isinstance(leaf, Tensor):
+                yield leaf
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Inputs:
+        """Return the same arguments with every tensor replaced."""
+        args, kwargs = tree_map(
+            lambda leaf: change(leaf) if isinstance(leaf, Tensor) else leaf,
+            (list(self.args), dict(self.kwargs or {})),
+        )
+        return Inputs(tuple(args), kwargs)
+
+
+def as_inputs(example: Any) -> Inputs:
+    """Return `example` as `Inputs`.
+
+    A tensor is the only positional argument, a tuple (or list) holds the positional arguments, a mapping the keyword
+    arguments; `Inputs` passes through.
+
+    Raises:
+        InputError: when there is no tensor among the arguments.
+    """
+    if isinstance(example, Inputs):
+        inputs = example
+    elif isinstance(example, Mapping):
+        inputs = Inputs((), dict(example))
+    elif isinstance(example, (tuple, list)):
+        inputs = Inputs(tuple(example))
+    else:
+        inputs = Inputs((example,))
+    if next(inputs.tensors(), None) is None:
+        raise InputError(
+            "The example_inputs must be a tensor, a tuple of arguments or a dict of keyword arguments with at least "
+            f"one tensor. Got {type(example).__name__}."
+        )
+    return inputs
+
+
+def from_shapes(shapes: Sequence[tuple[tuple[int, ...], torch.dtype]], seed: int = 0) -> Inputs:
+    """Return random inputs: normal numbers for floating point dtypes, zeros and ones for integers and booleans."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def make(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        if dtype.is_floating_point:
+            return torch.randn(shape, generator=generator).to(dtype)
+        return torch.randint(0, 2, shape, generator=generator).to(dtype)
+
+    return Inputs(tuple(make(shape, dtype) for shape, dtype in shapes))
+
+
+def refreshed(inputs: Inputs, seed: int) -> Inputs:
+    """Return inputs of the same shapes with fresh random numbers; integer tensors, which may be indices, stay."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def change(tensor: Tensor) -> Tensor:
+        if not tensor.is_floating_point():
+            return tensor
+        return torch.randn(tensor.shape, generator=generator).to(tensor)
+
+    return inputs.map(change)
+
+
+def call(model: nn.Module, inputs: Inputs) -> Any:
+    """Call the model on `inputs`."""
+    return model(*inputs.args, **dict(inputs.kwargs or {}))

@@ -1,0 +1,102 @@
+"""The record of one forward pass: every ATen op, what went in, what came out, and where in the model it was called."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """A tensor argument or result: the number of a `Value`."""
+
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """One tensor that existed during the forward pass."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    alias: int
+    """Values with equal alias numbers share storage."""
+    data: torch.Tensor | None = None
+    """The tensor itself where its numbers matter to a rule (integer and boolean tensors); else None."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where an op was called: the path of the innermost module and the user's line."""
+
+    module: str
+    file: str
+    line: int
+
+    def __str__(self) -> str:
+        where = self.module or "the model"
+        return f"{where} ({self.file}:{self.line})" if self.file else where
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """One call of an ATen operator."""
+
+    index: int
+    target: torch._ops.OpOverload
+    arguments: dict[str, Any]
+    """By the schema's names, defaults left out; tensors as `Ref`, lists of tensors as lists of `Ref` or None."""
+    outputs: tuple[Ref | None, ...]
+    source: Source
+
+    @property
+    def name(self) -> str:
+        """Operator name without overload, for instance ``aten.convolution``."""
+        return str(self.target.overloadpacket)
+
+    def inputs(self) -> Iterator[Ref]:
+        """All tensor arguments, in schema order."""
+        for argument in self.arguments.values():
+            if isinstance(argument, Ref):
+                yield argument
+            elif isinstance(argument, (list, tuple)):
+                yield from (item for item in argument if isinstance(item, Ref))
+
+    def written(self) -> Iterator[Ref]:
+        """Tensor arguments that the op changes in place."""
+        for parameter in self.target._schema.arguments:
+            if parameter.alias_info is not None and parameter.alias_info.is_write:
+                argument = self.arguments.get(parameter.name)
+                if isinstance(argument, Ref):
+                    yield argument
+
+
+@dataclass(frozen=True)
+class OpGraph:
+    """A recorded forward pass."""
+
+    ops: tuple[Op, ...]
+    values: tuple[Value, ...]
+    state: dict[str, int] = field(repr=False)
+    """Value number of every parameter and buffer that some op read, by its first name in the model."""
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+    def live(self) -> OpGraph:
+        """Return the graph without ops that reach no output (ai8x computes statistics that nothing uses)."""
+        wanted = set(self.outputs)
+        aliases = {self.values[v].alias for v in wanted}
+        kept: list[Op] = []
+        for op in reversed(self.ops):
+            made = {ref.value for ref in op.outputs if ref is not None}
+            changed = {self.values[ref.value].alias for ref in op.written()}
+            if made & wanted or changed & aliases:
+                kept.append(op)
+                for ref in op.inputs():
+                    wanted.add(ref.value)
+                    aliases.add(self.values[ref.value].alias)
+        kept.reverse()
+        return OpGraph(tuple(kept), self.values, self.state, self.inputs, self.outputs)

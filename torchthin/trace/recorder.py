@@ -1,0 +1,206 @@
+"""Records a forward pass as an `OpGraph`. The only file that knows how tracing is done."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules import module as module_hooks
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
+
+from torchthin.trace.clone import state_tensors
+from torchthin.trace.inputs import Inputs, call
+from torchthin.trace.opgraph import Op, OpGraph, Ref, Source, Value
+
+_LIBRARY = tuple(str(folder) + os.sep for folder in (Path(torch.__file__).parent, Path(__file__).parents[1]))
+_KEPT_DTYPES = {torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8, torch.bool}
+
+
+class CountingMode(TorchDispatchMode):
+    """Counts the ops that completed; ops and their order are those that `record` sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.completed = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = self.execute(func, args, kwargs or {})
+        self.completed += 1
+        return result
+
+    def execute(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run one op; subclasses may look at it or compute it differently."""
+        return func(*args, **kwargs)
+
+
+class _Recorder(CountingMode):
+    def __init__(self, paths: ModulePaths, names: Mapping[int, str]) -> None:
+        super().__init__()
+        self._paths = paths
+        self._names = names
+        self._ids: dict[int, tuple[weakref.ref[Tensor], int]] = {}
+        self._aliases = 0
+        self.values: list[Value] = []
+        self.ops: list[Op] = []
+        self.state: dict[str, int] = {}
+
+    def execute(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        named = by_name(func, args, kwargs)
+        arguments = {name: self._reference(argument) for name, argument in named.items()}
+        result = func(*args, **kwargs)
+        given = [t for argument in named.values() for t in tensors_in(argument)]
+        made = tuple(self._output(t, given) for t in as_outputs(result))
+        self.ops.append(Op(len(self.ops), func, arguments, made, self._paths.source()))
+        return result
+
+    def _reference(self, argument: Any) -> Any:
+        if isinstance(argument, Tensor):
+            return Ref(self.number(argument))
+        if isinstance(argument, (list, tuple)):
+            return [self._reference(item) for item in argument]
+        return argument
+
+    def _output(self, tensor: Tensor | None, given: list[Tensor]) -> Ref | None:
+        if tensor is None:
+            return None
+        key = storage_key(tensor)
+        sharing = next((t for t in given if storage_key(t) == key), None)
+        alias = None if sharing is None else self.values[self.number(sharing)].alias
+        return Ref(self.number(tensor, alias))
+
+    def number(self, tensor: Tensor, alias: int | None = None) -> int:
+        """Return the tensor's value number; a tensor never seen before gets a new one."""
+        known = self._ids.get(id(tensor))
+        if known is not None and known[0]() is tensor:
+            return known[1]
+        if alias is None:
+            alias, self._aliases = self._aliases, self._aliases + 1
+        number = len(self.values)
+        data = tensor if tensor.dtype in _KEPT_DTYPES else None
+        self.values.append(Value(tuple(tensor.shape), tensor.dtype, alias, data))
+        self._ids[id(tensor)] = (weakref.ref(tensor), number)
+        name = self._names.get(id(tensor))
+        if name is not None:
+            self.state[name] = number
+        return number
+
+
+class ModulePaths:
+    """Knows which module is running, through hooks that do not touch the model."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._names = {id(module): name for name, module in model.named_modules()}
+        self._stack: list[str] = []
+
+    @contextlib.contextmanager
+    def watch(self) -> Iterator[None]:
+        """Follow module calls inside the block."""
+        enter = module_hooks.register_module_forward_pre_hook(self._enter)
+        leave = module_hooks.register_module_forward_hook(self._leave, always_call=True)
+        try:
+            yield
+        finally:
+            enter.remove()
+            leave.remove()
+            self._stack.clear()
+
+    def _enter(self, module: nn.Module, inputs: Any) -> None:
+        self._stack.append(self._names.get(id(module), ""))
+
+    def _leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        if self._stack:
+            self._stack.pop()
+
+    def source(self) -> Source:
+        """The running module and the innermost line of code that is neither torch's nor ours."""
+        path = self._stack[-1] if self._stack else ""
+        frame: Any = sys._getframe(1)
+        while frame is not None:
+            file = frame.f_code.co_filename
+            if not file.startswith(_LIBRARY):
+                return Source(path, file, frame.f_lineno)
+            frame = frame.f_back
+        return Source(path, "", 0)
+
+
+def storage_key(tensor: Tensor) -> int:
+    """Return a number that tensors with the same live storage share."""
+    return tensor.untyped_storage()._cdata
+
+
+def tensors_in(argument: Any) -> Iterator[Tensor]:
+    """Yield the tensors of an op argument (a tensor, or a list that may hold some)."""
+    if isinstance(argument, Tensor):
+        yield argument
+    elif isinstance(argument, (list, tuple)):
+        yield from (item for item in argument if isinstance(item, Tensor))
+
+
+def as_outputs(result: Any) -> list[Tensor | None]:
+    """Return an op's results as a flat list of tensors; what is no tensor is None."""
+    items = result if isinstance(result, (list, tuple)) else [result]
+    flat: list[Tensor | None] = []
+    for item in items:
+        if isinstance(item, (list, tuple)):
+            flat.extend(t if isinstance(t, Tensor) else None for t in item)
+        else:
+            flat.append(item if isinstance(item, Tensor) else None)
+    return flat
+
+
+def by_name(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of an op by the names in its schema."""
+    names = [argument.name for argument in func._schema.arguments]
+    return {**dict(zip(names, args, strict=False)), **kwargs}
+
+
+@contextlib.contextmanager
+def quiet(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, no autograd, no fused kernels that hide ops; everything as before afterwards."""
+    training = {module: module.training for module in model.modules()}
+    onednn = torch._C._get_mkldnn_enabled()
+    fastpath = torch.backends.mha.get_fastpath_enabled()
+    random = torch.random.get_rng_state()
+    model.eval()
+    torch.backends.mha.set_fastpath_enabled(False)
+    if any(isinstance(module, nn.RNNBase) for module in training):
+        torch._C._set_mkldnn_enabled(False)
+    try:
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.random.set_rng_state(random)
+        torch.backends.mha.set_fastpath_enabled(fastpath)
+        torch._C._set_mkldnn_enabled(onednn)
+        for module, flag in training.items():
+            module.training = flag
+
+
+def record(
+    model: nn.Module, inputs: Inputs, *, prepare: Callable[[nn.Module], object] = nn.Module.eval
+) -> OpGraph:
+    """Run `model` once on `inputs` and return the record.
+
+    The forward pass runs without autograd and may leave state on `model`: give a `clone`.
+    `prepare` sets the modules' modes (evaluation, or the training branch).
+    """
+    paths = ModulePaths(model)
+    recorder = _Recorder(paths, {id(tensor): name for name, tensor in state_tensors(model)})
+    with quiet(model), paths.watch():
+        prepare(model)
+        given = [recorder.number(tensor) for tensor in inputs.tensors()]
+        with recorder:
+            outputs = call(model, inputs)
+    made = [recorder.number(item) for item in tree_flatten(outputs)[0] if isinstance(item, Tensor)]
+    return OpGraph(
+        tuple(recorder.ops), tuple(recorder.values), recorder.state, tuple(given), tuple(made)
+    )
