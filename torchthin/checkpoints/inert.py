@@ -32,6 +32,7 @@ _STORAGE_DTYPES = {
     "ComplexDoubleStorage": torch.complex128,
     "UntypedStorage": torch.uint8,
 }
+_STORAGE_MODULES = ("torch", "torch.storage")
 # Naming one of these has no purpose in a checkpoint but to run code, so the file as a whole is refused.
 _CODE_RUNNERS = {
     "os", "posix", "nt", "subprocess", "sys", "shutil", "runpy", "importlib", "socket", "pty", "ctypes",
@@ -157,7 +158,10 @@ class InertUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         """Return the known object, or a placeholder class for ``module.name``."""
-        if module in ("torch", "torch.storage") and name in _STORAGE_DTYPES:
+        known = (module, name) in _KNOWN or (module in _STORAGE_MODULES and name in _STORAGE_DTYPES)
+        if known and self._storage is None:
+            return Foreign  # only names are wanted; nothing is built
+        if module in _STORAGE_MODULES and name in _STORAGE_DTYPES:
             return _STORAGE_DTYPES[name]
         if (module, name) in _KNOWN:
             return _KNOWN[module, name]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import tarfile
 import warnings
 import zipfile
@@ -103,6 +104,8 @@ def _refuse_unreadable(path: Path) -> None:
 
 
 def _damaged(path: Path, error: Exception) -> CheckpointError:
+    if isinstance(error, pickle.UnpicklingError):  # torch's text is about how to load without safety
+        error = pickle.UnpicklingError("its pickle cannot be read")
     reason = str(error).strip().splitlines() or [type(error).__name__]
     return CheckpointError(
         f"The checkpoint {path} is damaged or no checkpoint ({reason[0][:120]}). Save or download it again."

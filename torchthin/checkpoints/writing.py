@@ -148,10 +148,11 @@ def _write_whole(path: Path, write: Callable[[Path], object]) -> None:
     temporary = target.parent / f".{target.name}.{secrets.token_hex(4)}.tmp"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch(exist_ok=False)
+        mode = stat.S_IMODE((target if target.exists() else temporary).stat().st_mode)
         write(temporary)
+        temporary.chmod(mode)  # safetensors makes files only their owner can read
         _flush_to_disk(temporary)
-        if target.exists():
-            temporary.chmod(stat.S_IMODE(target.stat().st_mode))
         temporary.replace(target)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
@@ -175,7 +176,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _save_torch(contents: Mapping[str, Any], path: Path) -> None:
-    with path.open("xb") as file:  # through Python's file, so that the reason of a failure is kept
+    with path.open("wb") as file:  # through Python's file, so that the reason of a failure is kept
         torch.save(dict(contents), file)
 
 

@@ -9,10 +9,10 @@ from torchthin.cli.prune import DESCRIPTION as PRUNE_DESCRIPTION
 from torchthin.cli.prune import run as run_prune
 from torchthin.cli.shell import Parser, run_command
 
-OVERVIEW_EXAMPLE = """\
+_EXAMPLE = """\
 example:
-  torchthin prune --model-factory models/net.py:small --checkpoint best.pth --target-sparsity 0.5 --save-to
-  pruned.pth
+  torchthin prune --model-factory models/net.py:small --checkpoint best.pth \\
+      --target-sparsity 0.5 --save-to pruned.pth
 """
 
 
@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _command(arguments: Sequence[str]) -> int:
     parser = Parser(
-        prog="torchthin", description="Prune PyTorch models, and prove the result.", epilog=OVERVIEW_EXAMPLE
+        prog="torchthin", description="Prune PyTorch models, and prove the result.", epilog=_EXAMPLE
     )
     commands = parser.add_subparsers(dest="command", required=True, parser_class=Parser)
     prune = commands.add_parser(

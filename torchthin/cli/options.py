@@ -39,7 +39,7 @@ class PruneOptions:
     list_weights: bool = False
 
 
-_RUN_TYPES: dict[str, tuple[type, str]] = {
+_RUN_TYPES: dict[str, tuple[type[Any], str]] = {
     "model_factory": (str, "text"),
     "factory_args": (dict, "a mapping of argument names to values"),
     "checkpoint": (str, "a path"),

@@ -54,8 +54,6 @@ def save(
         "config": config.to_dict(),
         "report": result.report.to_dict(),
     }
-    if result.recipe is not None:
-        entry["recipe"] = result.recipe.to_dict()
     write_checkpoint(
         path,
         PrunedCheckpoint(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from torchthin.cli.prune import refuse_missed_target
 from torchthin.cli.shell import Parser, run_command
 from torchthin.config import METHODS, PruneConfig
 
@@ -138,6 +139,7 @@ def _prune(config: PruneConfig, places: Places, device_name: str) -> None:
     save(target, result, config, source=source, checkpoint=checkpoint)
     _say_scores(voice, before, after)
     voice.say(f"Saved {target}.")
+    refuse_missed_target(result.report.to_dict())
 
 
 def _say_scores(voice: Voice, before: PoseScore, after: PoseScore) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torchthin.cli.options import EXAMPLE, PruneOptions, add_prune_arguments, prune_options
 from torchthin.cli.shell import Parser, run_command
-from torchthin.errors import ConfigError
+from torchthin.errors import ConfigError, TargetMissedError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -34,18 +34,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(options: PruneOptions) -> int:
-    """Prune as told, and return the exit code. Everything is looked at first; the file is written last."""
+    """Do as told, and return the exit code. With ``--json``, stdout gets nothing but the JSON."""
     stdout = sys.stdout
     redirected = contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext()
     with redirected:  # the user's model may print as well
         facts = _list_weights(options) if options.list_weights else _prune(options)
     if options.json:
         print(json.dumps(facts, indent=2), file=stdout)
+    refuse_missed_target(facts)
     return 0
 
 
-def _prune(options: PruneOptions) -> dict[str, object]:
-    """Load, prune, save, say; return the report as JSON types."""
+def _prune(options: PruneOptions) -> dict[str, Any]:
+    """Look at everything first, prune, write last; return the report as JSON types."""
     _check_save_to(options)
     from torchthin.cli.inputs import example_inputs, usable_device
     from torchthin.cli.outcome import Voice, save
@@ -78,6 +79,14 @@ def _prune(options: PruneOptions) -> dict[str, object]:
     return result.report.to_dict()
 
 
+def refuse_missed_target(facts: Mapping[str, Any]) -> None:
+    """Raise TargetMissedError (exit code 3) when the report says that less went than was asked."""
+    if not facts.get("target_reached", True):
+        raise TargetMissedError(
+            f"The target was missed. {' '.join(facts['notes'])} Ask for a higher sparsity."
+        )
+
+
 def _check_save_to(options: PruneOptions) -> None:
     if options.save_to is None:
         return
@@ -106,7 +115,7 @@ def _load(options: PruneOptions, voice: Voice) -> tuple[nn.Module, Checkpoint | 
     return model, checkpoint
 
 
-def _list_weights(options: PruneOptions) -> dict[str, object]:
+def _list_weights(options: PruneOptions) -> dict[str, Any]:
     """Print the weights that would be pruned, one to a line with its shape; return the same as JSON types."""
     from torchthin.factory import build_model
     from torchthin.targets import find_targets

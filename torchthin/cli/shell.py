@@ -83,5 +83,8 @@ def run_command(command: Callable[[Sequence[str]], int], argv: Sequence[str] | N
 def _fail(message: str, code: int, arguments: Sequence[str]) -> int:
     if "--debug" in arguments:
         traceback.print_exc()
-    print("error:", " ".join(message.split()), file=sys.stderr)
+    line = "".join(
+        char if char.isprintable() else " " for char in message
+    )  # file names may hold escape codes
+    print("error:", " ".join(line.split()), file=sys.stderr)
     return code
