@@ -100,11 +100,11 @@ def _stored(value: object) -> object:
 
 def _plain(value: object, where: str) -> Any:
     """Return `value` in the types that ``weights_only`` reading admits in every torch version."""
-    for kind in (bool, int, float, str, bytes):  # numpy's float64 is a float, but pickled as a class of numpy
+    if value is None or isinstance(value, bool | bytes):
+        return value
+    for kind in (int, float, str):  # numpy's float64 is a float too, but pickled as a class of numpy
         if isinstance(value, kind):
             return kind(value)
-    if value is None:
-        return None
     if isinstance(value, torch.Tensor):
         return _stored(value)
     if isinstance(value, Mapping):

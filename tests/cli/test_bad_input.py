@@ -1,0 +1,246 @@
+"""Bad input: one line saying what and how to mend it, exit code 2, no file touched."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from workplace import ROOT, Outcome, Workplace
+
+from torchthin.checkpoints import writing
+
+GOOD = ("--model-factory", "net.py:net", "--checkpoint", "best.pth", "--save-to", "pruned.pth")
+
+
+class RunsCode:
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.system, ("touch ran",)
+
+
+def change(name: str, value: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Path], None]:
+    def make(path: Path) -> None:
+        state = torch.load(path / "best.pth", weights_only=True)["state_dict"]
+        state[name] = value(state[name].clone())
+        torch.save(state, path / "bad.pth")
+
+    return make
+
+
+def renamed(path: Path) -> None:
+    state = torch.load(path / "best.pth", weights_only=True)["state_dict"]
+    torch.save({name.replace("conv1", "conv_1"): value for name, value in state.items()}, path / "bad.pth")
+
+
+def truncated(path: Path) -> None:
+    (path / "bad.pth").write_bytes((path / "best.pth").read_bytes()[:3000])
+
+
+CHECKPOINTS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "missing": (lambda path: None, "The checkpoint bad.pth does not exist."),
+    "directory": (lambda path: (path / "bad.pth").mkdir(), "must be a file. It is a directory"),
+    "truncated": (truncated, "is damaged: it is cut short. Save or download it again."),
+    "code": (
+        lambda path: torch.save(RunsCode(), path / "bad.pth"),
+        "is refused: it would run code (posix.system)",
+    ),
+    "wrong names": (
+        renamed,
+        "Missing: conv1.weight, conv1.bias. Unexpected: conv_1.weight, conv_1.bias. Did you mean",
+    ),
+    "wrong shape": (change("fc.bias", lambda t: t[:1]), "fc.bias is (1,), the model has (2,)"),
+    "nan": (change("conv2.weight", lambda t: t.log()), "conv2.weight has NaN in"),
+    "infinite": (change("fc.weight", lambda t: t / 0), "fc.weight has infinite values in 8 of 8 entries"),
+}
+
+
+@pytest.mark.parametrize("case", CHECKPOINTS)
+def test_checkpoints(place: Workplace, case: str) -> None:
+    make, message = CHECKPOINTS[case]
+    make(place.path)
+    place.assert_refused(message, *GOOD, "--checkpoint", "bad.pth")
+
+
+FACTORIES = {
+    "not importable": ("nowhere_at_all:net", "there is no module nowhere_at_all here"),
+    "no file": ("nowhere.py:net", "there is no such file"),
+    "no function": ("net.py:nett", "has no 'nett'. Did you mean"),
+    "not callable": ("net.py:number", "must be a function that returns a model. It is of type int"),
+    "needs arguments": ("net.py:needs", """Give them as --factory-args '{"num_classes": ...}'"""),
+    "raises": ("net.py:raises", "raised RuntimeError: no weights here"),
+    "no module": ("net.py:pair", "must return a torch.nn.Module. It returned tuple."),
+    "no colon": ("net.py", "must be package.module:function or path/to/file.py:function"),
+}
+
+
+@pytest.mark.parametrize("case", FACTORIES)
+def test_factories(place: Workplace, case: str) -> None:
+    factory, message = FACTORIES[case]
+    place.assert_refused(message, *GOOD, "--model-factory", factory)
+
+
+OPTIONS = {
+    "sparsity above": (
+        ["--target-sparsity", "1.2"],
+        "The target_sparsity of prune must be in [0, 1). Got 1.2.",
+    ),
+    "sparsity one": (["--target-sparsity", "1"], "must be in [0, 1). Got 1.0."),
+    "sparsity below": (["--target-sparsity", "-0.5"], "must be in [0, 1). Got -0.5."),
+    "sparsity nan": (["--target-sparsity", "nan"], "must be in [0, 1). Got nan."),
+    "sparsity text": (
+        ["--target-sparsity", "half"],
+        "Argument --target-sparsity: invalid float value: 'half'.",
+    ),
+    "agp steps": (
+        ["--agp-steps", "0"],
+        "The agp_steps of prune must be a whole number of at least 1. Got 0.",
+    ),
+    "weight": (["--weights", "conv1.weight", "conv3.weight"], "no weight 'conv3.weight'. Did you mean"),
+    "unprunable": (["--weights", "bn.weight"], "The weight bn.weight cannot be pruned"),
+    "keep": (["--keep", "head*"], "The keep pattern 'head*' matches no weight"),
+    "method": (["--method", "l1-structure"], "Did you mean 'l1-structured'"),
+    "compat": (["--compat", "distill"], "The compat of prune must be"),
+    "scope": (["--scope", "all"], "The scope of prune must be"),
+    "device": (["--device", "gpu"], "The device must be cpu, cuda, cuda:<number> or mps. Got 'gpu'."),
+    "shape": (["--input-shape", "3x32x32"], "An input shape must be sizes such as 1,3,128,128"),
+    "shape zero": (["--input-shape", "1,0,32"], "An input shape must be sizes"),
+    "dtype": (["--input-shape", "1,3:float3"], "Did you mean 'float32'"),
+    "dataset": (["--dataset", "cifar11"], "Did you mean 'cifar10'"),
+    "factory args": (["--factory-args", "[1]"], "must be a JSON object"),
+    "factory args no json": (["--factory-args", "width=4"], "not JSON"),
+    "unknown flag": (["--target-sparcity", "0.5"], "Did you mean '--target-sparsity'"),
+    "stray word": (["more"], "Unknown argument 'more'."),
+    "save to a directory": (["--save-to", "."], "must not be a directory"),
+    "save below a file": (
+        ["--save-to", "net.py/pruned.pth"],
+        "net.py: Not a directory. Choose another place.",
+    ),
+    "save over the source": (["--save-to", "./best.pth"], "must not be the checkpoint itself"),
+    "no config": (
+        ["--config", "nowhere.yaml"],
+        "The configuration file nowhere.yaml cannot be read: No such file",
+    ),
+    "thin": (["--thin"], "The thin of prune must be False"),
+}
+
+
+@pytest.mark.parametrize("case", OPTIONS)
+def test_options(place: Workplace, case: str) -> None:
+    arguments, message = OPTIONS[case]
+    place.assert_refused(message, *GOOD, *arguments)
+
+
+CONFIGS = {
+    "unknown key": (
+        "target-sparcity: 0.5",
+        "has the unknown option 'target_sparcity'. Did you mean 'target_sparsity'",
+    ),
+    "not a mapping": ("[1, 2]", "must map options to values"),
+    "not yaml": ("a: [", "must be YAML"),
+    "wrong type": ("save-to: 3", "The option save_to must be a path. Got 3."),
+    "wrong value": ("target-sparsity: much", "The target_sparsity of prune must be"),
+}
+
+
+@pytest.mark.parametrize("case", CONFIGS)
+def test_configuration_files(place: Workplace, case: str) -> None:
+    text, message = CONFIGS[case]
+    (place.path / "prune.yaml").write_text(text)
+    place.assert_refused(message, "--model-factory", "net.py:net", "--config", "prune.yaml")
+
+
+def test_no_factory(place: Workplace) -> None:
+    place.assert_refused("Give --model-factory", "--checkpoint", "best.pth")
+
+
+def test_cuda_asked_for_and_absent(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    place.assert_refused("torch sees no CUDA GPU. Use --device cpu.", *GOOD, "--device", "cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    place.assert_refused("must be one of cuda:0 to cuda:1", *GOOD, "--device", "cuda:2")
+
+
+def test_an_unwritable_folder(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**where: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(
+        writing.tempfile, "TemporaryFile", refuse
+    )  # a superuser could write to any real folder
+    place.assert_refused("Permission denied. Choose another place.", *GOOD)
+
+
+def test_a_full_disk_leaves_the_old_file_whole(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    (place.path / "pruned.pth").write_bytes(b"old")
+
+    def half(contents: object, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(writing, "_save_torch", half)
+    place.assert_refused("pruned.pth could not be written: No space left on device.", *GOOD)
+
+
+def test_a_write_that_really_fails(place: Workplace) -> None:
+    """The system refuses files above 20 kB to the process, as a full disk does half-way through."""
+    (place.path / "pruned.pth").write_bytes(b"old")
+    limited = place.path / "limited.py"
+    limited.write_text(
+        "import resource, sys\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
+        "from torchthin.cli.prune import main\n"
+        "sys.exit(main())\n"
+    )
+
+    def run(*arguments: str) -> Outcome:
+        return place.process(*arguments, script=limited, env={"PYTHONPATH": str(ROOT)})
+
+    wide = ("--model-factory", "net.py:net", "--factory-args", '{"width": 500}', "--save-to", "pruned.pth")
+    place.assert_refused("pruned.pth could not be written: File too large.", *wide, run=run)
+
+
+PROCESSES = {
+    "missing": (["--checkpoint", "nowhere.pth"], "does not exist"),
+    "code": (["--checkpoint", "bad.pth"], "it would run code"),
+    "sparsity": (["--target-sparsity", "1.2"], "must be in [0, 1). Got 1.2."),
+    "raises": (["--model-factory", "net.py:raises"], "raised RuntimeError"),
+}
+
+
+@pytest.mark.parametrize("case", PROCESSES)
+def test_as_a_user_sees_it(place: Workplace, case: str) -> None:
+    arguments, message = PROCESSES[case]
+    torch.save(RunsCode(), place.path / "bad.pth")
+    place.assert_refused(message, *GOOD, *arguments, run=place.process)
+
+
+def test_debug_shows_the_traceback(place: Workplace) -> None:
+    outcome = place.run(*GOOD, "--model-factory", "net.py:raises", "--debug")
+    assert outcome.code == 2
+    assert "Traceback" in outcome.err
+    assert 'raise RuntimeError("no weights here")' in outcome.err
+    assert outcome.err.splitlines()[-1].startswith(
+        "error: The model factory net.py:raises raised RuntimeError"
+    )
+
+
+def test_an_error_of_ours_is_one_line_too(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(options: object) -> None:
+        raise ZeroDivisionError("a\nb\x1b[1m")
+
+    monkeypatch.setattr("torchthin.cli.prune._prune", wrong)
+    outcome = place.run(*GOOD)
+    assert (outcome.code, outcome.out) == (1, "")
+    assert outcome.err == "error: ZeroDivisionError: a b [1m. Run again with --debug for the traceback.\n"
+
+
+def test_ctrl_c_is_quiet(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("torchthin.cli.prune._prune", interrupt)
+    before = place.files()
+    outcome = place.run(*GOOD)
+    assert (outcome.code, outcome.out, outcome.err) == (130, "", "")
+    assert place.files() == before
