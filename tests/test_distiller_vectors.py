@@ -67,8 +67,8 @@ def model_of(tensors: dict[str, Tensor]) -> nn.Module:
     for name, weight in tensors.items():
         layer: nn.Module
         if weight.dim() == 4:
-            out, per_group, *kernel = weight.shape
-            layer = nn.Conv2d(per_group, out, tuple(kernel), bias=False)
+            out, per_group, high, wide = weight.shape
+            layer = nn.Conv2d(per_group, out, (high, wide), bias=False)
         else:
             layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
         model.add_module(name.removesuffix(".weight"), layer)

@@ -110,8 +110,8 @@ def splicing(
 ) -> Tensor:
     """Return the mask of dynamic network surgery (Guo et al. 2016).
 
-    Between the two thresholds the old mask holds. The base is ``mean|w| + std|w| * factor``; below ``base * low``
-    weights go, at or above ``base * high`` they return.
+    Between the two thresholds the old mask holds. The base is ``mean|w| + std|w| * factor``; below ``base *
+    low`` weights go, at or above ``base * high`` they return.
     """
     sizes = weight.detach().abs()
     # In Python floats, as Distiller does it: in float32 the base can round to another side of a weight.

@@ -43,10 +43,9 @@ def channel_masks(
     for group in groups:
         if group.name not in keeps:
             continue
-        gone = ~keeps[group.name]
         for member in group.members:
             if is_filter_member(member, filter_axes):
-                kept[member.parameter][member.indices[gone].reshape(-1)] = False
+                kept[member.parameter][member.of(keeps[group.name])] = False
     return {
         name: axis_mask(torch.from_numpy(kept[name]), model.get_parameter(name), axis)
         for name, axis in filter_axes.items()

@@ -1,7 +1,8 @@
 """Schedules: step -> sparsity. Pure functions of numbers, no torch.
 
-A schedule starts at `initial` at step `start`, reaches `target` at step ``start + steps * interval`` and stays there.
-The step is passed in, never counted inside, so calling twice or resuming a run gives the same value.
+A schedule starts at `initial` at step `start`, reaches `target` at step ``start + steps * interval`` and
+stays there. The step is passed in, never counted inside, so calling twice or resuming a run gives the same
+value.
 """
 
 from __future__ import annotations

@@ -12,24 +12,24 @@ import math
 from collections.abc import Iterable, Mapping
 
 import numpy as np
-import numpy.typing as npt
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from torchthin.errors import ConfigError
 from torchthin.groups import Group, IntArray
 
-FloatArray = npt.NDArray[np.float64]
-BoolArray = npt.NDArray[np.bool_]
+FloatArray = NDArray[np.float64]
+BoolArray = NDArray[np.bool_]
 
 
 def prune_count(sparsity: float, size: int) -> int:
-    """Return ``floor(sparsity * size)``, but at least one of `size` stays.
+    """Return ``floor(sparsity * size)``; for a sparsity below 1 that is always less than `size`.
 
     >>> prune_count(0.5, 19), prune_count(0.29, 100), prune_count(0.9, 1)
     (9, 28, 0)
     """
-    return max(min(math.floor(sparsity * size), size - 1), 0)
+    return math.floor(sparsity * size)
 
 
 def _check(target_sparsity: float, scope: str) -> None:
@@ -39,17 +39,76 @@ def _check(target_sparsity: float, scope: str) -> None:
         raise ConfigError(f"The scope of select must be 'group' or 'global'. Got {scope!r}.")
 
 
-def _rounds(scores: FloatArray, blocks: IntArray | None) -> IntArray:
-    """Return channel indices, shape (rounds, blocks): row j holds the j-th lowest channel of every block.
+def balances_of(group: Group) -> tuple[IntArray, ...]:
+    """Return all balances of `group`, each (rows, n) of channel numbers, -1 for places that cannot go."""
+    if group.blocks is None:
+        return group.balances
+    order = np.argsort(group.blocks, kind="stable")
+    _, sizes = np.unique(group.blocks, return_counts=True)
+    rows = np.full((sizes.size, int(sizes.max())), -1, dtype=np.int64)
+    rows[np.arange(sizes.max()) < sizes[:, None]] = order
+    return (rows, *group.balances)
 
-    A round is what can go at once, one channel of every block. Without blocks a round is one channel. Blocks
-    of different sizes share as many rounds as the smallest one has.
+
+def _places(balance: IntArray, size: int) -> IntArray:
+    """Return how often each channel stands in each row of `balance`, shape (size, rows)."""
+    places = np.zeros((size, balance.shape[0]), dtype=np.int64)
+    rows = np.broadcast_to(np.arange(balance.shape[0])[:, None], balance.shape)
+    np.add.at(places, (balance[balance >= 0], rows[balance >= 0]), 1)
+    return places
+
+
+def _is_even(places: IntArray) -> NDArray[np.bool_]:
+    """Whether the rows of a balance are hit equally, shape of all but the last axis."""
+    return np.asarray((places == places[..., :1]).all(axis=-1))
+
+
+def _units(scores: FloatArray, balances: tuple[IntArray, ...]) -> IntArray:
+    """Return the unit each channel goes with, shape (channels,); -1: it stays whatever is asked.
+
+    Without balances every channel is a unit, and the best one stays. Channels that stand in the same rows of
+    all balances form a cell; a unit is then a round, the j-th lowest channel of every cell, and the last
+    round stays. Channels that no balance concerns are units of their own. When rounds cannot keep the
+    balances, nothing of the cells goes.
     """
-    if blocks is None:
-        return np.argsort(scores, kind="stable").astype(np.int64)[:, None]
-    order = np.lexsort((np.arange(scores.size), scores, blocks))
-    _, starts, sizes = np.unique(blocks[order], return_index=True, return_counts=True)
-    return np.asarray(order[starts[None, :] + np.arange(sizes.min())[:, None]], dtype=np.int64)
+    places = [_places(balance, scores.size) for balance in balances]
+    alone = np.logical_and.reduce([_is_even(each) for each in places], axis=0) if places else np.True_
+    alone = np.broadcast_to(alone, scores.shape)
+    units = np.where(alone, np.arange(scores.size), -1)
+    if alone.all():
+        units[np.argsort(scores, kind="stable")[-1:]] = -1
+        return units
+    bound = np.flatnonzero(~alone)
+    kinds, cell = np.unique(np.concatenate(places, axis=1)[bound], axis=0, return_inverse=True)
+    cell = cell.reshape(-1)
+    splits = np.cumsum([each.shape[1] for each in places])[:-1]
+    if not all(_is_even(part) for part in np.split(kinds.sum(axis=0), splits)):
+        return units
+    order = np.lexsort((scores[bound], cell))
+    sizes = np.bincount(cell)
+    rank = np.arange(bound.size) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    units[bound[order]] = np.where(rank < sizes.min() - 1, scores.size + rank, -1)
+    return units
+
+
+def _lowest_units(units: IntArray, scores: FloatArray, count: int) -> NDArray[np.bool_]:
+    """Return which channels go: whole units, lowest mean score first, at most `count` channels.
+
+    Units are taken strictly in order: skipping one that is too large would let a higher sparsity select
+    something else than a lower one did.
+    """
+    gone = np.zeros(units.size, dtype=np.bool_)
+    movable = np.flatnonzero(units >= 0)
+    if not movable.size:
+        return gone
+    _, number, sizes = np.unique(units[movable], return_inverse=True, return_counts=True)
+    number = number.reshape(-1)
+    means = np.bincount(number, weights=scores[movable]) / sizes
+    order = np.argsort(means, kind="stable")
+    taken = np.zeros(sizes.size, dtype=np.bool_)
+    taken[order] = np.cumsum(sizes[order]) <= count
+    gone[movable] = taken[number]
+    return gone
 
 
 def _relative(scores: FloatArray) -> FloatArray:
@@ -58,25 +117,18 @@ def _relative(scores: FloatArray) -> FloatArray:
     return scores / mean if mean > 0 else scores
 
 
-def _global_rounds(
-    groups: list[Group], scores: Mapping[str, FloatArray], rounds: list[IntArray], sparsity: float
-) -> list[int]:
-    """Return how many rounds go from each group so that ``floor(s * all)`` channels go, or just fewer.
-
-    The last round of every group stays. Rounds are taken strictly in order of score: skipping one that is too
-    large would let a higher sparsity select something else than a lower one did.
-    """
-    count = prune_count(sparsity, sum(group.size for group in groups))
-    if not count:
-        return [0] * len(groups)
-    values = [
-        scores[group.name][table[:-1]].mean(axis=1) for group, table in zip(groups, rounds, strict=True)
-    ]
-    owners = np.repeat(np.arange(len(groups)), [value.size for value in values])
-    costs = np.array([table.shape[1] for table in rounds], dtype=np.int64)
-    order = np.argsort(np.concatenate(values), kind="stable")
-    taken = order[np.cumsum(costs[owners[order]]) <= count]
-    return [int(count) for count in np.bincount(owners[taken], minlength=len(groups))]
+def _ranking(
+    group: Group, scores: FloatArray, scope: str, previous: Mapping[str, BoolArray] | None
+) -> FloatArray:
+    """Return what the channels of `group` are ordered by: channels masked before come first."""
+    if scores.shape != (group.size,):
+        raise ConfigError(
+            f"The scores of group {group.name} must have shape ({group.size},). Got {scores.shape}."
+        )
+    ranking = _relative(scores) if scope == "global" else scores
+    if previous is None or group.name not in previous:
+        return ranking
+    return np.where(previous[group.name], ranking, -np.inf)
 
 
 def select_channels(
@@ -88,36 +140,31 @@ def select_channels(
 ) -> dict[str, BoolArray]:
     """Return which channels of every scored group stay.
 
-    In a group of n channels ``floor(s * n)`` go, rounded down to equal numbers from each of the group's
-    blocks; at least one channel of every group (of every block) stays. With ``scope="global"`` the count is
-    taken of the channels of all groups together, and scores are compared relative to their group's mean.
+    In a group of n channels ``floor(s * n)`` go, fewer where equal numbers must go from blocks; at least one
+    channel of every group (of every block) stays. With ``scope="global"`` the count is taken of the channels
+    of all groups together, and scores are compared relative to their group's mean.
 
     groups: channels to decide about; a group without scores is left out. scores: group name -> (channels,).
     previous: keeps of an earlier step; a channel masked there goes first, so that masks only grow.
     Returns group name -> bool (channels,), True = keep. Raises `ConfigError` for a target outside [0, 1).
     """
     _check(target_sparsity, scope)
-    chosen = [group for group in groups if group.name in scores]
-    ranked = {}
-    for group in chosen:
-        score = np.asarray(scores[group.name], dtype=np.float64)
-        score = _relative(score) if scope == "global" else score
-        if previous is not None and group.name in previous:
-            score = np.where(previous[group.name], score, -np.inf)
-        ranked[group.name] = score
-    rounds = [_rounds(ranked[group.name], group.blocks) for group in chosen]
-    if scope == "global":
-        counts = _global_rounds(chosen, ranked, rounds, target_sparsity) if chosen else []
+    chosen = [group for group in groups if group.name in scores and group.size]
+    rankings = [_ranking(group, scores[group.name], scope, previous) for group in chosen]
+    units = [_units(rank, balances_of(group)) for group, rank in zip(chosen, rankings, strict=True)]
+    if scope == "global" and chosen:
+        sizes = [group.size for group in chosen]
+        starts = np.repeat(2 * np.cumsum([0, *sizes[:-1]]), sizes)
+        joined = np.concatenate(units)
+        joined = np.where(joined < 0, -1, joined + starts)
+        count = prune_count(target_sparsity, sum(sizes))
+        gone = np.split(_lowest_units(joined, np.concatenate(rankings), count), np.cumsum(sizes)[:-1])
     else:
-        counts = [
-            min(prune_count(target_sparsity, group.size) // table.shape[1], table.shape[0] - 1)
-            for group, table in zip(chosen, rounds, strict=True)
+        gone = [
+            _lowest_units(unit, rank, prune_count(target_sparsity, group.size))
+            for group, unit, rank in zip(chosen, units, rankings, strict=True)
         ]
-    keeps = {}
-    for group, table, count in zip(chosen, rounds, counts, strict=True):
-        keeps[group.name] = np.ones(group.size, dtype=np.bool_)
-        keeps[group.name][table[:count].reshape(-1)] = False
-    return keeps
+    return {group.name: ~lost for group, lost in zip(chosen, gone, strict=True)}
 
 
 def _smallest(values: Tensor, count: int) -> Tensor:

@@ -140,7 +140,7 @@ def _why_not(entry: _Entry, structured: bool) -> str | None:
     if len(shape) < 2:
         return f"it is a {len(shape)}-d {entry.local} of {owner}"
     if structured and _is_torch_layer(entry.owner) and not layer:
-        return f"a {owner} has no filters that can go one by one"
+        return f"the filters of {owner} cannot go one by one"
     return None
 
 
@@ -150,9 +150,9 @@ def _refusal(entry: _Entry, structured: bool, reason: str) -> WeightNameError:
         if structured
         else "weights of 2 and more axes"
     )
-    kind = "structured" if structured else "unstructured"
+    kind = "a structured" if structured else "an unstructured"
     return WeightNameError(
-        f"The weight {entry.name} cannot be pruned by a {kind} method: {reason}. "
+        f"The weight {entry.name} cannot be pruned by {kind} method: {reason}. "
         f"Allowed are floating-point {allowed}."
     )
 

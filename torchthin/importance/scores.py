@@ -35,7 +35,7 @@ def is_filter_member(member: Member, filter_axes: Mapping[str, int]) -> bool:
 def _member_rows(member: Member, weight: Tensor) -> Tensor:
     """Return all weights of each channel: (channels, indices per channel * weights per index)."""
     rows = filter_rows(weight, member.axis)
-    flat = member.indices.reshape(-1)
+    flat = np.ascontiguousarray(member.indices.reshape(-1))
     if not np.array_equal(flat, np.arange(rows.shape[0])):
         rows = rows.index_select(0, torch.from_numpy(flat).to(rows.device))
     return rows.reshape(member.indices.shape[0], -1)
@@ -68,6 +68,9 @@ def group_scores(
     for group in groups:
         members = [member for member in group.members if is_filter_member(member, filter_axes)]
         if members:
-            parts = [_member_scores(member, weights[member.parameter], score) for member in members]
-            scores[group.name] = np.sum(parts, axis=0)
+            total = np.zeros(group.size)
+            for member in members:
+                covered = slice(None) if member.channels is None else member.channels
+                total[covered] += _member_scores(member, weights[member.parameter], score)
+            scores[group.name] = total
     return scores

@@ -64,5 +64,5 @@ def report_text(report: PruneReport) -> str:
     stream = io.StringIO()
     console = Console(file=stream, width=_WIDTH, color_system=None, markup=False, highlight=False)
     console.print(_layer_table(report))
-    lines = [line.rstrip() for line in stream.getvalue().strip("\n").splitlines()]
+    lines = [line.rstrip() for line in stream.getvalue().splitlines() if line.strip()]
     return "\n".join([*lines, "", *_summary(report)])

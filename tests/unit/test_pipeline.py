@@ -1,0 +1,283 @@
+"""`prune` from end to end: counts, copies, dtypes, formats, devices, and what its report says."""
+
+import copy
+import json
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import torchthin
+from torchthin import METHODS, ConfigError, InputError, WeightNameError, prune
+
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+def net(seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(3, 24, 3),
+        nn.BatchNorm2d(24),
+        nn.ReLU(),
+        nn.ConvTranspose2d(24, 10, 3, groups=2),
+        nn.Conv2d(10, 19, 3, bias=False),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(19, 7),
+    )
+
+
+def state(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("target", [0.0, 0.29, 0.5, 0.99])
+def test_counts_are_exact_and_the_model_untouched(method: str, target: float) -> None:
+    model = net().train()
+    before = state(model)
+    result = prune(model, method=method, target_sparsity=target)
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in before.items())
+    assert result.model is not model
+    assert result.model.training
+    structured = METHODS[method].structured
+    for layer in result.report.layers:
+        size = layer.filters if structured else layer.weights
+        gone = layer.pruned_channels if structured else layer.zeroed_weights
+        assert gone == layer.asked == math.floor(target * size)
+    for name, value in result.model.state_dict().items():
+        mask = result.masks.get(name)
+        wanted = before[name] if mask is None else before[name] * mask
+        assert torch.equal(value, wanted), name
+    assert result.report.target_reached
+    assert (result.recipe, result.proof) == (None, None)
+
+
+def test_the_lowest_filters_go() -> None:
+    model = net()
+    result = prune(model, method="l1-structured", keep=["3"])
+    for name in ("0.weight", "4.weight"):
+        norms = model.get_parameter(name).detach().abs().flatten(1).mean(1)
+        keep = result.masks[name].flatten(1).all(1)
+        assert norms[~keep].max() < norms[keep].min()
+
+
+def test_a_grouped_transposed_convolution_loses_its_outputs() -> None:
+    model = nn.Sequential(nn.ConvTranspose2d(4, 6, 2, groups=2, bias=False))
+    pruned = prune(model, target_sparsity=0.34).model
+    dead = (pruned(torch.randn(2, 4, 5, 5)) == 0).flatten(2).all(2).all(0)
+    assert dead.view(2, 3).sum(1).tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 50])
+def test_without_training_the_steps_end_where_one_shot_ends(steps: int) -> None:
+    gradual, at_once = prune(net(), agp_steps=steps), prune(net(), method="l1-structured")
+    assert all(torch.equal(gradual.masks[name], mask) for name, mask in at_once.masks.items())
+    assert len(gradual.report.schedule) == steps
+    assert gradual.report.schedule[-1] == 0.5
+    assert at_once.report.schedule == (0.5,)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_every_dtype_counts_exactly(method: str, dtype: torch.dtype) -> None:
+    result = prune(net().to(dtype), method=method)
+    assert result.report.target_reached
+    structured = METHODS[method].structured
+    for layer in result.report.layers:
+        size = layer.filters if structured else layer.weights
+        assert (layer.pruned_channels if structured else layer.zeroed_weights) == size // 2
+    assert all(p.dtype == dtype for p in result.model.parameters())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_memory_format_changes_no_mask(method: str) -> None:
+    plain, last = (
+        prune(net(), method=method),
+        prune(net().to(memory_format=torch.channels_last), method=method),
+    )
+    assert all(torch.equal(last.masks[name], mask) for name, mask in plain.masks.items())
+    assert last.model[0].weight.is_contiguous(memory_format=torch.channels_last)  # type: ignore[index]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("scope", ["group", "global"])
+@pytest.mark.parametrize("method", METHODS)
+def test_masks_are_where_the_weights_are(method: str, scope: str, device: str) -> None:
+    result = prune(net().to(device), method=method, scope=scope)
+    assert result.report.target_reached
+    for name, mask in result.masks.items():
+        weight = result.model.get_parameter(name)
+        assert mask.device == weight.device
+        assert bool((weight[~mask] == 0).all())
+
+
+def test_shared_weights_stay_shared_and_are_pruned_once() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1))
+    model[1].weight = model[0].weight
+    result = prune(model, target_sparsity=0.4)
+    assert list(result.masks) == ["0.weight"]
+    assert result.model[1].weight is result.model[0].weight  # type: ignore[index]
+    assert result.report.parameters == 9 + 3 + 3
+
+
+def test_weights_made_in_inference_mode_can_be_pruned() -> None:
+    with torch.inference_mode():
+        model = nn.Conv2d(3, 4, 1)
+    assert prune(model).report.pruned_channels == 2
+
+
+@pytest.mark.parametrize("scope", ["group", "global"])
+@pytest.mark.parametrize("method", METHODS)
+def test_scope(method: str, scope: str) -> None:
+    report = prune(net(), method=method, scope=scope, target_sparsity=0.3).report
+    total = report.filters if report.structured else report.weights
+    gone = report.pruned_channels if report.structured else report.zeroed_weights
+    assert report.target_reached
+    assert gone == report.asked
+    if scope == "global":
+        assert gone == math.floor(0.3 * total)
+
+
+def test_keep_leaves_the_output_layer_whole() -> None:
+    result = prune(net(), keep=["4", "*.bias"])
+    assert "4.weight" not in result.masks
+    assert result.report.kept == ("4.weight",)
+    assert "Kept whole as asked: 4.weight." in str(result)
+
+
+def test_nothing_pruned_is_said_and_counts_as_missed() -> None:
+    report = prune(net(), target_sparsity=0.01).report
+    assert report.zeroed_weights == 0
+    assert not report.target_reached
+    assert "Nothing was pruned: 0.01 of every layer is less than one channel." in report.notes
+    assert "TARGET MISSED" in str(report)
+
+
+def test_target_zero_is_reached_by_doing_nothing() -> None:
+    report = prune(net(), target_sparsity=0).report
+    assert report.target_reached
+    assert report.notes == ()
+
+
+def test_compat_overshoots_with_few_steps_and_ranks_each_tensor_alone() -> None:
+    result = prune(net(), compat="distiller", agp_steps=3, target_sparsity=0.3, keep=["3"])
+    assert result.report.schedule[-1] == pytest.approx(0.3375)
+    assert [layer.pruned_channels for layer in result.report.layers] == [8, 6]
+    assert "as distiller" in str(result)
+
+
+def test_compat_prunes_the_input_side_where_distiller_does() -> None:
+    model = nn.Sequential(nn.ConvTranspose2d(4, 6, 2), nn.Conv2d(6, 8, 1))
+    layers = prune(model, compat="distiller", method="l1-structured").report.layers
+    assert [(layer.filters, layer.pruned_channels) for layer in layers] == [(4, 2), (8, 4)]
+    layers = prune(model, compat="distiller", method="l1-channels", weights=["1.weight"]).report.layers
+    assert [(layer.filters, layer.pruned_channels) for layer in layers] == [(6, 3)]
+
+
+class Stubborn(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> nn.Module:
+        raise TypeError("cannot pickle a socket\nat all")
+
+
+def poisoned(value: float) -> nn.Module:
+    model = net()
+    with torch.no_grad():
+        model[4].weight[3, 2, 1, 0] = value
+    return model
+
+
+@pytest.mark.parametrize(
+    ("model", "choice", "error", "sentence"),
+    [
+        (
+            net(),
+            {"target_sparsity": 1.2},
+            ConfigError,
+            "The target_sparsity of prune must be in [0, 1). Got 1.2.",
+        ),
+        (net(), {"thin": True}, ConfigError, "The thin of prune must be False"),
+        (net(), {"weights": ["1.weight"]}, WeightNameError, "1.weight cannot be pruned"),
+        (net(), {"keep": ["nowhere"]}, WeightNameError, "'nowhere' matches no weight"),
+        (
+            net(),
+            {"compat": "distiller", "agp_steps": 1},
+            ConfigError,
+            "agp_steps of Distiller's AGP must be at least 2",
+        ),
+        (net(), {"compat": "distiller", "target_sparsity": 0}, ConfigError, "must be above its initial 0"),
+        (
+            net(),
+            {"compat": "distiller", "weights": ["7.weight"]},
+            InputError,
+            "7.weight cannot be pruned with compat='distiller'. Distiller ranks the filters of 4-d",
+        ),
+        (
+            poisoned(math.nan),
+            {},
+            InputError,
+            "The weight 4.weight holds 1 NaN and 0 infinite of 1710 values.",
+        ),
+        (
+            poisoned(math.inf),
+            {},
+            InputError,
+            "The weight 4.weight holds 0 NaN and 1 infinite of 1710 values.",
+        ),
+        (net().to("meta"), {}, InputError, "The weight 0.weight is on the meta device and has no values."),
+        (nn.ReLU(), {}, InputError, "The model has nothing to prune"),
+        (
+            Stubborn(),
+            {},
+            InputError,
+            "must be copyable by copy.deepcopy. Stubborn raised TypeError: cannot pickle",
+        ),
+        ("a.pth", {}, ConfigError, "The model of prune must be a torch.nn.Module. Got str."),
+    ],
+)
+def test_refusals_are_one_line_and_change_nothing(
+    model: Any, choice: dict[str, Any], error: type[Exception], sentence: str
+) -> None:
+    before = copy.copy(state(model)) if isinstance(model, nn.Module) else {}
+    with pytest.raises(error) as caught:
+        prune(model, **choice)
+    assert isinstance(caught.value, ValueError)
+    assert isinstance(caught.value, torchthin.TorchthinError)
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+    for name, value in before.items():
+        assert value.is_meta or torch.equal(model.state_dict()[name].nan_to_num(), value.nan_to_num())
+
+
+def test_the_report_is_json_and_adds_up() -> None:
+    report = prune(net(), method="agp-unstructured", target_sparsity=0.3).report
+    facts = json.loads(json.dumps(report.to_dict()))
+    assert facts["layers"][0]["shape"] == [24, 3, 3, 3]
+    for key in ("weights", "zeroed_weights", "filters", "pruned_channels", "asked"):
+        assert facts[key] == sum(layer[key] for layer in facts["layers"]), key
+    assert facts["weight_sparsity"] == facts["zeroed_weights"] / facts["weights"]
+    assert facts["parameters"] == sum(p.numel() for p in net().parameters())
+    assert facts["model_weight_sparsity"] == facts["zeroed_weights"] / facts["parameters"]
+    assert facts["parameter_bytes"] == 4 * facts["parameters"]
+    assert facts["macs"] is None
+
+
+def test_the_table() -> None:
+    text = str(prune(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 5, 3))))
+    assert text.splitlines() == [
+        "| weight   |   shape | channels pruned | channel sparsity | weights zeroed | weight sparsity |",
+        "|----------|---------|-----------------|------------------|----------------|-----------------|",
+        "| 0.weight | 8x3x3x3 |          4 of 8 |          50.00 % |     108 of 216 |         50.00 % |",
+        "| 2.weight | 5x8x3x3 |          2 of 5 |          40.00 % |     144 of 360 |         40.00 % |",
+        "| total    |         |         6 of 13 |          46.15 % |     252 of 576 |         43.75 % |",
+        "",
+        "agp-structured: asked 50.00 % of the channels (per layer, rounded down), achieved 46.15 %.",
+        "All parameters: 252 of 589 zeroed (42.78 %); 2,356 bytes.",
+    ]
+    assert text.isascii()
