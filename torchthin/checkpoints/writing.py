@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
-import stat
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from torchthin.checkpoints.reading import MASK_PREFIX
+from torchthin.checkpoints.whole import write_whole
 from torchthin.errors import CheckpointError
 
 
@@ -82,9 +81,9 @@ def write_checkpoint(path: str | Path, contents: PrunedCheckpoint) -> None:
     }
     if path.suffix == ".safetensors":
         tensors, metadata = _flat(state, masks, others)
-        _write_whole(path, lambda file: save_file(tensors, file, metadata))
+        _write(path, lambda file: save_file(tensors, file, metadata))
     else:
-        _write_whole(path, lambda file: _save_torch({"state_dict": state, "masks": masks, **others}, file))
+        _write(path, lambda file: _save_torch({"state_dict": state, "masks": masks, **others}, file))
 
 
 def _stored(value: object) -> object:
@@ -146,26 +145,14 @@ def _as_lists(value: object) -> object:
     raise TypeError(f"{type(value).__name__} in a checkpoint's extras")
 
 
-def _write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    target = Path(os.path.realpath(path))  # a link stays a link; the file it names is replaced
-    temporary = target.parent / f".{target.name}.{secrets.token_hex(4)}.tmp"
+def _write(path: Path, write: Callable[[Path], object]) -> None:
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary.touch(exist_ok=False)
-        mode = stat.S_IMODE((target if target.exists() else temporary).stat().st_mode)
-        write(temporary)
-        temporary.chmod(mode)  # safetensors makes files only their owner can read
-        _flush_to_disk(temporary)
-        temporary.replace(target)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, Exception):
-            raise CheckpointError(
-                f"The checkpoint {path} could not be written: {_reason(error)}. Nothing was changed; "
-                "free some space or choose another place."
-            ) from error
-        raise
-    _flush_to_disk(target.parent)
+        write_whole(path, write)
+    except Exception as error:  # each serialiser has exceptions of its own
+        raise CheckpointError(
+            f"The checkpoint {path} could not be written: {_reason(error)}. Nothing was changed; "
+            "free some space or choose another place."
+        ) from error
 
 
 def _reason(error: BaseException) -> str:
@@ -181,14 +168,3 @@ def _reason(error: BaseException) -> str:
 def _save_torch(contents: Mapping[str, Any], path: Path) -> None:
     with path.open("wb") as file:  # through Python's file, so that the reason of a failure is kept
         torch.save(dict(contents), file)
-
-
-def _flush_to_disk(path: Path) -> None:
-    """Make sure a file's bytes, or a folder's entries, are on the disk before going on."""
-    if os.name == "nt" and path.is_dir():
-        return  # Windows cannot open a folder
-    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

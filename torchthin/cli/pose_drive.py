@@ -143,9 +143,10 @@ def _prune(config: PruneConfig, places: Places, device_name: str) -> None:
 
 
 def _say_scores(voice: Voice, before: PoseScore, after: PoseScore) -> None:
-    voice.say(f"Score on the synthetic validation set   {'before':>8} {'after':>8}")
+    title = f"Score on {before.data} ({before.people} pictures)"
+    voice.say(f"{title:<56}{'before':>8} {'after':>8}")
     for name, key in (("PCK@0.1", "pck_01"), ("PCK@0.2", "pck_02"), ("mean OKS", "oks")):
-        voice.say(f"  {name:<38}{getattr(before, key):8.4f} {getattr(after, key):8.4f}")
+        voice.say(f"  {name:<54}{getattr(before, key):8.4f} {getattr(after, key):8.4f}")
 
 
 def _shipped_student() -> Path:

@@ -1,0 +1,123 @@
+"""scripts/prune_pose_drive.py: where it reads and writes, what it keeps whole, what it says."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from workplace import Outcome, Workplace
+
+from torchthin.cli import pose_drive
+from torchthin.pose import score
+from torchthin.pose.student import pose_student
+from torchthin.pose.validation import PoseData, load_data
+
+
+@pytest.fixture(autouse=True)
+def few_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Score on 8 pictures; the whole set is scored by the demo."""
+
+    def load(path: Path) -> PoseData:
+        data = load_data(path)
+        return PoseData(*(getattr(data, field.name)[:8] for field in dataclasses.fields(data)))
+
+    monkeypatch.setattr(score, "load_data", load)
+
+
+@pytest.fixture
+def drive(place: Workplace) -> Path:
+    """Return a place for the Drive that is not mounted; the student lies beside it."""
+    torch.manual_seed(0)
+    torch.save({"state_dict": pose_student().state_dict(), "epoch": 200, "arch": "posenet"}, "student.pth")
+    return place.path / "drive"
+
+
+def run(place: Workplace, drive: Path, *arguments: str) -> Outcome:
+    return place.run(*arguments, main=lambda argv: pose_drive.main(argv, drive=drive))
+
+
+def test_places() -> None:
+    nowhere = Path("/nowhere/at/all")
+    assert pose_drive.find_places(None, None, nowhere) == pose_drive.Places(None, Path("runs/pruned"))
+    assert pose_drive.find_places("a.pth", "b", nowhere) == pose_drive.Places(Path("a.pth"), Path("b"))
+
+
+def test_places_on_a_mounted_drive(tmp_path: Path) -> None:
+    models = tmp_path / "MLonMCU/Models/MAX78000"
+    assert pose_drive.find_places(None, None, tmp_path) == pose_drive.Places(None, models / "Pruned")
+    (models / "IP_2MB").mkdir(parents=True)
+    (models / "IP_2MB" / "best.pth").touch()
+    found = pose_drive.find_places(None, None, tmp_path)
+    assert found == pose_drive.Places(models / "IP_2MB" / "best.pth", models / "Pruned")
+    assert str(pose_drive.DRIVE) == "/content/drive/MyDrive"
+
+
+@pytest.mark.parametrize(
+    "target, name", [(0.5, "50"), (0.375, "37.5"), (0.29, "29"), (0.0, "0"), (0.999, "99.9")]
+)
+def test_file_names(target: float, name: str) -> None:
+    assert pose_drive.file_name(target) == f"best_pruned_{name}.pth"
+
+
+def test_the_shipped_student_is_pruned_when_there_is_no_other(place: Workplace, drive: Path) -> None:
+    outcome = run(place, drive)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "Source: the student shipped with torchthin" in outcome.out
+    assert f"Output: {Path('runs/pruned/best_pruned_50.pth')}" in outcome.out
+    content = torch.load("runs/pruned/best_pruned_50.pth", weights_only=True)
+    masks = content["masks"]
+    assert len(masks) == 13
+    for name, mask in masks.items():
+        assert int((~mask.flatten(1).any(1)).sum()) == mask.shape[0] // 2, name
+    heads = [name for name in content["state_dict"] if name.startswith(("heat_out.op.w", "paf_out.op.w"))]
+    assert len(heads) == 2
+    assert all((content["state_dict"][name].flatten(1).abs().sum(1) > 0).all() for name in heads)
+
+
+def test_a_student_on_the_drive_is_found_and_written_beside(place: Workplace, drive: Path) -> None:
+    models = drive / "MLonMCU/Models/MAX78000"
+    (models / "IP_2MB").mkdir(parents=True)
+    Path("student.pth").rename(models / "IP_2MB" / "best.pth")
+    outcome = run(place, drive, "--target-sparsity", "0.375")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert f"Source: {models / 'IP_2MB' / 'best.pth'}" in outcome.out
+    content = torch.load(models / "Pruned" / "best_pruned_37.5.pth", weights_only=True)
+    assert (content["epoch"], content["arch"], content["target_sparsity"]) == (200, "posenet", 0.375)
+    assert content["source"] == str(models / "IP_2MB" / "best.pth")
+    assert content["torchthin"]["report"]["kept"] == ["heat_out.op.weight", "paf_out.op.weight"]
+
+
+def test_the_score_is_shown_before_and_after_and_called_synthetic(place: Workplace, drive: Path) -> None:
+    outcome = run(place, drive, "--source", "student.pth", "--out-dir", "out", "--method", "agp-unstructured")
+    assert outcome.code == 0
+    lines = outcome.out.splitlines()
+    title = next(index for index, line in enumerate(lines) if "synthetic" in line)
+    assert "8 pictures" in lines[title]
+    assert lines[title].split()[-2:] == ["before", "after"]
+    names = [line.rsplit(maxsplit=2)[0].strip() for line in lines[title + 1 : title + 4]]
+    assert names == ["PCK@0.1", "PCK@0.2", "mean OKS"]
+    model = pose_student()
+    model.load_state_dict(torch.load("student.pth", weights_only=True)["state_dict"])
+    before = score.score_validation(model)
+    model.load_state_dict(torch.load("out/best_pruned_50.pth", weights_only=True)["state_dict"])
+    after = score.score_validation(model)
+    assert lines[title + 3].split()[-2:] == [f"{before.oks:.4f}", f"{after.oks:.4f}"]
+
+
+BAD = {
+    "source": (["--source", "nowhere.pth"], "does not exist"),
+    "not a student": (["--source", "best.pth"], "must have the names of the model"),
+    "sparsity": (["--target-sparsity", "1"], "must be in [0, 1)"),
+    "method": (["--method", "l1"], "must be one of"),
+    "device": (["--device", "gpu"], "The device must be"),
+    "out": (["--out-dir", "net.py"], "Not a directory"),
+    "flag": (["--outdir", "x"], "Did you mean '--out-dir'"),
+    "thin": (["--thin"], "The thin of prune must be False"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input(place: Workplace, drive: Path, case: str) -> None:
+    arguments, message = BAD[case]
+    options = ("--source", "student.pth", "--out-dir", "out", *arguments)
+    place.assert_refused(message, *options, run=lambda *argv: run(place, drive, *argv))
