@@ -53,6 +53,11 @@ class Proof:
         return max((a.relative for a in self.masked), default=0.0)
 
     @property
+    def vacuous(self) -> bool:
+        """Whether some output says nothing: empty, or all zero (an untrained head that starts at zero)."""
+        return any(agreement.scale == 0.0 for agreement in self.outputs) or not self.outputs
+
+    @property
     def holds(self) -> bool:
         """Whether every output agrees within the tolerance."""
         return self.problem is None and self.relative <= self.tolerance

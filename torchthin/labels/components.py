@@ -146,7 +146,7 @@ def _build(
             Member(n, a, indices, None if covered.size == size else covered)
             for n, a, indices, covered in members[group]
         )
-        groups.append(Group(name, size, listed, tuple(coupled.get(group, ()))))
+        groups.append(Group(name, size, listed, balances=tuple(coupled.get(group, ()))))
         channels[name] = np.concatenate(order[group])
     return tuple(groups), channels
 
@@ -170,3 +170,32 @@ def _frozen(axes: list[tuple[str, int, IntArray]], found: Components, labels: La
                 text = str(freezes[number][1]) if number < len(freezes) else "padding"
                 listed.append(Frozen(name, axis, int(count), text))
     return tuple(listed)
+
+
+def producers(labels: Labels) -> dict[str, int]:
+    """Return the parameters that make channels (filters of convolutions, rows of linear layers) -> the axis of their filters.
+
+    Found by use, not by type: a parameter of two or more axes whose labels are the free axis of a contraction's weight.
+    """
+    owners = np.full(labels.space.count, -1, np.int64)
+    axes = [
+        (name, axis, vector)
+        for name, all_axes in labels.state.items()
+        for axis, vector in enumerate(all_axes)
+        if isinstance(vector, np.ndarray) and len(all_axes) > 1
+    ]
+    for number, (_, _, vector) in enumerate(axes):
+        owners[vector] = number
+    found: dict[str, int] = {}
+    for index, contraction in labels.contractions.items():
+        free = labels.values[contraction.weight]
+        inner = labels.values[contraction.data][contraction.data_axis]
+        for axis in free:
+            if not isinstance(axis, np.ndarray) or axis is inner:
+                continue
+            for number in np.unique(owners[axis[axis > 0]]):
+                if number >= 0:
+                    name, position, _ = axes[number]
+                    found.setdefault(name, position)
+        del index
+    return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from torchthin.labels import rules as rules  # registers every rule
@@ -22,6 +23,18 @@ class Block:
     value: int
     axis: int
     text: str
+
+
+@dataclass(frozen=True)
+class Couple:
+    """Two axes that must lose equal numbers, because Python code uses the size of one for the other."""
+
+    op: int
+    value: int
+    axis: int
+    other: int
+    other_axis: int
+    """Its size is a multiple of the first axis's; each part of it is coupled."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +59,7 @@ def propagate(
     graph: OpGraph,
     choices: Mapping[int, int] | None = None,
     blocks: Iterable[Block] = (),
+    couples: Iterable[Couple] = (),
     *,
     space: LabelSpace | None = None,
     state: Mapping[str, Axes] | None = None,
@@ -56,9 +70,10 @@ def propagate(
         graph: the recorded ops.
         choices: per op index, which candidate to take where an op has several (default the first).
         blocks: axes to freeze at an op.
+        couples: axes that must lose equal numbers.
         space, state: ledger and labels of parameters to go on with (a second branch of the same model).
     """
-    run = _Propagation(graph, dict(choices or {}), list(blocks), space or LabelSpace(), dict(state or {}))
+    run = _Propagation(graph, dict(choices or {}), list(blocks), list(couples), space or LabelSpace(), dict(state or {}))
     return run.labels()
 
 
@@ -68,6 +83,7 @@ class _Propagation:
         graph: OpGraph,
         choices: dict[int, int],
         blocks: list[Block],
+        couples: list[Couple],
         space: LabelSpace,
         state: dict[str, Axes],
     ) -> None:
@@ -79,6 +95,7 @@ class _Propagation:
         self.blocks: dict[int, list[Block]] = {}
         for block in blocks:
             self.blocks.setdefault(block.op, []).append(block)
+        self.couples = {couple.op: couple for couple in couples}
         self.sites: list[Site] = []
         self.statistics: set[int] = set()
         self.contractions: dict[int, Contraction] = {}
@@ -134,11 +151,18 @@ class _Propagation:
                 self.from_input.add(ref.value)
         if depends:
             self.from_input.update(ref.value for ref in op.written())
+        if op.index in self.couples:
+            self._couple(self.couples[op.index])
+
+    def _couple(self, couple: Couple) -> None:
+        a, b = self.values[couple.value][couple.axis], self.values[couple.other][couple.other_axis]
+        if isinstance(a, np.ndarray) and isinstance(b, np.ndarray) and b.size % a.size == 0:
+            self.space.balance(np.concatenate([a[None], b.reshape(-1, a.size)]))
 
     def _apply(self, op: Op, used: list[int]) -> list[Axes]:
         entry = find(op.name)
         call = Call(op, self.graph.values, self.values, self.space, self.choices.get(op.index, 0))
-        if entry is None and torch.Tag.pointwise not in op.target.tags:
+        if entry is None and not _pointwise(op):
             return self._freeze_inputs(op, used)
         if entry is not None and not entry.accepts_merged:
             for number in used:
@@ -165,3 +189,14 @@ class _Propagation:
         if met:
             self.unknown.append(op)
         return []
+
+
+def _pointwise(op: Op) -> bool:
+    """Whether torch tags the operator, or the one that it is the in-place form of, as pointwise."""
+    if torch.Tag.pointwise in op.target.tags:
+        return True
+    base = op.name.removeprefix("aten.").removesuffix("_")
+    packet = getattr(torch.ops.aten, base, None) if op.name.endswith("_") else None
+    return packet is not None and any(
+        torch.Tag.pointwise in getattr(packet, overload).tags for overload in packet.overloads()
+    )

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from torchthin.errors import ProofError
 from torchthin.labels.components import Grouping, find_groups
-from torchthin.labels.propagate import Block, Labels, propagate
+from torchthin.labels.propagate import Block, Couple, Labels, propagate
+from torchthin.thinning.attributes import registered
 from torchthin.thinning.build import sized_attributes, tensors_of, thin_copy
 from torchthin.thinning.constants import Fold, folded, plan_folds
 from torchthin.thinning.recipe import Recipe, kept_indices
@@ -68,6 +69,8 @@ class Plan:
 class _Failure:
     op: int
     text: str
+    raised: bool = False
+    """The model's code raised an exception; else it ran and computed something else."""
 
 
 @dataclass
@@ -77,17 +80,21 @@ class _Search:
     model: nn.Module
     graph: OpGraph
     decide: Decide
+    modules: dict[str, nn.Module]
     choices: dict[int, int] = field(default_factory=dict)
     blocks: dict[tuple[int, int, int], Block] = field(default_factory=dict)
     patches: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
     """(module path, attribute) -> (value, axis) whose size it mirrors."""
     spent: set[tuple[str, str]] = field(default_factory=set)
     """Patches that did not help."""
-    failures: Counter[tuple[str, str, int]] = field(default_factory=Counter)
+    known: set[tuple[str, str]] = field(default_factory=set)
+    """Attributes that follow from the shapes of their module's parameters."""
+    couples: dict[int, Couple] = field(default_factory=dict)
+    failures: Counter[tuple[object, ...]] = field(default_factory=Counter)
 
     def propose(self) -> tuple[Labels, Grouping, Decision, Recipe, Kept]:
         """Label, group, select and write the recipe with what is known."""
-        labels = propagate(self.graph, self.choices, self.blocks.values())
+        labels = propagate(self.graph, self.choices, self.blocks.values(), self.couples.values())
         grouping = find_groups(labels)
         decision = self.decide(grouping, labels)
         tensors = tensors_of(self.model)
@@ -96,8 +103,8 @@ class _Search:
         for name, kept_channels in decision.keeps.items():
             gone[grouping.channels[name][~kept_channels]] = True
         kept = Kept(labels, grouping.components, gone)
-        recipe = Recipe(shapes, keep)
-        attributes = sized_attributes(self.model, recipe)
+        attributes = sized_attributes(self.model, Recipe(shapes, keep))
+        self.known = {(path, name) for path, values in attributes.items() for name in values}
         for (path, name), (value, axis) in self.patches.items():
             stay = kept.along(value, axis)
             if stay is not None:
@@ -107,11 +114,14 @@ class _Search:
     def learn(self, failure: _Failure, labels: Labels, kept: Kept) -> None:
         """Change the next proposal after a failure."""
         op, seen = self._blamed(failure.op, kept)
-        if self._next_candidate(op, seen, labels, kept):
-            return
-        if self._patch(op, seen, kept):
-            return
-        self._freeze(op, seen, failure.text, kept)
+        self.failures[self._kind(op)] += 1
+        learnt = (
+            self._patch(op, seen, kept)
+            or self._next_candidate(op, seen, labels, kept)
+            or (failure.raised and self._couple(op, kept))
+        )
+        if not learnt:
+            self._freeze(op, seen, failure.text, kept)
 
     def _blamed(self, index: int, kept: Kept) -> tuple[Op, list[tuple[int, int]]]:
         """The op at or after `index` that saw cut axes, else the last before it, with those axes."""
@@ -129,8 +139,8 @@ class _Search:
             if site.op.index > op.index or site.chosen >= len(site.candidates) - 2:
                 continue
             if np.isin(kept.components.of_label[site.labels], comps).any():
-                self._count(site.op)
-                for other in self._alike(site.op, [s.op for s in labels.sites]):
+                self.failures[self._kind(site.op)] += 1
+                for other in self._alike(site.op):
                     self.choices[other.index] = max(self.choices.get(other.index, 0), site.chosen + 1)
                 return True
         return False
@@ -143,50 +153,77 @@ class _Search:
 
     def _patch(self, op: Op, seen: Sequence[tuple[int, int]], kept: Kept) -> bool:
         """Let an integer attribute of the op's module that equals a cut size follow it."""
-        path = op.source.module
-        module = dict(self.model.named_modules()).get(path)
-        if module is None:
+        module = self.modules.get(op.source.module)
+        if module is None or registered(module):
             return False
-        candidates = [*seen, *((ref.value, a) for ref in op.outputs if ref for a in kept.cut_axes(ref.value))]
-        for value, axis in candidates:
+        made = [(ref.value, axis) for ref in op.outputs if ref for axis in kept.cut_axes(ref.value)]
+        tried = [key for key in self.patches if key[0] == op.source.module]
+        for value, axis in [*made, *seen]:
             size = self.graph.values[value].shape[axis]
             for name, number in vars(module).items():
-                key = (path, name)
-                if type(number) is int and number == size and key not in self.patches and key not in self.spent:
-                    self.patches[key] = (value, axis)
+                key = (op.source.module, name)
+                if type(number) is int and number == size and key not in (self.patches.keys() | self.spent | self.known):
+                    self._mirror(op, name, value, axis)
                     return True
-        for key in [key for key in self.patches if key[0] == path]:
+        for key in tried:
             del self.patches[key]
             self.spent.add(key)
         return False
 
+    def _mirror(self, op: Op, name: str, value: int, axis: int) -> None:
+        position = _position(op, value)
+        for other in self._alike(op):
+            module = self.modules.get(other.source.module)
+            if isinstance(getattr(module, name, None), int):
+                self.patches[other.source.module, name] = (_values(other)[position], axis)
+
+    def _couple(self, op: Op, kept: Kept) -> bool:
+        """Let the result of a contraction shrink as its input does: Python code may use one size for both."""
+        contraction = kept.labels.contractions.get(op.index)
+        if contraction is None or op.index in self.couples:
+            return False
+        result = op.outputs[0]
+        assert result is not None
+        data, out = contraction.data, result.value
+        a = kept.labels.values[data][contraction.data_axis]
+        b = kept.labels.values[out][contraction.out_axis]
+        if not (isinstance(a, np.ndarray) and isinstance(b, np.ndarray)) or a is b or b.size % a.size:
+            return False
+        for other in self._alike(op):
+            twin = kept.labels.contractions[other.index]
+            made = other.outputs[0]
+            assert made is not None
+            self.couples[other.index] = Couple(other.index, twin.data, twin.data_axis, made.value, twin.out_axis)
+        return True
+
     def _freeze(self, op: Op, seen: Iterable[tuple[int, int]], text: str, kept: Kept) -> None:
-        self._count(op)
-        positions = [
-            (number, axis)
-            for number, ref in enumerate(op.inputs())
-            for axis in kept.cut_axes(ref.value)
-            if (ref.value, axis) in set(seen)
-        ]
-        for other in self._alike(op, self.graph.ops):
-            values = [ref.value for ref in other.inputs()]
+        positions = [(number, axis) for number, value in enumerate(_values(op)) for v, axis in seen if v == value]
+        for other in self._alike(op):
+            values = _values(other)
             for number, axis in positions:
-                if number < len(values) and axis < len(self.graph.values[values[number]].shape):
+                if number < len(values):
                     key = (other.index, values[number], axis)
                     self.blocks[key] = Block(*key, text)
 
-    def _count(self, op: Op) -> None:
-        self.failures[_line(op)] += 1
+    def _kind(self, op: Op) -> tuple[object, ...]:
+        """Ops of one kind are calls of one line of code on tensors of the same shapes."""
+        shapes = tuple(self.graph.values[value].shape for value in _values(op))
+        return (op.name, op.source.file, op.source.line, shapes)
 
-    def _alike(self, op: Op, ops: Iterable[Op]) -> list[Op]:
-        """The op alone at first; all calls of its source line once it has failed often."""
-        if self.failures[_line(op)] <= WIDEN_AFTER:
+    def _alike(self, op: Op) -> list[Op]:
+        """The op alone at first; all of its kind once they have failed often."""
+        kind = self._kind(op)
+        if self.failures[kind] <= WIDEN_AFTER:
             return [op]
-        return [other for other in ops if _line(other) == _line(op) and other.name == op.name]
+        return [other for other in self.graph.ops if other.name == op.name and self._kind(other) == kind]
 
 
-def _line(op: Op) -> tuple[str, str, int]:
-    return op.name, op.source.file, op.source.line
+def _values(op: Op) -> list[int]:
+    return [*(ref.value for ref in op.inputs()), *(ref.value for ref in op.outputs if ref is not None)]
+
+
+def _position(op: Op, value: int) -> int:
+    return _values(op).index(value)
 
 
 def find_plan(model: nn.Module, inputs: Inputs, decide: Decide, *, prove: bool = True) -> Plan:
@@ -202,7 +239,7 @@ def find_plan(model: nn.Module, inputs: Inputs, decide: Decide, *, prove: bool =
         ProofError: when no recipe was found within the allowed rounds.
     """
     graph = record(clone(model, share), inputs).live()
-    search = _Search(model, graph, decide)
+    search = _Search(model, graph, decide, dict(model.named_modules()))
     for round_ in range(ROUNDS):
         labels, grouping, decision, recipe, kept = search.propose()
         if not recipe:
@@ -253,8 +290,11 @@ def _try(
         return actual
     plain = _outputs(masked, given, CountingMode())
     proof = compare(plain, expected, actual, double)
-    if not proof.holds:
-        return _Failure(_first_difference(masked, small, given, labels, kept, double), "masked and thinned differ")
+    if not proof.holds or proof.vacuous:
+        different = _first_difference(masked, small, given, labels, kept, double)
+        if different is not None or not proof.holds:
+            last = labels.graph.ops[-1].index
+            return _Failure(last if different is None else different, "masked and thinned differ")
     return recipe, folds, proof, reference
 
 
@@ -301,7 +341,7 @@ def _run(model: nn.Module, inputs: Inputs) -> Any:
         return _outputs(model, inputs, mode)
     except Exception as error:  # whatever the user's code raises
         first = str(error).strip().splitlines()
-        return _Failure(mode.completed, f"{type(error).__name__}: {first[0] if first else ''}")
+        return _Failure(mode.completed, f"{type(error).__name__}: {first[0] if first else ''}", True)
 
 
 class _Digests(CountingMode):
@@ -311,7 +351,7 @@ class _Digests(CountingMode):
         super().__init__()
         self._ops = {op.index: op for op in labels.graph.ops}
         self._kept = kept
-        self.found: dict[int, list[Tensor]] = {}
+        self.found: dict[int, list[tuple[tuple[int, ...], Tensor]]] = {}
 
     def note(self, result: Any) -> None:
         """Fingerprint the results of the op that has just run."""
@@ -321,7 +361,8 @@ class _Digests(CountingMode):
         prints = []
         for ref, tensor in zip(op.outputs, as_outputs(result), strict=False):
             if ref is not None and tensor is not None and tensor.is_floating_point():
-                prints.append(_fingerprint(tensor if self._kept is None else self._kept.select(ref.value, tensor)))
+                stays = tensor if self._kept is None else self._kept.select(ref.value, tensor)
+                prints.append((tuple(stays.shape), _fingerprint(stays)))
         self.found[self.completed] = prints
 
 
@@ -347,13 +388,13 @@ class _ReferenceDigests(ReferenceMode):
 def _fingerprint(tensor: Tensor) -> Tensor:
     flat = tensor.detach().reshape(-1).double()
     weights = torch.cos(torch.arange(flat.numel(), dtype=torch.float64, device=flat.device) * 1.7)
-    return torch.stack([(flat * weights).sum(), flat.abs().sum(), flat.new_tensor(float(flat.numel()))])
+    return torch.stack([(flat * weights).sum(), flat.abs().sum()])
 
 
 def _first_difference(
     masked: nn.Module, small: nn.Module, inputs: Inputs, labels: Labels, kept: Kept, double: bool
-) -> int:
-    """Return the index of the first op after which the thinned model differs from the reference."""
+) -> int | None:
+    """Return the index of the first op after which the thinned model differs from the reference, if there is one."""
     reference = _ReferenceDigests(labels, kept)
     thin = _ThinDigests(labels, None)
     _outputs(masked, inputs, reference)
@@ -362,9 +403,9 @@ def _first_difference(
     for index, prints in reference.digests.found.items():
         others = thin.found.get(index, [])
         same = len(prints) == len(others) and all(
-            torch.allclose(a[:2], b[:2], rtol=tolerance, atol=tolerance * float(a[1] + 1e-12)) and bool(a[2] == b[2])
-            for a, b in zip(prints, others, strict=True)
+            shape == other and torch.allclose(a, b, rtol=tolerance, atol=tolerance * float(a[1] + 1e-12))
+            for (shape, a), (other, b) in zip(prints, others, strict=True)
         )
         if not same:
             return index
-    return labels.graph.ops[-1].index
+    return None

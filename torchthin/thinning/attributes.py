@@ -37,6 +37,11 @@ def attributes_after(module: nn.Module, before: Shapes, after: Shapes) -> dict[s
     return {}
 
 
+def registered(module: nn.Module) -> bool:
+    """Whether the sizes of this module type are all known from the table (attention's number of heads is not)."""
+    return any(isinstance(module, kind) for kind, _ in _MIRRORS if kind is not nn.MultiheadAttention)
+
+
 @mirrors(_ConvNd)
 def _conv(module: _ConvNd, before: Shapes, after: Shapes) -> dict[str, Any]:
     old, new = before["weight"], after["weight"]
@@ -101,7 +106,7 @@ def _recurrent(module: nn.RNNBase, before: Shapes, after: Shapes) -> dict[str, A
 def _multihead(module: nn.MultiheadAttention, before: Shapes, after: Shapes) -> dict[str, Any]:
     if "in_proj_weight" in after:
         width = after["in_proj_weight"][1]
-        return {"embed_dim": width, "kdim": width, "vdim": width, "head_dim": width // module.num_heads}
+        return {"embed_dim": width, "kdim": width, "vdim": width}
     return {}
 
 

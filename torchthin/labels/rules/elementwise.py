@@ -15,7 +15,10 @@ from torchthin.trace.opgraph import Ref
     "aten.zero_", "aten.masked_fill", "aten.masked_fill_", "aten.lerp", "aten.glu_jvp", "aten.view_as_real_copy",
     "aten.nan_to_num", "aten.where", "aten.fake_quantize_per_tensor_affine_cachemask", "aten._conj", "aten.real",
     "aten.isnan", "aten.isinf", "aten.isfinite", "aten.logical_not", "aten.uniform_", "aten.normal_", "aten.gelu_",
-    "aten.hardtanh_", "aten.result_type", "aten.celu", "aten.celu_", "aten.selu", "aten.selu_",
+    "aten.hardtanh_", "aten.celu", "aten.celu_", "aten.selu", "aten.selu_", "aten.hardswish", "aten.hardswish_",
+    "aten.hardsigmoid", "aten.hardsigmoid_", "aten.hardtanh", "aten.silu", "aten.silu_", "aten.mish", "aten.mish_",
+    "aten.leaky_relu", "aten.leaky_relu_", "aten.elu", "aten.elu_", "aten.softplus", "aten.softshrink",
+    "aten.hardshrink", "aten.log_sigmoid_forward", "aten.threshold", "aten.threshold_",
     accepts_merged=True,
 )  # fmt: skip
 def elementwise(call: Call) -> list[Axes]:

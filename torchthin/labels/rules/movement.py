@@ -400,3 +400,14 @@ def columns(call: Call) -> list[Axes]:
         _tie_rows(call, rows)
         axis = np.ascontiguousarray(rows[:, 0])
     return [(data[0], axis, None, None)]
+
+
+@rule("aten.as_strided", "aten.as_strided_")
+def as_strided(call: Call) -> list[Axes]:
+    """Torch restrides the result of global pooling; any other use is taken by position."""
+    data = call.axes("self")
+    if tuple(call.arg("size")) == call.shape("self"):
+        return [data]
+    for axis in data:
+        call.freeze(axis, "its storage is addressed by number")
+    return [(None,) * len(call.out_shape())]
