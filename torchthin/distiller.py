@@ -23,6 +23,7 @@ from torchthin.errors import ConfigError, InputError
 from torchthin.importance.registry import criterion
 from torchthin.importance.scores import filter_rows, widened
 from torchthin.masks import axis_mask
+from torchthin.selection import kth_smallest
 
 Rule = Callable[[Tensor, float], Tensor | None]
 
@@ -44,7 +45,7 @@ def agp_target(sparsity: float, steps: int) -> float:
 
 def _above_kth(scores: Tensor, count: int) -> Tensor:
     """Return which scores are above the `count`-th smallest; everything tied with that one goes too."""
-    return scores > widened(scores).flatten().kthvalue(count).values.to(scores.dtype)
+    return scores > kth_smallest(widened(scores).flatten(), count).to(scores.dtype)
 
 
 def _overshot(fraction: float, what: str) -> InputError:

@@ -135,6 +135,8 @@ def _why_not(entry: _Entry, structured: bool) -> str | None:
     layer = isinstance(entry.owner, _ConvNd | nn.Linear)
     if entry.parameter.dtype not in DTYPES or entry.parameter.layout != torch.strided:
         return f"its type is {entry.parameter.dtype} ({entry.parameter.layout})"
+    if not entry.parameter.numel():
+        return f"its shape {shape} holds no values"
     if isinstance(entry.owner, ParametrizationList) or (layer and entry.local not in ("weight", "bias")):
         return "another weight is computed from it"
     if len(shape) < 2:
@@ -231,7 +233,7 @@ def find_targets(
     _check_initialised(entries)
     computed = _computed_weights(model)
     if weights is None:
-        chosen = [entry for entry in entries if _is_default(entry, structured) and entry.parameter.numel()]
+        chosen = [entry for entry in entries if _is_default(entry, structured)]
     else:
         chosen = _named(entries, weights, computed, structured)
     found: dict[int, Target] = {}

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from torchthin.errors import ConfigError
 from torchthin.groups import Group, IntArray, uncoupled
-from torchthin.selection import BoolArray, prune_count, select_channels, select_weights
+from torchthin.selection import BoolArray, kth_smallest, prune_count, select_channels, select_weights
 
 TARGETS = st.floats(0, 1, exclude_max=True)
 # Few distinct values, so that ties are common.
@@ -211,3 +211,17 @@ def test_global_weights_share_one_count(mixed: bool) -> None:
     assert masks["small"].tolist() == [[False, False, True]]
     assert masks["large"].tolist() == [True, True, False]
     assert all(mask.dtype == torch.bool for mask in masks.values())
+
+
+@pytest.mark.parametrize("count", [1, 2, 137, 125_000, 249_999, 250_000])
+@pytest.mark.parametrize("kind", ["random", "ties", "sorted", "constant", "periodic"])
+def test_the_kth_smallest_of_many(kind: str, count: int) -> None:
+    numbers = torch.arange(250_000)
+    values = {
+        "random": torch.rand(250_000, generator=torch.Generator().manual_seed(0)),
+        "ties": (numbers * 7919 % 5).float(),
+        "sorted": numbers.float(),
+        "constant": torch.ones(250_000),
+        "periodic": (numbers % 25).float(),  # a sample of every 25th sees one value only: the bracket misses
+    }[kind]
+    assert kth_smallest(values, count) == values.sort().values[count - 1]

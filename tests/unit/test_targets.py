@@ -191,7 +191,7 @@ def test_nothing_to_prune_is_an_error(model: nn.Module, choice: dict[str, list[s
 
 def weight_normed() -> nn.Module:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # torch's old weight_norm is still in use
+        warnings.simplefilter("ignore")  # torch deprecates its old weight_norm; it is still in use
         return nn.utils.weight_norm(nn.Conv2d(2, 3, 1))
 
 
