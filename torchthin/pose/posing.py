@@ -141,7 +141,10 @@ def _arm(own: torch.Tensor, heads: torch.Tensor, draw: _Draw, side: str) -> None
 
 
 def bone_transforms(heads: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
-    """Return (B, J, 3, 4), what each bone does to rest points: heads (B, J, 3), rotations (B, J, 3, 3)."""
+    """Return (B, J, 3, 4), what each bone does to rest points: heads (B, J, 3), rotations (B, J, 3, 3).
+
+    The root's start is put at the origin.
+    """
     rotations: list[torch.Tensor] = []
     positions: list[torch.Tensor] = []
     for bone, parent in enumerate(PARENTS):

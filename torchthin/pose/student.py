@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import nn
 
@@ -12,6 +14,7 @@ HEATMAPS = 19
 PAFS = 38
 STRIDE = 8
 ARCH = "pose_student"
+STUDENT_FILE = Path(__file__).parent / "data" / "student.pth"
 
 
 class PoseStudent(nn.Module):
@@ -52,3 +55,10 @@ class PoseStudent(nn.Module):
 def pose_student() -> PoseStudent:
     """Return an untrained PoseStudent; the shipped weights are loaded by `load_student`."""
     return PoseStudent()
+
+
+def load_student() -> PoseStudent:
+    """Return the trained student shipped with the package, in eval mode; its file also records its score."""
+    model = PoseStudent()
+    model.load_state_dict(torch.load(STUDENT_FILE, map_location="cpu", weights_only=True)["state_dict"])
+    return model.eval()
