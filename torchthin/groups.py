@@ -46,10 +46,8 @@ class Group:
     size: int
     """Number of channels."""
     members: tuple[Member, ...]
-    blocks: IntArray | None = None
-    """Shape (channels,): block number of each channel. Equal numbers must go from every block. None: no such tie."""
     balances: tuple[IntArray, ...] = ()
-    """Each of shape (blocks, n): channel numbers, -1 for a place that cannot go. Equal numbers must go from every row."""
+    """Each of shape (rows, n): channel numbers, -1 for a place that cannot go. Equal numbers go from every row."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from torchthin.balance import balanced_keep
 from torchthin.errors import ConfigError
 from torchthin.groups import Group, IntArray
 
@@ -37,17 +38,6 @@ def _check(target_sparsity: float, scope: str) -> None:
         raise ConfigError(f"The target_sparsity of select must be in [0, 1). Got {target_sparsity!r}.")
     if scope not in ("group", "global"):
         raise ConfigError(f"The scope of select must be 'group' or 'global'. Got {scope!r}.")
-
-
-def balances_of(group: Group) -> tuple[IntArray, ...]:
-    """Return all balances of `group`, each (rows, n) of channel numbers, -1 for places that cannot go."""
-    if group.blocks is None:
-        return group.balances
-    order = np.argsort(group.blocks, kind="stable")
-    _, sizes = np.unique(group.blocks, return_counts=True)
-    rows = np.full((sizes.size, int(sizes.max())), -1, dtype=np.int64)
-    rows[np.arange(sizes.max()) < sizes[:, None]] = order
-    return (rows, *group.balances)
 
 
 def _places(balance: IntArray, size: int) -> IntArray:
@@ -89,6 +79,15 @@ def _units(scores: FloatArray, balances: tuple[IntArray, ...]) -> IntArray:
     rank = np.arange(bound.size) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     units[bound[order]] = np.where(rank < sizes.min() - 1, scores.size + rank, -1)
     return units
+
+
+def _lowest(group: Group, scores: FloatArray, count: int) -> NDArray[np.bool_]:
+    """Return which channels of one group go: the `count` lowest, or as many as its balances allow."""
+    if group.balances:
+        return ~balanced_keep(group, scores, count)
+    gone = np.zeros(group.size, dtype=np.bool_)
+    gone[np.argsort(scores, kind="stable")[: min(count, group.size - 1)]] = True
+    return gone
 
 
 def _lowest_units(units: IntArray, scores: FloatArray, count: int) -> NDArray[np.bool_]:
@@ -151,8 +150,8 @@ def select_channels(
     _check(target_sparsity, scope)
     chosen = [group for group in groups if group.name in scores and group.size]
     rankings = [_ranking(group, scores[group.name], scope, previous) for group in chosen]
-    units = [_units(rank, balances_of(group)) for group, rank in zip(chosen, rankings, strict=True)]
     if scope == "global" and chosen:
+        units = [_units(rank, group.balances) for group, rank in zip(chosen, rankings, strict=True)]
         sizes = [group.size for group in chosen]
         starts = np.repeat(2 * np.cumsum([0, *sizes[:-1]]), sizes)
         joined = np.concatenate(units)
@@ -161,8 +160,8 @@ def select_channels(
         gone = np.split(_lowest_units(joined, np.concatenate(rankings), count), np.cumsum(sizes)[:-1])
     else:
         gone = [
-            _lowest_units(unit, rank, prune_count(target_sparsity, group.size))
-            for group, unit, rank in zip(chosen, units, rankings, strict=True)
+            _lowest(group, rank, prune_count(target_sparsity, group.size))
+            for group, rank in zip(chosen, rankings, strict=True)
         ]
     return {group.name: ~lost for group, lost in zip(chosen, gone, strict=True)}
 

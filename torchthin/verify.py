@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -84,6 +85,15 @@ def compare(masked: Any, expected: Any, actual: Any, double: bool) -> Proof:
         problem = f"output shapes differ: {shapes[1]} masked, {shapes[2]} thinned"
         return Proof((), (), dtype, tolerance, problem)
     return Proof(_agreements(lists[1], lists[2]), _agreements(lists[0], lists[2]), dtype, tolerance)
+
+
+def joined(proofs: Sequence[Proof]) -> Proof:
+    """Return several comparisons of the same models as one."""
+    first = proofs[0]
+    outputs = tuple(agreement for proof in proofs for agreement in proof.outputs)
+    masked = tuple(agreement for proof in proofs for agreement in proof.masked)
+    problem = next((proof.problem for proof in proofs if proof.problem), None)
+    return Proof(outputs, masked, first.dtype, first.tolerance, problem)
 
 
 def _tensors(outputs: Any) -> list[Tensor]:

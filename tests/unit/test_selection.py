@@ -19,6 +19,11 @@ TARGETS = st.floats(0, 1, exclude_max=True)
 SCORES = st.lists(st.integers(0, 4).map(float), min_size=1, max_size=40).map(np.array)
 
 
+def rows(blocks: IntArray) -> tuple[IntArray, ...]:
+    """Return the balance of equally large blocks, from the block number of every channel."""
+    return (np.argsort(blocks, kind="stable").reshape(int(blocks.max()) + 1, -1),)
+
+
 def one(
     scores: Sequence[float] | NDArray[np.float64], target: float, group: Group | None = None
 ) -> BoolArray:
@@ -80,7 +85,7 @@ def blocked(draw: st.DrawFn) -> tuple[NDArray[np.float64], IntArray]:
 @given(blocked(), TARGETS)
 def test_equal_numbers_go_from_every_block(case: tuple[NDArray[np.float64], IntArray], target: float) -> None:
     scores, blocks = case
-    keep = one(scores, target, Group("g", scores.size, (), blocks))
+    keep = one(scores, target, Group("g", scores.size, (), rows(blocks)))
     count, each = int(blocks.max()) + 1, scores.size // (int(blocks.max()) + 1)
     wanted = min(prune_count(target, scores.size) // count, each - 1)
     for block in range(count):
@@ -92,7 +97,7 @@ def test_equal_numbers_go_from_every_block(case: tuple[NDArray[np.float64], IntA
 @given(blocked(), TARGETS, TARGETS)
 def test_blocks_too_only_grow(case: tuple[NDArray[np.float64], IntArray], a: float, b: float) -> None:
     scores, blocks = case
-    group = Group("g", scores.size, (), blocks)
+    group = Group("g", scores.size, (), rows(blocks))
     assert (one(scores, max(a, b), group) <= one(scores, min(a, b), group)).all()
 
 
@@ -147,7 +152,7 @@ def test_global_compares_relative_to_the_groups_mean() -> None:
 
 def test_global_takes_blocks_as_one() -> None:
     blocks = np.array([0, 0, 1, 1])
-    groups = [Group("b", 4, (), blocks), uncoupled("u", 0, 4)]
+    groups = [Group("b", 4, (), rows(blocks)), uncoupled("u", 0, 4)]
     scores = {"b": np.array([0.0, 9, 0, 9]), "u": np.array([5.0, 5, 5, 5])}
     keeps = select_channels(groups, scores, 0.375, "global")
     assert keeps["b"].tolist() == [False, True, False, True]

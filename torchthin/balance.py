@@ -1,0 +1,95 @@
+"""Selection under balances: equal numbers must go from certain sets of channels (conv groups, norm groups, split halves).
+
+How many go from each class of channels is a small integer program, solved by scipy's HiGHS; which ones go within a class is
+decided by score.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import Bounds, LinearConstraint, milp
+
+from torchthin.groups import Group, IntArray
+
+FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+
+
+def balanced_keep(group: Group, scores: FloatArray, count: int) -> BoolArray:
+    """Return which channels stay when at most `count` go, as many as the group's balances allow.
+
+    Args:
+        group: channels with balances, each (blocks, n) of channel numbers, -1 for a place that cannot go.
+        scores: (channels,), higher = keep.
+        count: channels to remove at most.
+
+    Returns:
+        bool (channels,), True = keep. From every row of a balance equal numbers go, and something of every row stays.
+
+    >>> halves = Group("g", 6, (), balances=(np.array([[0, 1, 2], [3, 4, 5]]),))
+    >>> balanced_keep(halves, np.array([0., 1, 2, 5, 4, 3]), 3)
+    array([False,  True,  True,  True,  True, False])
+    """
+    classes, members, sizes = _classes(group)
+    numbers = _counts(group, classes, sizes, count)
+    keep = np.ones(group.size, np.bool_)
+    for number, kind in zip(numbers, range(sizes.size), strict=True):
+        channels = np.flatnonzero(members == kind)
+        keep[channels[np.argsort(scores[channels], kind="stable")[:number]]] = False
+    return keep
+
+
+def _incidence(group: Group) -> list[npt.NDArray[np.int64]]:
+    """Per balance: how often each channel stands in each row, shape (blocks, channels)."""
+    tables = []
+    for balance in group.balances:
+        table = np.zeros((balance.shape[0], group.size), np.int64)
+        row = np.broadcast_to(np.arange(balance.shape[0])[:, None], balance.shape)
+        np.add.at(table, (row[balance >= 0], balance[balance >= 0]), 1)
+        tables.append(table)
+    return tables
+
+
+def _classes(group: Group) -> tuple[npt.NDArray[np.int64], IntArray, IntArray]:
+    """Channels that stand in the same rows form a class: (row counts per class, class of each channel, sizes)."""
+    stacked = np.concatenate(_incidence(group)).T
+    classes, members, sizes = np.unique(stacked, axis=0, return_inverse=True, return_counts=True)
+    return classes, members.reshape(-1).astype(np.int64), sizes.astype(np.int64)
+
+
+def _counts(group: Group, classes: npt.NDArray[np.int64], sizes: IntArray, count: int) -> IntArray:
+    """How many go from each class: as many as possible up to `count`, spread as evenly over classes as that allows."""
+    kinds = sizes.size
+    even = count / group.size * sizes
+    rows: list[FloatArray] = []
+    low: list[float] = []
+    high: list[float] = []
+
+    def demand(removed: FloatArray, distance: FloatArray, least: float, most: float) -> None:
+        rows.append(np.concatenate([removed, distance]))
+        low.append(least)
+        high.append(most)
+
+    none, unit = np.zeros(kinds), np.eye(kinds)
+    start = 0
+    for balance in group.balances:
+        table = classes[:, start : start + balance.shape[0]].T.astype(np.float64)
+        start += balance.shape[0]
+        for row in table[1:]:
+            demand(row - table[0], none, 0, 0)
+        for row in table:
+            demand(row, none, 0, balance.shape[1] - 1)
+    demand(np.ones(kinds), none, 0, count)
+    for kind in range(kinds):
+        demand(unit[kind], -unit[kind], -np.inf, even[kind])
+        demand(unit[kind], unit[kind], even[kind], np.inf)
+    solution = milp(
+        np.concatenate([np.full(kinds, -4.0), np.ones(kinds)]),
+        constraints=LinearConstraint(np.array(rows), low, high),
+        integrality=np.concatenate([np.ones(kinds), none]),
+        bounds=Bounds(0, np.concatenate([sizes, np.full(kinds, np.inf)])),
+    )
+    if solution.x is None:
+        return np.zeros(kinds, np.int64)
+    return np.round(solution.x[:kinds]).astype(np.int64)

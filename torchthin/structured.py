@@ -1,0 +1,110 @@
+"""Which channels go: targets, importance and selection over the groups that the channel graph shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor, nn
+
+from torchthin.groups import Group
+from torchthin.importance.scores import group_scores, is_filter_member
+from torchthin.labels.components import Grouping, producers
+from torchthin.labels.propagate import Labels
+from torchthin.masks import channel_masks
+from torchthin.selection import select_channels
+from torchthin.targets import Target
+from torchthin.thinning.attempt import Decision
+
+BoolArray = npt.NDArray[np.bool_]
+
+
+@dataclass
+class ByImportance:
+    """A decision by importance: per group or globally the least important channels go.
+
+    A group is decided about when a target makes its channels and nothing that is kept does. All weights that make the
+    group's channels are masked together: coupled layers share one decision.
+    """
+
+    model: nn.Module
+    targets: Iterable[Target]
+    kept: frozenset[str]
+    """Weights kept whole."""
+    target_sparsity: float
+    scope: str = "group"
+    criterion: str = "l1"
+    axes: dict[str, int] = field(default_factory=dict)
+    """Filter axis of every weight that makes channels, known after the first call."""
+
+    def __call__(self, grouping: Grouping, labels: Labels) -> Decision:
+        """Select over the groups as they are now."""
+        weights = dict(self.model.named_parameters())
+        targets = {target.name: target.axis for target in self.targets}
+        self.axes = {**producers(labels), **targets}
+        groups = [
+            group
+            for group in grouping.groups.groups
+            if makers(group, self.axes) & targets.keys() and not makers(group, self.axes) & self.kept
+        ]
+        scores = group_scores(groups, weights, self.axes, self.criterion)
+        keeps = select_channels(groups, scores, self.target_sparsity, self.scope)
+        return Decision(keeps, masks_of(groups, keeps, self.model, self.axes, targets))
+
+
+def makers(group: Group, axes: Mapping[str, int]) -> set[str]:
+    """Return the weights that make the channels of a group."""
+    return {member.parameter for member in group.members if is_filter_member(member, axes)}
+
+
+def masks_of(
+    groups: Iterable[Group],
+    keeps: Mapping[str, BoolArray],
+    model: nn.Module,
+    axes: Mapping[str, int],
+    targets: Iterable[str],
+) -> dict[str, Tensor]:
+    """Return the masks of all targets and of every other weight that makes a decided group's channels."""
+    decided = [group for group in groups if group.name in keeps]
+    named = {name for group in decided for name in makers(group, axes)} | set(targets)
+    return channel_masks(decided, keeps, model, {name: axes[name] for name in axes if name in named})
+
+
+@dataclass(frozen=True)
+class DeadChannels:
+    """A decision for a model that is masked already: every channel goes whose weights are all zero.
+
+    `zero` gives, for a weight that makes channels, the values to look at (a hidden mask applied).
+    """
+
+    effective: Mapping[str, Tensor]
+
+    def __call__(self, grouping: Grouping, labels: Labels) -> Decision:
+        """Look for dead channels in the groups as they are now."""
+        axes = producers(labels)
+        keeps = {}
+        for group in grouping.groups.groups:
+            made = [member for member in group.members if is_filter_member(member, axes)]
+            if not made:
+                continue
+            alive = np.zeros(group.size, np.bool_)
+            for member in made:
+                weight = self.effective[member.parameter].detach()
+                rows = (weight.movedim(member.axis, 0).flatten(1) != 0).any(1).cpu().numpy()
+                found = rows[member.indices].any(axis=1)
+                alive[slice(None) if member.channels is None else member.channels] |= found
+            keeps[group.name] = _allowed(group, alive)
+        return Decision(keeps, {})
+
+
+def _allowed(group: Group, alive: BoolArray) -> BoolArray:
+    """Which channels stay when the dead ones go, as far as balances allow and something stays."""
+    dead = int((~alive).sum())
+    if not dead:
+        return alive
+    scores = {group.name: np.where(alive, 1.0, 0.0)}
+    share = min(dead / group.size, 1 - 0.5 / group.size)
+    keep = select_channels([group], scores, share)[group.name]
+    return keep | alive

@@ -1,0 +1,96 @@
+"""Finds the first op after which a thinned model differs from the reference, by short fingerprints of every result."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchthin.labels.propagate import Labels
+from torchthin.thinning.reference import Kept, ReferenceMode
+from torchthin.trace.inputs import Inputs, call
+from torchthin.trace.recorder import CountingMode, as_outputs, quiet
+
+Print = tuple[tuple[int, ...], Tensor]
+"""Shape, and two sums over the numbers."""
+
+
+class _Digests(CountingMode):
+    """Short fingerprints of every op's results, of what stays of them."""
+
+    def __init__(self, labels: Labels, kept: Kept | None) -> None:
+        super().__init__()
+        self._ops = {op.index: op for op in labels.graph.ops}
+        self._kept = kept
+        self.found: dict[int, list[Print]] = {}
+
+    def note(self, result: Any) -> None:
+        """Fingerprint the results of the op that has just run."""
+        op = self._ops.get(self.completed)
+        if op is None:
+            return
+        prints = []
+        for ref, tensor in zip(op.outputs, as_outputs(result), strict=False):
+            if ref is not None and tensor is not None and tensor.is_floating_point():
+                stays = tensor if self._kept is None else self._kept.select(ref.value, tensor)
+                prints.append((tuple(stays.shape), _fingerprint(stays)))
+        self.found[self.completed] = prints
+
+
+class _ThinDigests(_Digests):
+    def execute(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        result = func(*args, **kwargs)
+        self.note(result)
+        return result
+
+
+class _ReferenceDigests(ReferenceMode):
+    def __init__(self, labels: Labels, kept: Kept) -> None:
+        super().__init__(labels, kept)
+        self.digests = _Digests(labels, kept)
+
+    def execute(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        result = super().execute(func, args, kwargs)
+        self.digests.completed = self.completed
+        self.digests.note(result)
+        return result
+
+
+def _fingerprint(tensor: Tensor) -> Tensor:
+    flat = tensor.detach().reshape(-1).double()
+    return torch.stack([flat @ _directions(flat.numel(), str(flat.device)), flat.abs().sum()]).cpu()
+
+
+@lru_cache(maxsize=64)
+def _directions(size: int, device: str) -> Tensor:
+    return torch.cos(torch.arange(size, dtype=torch.float64, device=device) * 1.7)
+
+
+def first_difference(
+    masked: nn.Module, small: nn.Module, inputs: Inputs, labels: Labels, kept: Kept, double: bool
+) -> int | None:
+    """Return the index of the first op after which the thinned model differs from the reference, if there is one."""
+    reference = _ReferenceDigests(labels, kept)
+    thin = _ThinDigests(labels, None)
+    run(masked, inputs, reference)
+    run(small, inputs, thin)
+    tolerance = 1e-7 if double else 1e-3
+    for index, prints in reference.digests.found.items():
+        others = thin.found.get(index, [])
+        same = len(prints) == len(others) and all(
+            shape == other and torch.allclose(a, b, rtol=tolerance, atol=tolerance * float(a[1] + 1e-12))
+            for (shape, a), (other, b) in zip(prints, others, strict=True)
+        )
+        if not same:
+            return index
+    return None
+
+
+def run(model: nn.Module, inputs: Inputs, mode: CountingMode) -> Any:
+    """Call a model in evaluation mode under `mode`."""
+    with quiet(model):
+        model.eval()
+        with mode:
+            return call(model, inputs)

@@ -1,0 +1,222 @@
+"""What is learnt from failed trials: the next way to divide an axis, attributes that follow, sizes that are coupled, freezes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor, nn
+
+from torchthin.errors import ProofError
+from torchthin.labels.components import Grouping, find_groups
+from torchthin.labels.propagate import Block, Couple, Labels, propagate
+from torchthin.thinning.attributes import registered
+from torchthin.thinning.build import sized_attributes, tensors_of
+from torchthin.thinning.recipe import Recipe, kept_indices
+from torchthin.thinning.reference import Kept
+from torchthin.thinning.trial import Failure
+from torchthin.trace.opgraph import Op, OpGraph
+
+BoolArray = npt.NDArray[np.bool_]
+WIDEN_AFTER = 2
+"""Failures at one source line after which all calls of that line are treated alike."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a selection decided about the groups it was shown."""
+
+    keeps: Mapping[str, BoolArray]
+    masks: Mapping[str, Tensor]
+    """Weight name -> mask, True = keep: what the masked model zeroes."""
+
+
+Decide = Callable[[Grouping, Labels], Decision]
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A recipe and what it rests on."""
+
+    labels: Labels
+    grouping: Grouping
+    decision: Decision
+    recipe: Recipe
+    kept: Kept
+
+
+@dataclass
+class Search:
+    """The state of the search: what was learnt from failures so far."""
+
+    model: nn.Module
+    graph: OpGraph
+    decide: Decide
+    modules: dict[str, nn.Module]
+    choices: dict[int, int] = field(default_factory=dict)
+    blocks: dict[tuple[int, int, int], Block] = field(default_factory=dict)
+    patches: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
+    """(module path, attribute) -> (value, axis) whose size it mirrors."""
+    spent: set[tuple[str, str]] = field(default_factory=set)
+    """Patches that did not help."""
+    known: set[tuple[str, str]] = field(default_factory=set)
+    """Attributes that follow from the shapes of their module's parameters."""
+    couples: dict[int, Couple] = field(default_factory=dict)
+    failures: Counter[tuple[object, ...]] = field(default_factory=Counter)
+    latest: tuple[int, tuple[tuple[str, str], ...]] = (-1, ())
+    """Op at which attributes were last made to follow, and which."""
+
+    def propose(self) -> Proposal:
+        """Label, group, select and write the recipe with what is known."""
+        labels = propagate(self.graph, self.choices, self.blocks.values(), self.couples.values())
+        grouping = find_groups(labels)
+        decision = self.decide(grouping, labels)
+        tensors = tensors_of(self.model)
+        shapes, keep = kept_indices(grouping.groups.groups, decision.keeps, tensors)
+        gone = np.zeros(grouping.components.reason.size, np.bool_)
+        for name, kept_channels in decision.keeps.items():
+            gone[grouping.channels[name][~kept_channels]] = True
+        kept = Kept(labels, grouping.components, gone)
+        attributes = sized_attributes(self.model, Recipe(shapes, keep))
+        self.known = {(path, name) for path, values in attributes.items() for name in values}
+        for (path, name), (value, axis) in self.patches.items():
+            stay = kept.along(value, axis)
+            if stay is not None:
+                attributes.setdefault(path, {})[name] = int(stay.sum())
+        return Proposal(labels, grouping, decision, Recipe(shapes, keep, attributes), kept)
+
+    def doubtful(self, proposal: Proposal) -> bool:
+        """Whether the proposal rests on choices that only a comparison can confirm."""
+        return bool(proposal.labels.sites or self.patches or self.couples)
+
+    def learn(self, failure: Failure, proposal: Proposal) -> None:
+        """Change the next proposal after a failure."""
+        kept = proposal.kept
+        blamed = self._blamed(failure.op, kept)
+        if blamed is None:
+            if not self._revert(self.latest[0]):
+                raise ProofError(
+                    f"The thinned model fails although nothing that was cut reaches the failing operation: {failure.text}"
+                )
+            return
+        op, seen = blamed
+        self.failures[self._kind(op)] += 1
+        self._revert(op.index)
+        learnt = (
+            self._patch(op, seen, kept)
+            or self._next_candidate(op, seen, kept)
+            or (failure.raised and self._couple(op, kept))
+        )
+        if not learnt:
+            self._freeze(op, seen, failure.text, kept)
+
+    def _revert(self, op: int) -> bool:
+        """Take back attributes that were made to follow at this op and did not help."""
+        at, keys = self.latest
+        if at != op or not keys:
+            return False
+        for key in keys:
+            self.patches.pop(key, None)
+            self.spent.add(key)
+        self.latest = (-1, ())
+        return True
+
+    def _blamed(self, index: int, kept: Kept) -> tuple[Op, list[tuple[int, int]]] | None:
+        """The op at or just after `index` that saw cut axes, else the last before it, else the next, with those axes."""
+        ops = self.graph.ops
+        position = next((i for i, op in enumerate(ops) if op.index >= index), len(ops) - 1)
+        for op in (*ops[position : position + 3], *reversed(ops[:position]), *ops[position:]):
+            seen = [(ref.value, axis) for ref in op.inputs() for axis in kept.cut_axes(ref.value)]
+            if seen:
+                return op, list(dict.fromkeys(seen))
+        return None
+
+    def _next_candidate(self, op: Op, seen: Iterable[tuple[int, int]], kept: Kept) -> bool:
+        comps = np.unique(np.concatenate([self._gone_at(value, axis, kept) for value, axis in seen]))
+        for site in reversed(kept.labels.sites):
+            if site.op.index > op.index or site.chosen >= len(site.candidates) - 2:
+                continue
+            if np.isin(kept.components.of_label[site.labels], comps).any():
+                self.failures[self._kind(site.op)] += 1
+                for other in self._alike(site.op):
+                    self.choices[other.index] = max(self.choices.get(other.index, 0), site.chosen + 1)
+                return True
+        return False
+
+    def _gone_at(self, value: int, axis: int, kept: Kept) -> npt.NDArray[np.int64]:
+        vector = kept.labels.values[value][axis]
+        assert isinstance(vector, np.ndarray)
+        comps = kept.components.of_label[vector]
+        return comps[kept.gone[comps]]
+
+    def _patch(self, op: Op, seen: Sequence[tuple[int, int]], kept: Kept) -> bool:
+        """Let an integer attribute of the op's module that equals a cut size follow it."""
+        module = self.modules.get(op.source.module)
+        if module is None or registered(module):
+            return False
+        made = [(ref.value, axis) for ref in op.outputs if ref for axis in kept.cut_axes(ref.value)]
+        taken = self.patches.keys() | self.spent | self.known
+        for value, axis in [*made, *seen]:
+            size = self.graph.values[value].shape[axis]
+            for name, number in vars(module).items():
+                if type(number) is int and number == size and (op.source.module, name) not in taken:
+                    self._mirror(op, name, value, axis)
+                    return True
+        return False
+
+    def _mirror(self, op: Op, name: str, value: int, axis: int) -> None:
+        position = _values(op).index(value)
+        keys = []
+        for other in self._alike(op):
+            module = self.modules.get(other.source.module)
+            if type(getattr(module, name, None)) is int:
+                self.patches[other.source.module, name] = (_values(other)[position], axis)
+                keys.append((other.source.module, name))
+        self.latest = (op.index, tuple(keys))
+
+    def _couple(self, op: Op, kept: Kept) -> bool:
+        """Let the result of a contraction shrink as its input does: Python code may use one size for both."""
+        contraction = kept.labels.contractions.get(op.index)
+        if contraction is None or op.index in self.couples:
+            return False
+        result = op.outputs[0]
+        assert result is not None
+        data, out = contraction.data, result.value
+        a = kept.labels.values[data][contraction.data_axis]
+        b = kept.labels.values[out][contraction.out_axis]
+        if not (isinstance(a, np.ndarray) and isinstance(b, np.ndarray)) or a is b or b.size % a.size:
+            return False
+        for other in self._alike(op):
+            twin = kept.labels.contractions[other.index]
+            made = other.outputs[0]
+            assert made is not None
+            self.couples[other.index] = Couple(other.index, twin.data, twin.data_axis, made.value, twin.out_axis)
+        return True
+
+    def _freeze(self, op: Op, seen: Iterable[tuple[int, int]], text: str, kept: Kept) -> None:
+        positions = [(number, axis) for number, value in enumerate(_values(op)) for v, axis in seen if v == value]
+        for other in self._alike(op):
+            values = _values(other)
+            for number, axis in positions:
+                if number < len(values):
+                    key = (other.index, values[number], axis)
+                    self.blocks[key] = Block(*key, text)
+
+    def _kind(self, op: Op) -> tuple[object, ...]:
+        """Ops of one kind are calls of one line of code on tensors of the same shapes."""
+        shapes = tuple(self.graph.values[value].shape for value in _values(op))
+        return (op.name, op.source.file, op.source.line, shapes)
+
+    def _alike(self, op: Op) -> list[Op]:
+        """The op alone at first; all of its kind once they have failed often."""
+        kind = self._kind(op)
+        if self.failures[kind] <= WIDEN_AFTER:
+            return [op]
+        return [other for other in self.graph.ops if other.name == op.name and self._kind(other) == kind]
+
+
+def _values(op: Op) -> list[int]:
+    return [*(ref.value for ref in op.inputs()), *(ref.value for ref in op.outputs if ref is not None)]
