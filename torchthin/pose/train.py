@@ -38,7 +38,7 @@ _CHECK_NAME = "the synthetic check set"
 class TrainConfig:
     """How to train; the defaults made the shipped student."""
 
-    steps: int = 6000
+    steps: int = 4000
     batch_size: int = 32
     learning_rate: float = 3e-3
     weight_decay: float = 1e-4
@@ -46,7 +46,7 @@ class TrainConfig:
     peak_weight: float = 9.0
     paf_weight: float = 0.3
     average: float = 0.998
-    check_every: int = 500
+    check_every: int = 250
     seed: int = 0
     device: str = "cpu"
 
