@@ -2,15 +2,19 @@
 
 import argparse
 import collections
+import contextlib
 import os
 import pickle
 import tarfile
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
@@ -284,3 +288,43 @@ def test_damaged_in_the_middle(tmp_path: Path) -> None:
     path.write_bytes(bytes(data))
     with pytest.raises(CheckpointError, match="damaged or no checkpoint"):
         read_checkpoint(path)
+
+
+def hungry_pickles() -> dict[str, bytes]:
+    """Pickles of a few bytes for which Python's own unpickler would reserve a gigabyte."""
+    return {
+        "memo index": b"\x80\x02cfoo\nBar\nr\x00\x00\x00\x06.",
+        "byte array": b"\x80\x05cfoo\nBar\n\x96\x00\x00\x00\x40\x00\x00\x00\x00abc.",
+        "text": b"\x80\x04cfoo\nBar\n\x8d\x00\x00\x00\x40\x00\x00\x00\x00abc.",
+    }
+
+
+@pytest.mark.parametrize("case", hungry_pickles())
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_small_file_cannot_ask_for_much_memory(tmp_path: Path, case: str, zipped: bool) -> None:
+    path = tmp_path / "x.pth"
+    if zipped:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("x/data.pkl", hungry_pickles()[case])
+            archive.writestr("x/version", b"3\n")
+    else:
+        path.write_bytes(hungry_pickles()[case])
+    tracemalloc.start()
+    with pytest.raises(CheckpointError, match=r"damaged or no checkpoint|foo\.Bar"):
+        read_checkpoint(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 50_000_000
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_damage_anywhere_is_refused_or_harmless(tmp_path: Path, data: st.DataObject) -> None:
+    content = {"state_dict": STATE, "optimizer_type": torch.optim.SGD}
+    path = saved(tmp_path, content, _use_new_zipfile_serialization=data.draw(st.booleans()))
+    damaged = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 5))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(damaged[: data.draw(st.integers(len(damaged) // 2, len(damaged)))])
+    with contextlib.suppress(CheckpointError):
+        assert read_checkpoint(path).path == path

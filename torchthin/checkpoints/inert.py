@@ -8,14 +8,19 @@ does nothing.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import pickle
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 import torch
+
+from torchthin.checkpoints.opcodes import Global, code_runner, named_globals, one_line
+from torchthin.errors import CheckpointError
 
 _STORAGE_DTYPES = {
     "DoubleStorage": torch.float64,
@@ -33,22 +38,6 @@ _STORAGE_DTYPES = {
     "UntypedStorage": torch.uint8,
 }
 _STORAGE_MODULES = ("torch", "torch.storage")
-# Naming one of these has no purpose in a checkpoint but to run code, so the file as a whole is refused.
-_CODE_RUNNERS = {
-    "os", "posix", "nt", "subprocess", "sys", "shutil", "runpy", "importlib", "socket", "pty", "ctypes",
-    "code", "codeop", "commands", "webbrowser", "pip", "timeit", "pdb", "asyncio", "multiprocessing",
-}  # fmt: skip
-_CODE_RUNNING_BUILTINS = {
-    "eval",
-    "exec",
-    "compile",
-    "open",
-    "__import__",
-    "getattr",
-    "setattr",
-    "delattr",
-    "breakpoint",
-}
 
 
 class Foreign:
@@ -149,48 +138,32 @@ _KNOWN: Mapping[tuple[str, str], object] = {
 class InertUnpickler(pickle.Unpickler):
     """Unpickles tensors and plain types; everything else turns into :class:`Foreign`."""
 
-    def __init__(
-        self, file: IO[bytes], storage: Callable[[str, torch.dtype], torch.Tensor] | None = None
-    ) -> None:
+    def __init__(self, file: IO[bytes], storage: Callable[[str], torch.Tensor]) -> None:
         super().__init__(file)
         self._storage = storage
-        self.foreign: dict[tuple[str, str], type[Foreign]] = {}
 
     def find_class(self, module: str, name: str) -> Any:
         """Return the known object, or a placeholder class for ``module.name``."""
-        known = (module, name) in _KNOWN or (module in _STORAGE_MODULES and name in _STORAGE_DTYPES)
-        if known and self._storage is None:
-            return Foreign  # only names are wanted; nothing is built
         if module in _STORAGE_MODULES and name in _STORAGE_DTYPES:
             return _STORAGE_DTYPES[name]
         if (module, name) in _KNOWN:
             return _KNOWN[module, name]
-        return self.foreign.setdefault(
-            (module, name), type("Foreign", (Foreign,), {"origin": f"{module}.{name}"})
-        )
+        return type("Foreign", (Foreign,), {"origin": one_line(module, name)})
 
-    def persistent_load(self, pid: Any) -> object:
+    def persistent_load(self, pid: Any) -> torch.Tensor:
         """Return the flat tensor of a storage: pid is ("storage", dtype, key, location, numel, ...)."""
-        if self._storage is None:
-            return Foreign()
         kind, dtype, key = pid[:3]
         if kind != "storage" or not isinstance(dtype, torch.dtype):
             raise pickle.UnpicklingError(f"storage of kind {kind!r}")
-        return self._storage(key, dtype)
-
-    def code_runner(self) -> str | None:
-        """Return the first named global that serves only to run code, or None."""
-        for module, name in self.foreign:
-            builtin = module in ("builtins", "__builtin__") and name in _CODE_RUNNING_BUILTINS
-            if builtin or module.split(".")[0] in _CODE_RUNNERS:
-                return f"{module}.{name}"
-        return None
+        return self._storage(key).view(dtype)
 
 
-def read_zip(path: Path) -> tuple[object, InertUnpickler]:
+def read_zip(path: Path) -> object:
     """Return what the torch archive at `path` holds, on the CPU, with placeholders for what is foreign.
 
-    Raises whatever a damaged archive provokes (``BadZipFile``, ``KeyError``, ``UnpicklingError`` ...).
+    Raises:
+        CheckpointError: the archive names something that serves only to run code. A damaged archive provokes
+        all sorts of other exceptions (``BadZipFile``, ``KeyError``, ``UnpicklingError`` ...).
     """
     with zipfile.ZipFile(path) as archive:
         root = next(n for n in archive.namelist() if n.endswith("/data.pkl")).removesuffix("data.pkl")
@@ -198,31 +171,42 @@ def read_zip(path: Path) -> tuple[object, InertUnpickler]:
             raise pickle.UnpicklingError("written on a big-endian machine")
         flat: dict[str, torch.Tensor] = {}
 
-        def storage(key: str, dtype: torch.dtype) -> torch.Tensor:
+        def storage(key: str) -> torch.Tensor:
             if key not in flat:
                 data = bytearray(archive.read(f"{root}data/{key}"))
-                flat[key] = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
-            return flat[key].view(dtype)
+                flat[key] = (
+                    torch.frombuffer(data, dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
+                )
+            return flat[key]
 
-        with archive.open(f"{root}data.pkl") as file:
-            unpickler = InertUnpickler(file, storage)
-            return unpickler.load(), unpickler
+        program = io.BytesIO(archive.read(f"{root}data.pkl"))
+        refuse_code_runners(path, named_globals(program))
+        program.seek(0)
+        return InertUnpickler(program, storage).load()
 
 
-def name_foreign(path: Path) -> InertUnpickler:
-    """Go through the pickles of a file that is no archive, only to learn which globals they name.
+def refuse_code_runners(path: Path, names: Iterable[Global]) -> None:
+    """Raise CheckpointError when one of `names` serves only to run code; all of `names` is gone through."""
+    if (runner := code_runner(list(names))) is not None:
+        raise CheckpointError(
+            f"The checkpoint {path} is refused: it would run code ({runner}). Do not open it elsewhere."
+        )
 
-    The pre-1.6 torch format is four pickles (magic number, protocol, system, object), then raw storages.
+
+def refuse_foreign(path: Path) -> None:
+    """Raise CheckpointError when a file that is no archive names a foreign global.
+
+    The torch format before 1.6 is four pickles (magic number, protocol, system, object), then raw storages.
     """
-    with path.open("rb") as file:
+    names: list[Global] = []
+    with path.open("rb") as file, contextlib.suppress(Exception):  # what follows the pickles is none
         for _ in range(4):
-            unpickler = InertUnpickler(file)
-            try:
-                unpickler.load()
-            except (
-                Exception
-            ):  # whatever follows the pickles is not one; the names seen so far are what is wanted
-                break
-            if unpickler.foreign:
-                break
-    return unpickler
+            for name in named_globals(file):
+                names.append(name)  # noqa: PERF402 (what was seen before the damage counts)
+    refuse_code_runners(path, names)
+    for module, own in names:
+        if (module, own) not in _KNOWN and not (module in _STORAGE_MODULES and own in _STORAGE_DTYPES):
+            raise CheckpointError(
+                f"The checkpoint {path} is refused: it holds the class {one_line(module, own)}, and loading that "
+                "can run code. Save model.state_dict() instead."
+            )

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from torchthin.checkpoints.inert import InertUnpickler, foreign_origin, name_foreign, read_zip
+from torchthin.checkpoints.inert import foreign_origin, read_zip, refuse_foreign
 from torchthin.errors import CheckpointError
 
 STATE_KEYS = ("state_dict", "model", "model_state", "model_state_dict")
@@ -57,6 +57,15 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         class.
     """
     path = Path(path)
+    try:
+        return _read(path)
+    except CheckpointError:
+        raise
+    except Exception as error:  # damage can raise anything, anywhere in torch, zipfile or safetensors
+        raise _damaged(path, error) from error
+
+
+def _read(path: Path) -> Checkpoint:
     _refuse_unreadable(path)
     if _is_safetensors(path):
         return _from_safetensors(path)
@@ -121,16 +130,11 @@ def _from_torch(path: Path) -> object:
         with warnings.catch_warnings():  # old files make torch talk about its own storage classes
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damage can raise anything
+    except Exception:  # a foreign class, or damage
         if not is_zip:
-            raise _refusal(path, name_foreign(path)) or _damaged(path, error) from error
-    try:
-        raw, unpickler = read_zip(path)
-    except Exception as error:  # likewise
-        raise _damaged(path, error) from error
-    if unpickler.code_runner() is not None:
-        raise _refusal(path, unpickler) or AssertionError
-    return raw
+            refuse_foreign(path)
+            raise
+    return read_zip(path)
 
 
 def _refuse_other_archives(path: Path) -> None:
@@ -145,22 +149,6 @@ def _refuse_other_archives(path: Path) -> None:
         raise CheckpointError(
             f"The checkpoint {path} is a zip archive but not one of torch.save. Name the checkpoint in it."
         )
-
-
-def _refusal(path: Path, unpickler: InertUnpickler) -> CheckpointError | None:
-    """Return the error that names the worst foreign global, or None when there is none."""
-    runner = unpickler.code_runner()
-    if runner is not None:
-        return CheckpointError(
-            f"The checkpoint {path} is refused: it would run code ({runner}). Do not open it elsewhere."
-        )
-    if unpickler.foreign:
-        module, name = next(iter(unpickler.foreign))
-        return CheckpointError(
-            f"The checkpoint {path} is refused: it holds the class {module}.{name}, and loading that can run "
-            "code. Save model.state_dict() instead."
-        )
-    return None
 
 
 def _from_mapping(path: Path, raw: Mapping[Any, Any]) -> Checkpoint:
@@ -288,12 +276,9 @@ def _is_safetensors(path: Path) -> bool:
 
 
 def _from_safetensors(path: Path) -> Checkpoint:
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            entries = {key: _from_json(text) for key, text in (file.metadata() or {}).items()}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except Exception as error:  # the binding raises its own class, not named the same in all versions
-        raise _damaged(path, error) from error
+    with safe_open(path, framework="pt", device="cpu") as file:
+        entries = {key: _from_json(text) for key, text in (file.metadata() or {}).items()}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     own = isinstance(entries.get("torchthin"), dict)
     masks = {n.removeprefix(MASK_PREFIX): t for n, t in tensors.items() if own and n.startswith(MASK_PREFIX)}
     state = {n: t for n, t in tensors.items() if not (own and n.startswith(MASK_PREFIX))}
