@@ -37,6 +37,7 @@ _STORAGE_DTYPES = {
     "ComplexDoubleStorage": torch.complex128,
     "UntypedStorage": torch.uint8,
 }
+_LARGEST_PICKLE = 2**24
 _STORAGE_MODULES = ("torch", "torch.storage")
 
 
@@ -199,9 +200,11 @@ def refuse_foreign(path: Path) -> None:
     The torch format before 1.6 is four pickles (magic number, protocol, system, object), then raw storages.
     """
     names: list[Global] = []
-    with path.open("rb") as file, contextlib.suppress(Exception):  # what follows the pickles is none
+    with path.open("rb") as file:
+        start = io.BytesIO(file.read(_LARGEST_PICKLE))
+    with contextlib.suppress(Exception):  # what follows the pickles is none
         for _ in range(4):
-            for name in named_globals(file):
+            for name in named_globals(start):
                 names.append(name)  # noqa: PERF402 (what was seen before the damage counts)
     refuse_code_runners(path, names)
     for module, own in names:
