@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from torchthin.errors import InputError
-from torchthin.pose import train
+from torchthin.pose import recording, train
 from torchthin.pose.files import load_people, save_people, write_whole
 from torchthin.pose.people import People
 from torchthin.pose.student import PoseStudent
@@ -80,14 +80,14 @@ def test_a_stopped_run_goes_on_where_it_was(crowd: People, tmp_path: Path) -> No
 
 def test_the_student_file_has_adi_names_and_plain_types(tmp_path: Path) -> None:
     model = PoseStudent()
-    train.save_student(tmp_path / "student.pth", model, 9, {"check": {"oks": 0.5}})
+    recording.save_student(tmp_path / "student.pth", model, 9, {"check": {"oks": 0.5}})
     contents = torch.load(tmp_path / "student.pth", weights_only=True)
     assert list(contents) == ["state_dict", "epoch", "arch", "extras"]
     assert contents["epoch"] == 0
     assert contents["arch"] == "pose_student"
     assert contents["extras"] == {"steps": 9, "check": {"oks": 0.5}}
     PoseStudent().load_state_dict(contents["state_dict"])
-    recorded = train.record_score(tmp_path / "student.pth")
+    recorded = recording.record_score(tmp_path / "student.pth")
     after = torch.load(tmp_path / "student.pth", weights_only=True)
     assert after["extras"]["validation"] == recorded
     assert after["extras"]["steps"] == 9

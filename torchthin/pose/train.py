@@ -14,16 +14,16 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from torchthin.pose.files import load_people, write_whole
 from torchthin.pose.people import People
+from torchthin.pose.recording import record_score, save_student
 from torchthin.pose.scene import compose
-from torchthin.pose.score import normalise, score, score_validation
-from torchthin.pose.student import ARCH, PoseStudent
+from torchthin.pose.score import normalise, score
+from torchthin.pose.student import PoseStudent
 from torchthin.pose.targets import heatmap_targets, paf_targets
 from torchthin.pose.validation import PoseData
 
@@ -186,28 +186,6 @@ class Trainer:
         self.averaged.load_state_dict(state["averaged"])
         self.optimizer.load_state_dict(state["optimizer"])
         _log.info("resumed at step %d", self.step)
-
-
-def save_student(path: Path, model: nn.Module, epoch: int, extras: dict[str, Any]) -> None:
-    """Write a checkpoint as ai8x-training names its parts: state_dict, epoch, arch, extras; plain types only.
-
-    `epoch` is 0 in the file: ai8x-training fuses BatchNorm when it is past the start of quantisation-aware
-    training.
-    """
-    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    contents = {"state_dict": state, "epoch": 0, "arch": ARCH, "extras": {"steps": epoch, **extras}}
-    write_whole(path, lambda file: torch.save(contents, file))
-
-
-def record_score(path: Path, device: str = "cpu") -> dict[str, Any]:
-    """Score the student at `path` on the shipped validation set, write the score into it and return it."""
-    contents = torch.load(path, map_location="cpu", weights_only=True)
-    model = PoseStudent()
-    model.load_state_dict(contents["state_dict"])
-    reached = score_validation(model.to(device), device).to_dict()
-    contents["extras"]["validation"] = reached
-    write_whole(path, lambda file: torch.save(contents, file))
-    return reached
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
