@@ -22,7 +22,7 @@ LAYERS = [
     {"structured"},
     {"report"},
     {"ai8x", "checkpoints", "factory"},
-    {"pipeline"},
+    {"pipeline", "in_place", "inspection", "reload"},
     {"pruner", "export"},
     {"pose"},
     {"cli"},

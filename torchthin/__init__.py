@@ -6,44 +6,50 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from torchthin.config import METHODS, PruneConfig
-from torchthin.errors import (
-    CheckpointError,
-    ConfigError,
-    FactoryError,
-    InputError,
-    ProofError,
-    TargetMissedError,
-    TorchthinError,
-    WeightNameError,
-)
+from torchthin.errors import InputError, ProofError, TargetMissedError, TorchthinError
 
 if TYPE_CHECKING:
+    from torchthin.in_place import Thinned, thin_
+    from torchthin.inspection import Inspection, inspect
     from torchthin.pipeline import PruneResult, prune
-    from torchthin.report.facts import LayerFacts, PruneReport
+    from torchthin.reload import load
+    from torchthin.report.facts import PruneReport
+    from torchthin.thinning.recipe import Recipe
+    from torchthin.verify import Proof, verify
 
 __all__ = [
     "METHODS",
-    "CheckpointError",
-    "ConfigError",
-    "FactoryError",
     "InputError",
-    "LayerFacts",
+    "Inspection",
+    "Proof",
     "ProofError",
     "PruneConfig",
     "PruneReport",
     "PruneResult",
+    "Recipe",
     "TargetMissedError",
+    "Thinned",
     "TorchthinError",
-    "WeightNameError",
+    "inspect",
+    "load",
     "prune",
+    "thin_",
+    "verify",
 ]
 
 # What needs torch is imported at first use, so that `torchthin --help` answers without it.
 _LAZY = {
-    "LayerFacts": "torchthin.report.facts",
+    "Inspection": "torchthin.inspection",
+    "Proof": "torchthin.verify",
     "PruneReport": "torchthin.report.facts",
     "PruneResult": "torchthin.pipeline",
+    "Recipe": "torchthin.thinning.recipe",
+    "Thinned": "torchthin.in_place",
+    "inspect": "torchthin.inspection",
+    "load": "torchthin.reload",
     "prune": "torchthin.pipeline",
+    "thin_": "torchthin.in_place",
+    "verify": "torchthin.verify",
 }
 
 

@@ -16,13 +16,16 @@ FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 
 
-def balanced_keep(group: Group, scores: FloatArray, count: int) -> BoolArray:
+def balanced_keep(
+    group: Group, scores: FloatArray, count: int, movable: BoolArray | None = None
+) -> BoolArray:
     """Return which channels stay when at most `count` go, as many as the group's balances allow.
 
     Args:
         group: channels with balances, each (blocks, n) of channel numbers, -1 for a place that cannot go.
         scores: (channels,), higher = keep.
         count: channels to remove at most.
+        movable: (channels,), those that may go; None: all.
 
     Returns:
         bool (channels,), True = keep. From every row of a balance equal numbers go, and something of every row stays.
@@ -32,10 +35,12 @@ def balanced_keep(group: Group, scores: FloatArray, count: int) -> BoolArray:
     array([False,  True,  True,  True,  True, False])
     """
     classes, members, sizes = _classes(group)
-    numbers = _counts(group, classes, sizes, count)
+    movable = np.ones(group.size, np.bool_) if movable is None else movable
+    most = np.bincount(members[movable], minlength=sizes.size).astype(np.int64)
+    numbers = _counts(group, classes, most, count)
     keep = np.ones(group.size, np.bool_)
     for number, kind in zip(numbers, range(sizes.size), strict=True):
-        channels = np.flatnonzero(members == kind)
+        channels = np.flatnonzero((members == kind) & movable)
         keep[channels[np.argsort(scores[channels], kind="stable")[:number]]] = False
     return keep
 
@@ -92,4 +97,4 @@ def _counts(group: Group, classes: npt.NDArray[np.int64], sizes: IntArray, count
     )
     if solution.x is None:
         return np.zeros(kinds, np.int64)
-    return np.round(solution.x[:kinds]).astype(np.int64)
+    return np.asarray(np.round(solution.x[:kinds]), dtype=np.int64)

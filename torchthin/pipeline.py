@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor, nn
 
 from torchthin import schedule
 from torchthin.config import PruneConfig
+from torchthin.cost import measure
 from torchthin.distiller import agp_target, distiller_masks
-from torchthin.errors import ConfigError, InputError
+from torchthin.errors import ConfigError
 from torchthin.importance.scores import group_scores
 from torchthin.importance.values import check_values
 from torchthin.masks import apply_masks_, channel_masks
 from torchthin.report.facts import Filters, PruneReport, build_report
 from torchthin.selection import prune_count, select_channels, select_weights
+from torchthin.structured import ByImportance, DeadChannels, effective_weights
 from torchthin.targets import Target, TargetPlan, find_targets
+from torchthin.thinning.apply import apply_
+from torchthin.thinning.plan import Plan, find_plan, folded_values, inexact_layers
+from torchthin.thinning.recipe import Recipe
+from torchthin.trace.clone import clone, duplicate
+from torchthin.trace.inputs import Inputs, as_inputs, on_device_of
+from torchthin.verify import Proof
 
 
 @dataclass(frozen=True)
@@ -26,14 +33,14 @@ class PruneResult:
     """What `prune` returns; printing it gives the report's table."""
 
     model: nn.Module = field(repr=False)
-    """A copy of the caller's model with the masked weights at zero."""
+    """A copy of the caller's model: thinned when that was asked, else with the masked weights at zero."""
     masks: Mapping[str, Tensor] = field(repr=False)
     """Weight name -> bool tensor of its shape, True = keep."""
     report: PruneReport
-    recipe: None = None
-    """What would thin the model; None unless thinned."""
-    proof: None = None
-    """How masked and thinned model compare; None unless thinned."""
+    recipe: Recipe | None = field(default=None, repr=False)
+    """What thins the model; None without example inputs or when nothing can be removed."""
+    proof: Proof | None = None
+    """How masked and thinned model compare; None without example inputs."""
 
     def __str__(self) -> str:
         return str(self.report)
@@ -51,17 +58,6 @@ def planned_sparsities(config: PruneConfig) -> tuple[float, ...]:
     if config.compat == "distiller":
         return (*planned[:-1], agp_target(config.target_sparsity, config.agp_steps))
     return planned
-
-
-def _copied(model: nn.Module) -> nn.Module:
-    try:
-        return copy.deepcopy(model)
-    except Exception as error:
-        raise InputError(
-            f"The model of prune must be copyable by copy.deepcopy. {type(model).__name__} raised "
-            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}. "
-            "Remove what holds computed tensors or open handles (weight_norm, torch.nn.utils.prune, caches)."
-        ) from error
 
 
 def _structured_masks(
@@ -120,20 +116,23 @@ def _filters(model: nn.Module, plan: TargetPlan, config: PruneConfig) -> dict[st
     return found
 
 
-def prune_with(model: nn.Module, config: PruneConfig) -> PruneResult:
+def prune_with(model: nn.Module, config: PruneConfig, example_inputs: Any = None) -> PruneResult:
     """Prune a copy of `model` as `config` says; see `prune`."""
     if not isinstance(model, nn.Module):
         raise ConfigError(f"The model of prune must be a torch.nn.Module. Got {type(model).__name__}.")
-    if config.thin:
+    if config.thin and example_inputs is None:
         raise ConfigError(
-            "The thin of prune must be False: removing channels needs the channel graph, which this version "
-            "does not have. Leave thin out; the masked model and its masks are complete without it."
+            "The thin of prune needs example_inputs: channels are followed through one run of the model. "
+            "Give a tensor, a tuple or a dict (on the command line --input-shape 1,3,224,224 or --dataset)."
         )
     plan = find_targets(model, structured=config.rule.structured, weights=config.weights, keep=config.keep)
     check_values(model, {target.name for target in plan.targets})
+    inputs = None if example_inputs is None else on_device_of(model, as_inputs(example_inputs))
+    if inputs is not None and config.rule.structured and config.compat is None:
+        return _prune_groups(model, plan, config, inputs)
     planned = planned_sparsities(config)
     masks, asked = _decide(model, plan, config, planned[-1])
-    pruned = _copied(model)
+    pruned = clone(model, duplicate)
     apply_masks_(pruned, masks)
     report = build_report(
         pruned,
@@ -145,7 +144,88 @@ def prune_with(model: nn.Module, config: PruneConfig) -> PruneResult:
         kept=plan.kept,
         notes=plan.notes,
     )
-    return PruneResult(pruned, masks, report)
+    if not config.thin or inputs is None:
+        return PruneResult(pruned, masks, report)
+    found = find_plan(pruned, inputs, DeadChannels(effective_weights(pruned)))
+    return _thinned(pruned, masks, found, report, inputs)
+
+
+def _prune_groups(model: nn.Module, plan: TargetPlan, config: PruneConfig, inputs: Inputs) -> PruneResult:
+    """Prune by groups: what is masked can be thinned, and a trial has shown it."""
+    planned = planned_sparsities(config)
+    kept = frozenset(plan.kept)
+    decide = ByImportance(model, plan.targets, kept, planned[-1], config.scope, config.rule.criterion)
+    found = find_plan(model, inputs, decide)
+    decision = found.proposal.decision
+    masks = dict(decision.masks)
+    filters, asked = _asked_of_groups(model, found, config, decide.axes, masks)
+    masked = clone(model, lambda name, t: t.detach() * masks[name] if name in masks else duplicate(name, t))
+    report = build_report(
+        masked,
+        masks,
+        filters,
+        config,
+        schedule=planned,
+        asked=asked,
+        kept=plan.kept,
+        notes=(*plan.notes, *_frozen_targets(found, decide.axes, masks)),
+    )
+    if not config.thin:
+        return PruneResult(masked, masks, report, found.recipe or None, found.outcome.proof)
+    return _thinned(masked, masks, found, report, inputs)
+
+
+def _asked_of_groups(
+    model: nn.Module, found: Plan, config: PruneConfig, axes: Mapping[str, int], masks: Mapping[str, Tensor]
+) -> tuple[dict[str, Filters], int]:
+    """Return what the target stands for, per weight and in all: what balances round off is not asked, nor what is frozen."""
+    groups = [g for g in found.proposal.grouping.groups.groups if g.name in found.proposal.decision.keeps]
+    asked = dict.fromkeys(masks, 0)
+    total = 0
+    for group in groups:
+        gone = int((~found.proposal.decision.keeps[group.name]).sum())
+        count = gone if group.balances else prune_count(config.target_sparsity, group.size)
+        total += count
+        for member in group.members:
+            if axes.get(member.parameter) == member.axis and member.parameter in asked:
+                lost = member.of(found.proposal.decision.keeps[group.name]).size
+                asked[member.parameter] += (
+                    lost if config.scope == "global" or group.balances else count * member.indices.shape[1]
+                )
+    filters = {name: Filters(axes[name], 1, asked[name]) for name in masks}
+    if config.scope == "global":
+        return filters, prune_count(config.target_sparsity, sum(group.size for group in groups))
+    return filters, sum(asked.values())
+
+
+def _frozen_targets(found: Plan, axes: Mapping[str, int], masks: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """Say why filters of targets stay."""
+    frozen = found.proposal.grouping.groups.frozen
+    return tuple(
+        f"{item.parameter}: {item.count} filters stay, {item.reason}."
+        for item in frozen
+        if item.parameter in masks and axes.get(item.parameter) == item.axis
+    )
+
+
+def _thinned(
+    masked: nn.Module, masks: Mapping[str, Tensor], found: Plan, report: PruneReport, inputs: Inputs
+) -> PruneResult:
+    """Remove what is masked from the masked copy, and add to the report what that brought."""
+    before = measure(masked, inputs)
+    if found.recipe:
+        apply_(masked, found.recipe, values=folded_values(masked, found))
+    after = measure(masked, inputs)
+    report = replace(
+        report,
+        macs=before.macs,
+        thinned_parameters=after.parameters,
+        thinned_parameter_bytes=after.parameter_bytes,
+        thinned_macs=after.macs,
+        proof=found.outcome.proof,
+        inexact=inexact_layers(found),
+    )
+    return PruneResult(masked, masks, report, found.recipe or None, found.outcome.proof)
 
 
 def prune(
@@ -169,11 +249,13 @@ def prune(
     zero: biases and BatchNorm keep their values. AGP (Zhu & Gupta 2017) grows the sparsity over `agp_steps`
     virtual steps; the steps change the outcome only where training runs between them.
 
-    example_inputs: for thinning; not needed to mask. method: a key of `METHODS`. target_sparsity: in [0, 1).
+    example_inputs: a tensor, a tuple of positional or a dict of keyword arguments of the model. With them,
+    structured methods decide per group of coupled layers, keep output layers, and what they mask can be
+    thinned; without them every weight is ranked alone. method: a key of `METHODS`. target_sparsity: in [0, 1).
     weights: names that replace the default targets (convolutions; for unstructured also linear layers).
     keep: fnmatch patterns of weight or module names to keep whole, such as output layers.
     compat: "distiller" for Distiller's masks bit for bit, overshoot and ties included.
-    thin: remove what is masked (not yet: raises). scope: "group" or "global".
+    thin: remove what is masked, and prove the result (needs example_inputs). scope: "group" or "global".
 
     Raises `InputError` (also a ValueError): `ConfigError` for bad arguments, `WeightNameError` for weight
     names, and for models with nothing to prune, with NaN, without values, or that cannot be copied.
@@ -192,4 +274,4 @@ def prune(
         thin=thin,
         scope=scope,
     )
-    return prune_with(model, config)
+    return prune_with(model, config, example_inputs)

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
+from torchthin.balance import balanced_keep
 from torchthin.groups import Group
 from torchthin.importance.scores import group_scores, is_filter_member
 from torchthin.labels.components import Grouping, producers
@@ -16,7 +17,7 @@ from torchthin.labels.propagate import Labels
 from torchthin.masks import channel_masks
 from torchthin.selection import select_channels
 from torchthin.targets import Target
-from torchthin.thinning.attempt import Decision
+from torchthin.thinning.search import Decision
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -74,12 +75,10 @@ def masks_of(
 
 @dataclass(frozen=True)
 class DeadChannels:
-    """A decision for a model that is masked already: every channel goes whose weights are all zero.
-
-    `zero` gives, for a weight that makes channels, the values to look at (a hidden mask applied).
-    """
+    """A decision for a model that is masked already: every channel goes whose weights are all zero."""
 
     effective: Mapping[str, Tensor]
+    """Values to look at, by parameter name; see `effective_weights`."""
 
     def __call__(self, grouping: Grouping, labels: Labels) -> Decision:
         """Look for dead channels in the groups as they are now."""
@@ -99,12 +98,25 @@ class DeadChannels:
         return Decision(keeps, {})
 
 
+def effective_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Return the values of all parameters as the model uses them: masks of ``torch.nn.utils.prune`` applied."""
+    buffers = dict(model.named_buffers())
+    return {
+        name: parameter.detach() * buffers[f"{name[:-5]}_mask"]
+        if name.endswith("_orig") and f"{name[:-5]}_mask" in buffers
+        else parameter.detach()
+        for name, parameter in model.named_parameters()
+    }
+
+
 def _allowed(group: Group, alive: BoolArray) -> BoolArray:
     """Which channels stay when the dead ones go, as far as balances allow and something stays."""
     dead = int((~alive).sum())
     if not dead:
         return alive
-    scores = {group.name: np.where(alive, 1.0, 0.0)}
-    share = min(dead / group.size, 1 - 0.5 / group.size)
-    keep = select_channels([group], scores, share)[group.name]
-    return keep | alive
+    if group.balances:
+        return balanced_keep(group, np.zeros(group.size), dead, movable=~alive)
+    keep = alive.copy()
+    if not alive.any():
+        keep[0] = True
+    return keep

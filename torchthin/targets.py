@@ -176,6 +176,9 @@ def _named(
     known = {entry.name: entry for entry in entries}
     chosen = []
     for name in names:
+        if name not in known and any(sign in name for sign in "*?["):
+            chosen += _matching(entries, name, structured)
+            continue
         if name in computed:
             raise WeightNameError(f"The weight {name} cannot be pruned: {computed[name]}")
         if name not in known:
@@ -185,6 +188,18 @@ def _named(
             raise _refusal(known[name], structured, reason)
         chosen.append(known[name])
     return chosen
+
+
+def _matching(entries: list[_Entry], pattern: str, structured: bool) -> list[_Entry]:
+    """Return the weights of convolutions and linear layers that a pattern names, or raise."""
+    usable = [e for e in entries if _is_default(e, structured=False) and _why_not(e, structured) is None]
+    found = [entry for entry in usable if _matches(pattern, entry.name)]
+    if not found:
+        raise WeightNameError(
+            f"The pattern {pattern!r} matches none of the {len(usable)} convolution and linear weights."
+            f"{near_matches(pattern, [entry.name for entry in usable])}"
+        )
+    return found
 
 
 def _matches(pattern: str, name: str) -> bool:
@@ -224,7 +239,7 @@ def find_targets(
     """Return the weights to prune, in model order.
 
     structured: whole channels go (no linear weights by default). weights: names that replace the default
-    targets.
+    targets; a pattern such as ``*`` or ``encoder.*`` names convolution and linear weights.
     keep: fnmatch patterns of weight or module names to keep whole; a module's name covers all it holds.
     Raises `WeightNameError` for names that do not exist (with near matches) or cannot be pruned, and for
     patterns that match nothing; `InputError` when nothing is left to prune.

@@ -7,9 +7,16 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
+from torchthin.errors import ProofError
+from torchthin.trace.clone import clone, duplicate, to_double
+from torchthin.trace.inputs import Inputs, as_inputs, call, on_device_of
+from torchthin.trace.recorder import quiet
+
+DOUBLE_UP_TO = 64 * 2**20
+"""Models of at most this many parameters are compared in float64; larger ones as they are, to spare memory."""
 TOLERANCE_DOUBLE = 1e-6
 TOLERANCE_SINGLE = 1e-3
 
@@ -63,9 +70,64 @@ class Proof:
         """Whether every output agrees within the tolerance."""
         return self.problem is None and self.relative <= self.tolerance
 
+    def __str__(self) -> str:
+        state = "agree" if self.holds else f"DIFFER ({self.problem})" if self.problem else "DIFFER"
+        return (
+            f"{state} ({self.dtype}): off by {self.relative:.1e} of the output's largest value from the masked model "
+            f"with its dead channels as constants, by {self.relative_to_masked:.1e} from the masked model as it is"
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Return the proof as JSON-able data."""
-        return {**asdict(self), "relative": self.relative, "relative_to_masked": self.relative_to_masked, "holds": self.holds}
+        return {
+            **asdict(self),
+            "relative": self.relative,
+            "relative_to_masked": self.relative_to_masked,
+            "holds": self.holds,
+        }
+
+
+def verify(masked: nn.Module, thinned: nn.Module, example_inputs: Any) -> Proof:
+    """Run two models on the same inputs in evaluation mode and compare every output.
+
+    Both run on float64 copies where they have at most `DOUBLE_UP_TO` parameters, else as they are; neither is changed.
+
+    Args:
+        masked: the model that says what is right.
+        thinned: the model that should compute the same.
+        example_inputs: a tensor, a tuple of positional or a dict of keyword arguments.
+
+    Returns:
+        `Proof`; ``proof.holds`` says whether they agree, ``str(proof)`` in one line how closely.
+
+    Raises:
+        ProofError: a model does not run on the inputs.
+    """
+    double = all(can_double(model) for model in (masked, thinned))
+    inputs = in_double(on_device_of(masked, as_inputs(example_inputs)), double)
+    expected, actual = (_run_copy(model, inputs, double) for model in (masked, thinned))
+    return compare(expected, expected, actual, double)
+
+
+def _run_copy(model: nn.Module, inputs: Inputs, double: bool) -> Any:
+    copy = clone(model, to_double if double else duplicate)
+    try:
+        with quiet(copy):
+            copy.eval()
+            return call(copy, inputs)
+    except Exception as error:  # whatever the user's code raises
+        raise ProofError(f"The model ({type(model).__name__}) does not run on the inputs: {error}") from error
+
+
+def can_double(model: nn.Module) -> bool:
+    """Whether a model is compared in float64: it is small enough and real."""
+    parameters = list(model.parameters())
+    return sum(p.numel() for p in parameters) <= DOUBLE_UP_TO and not any(p.is_complex() for p in parameters)
+
+
+def in_double(inputs: Inputs, double: bool) -> Inputs:
+    """Return the inputs with floating point tensors in float64 if `double`."""
+    return inputs.map(lambda t: t.double() if t.is_floating_point() else t) if double else inputs
 
 
 def compare(masked: Any, expected: Any, actual: Any, double: bool) -> Proof:

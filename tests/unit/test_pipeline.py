@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 import torchthin
-from torchthin import METHODS, ConfigError, InputError, WeightNameError, prune
+from torchthin import METHODS, InputError, prune
+from torchthin.errors import ConfigError, WeightNameError
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 

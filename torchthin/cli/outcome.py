@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from torchthin.checkpoints import Checkpoint
     from torchthin.config import PruneConfig
     from torchthin.pipeline import PruneResult
+    from torchthin.thinning.recipe import Recipe
 
 
 class Voice:
@@ -54,6 +55,9 @@ def save(
         "config": config.to_dict(),
         "report": result.report.to_dict(),
     }
+    recipe = _whole_recipe(result, checkpoint) if config.thin else None
+    if recipe is not None:
+        entry["recipe"] = recipe.to_dict()
     write_checkpoint(
         path,
         PrunedCheckpoint(
@@ -68,6 +72,16 @@ def save(
             torchthin=entry,
         ),
     )
+
+
+def _whole_recipe(result: PruneResult, checkpoint: Checkpoint | None) -> Recipe | None:
+    """Return what leads from the user's full-size class to the result: a thinned source carries the first part."""
+    from torchthin.reload import stored_recipe
+
+    earlier = stored_recipe(checkpoint) if checkpoint else None
+    if earlier is None or result.recipe is None:
+        return result.recipe or earlier
+    return earlier.then(result.recipe)
 
 
 def _in_source_dtypes(state: dict[str, Any], checkpoint: Checkpoint | None) -> dict[str, Any]:

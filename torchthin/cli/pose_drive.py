@@ -113,13 +113,13 @@ def _prune(config: PruneConfig, places: Places, device_name: str) -> None:
     from torchthin.cli.outcome import Voice, save
     from torchthin.pipeline import prune
     from torchthin.pose.score import score_validation
-    from torchthin.pose.student import pose_student
+    from torchthin.pose.student import STUDENT_FILE, pose_student
 
     target = places.out_dir / file_name(config.target_sparsity)
     check_destination(target)
     device = usable_device(device_name)
     voice = Voice()
-    checkpoint = read_checkpoint(places.source or _shipped_student())
+    checkpoint = read_checkpoint(places.source or STUDENT_FILE)
     model = pose_student()
     load_into(model, checkpoint)
     source = str(places.source) if places.source else "the student shipped with torchthin"
@@ -147,9 +147,3 @@ def _say_scores(voice: Voice, before: PoseScore, after: PoseScore) -> None:
     voice.say(f"{title:<56}{'before':>8} {'after':>8}")
     for name, key in (("PCK@0.1", "pck_01"), ("PCK@0.2", "pck_02"), ("mean OKS", "oks")):
         voice.say(f"  {name:<54}{getattr(before, key):8.4f} {getattr(after, key):8.4f}")
-
-
-def _shipped_student() -> Path:
-    import torchthin.pose
-
-    return Path(torchthin.pose.__file__).parent / "data" / "student.pth"

@@ -104,12 +104,14 @@ def _load(options: PruneOptions, voice: Voice) -> tuple[nn.Module, Checkpoint | 
     """Read the checkpoint, build the model and fit the one into the other."""
     from torchthin.checkpoints import load_into, read_checkpoint
     from torchthin.factory import build_model
+    from torchthin.reload import shrink_to_
 
     checkpoint = None if options.checkpoint is None else read_checkpoint(options.checkpoint)
     model = build_model(options.model_factory, options.factory_args)
     if checkpoint is None:
         voice.say("No --checkpoint: the weights are as the model factory made them.")
     else:
+        shrink_to_(model, checkpoint)
         load_into(model, checkpoint)
         voice.say_source(checkpoint)
     return model, checkpoint

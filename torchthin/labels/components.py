@@ -41,14 +41,19 @@ def components(space: LabelSpace) -> Components:
     """Find the connected components of the ties and what freezes them."""
     a = np.concatenate([pair[0] for pair in space.ties]) if space.ties else np.zeros(0, np.int64)
     b = np.concatenate([pair[1] for pair in space.ties]) if space.ties else np.zeros(0, np.int64)
-    matrix = coo_matrix((np.ones(a.size, np.bool_), (a, b)), shape=(space.count, space.count))
-    count, of_label = connected_components(matrix, directed=False)
-    of_label = of_label.astype(np.int64)
+    count, of_label = connected(a, b, space.count)
     reason = np.full(count, -1, np.int64)
     for number in reversed(range(len(space.freezes))):
         reason[of_label[space.freezes[number][0]]] = number
     reason[of_label[FROZEN]] = len(space.freezes)
     return Components(of_label, reason)
+
+
+def connected(a: IntArray, b: IntArray, size: int) -> tuple[int, IntArray]:
+    """Return how many components the edges a[i] - b[i] leave of `size` nodes, and the component of each node."""
+    matrix = coo_matrix((np.ones(a.size, np.int8), (a, b)), shape=(size, size))
+    count, of_node = connected_components(matrix, directed=False)
+    return int(count), np.asarray(of_node, dtype=np.int64)
 
 
 def find_groups(labels: Labels) -> Grouping:
@@ -100,7 +105,9 @@ def _merged_kinds(kinds: IntArray, balances: list[IntArray]) -> IntArray:
         pairs.append(np.stack([met, np.broadcast_to(met[:1], met.shape)]))
     a, b = np.concatenate(pairs, axis=1) if pairs else np.zeros((2, 0), np.int64)
     matrix = coo_matrix((np.ones(a.size, np.bool_), (a, b)), shape=(count, count))
-    return connected_components(matrix, directed=False)[1].astype(np.int64) if count else np.zeros(0, np.int64)
+    return (
+        connected_components(matrix, directed=False)[1].astype(np.int64) if count else np.zeros(0, np.int64)
+    )
 
 
 def _build(
@@ -138,8 +145,10 @@ def _build(
         group = int(owner[kinds[met[0]]])
         coupled.setdefault(group, []).append(np.where(balance < 0, -1, channel[balance]))
     groups = []
-    channels = {}
-    for group in sorted(members, key=lambda g: next(i for i, a in enumerate(axes) if a[0] == members[g][0][0])):
+    channels: dict[str, IntArray] = {}
+    for group in sorted(
+        members, key=lambda g: next(i for i, a in enumerate(axes) if a[0] == members[g][0][0])
+    ):
         name = _name(members[group], channels)
         size = sizes[group]
         listed = tuple(
@@ -153,7 +162,9 @@ def _build(
 
 def _name(members: list[tuple[str, int, IntArray, IntArray]], taken: dict[str, IntArray]) -> str:
     """Name a group by the weight that makes its channels (its first member along axis 0 that is a matrix), made unique."""
-    base = next((name for name, axis, _, _ in members if axis == 0 and name.endswith("weight")), members[0][0])
+    base = next(
+        (name for name, axis, _, _ in members if axis == 0 and name.endswith("weight")), members[0][0]
+    )
     name, number = base, 2
     while name in taken:
         name, number = f"{base} ({number})", number + 1

@@ -73,7 +73,9 @@ def propagate(
         couples: axes that must lose equal numbers.
         space, state: ledger and labels of parameters to go on with (a second branch of the same model).
     """
-    run = _Propagation(graph, dict(choices or {}), list(blocks), list(couples), space or LabelSpace(), dict(state or {}))
+    run = _Propagation(
+        graph, dict(choices or {}), list(blocks), list(couples), space or LabelSpace(), dict(state or {})
+    )
     return run.labels()
 
 

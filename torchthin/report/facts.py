@@ -16,6 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from torchthin.config import PruneConfig
+from torchthin.verify import Proof
 
 
 def share(part: int, whole: int) -> float:
@@ -78,10 +79,15 @@ class PruneReport:
     thinned_parameters: int | None = None
     thinned_parameter_bytes: int | None = None
     thinned_macs: int | None = None
+    proof: Proof | None = None
+    """The comparison of the thinned with the masked model."""
+    inexact: tuple[str, ...] = ()
+    """Layers where the thinned model cannot equal the masked one, with the cause."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return all facts as JSON types: dicts, lists, str, int, float, bool, None."""
-        return {key: _plain(value) for key, value in asdict(self).items()}
+        facts = {key: _plain(value) for key, value in asdict(self).items()}
+        return {**facts, "proof": None if self.proof is None else _plain(self.proof.to_dict())}
 
     def __str__(self) -> str:
         from torchthin.report.text import report_text  # text imports these facts

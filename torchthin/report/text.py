@@ -54,9 +54,40 @@ def _summary(report: PruneReport) -> list[str]:
         f"All parameters: {report.zeroed_weights:,} of {report.parameters:,} zeroed "
         f"({_percent(report.model_weight_sparsity)}); {report.parameter_bytes:,} bytes.",
     ]
+    lines += _thinning(report)
     if report.kept:
         lines.append(f"Kept whole as asked: {', '.join(report.kept)}.")
     return lines + [f"Note: {note}" for note in report.notes]
+
+
+def _change(name: str, before: int, after: int) -> str:
+    return f"{name} {before:,} -> {after:,} ({_percent(after / before if before else 1.0)})"
+
+
+def _thinning(report: PruneReport) -> list[str]:
+    """What removing the channels brought, and the proof."""
+    if report.thinned_parameters is None or report.thinned_parameter_bytes is None:
+        return []
+    parts = [
+        _change("parameters", report.parameters, report.thinned_parameters),
+        _change("bytes", report.parameter_bytes, report.thinned_parameter_bytes),
+    ]
+    if report.macs is not None and report.thinned_macs is not None:
+        parts.append(_change("MACs", report.macs, report.thinned_macs))
+    lines = [f"Thinned: {', '.join(parts)}."]
+    if report.proof is None:
+        return [*lines, "Nothing was removed."]
+    proof = report.proof
+    lines.append(
+        f"Proof ({proof.dtype}, example and fresh random inputs): the thinned model is off by {proof.relative:.1e} of the "
+        f"output's largest value from the masked model with its dead channels as constants, by "
+        f"{proof.relative_to_masked:.1e} from the masked model as it is."
+    )
+    if report.inexact:
+        shown = "; ".join(report.inexact[:3])
+        more = f"; and {len(report.inexact) - 3} more" if len(report.inexact) > 3 else ""
+        lines.append(f"Not exact by nature: {shown}{more}.")
+    return lines
 
 
 def report_text(report: PruneReport) -> str:

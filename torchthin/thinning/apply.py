@@ -79,7 +79,11 @@ def _exchange(tensor: Tensor, axes: Mapping[int, tuple[int, ...]], value: Tensor
 
 
 def _memory_format(tensor: Tensor) -> torch.memory_format:
-    if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous():
+    if (
+        tensor.dim() == 4
+        and tensor.is_contiguous(memory_format=torch.channels_last)
+        and not tensor.is_contiguous()
+    ):
         return torch.channels_last
     return torch.contiguous_format
 
@@ -93,7 +97,11 @@ def _swap_(exchanges: list[_Exchange]) -> None:
 
 def _new_bias(model: nn.Module, name: str, shape: tuple[int, ...], value: Tensor | None) -> nn.Parameter:
     like = _neighbour(model, name)
-    data = like.detach().new_zeros(shape) if value is None else value.detach().to(like.device, like.dtype).clone()
+    data = (
+        like.detach().new_zeros(shape)
+        if value is None
+        else value.detach().to(like.device, like.dtype).clone()
+    )
     return nn.Parameter(data, requires_grad=like.requires_grad)
 
 

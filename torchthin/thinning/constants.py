@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,8 @@ from torch.nn.modules.conv import _ConvNd
 
 from torchthin.labels.propagate import Labels
 from torchthin.labels.rules.normalization import BATCH_NORMS
-from torchthin.thinning.reference import Constant
+from torchthin.thinning.recipe import Recipe, cut
+from torchthin.thinning.reference import Constant, Kept
 from torchthin.trace.opgraph import Op, Ref
 
 
@@ -26,7 +27,9 @@ class Fold:
     """The tensor is a bias that the module left out."""
 
 
-def plan_folds(model: nn.Module, labels: Labels, constants: Sequence[Constant]) -> tuple[list[Fold], list[Constant]]:
+def plan_folds(
+    model: nn.Module, labels: Labels, constants: Sequence[Constant]
+) -> tuple[list[Fold], list[Constant]]:
     """Find a place for every constant; return the folds and the constants that have none.
 
     A tensor that two calls read (a module called twice) takes a constant only when both calls ask for the same.
@@ -42,9 +45,11 @@ def plan_folds(model: nn.Module, labels: Labels, constants: Sequence[Constant]) 
             continue
         known = folds.get(fold.name)
         calls = len(users.get(labels.graph.state.get(fold.name, -1), []))
-        if known is not None and not torch.allclose(known.constant.delta, constant.delta):
-            homeless.append(constant)
-        elif known is None and calls > 1 and sum(1 for c in constants if c.contraction.weight == constant.contraction.weight) < calls:
+        if (known is not None and not torch.allclose(known.constant.delta, constant.delta)) or (
+            known is None
+            and calls > 1
+            and sum(1 for c in constants if c.contraction.weight == constant.contraction.weight) < calls
+        ):
             homeless.append(constant)
         else:
             folds[fold.name] = fold
@@ -60,7 +65,11 @@ def _users(labels: Labels) -> dict[int, list[Op]]:
 
 
 def _place(
-    model: nn.Module, labels: Labels, users: Mapping[int, list[Op]], reads: Mapping[int, str], constant: Constant
+    model: nn.Module,
+    labels: Labels,
+    users: Mapping[int, list[Op]],
+    reads: Mapping[int, str],
+    constant: Constant,
 ) -> Fold | None:
     op, contraction = constant.op, constant.contraction
     bias = op.arguments.get(contraction.bias) if contraction.bias else None
@@ -99,7 +108,9 @@ def _behind(
             return Fold(name, -1, constant) if name is not None else None
         if op.name in {"aten.add", "aten.add_"}:
             for item in op.inputs():
-                if item.value in reads and labels.graph.values[item.value].shape == tuple(constant.delta.shape):
+                if item.value in reads and labels.graph.values[item.value].shape == tuple(
+                    constant.delta.shape
+                ):
                     return Fold(reads[item.value], 1, constant)
             return None
         if op.name not in {"aten.view", "aten._unsafe_view"}:
@@ -117,7 +128,29 @@ def _new_bias(model: nn.Module, constant: Constant) -> Fold | None:
     return None
 
 
-def folded(tensor: Tensor, fold: Fold, kept: Tensor | None) -> Tensor:
-    """Return a (thinned) tensor with the constant in it; `kept`: indices of the output channels that stay."""
-    delta = fold.constant.delta if kept is None else fold.constant.delta[kept]
-    return (tensor.double() + fold.sign * delta.to(tensor.device).double()).to(tensor.dtype)
+def folded_tensors(
+    folds: Iterable[Fold], recipe: Recipe, tensors: Mapping[str, Tensor], kept: Kept
+) -> dict[str, Tensor]:
+    """Return every tensor that takes a constant, thinned and with the constant in it.
+
+    Args:
+        folds: what goes where.
+        recipe: what thins the model.
+        tensors: full-size tensors by name; biases that the recipe adds are not among them.
+        kept: which output channels stay.
+    """
+    found: dict[str, Tensor] = {}
+    for fold in folds:
+        ref = fold.constant.op.outputs[0]
+        stay = None if ref is None else kept.along(ref.value, fold.constant.contraction.out_axis)
+        delta = (
+            fold.constant.delta
+            if stay is None
+            else fold.constant.delta[torch.from_numpy(stay).to(fold.constant.delta.device)]
+        )
+        if fold.new:
+            found[fold.name] = fold.sign * delta
+            continue
+        tensor = cut(tensors[fold.name].detach(), recipe.keep.get(fold.name, {}))
+        found[fold.name] = (tensor.double() + fold.sign * delta.to(tensor.device).double()).to(tensor.dtype)
+    return found

@@ -14,7 +14,9 @@ from torchthin.thinning.recipe import Recipe, cut
 StateCuts = dict[nn.Parameter, dict[str, Any]]
 
 
-def cut_state(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], recipe: Recipe) -> StateCuts:
+def cut_state(
+    optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], recipe: Recipe
+) -> StateCuts:
     """Return the optimizer's state after thinning, for every parameter that changes; nothing is changed yet.
 
     Entries of the parameter's shape (momentum, squared gradients) are cut, numbers and one-element tensors stay.
@@ -32,7 +34,9 @@ def cut_state(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Para
     return cuts
 
 
-def _entry(name: str, key: str, value: Any, parameter: nn.Parameter, axes: Mapping[int, tuple[int, ...]]) -> Any:
+def _entry(
+    name: str, key: str, value: Any, parameter: nn.Parameter, axes: Mapping[int, tuple[int, ...]]
+) -> Any:
     if not isinstance(value, Tensor) or value.numel() == 1:
         return value
     if value.shape != parameter.shape:

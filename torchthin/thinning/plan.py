@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 
 from torchthin.errors import ProofError
+from torchthin.thinning.build import tensors_of
+from torchthin.thinning.constants import folded_tensors
 from torchthin.thinning.recipe import Recipe
 from torchthin.thinning.search import Decide, Proposal, Search
-from torchthin.thinning.trial import Failure, Success, Trial
+from torchthin.thinning.trial import Success, Trial
 from torchthin.trace.clone import clone, share
 from torchthin.trace.inputs import Inputs
 from torchthin.trace.opgraph import OpGraph
@@ -67,4 +69,38 @@ def find_plan(
         if isinstance(outcome, Success):
             return Plan(proposal, outcome, rounds)
         search.learn(outcome, proposal)
-    raise ProofError(f"No way to thin the model was found in {ROUNDS} attempts. Keep layers whole with keep=[...].")
+    raise ProofError(
+        f"No way to thin the model was found in {ROUNDS} attempts. Keep layers whole with keep=[...]."
+    )
+
+
+def folded_values(model: nn.Module, plan: Plan) -> dict[str, Tensor]:
+    """Return the contents after thinning of every tensor that takes a constant.
+
+    Args:
+        model: full-size model that the plan was made for.
+        plan: its outcome says which constants go where.
+    """
+    if not plan.outcome.folds:
+        return {}
+    tensors = tensors_of(model)
+    changed = {fold.name for fold in plan.outcome.folds}
+    recipe = plan.recipe
+    return {
+        name: tensor
+        for name, tensor in folded_tensors(plan.outcome.folds, recipe, tensors, plan.proposal.kept).items()
+        if name in changed
+    }
+
+
+def inexact_layers(plan: Plan) -> tuple[str, ...]:
+    """Name the layers where the thinned model cannot equal the masked one, with the cause."""
+    statistics = [
+        f"{op.source.module or op.name}: statistics run over fewer channels" for op in plan.outcome.left_out
+    ]
+    borders = [
+        f"{constant.op.source.module or constant.op.name}: a constant of dead channels meets padding"
+        for constant in plan.outcome.constants
+        if constant.bordered
+    ]
+    return tuple(dict.fromkeys(statistics + borders))

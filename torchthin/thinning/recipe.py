@@ -96,7 +96,9 @@ def _plain(value: Any) -> Any:
 
 
 def kept_indices(
-    groups: tuple[Group, ...], keeps: Mapping[str, np.ndarray[Any, np.dtype[np.bool_]]], tensors: Mapping[str, Tensor]
+    groups: tuple[Group, ...],
+    keeps: Mapping[str, np.ndarray[Any, np.dtype[np.bool_]]],
+    tensors: Mapping[str, Tensor],
 ) -> tuple[dict[str, tuple[int, ...]], dict[str, dict[int, tuple[int, ...]]]]:
     """Return the shapes and kept indices of all tensors in which something goes."""
     gone: dict[tuple[str, int], list[IntArray]] = {}
@@ -133,7 +135,9 @@ def check_fits(recipe: Recipe, tensors: Mapping[str, Tensor]) -> None:
     """
     for name, shape in recipe.shapes.items():
         if name not in tensors:
-            raise InputError(f"The recipe names {name}, which the model has not. Build the class it was made for.")
+            raise InputError(
+                f"The recipe names {name}, which the model has not. Build the class it was made for."
+            )
         if tuple(tensors[name].shape) != shape:
             raise InputError(
                 f"The recipe was made for {name} of shape {shape}; the model has {tuple(tensors[name].shape)}. "

@@ -140,7 +140,9 @@ class ReferenceMode(CountingMode):
         """What the dead channels add to every output channel away from borders."""
         if op.name == "aten.convolution":
             return _convolved(given, values)
-        weight: Tensor = given["weight"].t() if "weight" in given else given["mat2" if "mat2" in given else "batch2"]
+        weight: Tensor = (
+            given["weight"].t() if "weight" in given else given["mat2" if "mat2" in given else "batch2"]
+        )
         return values @ weight if weight.dim() == 2 else values @ weight[0]
 
     def _leave_out(self, op: Op, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -174,12 +176,12 @@ class ReferenceMode(CountingMode):
 
 
 def _convolved(given: Mapping[str, Any], values: Tensor) -> Tensor:
-    """Convolve an unpadded, constant picture of the channel `values`; a transposed convolution is averaged over its phases."""
+    """Convolve a constant picture of the channel `values`, unpadded; transposed, the phases are averaged."""
     weight: Tensor = given["weight"]
     picture = values.view(1, -1, *[1] * (weight.dim() - 2))
     dilation = list(given.get("dilation", [1]))
     if given.get("transposed", False):
-        made = torch.ops.aten.convolution(
+        made: Tensor = torch.ops.aten.convolution(
             picture, weight, None, [1], [0], dilation, True, [0], given.get("groups", 1)
         )
         return made.flatten(2).sum(2)[0] / float(np.prod(given["stride"]))
@@ -201,7 +203,7 @@ def invoke(func: Any, given: Mapping[str, Any]) -> Any:
             if argument.name in given:
                 kwargs[argument.name] = given[argument.name]
         else:
-            args.append(given[argument.name] if argument.name in given else argument.default_value)
+            args.append(given.get(argument.name, argument.default_value))
     return func(*args, **kwargs)
 
 

@@ -1,4 +1,4 @@
-"""What is learnt from failed trials: the next way to divide an axis, attributes that follow, sizes that are coupled, freezes."""
+"""What failed trials teach: the next way to divide an axis, attributes that follow, coupled sizes, freezes."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class Search:
         if blamed is None:
             if not self._revert(self.latest[0]):
                 raise ProofError(
-                    f"The thinned model fails although nothing that was cut reaches the failing operation: {failure.text}"
+                    f"The thinned model fails where nothing that was cut arrives: {failure.text}"
                 )
             return
         op, seen = blamed
@@ -125,7 +125,7 @@ class Search:
         return True
 
     def _blamed(self, index: int, kept: Kept) -> tuple[Op, list[tuple[int, int]]] | None:
-        """The op at or just after `index` that saw cut axes, else the last before it, else the next, with those axes."""
+        """The op at or just after `index` that saw cut axes, else the last before, else the next; and those axes."""
         ops = self.graph.ops
         position = next((i for i, op in enumerate(ops) if op.index >= index), len(ops) - 1)
         for op in (*ops[position : position + 3], *reversed(ops[:position]), *ops[position:]):
@@ -193,11 +193,15 @@ class Search:
             twin = kept.labels.contractions[other.index]
             made = other.outputs[0]
             assert made is not None
-            self.couples[other.index] = Couple(other.index, twin.data, twin.data_axis, made.value, twin.out_axis)
+            self.couples[other.index] = Couple(
+                other.index, twin.data, twin.data_axis, made.value, twin.out_axis
+            )
         return True
 
     def _freeze(self, op: Op, seen: Iterable[tuple[int, int]], text: str, kept: Kept) -> None:
-        positions = [(number, axis) for number, value in enumerate(_values(op)) for v, axis in seen if v == value]
+        positions = [
+            (number, axis) for number, value in enumerate(_values(op)) for v, axis in seen if v == value
+        ]
         for other in self._alike(op):
             values = _values(other)
             for number, axis in positions:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from torchthin.labels.propagate import Labels
-from torchthin.thinning.build import thin_copy
-from torchthin.thinning.constants import Fold, folded, plan_folds
+from torchthin.thinning.build import tensors_of, thin_copy
+from torchthin.thinning.constants import Fold, folded_tensors, plan_folds
 from torchthin.thinning.fingerprints import first_difference, run
 from torchthin.thinning.recipe import Recipe
 from torchthin.thinning.reference import Constant, Kept, ReferenceMode
@@ -20,10 +18,7 @@ from torchthin.trace.clone import clone
 from torchthin.trace.inputs import Inputs, refreshed
 from torchthin.trace.opgraph import Op
 from torchthin.trace.recorder import CountingMode
-from torchthin.verify import Proof, compare, joined
-
-DOUBLE_UP_TO = 64 * 2**20
-"""Models of at most this many parameters are compared in float64; larger ones as they are, to spare memory."""
+from torchthin.verify import Proof, can_double, compare, in_double, joined
 
 
 @dataclass(frozen=True)
@@ -69,40 +64,54 @@ class Trial:
             prove: compare outputs with the reference; False: check that the thinned model runs.
             doubtful: choices were made, so look for differences op by op first, which is cheaper than a failed proof.
         """
-        small = self._small(double=False)
+        small = self._small(False, self.recipe)
         failure = _attempt(small, self.inputs)
         if failure is not None:
             return failure
         if not prove:
             return Success(self.recipe, (), None, (), ())
         if doubtful:
-            different = first_difference(self._masked(double=False), small, self.inputs, self.labels, self.kept, False)
+            different = first_difference(
+                self._masked(double=False), small, self.inputs, self.labels, self.kept, False
+            )
             if different is not None:
                 return Failure(different, "the thinned model computes something else")
-        return self._proved(small)
+        return self._proved()
 
-    def _proved(self, small: nn.Module) -> Failure | Success:
-        double = _can_double(self.model)
+    def _proved(self) -> Failure | Success:
+        double = can_double(self.model)
         masked = self._masked(double)
-        small = self._small(double) if double else small
         reference = ReferenceMode(self.labels, self.kept)
-        given = _converted(self.inputs, double)
+        given = in_double(self.inputs, double)
         expected = run(masked, given, reference)
         folds, homeless = plan_folds(self.model, self.labels, reference.constants)
         if homeless:
             return Failure(homeless[0].op.index, "the constant of its dead channels has no bias to go to")
-        recipe = fold_(small, self.recipe, folds, self.kept)
-        proofs = [compare(run(masked, given, CountingMode()), expected, run(small, given, CountingMode()), double)]
+        prepared = {name: self._prepared(name, t, double) for name, t in tensors_of(self.model).items()}
+        values = folded_tensors(folds, self.recipe, prepared, self.kept)
+        recipe = _with_added(self.recipe, folds, values)
+        small = self._small(double, recipe)
+        with torch.no_grad():
+            for name, tensor in tensors_of(small).items():
+                if name in values:
+                    tensor.copy_(values[name])
+        proofs = [
+            compare(run(masked, given, CountingMode()), expected, run(small, given, CountingMode()), double)
+        ]
         if double:
             fresh = refreshed(given, seed=1)
             again = run(masked, fresh, ReferenceMode(self.labels, self.kept))
-            proofs.append(compare(run(masked, fresh, CountingMode()), again, run(small, fresh, CountingMode()), double))
+            proofs.append(
+                compare(run(masked, fresh, CountingMode()), again, run(small, fresh, CountingMode()), double)
+            )
         proof = joined(proofs)
         if not proof.holds or proof.vacuous:
             different = first_difference(masked, small, given, self.labels, self.kept, double)
             if different is not None or not proof.holds:
                 last = self.labels.graph.ops[-1].index
-                return Failure(last if different is None else different, "the thinned model computes something else")
+                return Failure(
+                    last if different is None else different, "the thinned model computes something else"
+                )
         return Success(recipe, tuple(folds), proof, tuple(reference.constants), tuple(reference.left_out))
 
     def _prepared(self, name: str, tensor: Tensor, double: bool) -> Tensor:
@@ -112,8 +121,8 @@ class Trial:
         mask = self.masks.get(name)
         return tensor if mask is None else tensor * mask.to(tensor.device)
 
-    def _small(self, double: bool) -> nn.Module:
-        return thin_copy(self.model, self.recipe, lambda name, t: self._prepared(name, t, double))
+    def _small(self, double: bool, recipe: Recipe) -> nn.Module:
+        return thin_copy(self.model, recipe, lambda name, t: self._prepared(name, t, double))
 
     def _masked(self, double: bool) -> nn.Module:
         def own(name: str, tensor: Tensor) -> Tensor:
@@ -122,15 +131,6 @@ class Trial:
             return ready if shared else ready.clone()
 
         return clone(self.model, own)
-
-
-def _can_double(model: nn.Module) -> bool:
-    parameters = list(model.parameters())
-    return sum(p.numel() for p in parameters) <= DOUBLE_UP_TO and not any(p.is_complex() for p in parameters)
-
-
-def _converted(inputs: Inputs, double: bool) -> Inputs:
-    return inputs.map(lambda t: t.double() if t.is_floating_point() else t) if double else inputs
 
 
 def _attempt(model: nn.Module, inputs: Inputs) -> Failure | None:
@@ -143,23 +143,7 @@ def _attempt(model: nn.Module, inputs: Inputs) -> Failure | None:
     return None
 
 
-def fold_(small: nn.Module, recipe: Recipe, folds: Iterable[Fold], kept: Kept) -> Recipe:
-    """Write the constants into a thinned model; return the recipe with the biases that this added."""
-    added = dict(recipe.added)
-    tensors = dict(small.state_dict(keep_vars=True))
-    for fold in folds:
-        ref = fold.constant.op.outputs[0]
-        assert ref is not None
-        keep = kept.along(ref.value, fold.constant.contraction.out_axis)
-        chosen = None if keep is None else torch.from_numpy(np.flatnonzero(keep))
-        if fold.new:
-            size = fold.constant.delta.numel() if chosen is None else chosen.numel()
-            path, _, local = fold.name.rpartition(".")
-            like = next(p for p in small.get_submodule(path).parameters())
-            setattr(small.get_submodule(path), local, nn.Parameter(like.detach().new_zeros(size)))
-            added[fold.name] = (size,)
-            tensors[fold.name] = small.get_parameter(fold.name)
-        tensor = tensors[fold.name]
-        with torch.no_grad():
-            tensor.copy_(folded(tensor, fold, chosen))
-    return Recipe(recipe.shapes, recipe.keep, recipe.attributes, added)
+def _with_added(recipe: Recipe, folds: Iterable[Fold], values: Mapping[str, Tensor]) -> Recipe:
+    """Return the recipe with the biases that constants ask for."""
+    added = {fold.name: tuple(values[fold.name].shape) for fold in folds if fold.new}
+    return Recipe(recipe.shapes, recipe.keep, recipe.attributes, {**recipe.added, **added})

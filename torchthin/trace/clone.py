@@ -15,7 +15,7 @@ Exchange = Callable[[str, Tensor], Tensor]
 
 
 def state_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Yield every parameter and buffer once, under its first name, as in ``state_dict`` (and non-persistent buffers)."""
+    """Yield every parameter and buffer (also non-persistent ones) once, under its first name."""
     yield from model.named_parameters()
     yield from model.named_buffers()
 

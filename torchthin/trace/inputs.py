@@ -87,3 +87,11 @@ def refreshed(inputs: Inputs, seed: int) -> Inputs:
 def call(model: nn.Module, inputs: Inputs) -> Any:
     """Call the model on `inputs`."""
     return model(*inputs.args, **dict(inputs.kwargs or {}))
+
+
+def on_device_of(model: nn.Module, inputs: Inputs) -> Inputs:
+    """Return the inputs on the device of the model's first parameter, floating point ones in its dtype."""
+    like = next(model.parameters(), None)
+    if like is None:
+        return inputs
+    return inputs.map(lambda t: t.to(like.device, like.dtype) if t.is_floating_point() else t.to(like.device))

@@ -134,7 +134,7 @@ class ModulePaths:
 
 def storage_key(tensor: Tensor) -> int:
     """Return a number that tensors with the same live storage share."""
-    return tensor.untyped_storage()._cdata
+    return int(tensor.untyped_storage()._cdata)
 
 
 def tensors_in(argument: Any) -> Iterator[Tensor]:
@@ -201,6 +201,4 @@ def record(
         with recorder:
             outputs = call(model, inputs)
     made = [recorder.number(item) for item in tree_flatten(outputs)[0] if isinstance(item, Tensor)]
-    return OpGraph(
-        tuple(recorder.ops), tuple(recorder.values), recorder.state, tuple(given), tuple(made)
-    )
+    return OpGraph(tuple(recorder.ops), tuple(recorder.values), recorder.state, tuple(given), tuple(made))

@@ -43,9 +43,7 @@ def convolution(call: Call) -> list[Axes]:
     return [(data[0], out, *(None for _ in call.out_shape()[2:]))]
 
 
-def _one_input_per_group(
-    call: Call, data: Axis, weight: Axes, conv_groups: int, transposed: bool
-) -> Axis:
+def _one_input_per_group(call: Call, data: Axis, weight: Axes, conv_groups: int, transposed: bool) -> Axis:
     """Depthwise: output c lives and dies with input c; with a multiplier, all outputs of one input go together."""
     source = _vector(data)
     if source is None:

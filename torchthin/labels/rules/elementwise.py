@@ -24,10 +24,13 @@ from torchthin.trace.opgraph import Ref
 def elementwise(call: Call) -> list[Axes]:
     """Tie along every axis that the operands share; also serves every operator that torch tags as pointwise."""
     operands = [
-        (call.values[ref.value].shape, call.of(ref)) for ref in call.op.inputs() if call.values[ref.value].shape
+        (call.values[ref.value].shape, call.of(ref))
+        for ref in call.op.inputs()
+        if call.values[ref.value].shape
     ]
     return [
-        broadcast(call, operands, () if ref is None else call.values[ref.value].shape) for ref in call.op.outputs
+        broadcast(call, operands, () if ref is None else call.values[ref.value].shape)
+        for ref in call.op.outputs
     ]
 
 
@@ -57,7 +60,14 @@ def to_shape_of_other(call: Call) -> list[Axes]:
     return elementwise(call)
 
 
-@rule("aten._local_scalar_dense", "aten.is_nonzero", "aten.equal", "aten.sym_size", "aten.item", accepts_merged=True)
+@rule(
+    "aten._local_scalar_dense",
+    "aten.is_nonzero",
+    "aten.equal",
+    "aten.sym_size",
+    "aten.item",
+    accepts_merged=True,
+)
 def to_python(call: Call) -> list[Axes]:
     """A number that leaves the graph."""
     for ref in call.op.inputs():

@@ -59,7 +59,9 @@ def index_put(call: Call) -> list[Axes]:
     sizes = tuple(n for d, n in enumerate(call.shape("self")) if d not in indexed)
     values, shape = call.axes("values"), call.shape("values")
     if not indexed or indexed[0] == 0:
-        for a, b, n, m in zip(reversed(rest), reversed(values), reversed(sizes), reversed(shape), strict=False):
+        for a, b, n, m in zip(
+            reversed(rest), reversed(values), reversed(sizes), reversed(shape), strict=False
+        ):
             if n == m and n > 1:
                 call.tie(a, b)
         return [data]

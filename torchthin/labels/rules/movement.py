@@ -70,7 +70,10 @@ def flip(call: Call) -> list[Axes]:
         return [data]
     flipped = {positive(d, len(data)) for d in call.arg("dims")}
     return [
-        tuple(axis[::-1] if d in flipped and isinstance(axis, np.ndarray) else axis for d, axis in enumerate(data))
+        tuple(
+            axis[::-1] if d in flipped and isinstance(axis, np.ndarray) else axis
+            for d, axis in enumerate(data)
+        )
     ]
 
 
@@ -116,7 +119,10 @@ def repeat(call: Call) -> list[Axes]:
     """Tile axes; new axes stand in front."""
     repeats = list(call.arg("repeats"))
     data: Axes = (*(None,) * (len(repeats) - len(call.axes("self"))), *call.axes("self"))
-    tiled = [np.tile(a, n) if isinstance(a, np.ndarray) and n > 1 else a for a, n in zip(data, repeats, strict=True)]
+    tiled = [
+        np.tile(a, n) if isinstance(a, np.ndarray) and n > 1 else a
+        for a, n in zip(data, repeats, strict=True)
+    ]
     return [tuple(tiled)]
 
 
@@ -210,9 +216,7 @@ def cat(call: Call) -> list[Axes]:
     shape = call.out_shape()
     dim = positive(int(call.arg("dim", 0)), len(shape))
     parts = [(call.of(ref)[dim], call.values[ref.value].shape[dim]) for ref in refs]
-    others = [
-        (_without(call.values[ref.value].shape, dim), _without(call.of(ref), dim)) for ref in refs
-    ]
+    others = [(_without(call.values[ref.value].shape, dim), _without(call.of(ref), dim)) for ref in refs]
     rest = broadcast(call, others, _without(shape, dim))
     return [(*rest[:dim], _joined(call, parts), *rest[dim:])]
 
@@ -299,7 +303,13 @@ def regroup(shape: Sequence[int], out: Sequence[int]) -> list[tuple[list[int], l
 
 
 def _lay_out(
-    call: Call, data: Axes, shape: Sequence[int], out: Sequence[int], ins: list[int], outs: list[int], axes: list[Axis]
+    call: Call,
+    data: Axes,
+    shape: Sequence[int],
+    out: Sequence[int],
+    ins: list[int],
+    outs: list[int],
+    axes: list[Axis],
 ) -> None:
     """Label the axes `outs` of the result from the axes `ins` of the input."""
     labelled = [d for d in ins if data[d] is not None]
@@ -332,7 +342,9 @@ def read_off(call: Call, moved: Vector) -> dict[int, Vector]:
     Returns:
         the axis number and its labels.
     """
-    varying = [d for d in range(moved.ndim) if moved.shape[d] > 1 and bool((moved != moved.take([0], d)).any())]
+    varying = [
+        d for d in range(moved.ndim) if moved.shape[d] > 1 and bool((moved != moved.take([0], d)).any())
+    ]
     if not varying:
         return {}
     unit = varying[0]

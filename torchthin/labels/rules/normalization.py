@@ -5,7 +5,6 @@ from __future__ import annotations
 from torchthin.labels.registry import Call, rule
 from torchthin.labels.space import Axes, Merged
 
-
 BATCH_NORMS = (
     "aten.native_batch_norm",
     "aten._native_batch_norm_legit",

@@ -1,0 +1,132 @@
+"""`inspect`: what of a model can be pruned, in which groups, and what is in the way of the rest."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from torchthin.errors import ConfigError
+from torchthin.groups import ChannelGroups, Group
+from torchthin.labels.components import Grouping, find_groups, producers
+from torchthin.labels.propagate import Labels, propagate
+from torchthin.selection import select_channels
+from torchthin.structured import makers
+from torchthin.thinning.plan import find_plan, trace
+from torchthin.thinning.search import Decision
+from torchthin.trace.inputs import as_inputs, on_device_of
+
+PROBE = 0.5
+"""Share of every group that is cut on trial."""
+
+
+@dataclass(frozen=True)
+class GroupFacts:
+    """A group in numbers."""
+
+    name: str
+    channels: int
+    makers: tuple[str, ...]
+    """Weights whose filters are the group's channels."""
+    followers: tuple[str, ...]
+    """Every other parameter axis that is cut with them, as ``name[axis]``."""
+    balanced: bool
+    """Equal numbers must go from parts of the group."""
+
+
+@dataclass(frozen=True)
+class FrozenFacts:
+    """Channels of a weight that stay."""
+
+    weight: str
+    channels: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What can be pruned and what cannot."""
+
+    groups: tuple[GroupFacts, ...]
+    frozen: tuple[FrozenFacts, ...]
+    """Filters of weights that make channels and may not go, with op, module and source line."""
+    unknown_ops: tuple[str, ...]
+    """Operators without a rule that met channels; what went in is frozen."""
+    unused: tuple[str, ...]
+    """Parameters that the recorded run did not read; they stay whole."""
+    proved: bool
+    """Whether a trial cut of half of every group ran and agreed with the masked model."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all facts as JSON types."""
+        return asdict(self)
+
+
+def inspect(model: nn.Module, example_inputs: Any, *, prove: bool = True) -> Inspection:
+    """Find the groups of `model`, which is left as it is.
+
+    Args:
+        model: any model; on the meta device only the recorded graph is looked at, nothing is tried.
+        example_inputs: a tensor, a tuple of positional or a dict of keyword arguments.
+        prove: cut half of every group on a copy and compare; what fails is frozen and named. False is faster and may
+            show groups that turn out not to go.
+
+    Raises:
+        InputError: model or inputs cannot be used.
+    """
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"The model of inspect must be a torch.nn.Module. Got {type(model).__name__}.")
+    inputs = on_device_of(model, as_inputs(example_inputs))
+    graph = trace(model, inputs)
+    proved = prove and not any(p.is_meta for p in model.parameters())
+    if proved:
+        proposal = find_plan(model, inputs, _probe, graph=graph).proposal
+        labels, grouping = proposal.labels, proposal.grouping
+    else:
+        labels = propagate(graph)
+        grouping = find_groups(labels)
+    axes = producers(labels)
+    unused = tuple(name for name, _ in model.named_parameters() if name not in labels.graph.state)
+    return Inspection(
+        tuple(_group_facts(group, axes) for group in grouping.groups.groups if makers(group, axes)),
+        _frozen_facts(grouping.groups, axes),
+        tuple(dict.fromkeys(op.name for op in labels.unknown)),
+        unused,
+        proved,
+    )
+
+
+def _probe(grouping: Grouping, labels: Labels) -> Decision:
+    axes = producers(labels)
+    groups = [group for group in grouping.groups.groups if makers(group, axes)]
+    random = np.random.default_rng(0)
+    return Decision(select_channels(groups, {g.name: random.random(g.size) for g in groups}, PROBE), {})
+
+
+def _group_facts(group: Group, axes: dict[str, int]) -> GroupFacts:
+    names = makers(group, axes)
+    return GroupFacts(
+        group.name,
+        group.size,
+        tuple(
+            dict.fromkeys(
+                m.parameter for m in group.members if m.parameter in names and axes[m.parameter] == m.axis
+            )
+        ),
+        tuple(
+            dict.fromkeys(
+                f"{m.parameter}[{m.axis}]" for m in group.members if axes.get(m.parameter) != m.axis
+            )
+        ),
+        bool(group.balances),
+    )
+
+
+def _frozen_facts(groups: ChannelGroups, axes: dict[str, int]) -> tuple[FrozenFacts, ...]:
+    return tuple(
+        FrozenFacts(item.parameter, item.count, item.reason)
+        for item in groups.frozen
+        if axes.get(item.parameter) == item.axis
+    )

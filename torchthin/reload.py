@@ -1,0 +1,54 @@
+"""`load`: a checkpoint into an instance of the user's class, shrunk by the stored recipe where it is a thinned one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypeVar
+
+from torch import nn
+
+from torchthin.checkpoints import Checkpoint, load_into, read_checkpoint
+from torchthin.errors import CheckpointError, ConfigError, InputError
+from torchthin.thinning.apply import apply_
+from torchthin.thinning.build import tensors_of
+from torchthin.thinning.recipe import Recipe
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def load(path: str | Path, model: Model) -> Model:
+    """Load a checkpoint into `model` and return it.
+
+    A thinned checkpoint carries its recipe: `model`, a full-size instance of the class that was pruned, is shrunk by it in
+    place first. Every tensor must then fit exactly. Checkpoints that are only masked, or not ours, load as they are.
+
+    Raises:
+        CheckpointError: the file cannot be read, or does not fit the model; the message names what differs.
+    """
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"The model of load must be a torch.nn.Module. Got {type(model).__name__}.")
+    checkpoint = read_checkpoint(path)
+    shrink_to_(model, checkpoint)
+    load_into(model, checkpoint)
+    return model
+
+
+def stored_recipe(checkpoint: Checkpoint) -> Recipe | None:
+    """Return the recipe that a checkpoint was thinned by; None when it is not a thinned one of ours."""
+    entry = checkpoint.torchthin or {}
+    data = entry.get("recipe")
+    return Recipe.from_dict(data) if isinstance(data, dict) else None
+
+
+def shrink_to_(model: nn.Module, checkpoint: Checkpoint) -> None:
+    """Thin `model` by the checkpoint's recipe; one that has the thinned shapes already is left as it is."""
+    recipe = stored_recipe(checkpoint)
+    if recipe is None:
+        return
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors_of(model).items()}
+    if all(shapes.get(name) == recipe.shape_after(name) for name in recipe.keep):
+        return
+    try:
+        apply_(model, recipe)
+    except InputError as error:
+        raise CheckpointError(f"{checkpoint.path} was thinned from another model: {error}") from error
