@@ -120,7 +120,7 @@ OPTIONS = {
         ["--config", "nowhere.yaml"],
         "The configuration file nowhere.yaml cannot be read: No such file",
     ),
-    "thin": (["--thin"], "The thin of prune must be False"),
+    "thin without an input": (["--thin"], "The thin of prune"),
 }
 
 

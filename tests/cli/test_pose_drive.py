@@ -104,6 +104,17 @@ def test_the_score_is_shown_before_and_after_and_called_synthetic(place: Workpla
     assert lines[title + 3].split()[-2:] == [f"{before.oks:.4f}", f"{after.oks:.4f}"]
 
 
+def test_a_thinned_student_is_smaller_and_keeps_its_heads(place: Workplace, drive: Path) -> None:
+    outcome = run(place, drive, "--source", "student.pth", "--out-dir", "out", "--thin")
+    assert (outcome.code, outcome.err) == (0, "")
+    state = torch.load("out/best_pruned_50.pth", weights_only=True)["state_dict"]
+    assert state["conv1.op.weight"].shape == (12, 3, 3, 3)
+    assert state["conv8.op.weight"].shape == (48, 48, 3, 3)
+    assert state["heat_out.op.weight"].shape == (19, 24, 1, 1)
+    assert state["paf_out.op.weight"].shape == (38, 24, 1, 1)
+    assert list(state) == list(pose_student().state_dict())
+
+
 BAD = {
     "source": (["--source", "nowhere.pth"], "does not exist"),
     "not a student": (["--source", "best.pth"], "must have the names of the model"),
@@ -112,7 +123,6 @@ BAD = {
     "device": (["--device", "gpu"], "The device must be"),
     "out": (["--out-dir", "net.py"], "Not a directory"),
     "flag": (["--outdir", "x"], "Did you mean '--out-dir'"),
-    "thin": (["--thin"], "The thin of prune must be False"),
 }
 
 
