@@ -146,7 +146,7 @@ class Trainer:
             outputs = self.model(batch.images)
         loss = loss_of(outputs, batch, self.config)
         self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(loss)
         self.optimizer.step()
         self._average()
         return float(loss.detach())
