@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from torchthin.checkpoints.reading import WRAPPER_PREFIXES, Checkpoint
+from torchthin.checkpoints.content import WRAPPER_PREFIXES, Checkpoint
 from torchthin.errors import CheckpointError, near_matches
 
 _SHOWN = 3
