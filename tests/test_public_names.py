@@ -8,19 +8,22 @@ import torchthin
 
 NAMES = {
     "METHODS",
-    "CheckpointError",
-    "ConfigError",
-    "FactoryError",
     "InputError",
-    "LayerFacts",
+    "Inspection",
+    "Proof",
     "ProofError",
     "PruneConfig",
     "PruneReport",
     "PruneResult",
+    "Recipe",
     "TargetMissedError",
+    "Thinned",
     "TorchthinError",
-    "WeightNameError",
+    "inspect",
+    "load",
     "prune",
+    "thin_",
+    "verify",
 }
 
 

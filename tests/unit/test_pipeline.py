@@ -203,7 +203,7 @@ def poisoned(value: float) -> nn.Module:
             ConfigError,
             "The target_sparsity of prune must be in [0, 1). Got 1.2.",
         ),
-        (net(), {"thin": True}, ConfigError, "The thin of prune must be False"),
+        (net(), {"thin": True}, ConfigError, "The thin of prune needs example_inputs"),
         (net(), {"weights": ["1.weight"]}, WeightNameError, "1.weight cannot be pruned"),
         (net(), {"keep": ["nowhere"]}, WeightNameError, "'nowhere' matches no weight"),
         (
@@ -237,7 +237,7 @@ def poisoned(value: float) -> nn.Module:
             Stubborn(),
             {},
             InputError,
-            "must be copyable by copy.deepcopy. Stubborn raised TypeError: cannot pickle",
+            "The model (Stubborn) cannot be copied: cannot pickle",
         ),
         ("a.pth", {}, ConfigError, "The model of prune must be a torch.nn.Module. Got str."),
     ],

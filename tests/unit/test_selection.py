@@ -105,7 +105,7 @@ def test_balances_that_cross_are_all_kept() -> None:
     # 16 channels; equal numbers from the 2 rows of one balance and the 2 rows of the other, which crosses it.
     numbers = np.arange(16)
     halves, parity = numbers.reshape(2, 8), numbers.reshape(8, 2).T
-    keep = one(np.arange(16.0), 0.5, Group("g", 16, (), None, (halves, parity)))
+    keep = one(np.arange(16.0), 0.5, Group("g", 16, (), (halves, parity)))
     assert (~keep).sum() == 8
     for balance in (halves, parity):
         assert len(set((~keep)[balance].sum(axis=1))) == 1
@@ -113,19 +113,19 @@ def test_balances_that_cross_are_all_kept() -> None:
 
 def test_places_that_cannot_go_limit_the_others() -> None:
     balance = np.array([[0, 1, 2, 3], [4, 5, -1, -1]])
-    keep = one([0, 1, 2, 3, 4, 5], 0.9, Group("g", 6, (), None, (balance,)))
-    assert keep.tolist() == [False, True, True, True, False, True]
+    keep = one([0, 1, 2, 3, 4, 5], 0.9, Group("g", 6, (), (balance,)))
+    assert keep.tolist() == [False, False, True, True, False, False]
 
 
-def test_channels_outside_a_balance_go_one_by_one() -> None:
+def test_what_goes_is_spread_evenly_over_unlike_channels() -> None:
     balance = np.array([[0, 1], [2, 3]])
-    keep = one([9, 9, 9, 9, 1, 2, 3], 0.3, Group("g", 7, (), None, (balance,)))
-    assert keep.tolist() == [True, True, True, True, False, False, True]
+    keep = one([9, 9, 9, 9, 1, 2, 3], 0.5, Group("g", 7, (), (balance,)))
+    assert keep.tolist() == [False, True, False, True, False, True, True]
 
 
-def test_balances_that_rounds_cannot_keep_stay_whole() -> None:
+def test_uneven_balances_hold() -> None:
     balances = (np.array([[0, 1], [2, 3]]), np.array([[0, 1, 2], [3, 4, 5]]))
-    keep = one(np.arange(7.0)[::-1], 0.5, Group("g", 7, (), None, balances))
+    keep = one(np.arange(7.0)[::-1], 0.5, Group("g", 7, (), balances))
     for balance in balances:
         assert len(set((~keep)[balance].sum(axis=1))) == 1
 

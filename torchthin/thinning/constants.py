@@ -13,7 +13,7 @@ from torchthin.labels.propagate import Labels
 from torchthin.labels.rules.normalization import BATCH_NORMS
 from torchthin.thinning.recipe import Recipe, cut
 from torchthin.thinning.reference import Constant, Kept
-from torchthin.trace.opgraph import Op, Ref
+from torchthin.trace.opgraph import BRANCH, Op, Ref
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,8 @@ def plan_folds(
 def _users(labels: Labels) -> dict[int, list[Op]]:
     users: dict[int, list[Op]] = {}
     for op in labels.graph.ops:
+        if op.index >= BRANCH:
+            break
         for ref in op.inputs():
             users.setdefault(ref.value, []).append(op)
     return users

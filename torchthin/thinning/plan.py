@@ -19,8 +19,8 @@ from torchthin.thinning.search import Decide, Proposal, Search
 from torchthin.thinning.trial import Success, Trial
 from torchthin.trace.clone import clone, share
 from torchthin.trace.inputs import Inputs
-from torchthin.trace.opgraph import OpGraph
-from torchthin.trace.recorder import record
+from torchthin.trace.opgraph import OpGraph, merged
+from torchthin.trace.recorder import record, training_branch
 
 ROUNDS = 200
 
@@ -40,8 +40,19 @@ class Plan:
 
 
 def trace(model: nn.Module, inputs: Inputs) -> OpGraph:
-    """Record what `model` computes on `inputs`, on a copy that shares its weights."""
-    return record(clone(model, share), inputs).live()
+    """Record what `model` computes on `inputs`, on a copy that shares its weights.
+
+    Where the evaluation run leaves parameters unread, the training branch is recorded too: its auxiliary heads must go
+    on to fit. A training branch that does not run on these inputs (it wants labels) is left out.
+    """
+    graph = record(clone(model, share), inputs).live()
+    if all(name in graph.state for name, _ in model.named_parameters()):
+        return graph
+    try:
+        branch = record(clone(model, share), inputs, prepare=training_branch).live()
+    except Exception:  # whatever the user's code raises
+        return graph
+    return merged(graph, branch) if set(branch.state) - set(graph.state) else graph
 
 
 def find_plan(

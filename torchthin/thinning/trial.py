@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -15,9 +15,9 @@ from torchthin.thinning.fingerprints import first_difference, run
 from torchthin.thinning.recipe import Recipe
 from torchthin.thinning.reference import Constant, Kept, ReferenceMode
 from torchthin.trace.clone import clone
-from torchthin.trace.inputs import Inputs, refreshed
-from torchthin.trace.opgraph import Op
-from torchthin.trace.recorder import CountingMode
+from torchthin.trace.inputs import Inputs, call, refreshed
+from torchthin.trace.opgraph import BRANCH, Op
+from torchthin.trace.recorder import CountingMode, quiet, training_branch
 from torchthin.verify import Proof, can_double, compare, in_double, joined
 
 
@@ -65,7 +65,9 @@ class Trial:
             doubtful: choices were made, so look for differences op by op first, which is cheaper than a failed proof.
         """
         small = self._small(False, self.recipe)
-        failure = _attempt(small, self.inputs)
+        failure = _attempt(small, self.inputs, CountingMode(), nn.Module.eval)
+        if failure is None and self.labels.graph.branched:
+            failure = _attempt(small, self.inputs, CountingMode(BRANCH), training_branch)
         if failure is not None:
             return failure
         if not prove:
@@ -108,7 +110,7 @@ class Trial:
         if not proof.holds or proof.vacuous:
             different = first_difference(masked, small, given, self.labels, self.kept, double)
             if different is not None or not proof.holds:
-                last = self.labels.graph.ops[-1].index
+                last = max(op.index for op in self.labels.graph.ops if op.index < BRANCH)
                 return Failure(
                     last if different is None else different, "the thinned model computes something else"
                 )
@@ -133,10 +135,14 @@ class Trial:
         return clone(self.model, own)
 
 
-def _attempt(model: nn.Module, inputs: Inputs) -> Failure | None:
-    mode = CountingMode()
+def _attempt(
+    model: nn.Module, inputs: Inputs, mode: CountingMode, prepare: Callable[[nn.Module], object]
+) -> Failure | None:
     try:
-        run(model, inputs, mode)
+        with quiet(model):
+            prepare(model)
+            with mode:
+                call(model, inputs)
     except Exception as error:  # whatever the user's code raises
         first = str(error).strip().splitlines()
         return Failure(mode.completed, f"{type(error).__name__}: {first[0] if first else ''}", True)

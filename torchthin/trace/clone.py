@@ -39,8 +39,9 @@ def clone(model: nn.Module, exchange: Exchange) -> nn.Module:
     try:
         return copy.deepcopy(model, memo)
     except Exception as error:
+        cause = " ".join(str(error).split())
         raise InputError(
-            f"The model ({type(model).__name__}) cannot be copied: {error}. "
+            f"The model ({type(model).__name__}) cannot be copied: {cause}. "
             "Remove cached tensors and open handles from its attributes, or give a fresh instance."
         ) from error
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -85,6 +85,11 @@ class OpGraph:
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
 
+    @property
+    def branched(self) -> bool:
+        """Whether a second run, of the training branch, is part of the graph."""
+        return bool(self.ops) and self.ops[-1].index >= BRANCH
+
     def live(self) -> OpGraph:
         """Return the graph without ops that reach no output (ai8x computes statistics that nothing uses)."""
         wanted = set(self.outputs)
@@ -100,3 +105,41 @@ class OpGraph:
                     aliases.add(self.values[ref.value].alias)
         kept.reverse()
         return OpGraph(tuple(kept), self.values, self.state, self.inputs, self.outputs)
+
+
+BRANCH = 10_000_000
+"""Op indices of a second recorded run start here."""
+
+
+def merged(first: OpGraph, second: OpGraph) -> OpGraph:
+    """Return one graph of two runs of the same model (evaluation and training); parameters are shared.
+
+    The second run's ops get indices from `BRANCH` on.
+    """
+    offset = len(first.values)
+    shared = {number: first.state[name] for name, number in second.state.items() if name in first.state}
+    aliases = 1 + max((value.alias for value in first.values), default=0)
+
+    def moved(item: Any) -> Any:
+        if isinstance(item, Ref):
+            return Ref(shared.get(item.value, item.value + offset))
+        return [moved(part) for part in item] if isinstance(item, (list, tuple)) else item
+
+    ops = tuple(
+        replace(
+            op,
+            index=op.index + BRANCH,
+            arguments={name: moved(argument) for name, argument in op.arguments.items()},
+            outputs=tuple(moved(ref) for ref in op.outputs),
+        )
+        for op in second.ops
+    )
+    values = tuple(replace(value, alias=value.alias + aliases) for value in second.values)
+    state = {name: shared.get(number, number + offset) for name, number in second.state.items()}
+    return OpGraph(
+        (*first.ops, *ops),
+        (*first.values, *values),
+        {**first.state, **state},
+        (*first.inputs, *(shared.get(number, number + offset) for number in second.inputs)),
+        (*first.outputs, *(shared.get(number, number + offset) for number in second.outputs)),
+    )

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules import module as module_hooks
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.dropout import _DropoutNd
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
@@ -28,9 +30,9 @@ _KEPT_DTYPES = {torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8, 
 class CountingMode(TorchDispatchMode):
     """Counts the ops that completed; ops and their order are those that `record` sees."""
 
-    def __init__(self) -> None:
+    def __init__(self, start: int = 0) -> None:
         super().__init__()
-        self.completed = 0
+        self.completed = start
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = self.execute(func, args, kwargs or {})
@@ -185,13 +187,21 @@ def quiet(model: nn.Module) -> Iterator[None]:
             module.training = flag
 
 
+def training_branch(model: nn.Module) -> None:
+    """Set training mode, in which some models run auxiliary heads, with normalisation and dropout kept still."""
+    model.train()
+    for module in model.modules():
+        if isinstance(module, (_NormBase, _DropoutNd)):
+            module.eval()
+
+
 def record(
     model: nn.Module, inputs: Inputs, *, prepare: Callable[[nn.Module], object] = nn.Module.eval
 ) -> OpGraph:
     """Run `model` once on `inputs` and return the record.
 
     The forward pass runs without autograd and may leave state on `model`: give a `clone`.
-    `prepare` sets the modules' modes (evaluation, or the training branch).
+    `prepare` sets the modules' modes: ``nn.Module.eval`` or `training_branch`.
     """
     paths = ModulePaths(model)
     recorder = _Recorder(paths, {id(tensor): name for name, tensor in state_tensors(model)})
@@ -201,4 +211,6 @@ def record(
         with recorder:
             outputs = call(model, inputs)
     made = [recorder.number(item) for item in tree_flatten(outputs)[0] if isinstance(item, Tensor)]
-    return OpGraph(tuple(recorder.ops), tuple(recorder.values), recorder.state, tuple(given), tuple(made))
+    return OpGraph(
+        tuple(recorder.ops), tuple(recorder.values), recorder.state, tuple(given), tuple(made)
+    )
