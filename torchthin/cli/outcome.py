@@ -55,7 +55,7 @@ def save(
         "config": config.to_dict(),
         "report": result.report.to_dict(),
     }
-    recipe = _whole_recipe(result, checkpoint) if config.thin else None
+    recipe = _whole_recipe(result if config.thin else None, checkpoint)
     if recipe is not None:
         entry["recipe"] = recipe.to_dict()
     write_checkpoint(
@@ -74,14 +74,15 @@ def save(
     )
 
 
-def _whole_recipe(result: PruneResult, checkpoint: Checkpoint | None) -> Recipe | None:
+def _whole_recipe(thinned: PruneResult | None, checkpoint: Checkpoint | None) -> Recipe | None:
     """Return what leads from the user's full-size class to the result: a thinned source carries the first part."""
     from torchthin.reload import stored_recipe
 
     earlier = stored_recipe(checkpoint) if checkpoint else None
-    if earlier is None or result.recipe is None:
-        return result.recipe or earlier
-    return earlier.then(result.recipe)
+    recipe = thinned.recipe if thinned else None
+    if earlier is None or recipe is None:
+        return recipe or earlier
+    return earlier.then(recipe)
 
 
 def _in_source_dtypes(state: dict[str, Any], checkpoint: Checkpoint | None) -> dict[str, Any]:

@@ -114,6 +114,8 @@ def _prune(config: PruneConfig, places: Places, device_name: str) -> None:
     from torchthin.pipeline import prune
     from torchthin.pose.score import score_validation
     from torchthin.pose.student import STUDENT_FILE, pose_student
+    from torchthin.reload import shrink_to_
+    from torchthin.trace.inputs import from_shapes
 
     target = places.out_dir / file_name(config.target_sparsity)
     check_destination(target)
@@ -121,6 +123,7 @@ def _prune(config: PruneConfig, places: Places, device_name: str) -> None:
     voice = Voice()
     checkpoint = read_checkpoint(places.source or STUDENT_FILE)
     model = pose_student()
+    shrink_to_(model, checkpoint)
     load_into(model, checkpoint)
     source = str(places.source) if places.source else "the student shipped with torchthin"
     voice.say(f"Source: {source}")
@@ -128,7 +131,7 @@ def _prune(config: PruneConfig, places: Places, device_name: str) -> None:
     before = score_validation(model.to(device), device=str(device))
     result = prune(
         model,
-        torch.zeros(1, 3, 128, 128, device=device),
+        from_shapes([((2, 3, 128, 128), torch.float32)]),
         method=config.method,
         target_sparsity=config.target_sparsity,
         keep=config.keep,

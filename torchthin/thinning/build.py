@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from torchthin.thinning.attributes import attributes_after
 from torchthin.thinning.recipe import Recipe, check_fits, cut
@@ -23,8 +24,8 @@ def sized_attributes(model: nn.Module, recipe: Recipe) -> dict[str, dict[str, An
     first_names = {id(tensor): name for name, tensor in state_tensors(model)}
     changes: dict[str, dict[str, Any]] = {}
     for path, module in model.named_modules():
-        own = {**module._parameters, **module._buffers}
-        names = {local: first_names[id(t)] for local, t in own.items() if t is not None}
+        own = mirrored_tensors(module)
+        names = {local: first_names[id(t)] for local, t in own.items()}
         if not any(name in recipe.keep for name in names.values()):
             continue
         before = {local: tuple(own[local].shape) for local in names}
@@ -36,6 +37,22 @@ def sized_attributes(model: nn.Module, recipe: Recipe) -> dict[str, dict[str, An
         if found:
             changes[path] = found
     return changes
+
+
+def mirrored_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Return the parameters and buffers that a module's sizes mirror, by local name.
+
+    What is computed from another tensor stands for it under its own name: ``weight`` for the ``weight_orig`` of
+    ``torch.nn.utils.prune`` and the ``weight_v`` of ``weight_norm``, and for the largest original of a parametrization.
+    """
+    own = {name: t for name, t in {**module._parameters, **module._buffers}.items() if t is not None}
+    for suffix in ("_orig", "_v"):
+        for name in [name for name in own if name.endswith(suffix)]:
+            own.setdefault(name.removesuffix(suffix), own[name])
+    if parametrize.is_parametrized(module):
+        for name, holder in module.parametrizations.items():  # type: ignore[union-attr]
+            own[name] = max(holder.parameters(recurse=False), key=Tensor.numel)
+    return own
 
 
 def thin_copy(model: nn.Module, recipe: Recipe, prepare: Exchange | None = None) -> nn.Module:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten
 
 from torchthin.errors import InputError
 
@@ -20,10 +21,25 @@ def state_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from model.named_buffers()
 
 
-def clone(model: nn.Module, exchange: Exchange) -> nn.Module:
-    """Return a structural copy of `model` in which every parameter and buffer is what `exchange` gives for it.
+def plain_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield tensors that modules hold as plain attributes, also in lists and dicts, under the attribute's name.
 
-    Tied tensors stay tied. Parameters stay parameters, and keep their ``requires_grad``.
+    Some were computed from parameters: the ``weight`` of ``torch.nn.utils.prune`` and ``weight_norm``, cached biases.
+    """
+    for path, module in model.named_modules():
+        for name, value in vars(module).items():
+            if name in {"_parameters", "_buffers", "_modules"}:
+                continue
+            for leaf in tree_flatten(value)[0]:
+                if isinstance(leaf, Tensor):
+                    yield (f"{path}.{name}" if path else name), leaf
+
+
+def clone(model: nn.Module, exchange: Exchange) -> nn.Module:
+    """Return a structural copy of `model` in which every tensor is what `exchange` gives for it.
+
+    Tied tensors stay tied. Parameters stay parameters, and keep their ``requires_grad``. Tensors that are plain attributes
+    of modules are exchanged as well, detached from what they were computed from.
 
     Raises:
         InputError: when the model cannot be deep-copied.
@@ -36,6 +52,10 @@ def clone(model: nn.Module, exchange: Exchange) -> nn.Module:
         memo[id(tensor)] = new
         if tensor.grad is not None:
             memo[id(tensor.grad)] = None
+    for name, tensor in plain_tensors(model):
+        if id(tensor) not in memo:
+            wants_grad = tensor.is_leaf and tensor.requires_grad
+            memo[id(tensor)] = exchange(name, tensor.detach()).requires_grad_(wants_grad)
     try:
         return copy.deepcopy(model, memo)
     except Exception as error:

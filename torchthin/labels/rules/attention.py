@@ -2,28 +2,45 @@
 
 from __future__ import annotations
 
-from torchthin.labels.registry import Call, rule
+from torchthin.labels.registry import Call, Contraction, rule
+from torchthin.labels.rules.elementwise import broadcast
 from torchthin.labels.space import Axes
 
+FUSED = (
+    "aten._scaled_dot_product_flash_attention_for_cpu",
+    "aten._scaled_dot_product_flash_attention",
+    "aten._scaled_dot_product_efficient_attention",
+    "aten._scaled_dot_product_cudnn_attention",
+    "aten._scaled_dot_product_fused_attention_overrideable",
+)
 
-@rule(
-    "aten._scaled_dot_product_flash_attention_for_cpu", "aten._scaled_dot_product_flash_attention",
-    "aten._scaled_dot_product_efficient_attention", "aten._scaled_dot_product_cudnn_attention",
-    "aten._scaled_dot_product_attention_math_for_mps", "aten._scaled_dot_product_fused_attention_overrideable",
-)  # fmt: skip
+
+@rule(*FUSED)
 def attention(call: Call) -> list[Axes]:
-    """Query (B, H, L, E), key (B, H, S, E), value (B, H, S, Ev) -> (B, H, L, Ev)."""
+    """Query (B, H, L, E), key (B, H, S, E), value (B, H, S, E) -> (B, H, L, E).
+
+    The softmax counts the keys, so S freezes; without a given scale it is computed from E, so E freezes too.
+    Kernels want values as wide as queries.
+    """
     q, k, v = (call.axes(name) for name in ("query", "key", "value"))
-    shape = call.shape("query")
-    for position in (0, 1):
-        if shape[position] > 1:
-            call.tie(q[position], k[position])
-            call.tie(q[position], v[position])
-    if shape[3] > 1:
-        call.tie(q[3], k[3])
-    if call.shape("key")[2] > 1:
-        call.tie(k[2], v[2])
-    return [(q[0], q[1], q[2], v[3])]
+    shapes = [call.shape(name) for name in ("query", "key", "value")]
+    batch = broadcast(call, [(s[:2], axes[:2]) for s, axes in zip(shapes, (q, k, v), strict=True)], shapes[0][:2])
+    for axis in (k[2], v[2]):
+        call.freeze(axis, "the keys are counted by a softmax")
+    call.tie(q[3], k[3])
+    call.tie(q[3], v[3])
+    if call.arg("scale") is None:
+        call.freeze(q[3], "the scale of attention is computed from the size of its heads")
+    for name in ("attn_mask", "attn_bias"):
+        if call.has(name):
+            scores = (*shapes[0][:3], shapes[1][2])
+            broadcast(call, [(scores, (*batch, q[2], None)), (call.shape(name), call.axes(name))], scores)
+    call.contraction = Contraction(call.value("query"), 3, call.value("key"), None, 3)
+    return [(*batch, q[2], v[3]), *(_unlabelled(call, i) for i in range(1, len(call.op.outputs)))]
+
+
+def _unlabelled(call: Call, output: int) -> Axes:
+    return (None,) * len(call.out_shape(output))
 
 
 @rule("aten.embedding")
@@ -32,3 +49,14 @@ def embedding(call: Call) -> list[Axes]:
     table = call.axes("weight")
     call.freeze(table[0], "rows are looked up by number")
     return [(*call.axes("indices"), table[1])]
+
+
+@rule("aten._embedding_bag", "aten._embedding_bag_forward_only")
+def embedding_bag(call: Call) -> list[Axes]:
+    """Rows are looked up by number and summed in bags; columns pass."""
+    table = call.axes("weight")
+    call.freeze(table[0], "rows are looked up by number")
+    for name in ("indices", "offsets", "per_sample_weights"):
+        if call.has(name):
+            call.freeze(call.axes(name)[0], "entries are put into bags by number")
+    return [(None, table[1]), *(_unlabelled(call, i) for i in range(1, len(call.op.outputs)))]

@@ -12,7 +12,7 @@ def _vector(axis: Axis) -> Vector | None:
     return axis
 
 
-@rule("aten.convolution", "aten._convolution", "aten.convolution_overrideable")
+@rule("aten.convolution", "aten._convolution")
 def convolution(call: Call) -> list[Axes]:
     """Data (N, C, ...), weight (out, C / conv groups, ...), transposed (C, out / conv groups, ...)."""
     data, weight = call.axes("input"), call.axes("weight")
@@ -38,7 +38,7 @@ def convolution(call: Call) -> list[Axes]:
             call.tie(data[1], inner)
     if not depthwise:
         call.contraction = Contraction(call.value("input"), 1, call.value("weight"), "bias", 1)
-    if call.has("bias") and out is not None:
+    if call.has("bias"):
         call.tie(call.axes("bias")[0], out)
     return [(data[0], out, *(None for _ in call.out_shape()[2:]))]
 
@@ -85,7 +85,8 @@ def _tiled(labels: Vector, times: int) -> Vector:
     return labels[None].repeat(times, axis=0).reshape(-1)
 
 
-@rule("aten.mm", "aten.addmm", "aten.addmm_", "aten.bmm", "aten.baddbmm", "aten.baddbmm_")
+@rule("aten.mm", "aten.addmm", "aten.addmm_", "aten._addmm_activation", "aten.bmm", "aten.baddbmm",
+      "aten.baddbmm_")  # fmt: skip
 def matrix_product(call: Call) -> list[Axes]:
     """(..., m, k) x (..., k, n), with an optional addend that broadcasts."""
     first, second = ("mat1", "mat2") if call.has("mat1") else ("self", "mat2")
@@ -109,29 +110,42 @@ def matrix_product(call: Call) -> list[Axes]:
     return [out]
 
 
-@rule("aten.linear", "aten._addmm_activation", "aten.mkldnn_linear")
-def linear(call: Call) -> list[Axes]:
-    """(..., in) x (out, in)."""
-    data, weight = call.axes("input"), call.axes("weight")
-    if call.shape("input")[-1] > 1:
-        call.tie(data[-1], weight[1])
-    if call.has("bias") and weight[0] is not None:
-        call.tie(weight[0], call.axes("bias")[0])
-    rank = len(call.out_shape())
-    call.contraction = Contraction(call.value("input"), rank - 1, call.value("weight"), "bias", rank - 1)
-    return [(*data[:-1], weight[0])]
-
-
-@rule("aten.mv", "aten.addmv")
+@rule("aten.mv", "aten.addmv", "aten.addmv_")
 def matrix_vector(call: Call) -> list[Axes]:
-    """(m, k) x (k)."""
-    matrix, vector = ("mat", "vec") if call.has("mat") else ("self", "vec")
-    call.tie(call.axes(matrix)[1], call.axes(vector)[0])
-    return [(call.axes(matrix)[0],)]
+    """(m, k) x (k). Rarely a layer, mostly part of a norm (spectral norm), so what goes is left out as from statistics."""
+    name = "mat" if call.has("mat") else "self"
+    matrix, vector = call.axes(name), call.axes("vec")
+    if call.shape("vec")[0] > 1:
+        call.tie(matrix[1], vector[0])
+        call.statistics = matrix[1] is not None
+    if name == "self":
+        return [(matrix[0],)]
+    shape = call.out_shape()
+    return [broadcast(call, [(shape, (matrix[0],)), (call.shape("self"), call.axes("self"))], shape)]
 
 
 @rule("aten.dot", "aten.vdot")
 def inner_product(call: Call) -> list[Axes]:
-    """(k) x (k)."""
-    call.tie(call.axes("self")[0], call.axes("tensor" if call.has("tensor") else "other")[0])
+    """(k) x (k): what goes is left out."""
+    a, b = call.axes("self")[0], call.axes("tensor" if call.has("tensor") else "other")[0]
+    if call.shape("self")[0] > 1:
+        call.tie(a, b)
+        call.statistics = a is not None
     return [()]
+
+
+@rule("aten._trilinear")
+def trilinear(call: Call) -> list[Axes]:
+    """The product of three tensors, each unsqueezed at its own axes, summed over some (bilinear layers)."""
+    operands: list[tuple[tuple[int, ...], Axes]] = []
+    for number in ("1", "2", "3"):
+        shape, axes = list(call.shape(f"i{number}")), list(call.axes(f"i{number}"))
+        for d in call.arg(f"expand{number}"):
+            shape.insert(d, 1)
+            axes.insert(d, None)
+        operands.append((tuple(shape), tuple(axes)))
+    full = tuple(max(sizes) for sizes in zip(*(shape for shape, _ in operands), strict=True))
+    shared = broadcast(call, operands, full)
+    summed = {int(d) for d in call.arg("sumdim")}
+    call.statistics = any(shared[d] is not None for d in summed)
+    return [tuple(axis for d, axis in enumerate(shared) if d not in summed)]

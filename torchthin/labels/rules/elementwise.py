@@ -2,35 +2,32 @@
 
 from __future__ import annotations
 
-from torchthin.labels.registry import Call, rule
+import numpy as np
+
+from torchthin.labels.registry import Call, positive, rule
 from torchthin.labels.space import Axes, Axis, Merged
 from torchthin.trace.opgraph import Ref
 
 
 @rule(
-    "aten.copy_", "aten.native_dropout", "aten.dropout", "aten.alias", "aten.detach", "aten.detach_", "aten.clone",
-    "aten.contiguous", "aten._to_copy", "aten.to", "aten.lift_fresh", "aten.lift_fresh_copy", "aten.lift", "aten.prelu",
-    "aten._prelu_kernel", "aten.rrelu_with_noise", "aten.zeros_like", "aten.ones_like", "aten.empty_like",
-    "aten.full_like", "aten.rand_like", "aten.randn_like", "aten.bernoulli", "aten.bernoulli_", "aten.fill_", "aten.fill",
-    "aten.zero_", "aten.masked_fill", "aten.masked_fill_", "aten.lerp", "aten.glu_jvp", "aten.view_as_real_copy",
-    "aten.nan_to_num", "aten.where", "aten.fake_quantize_per_tensor_affine_cachemask", "aten._conj", "aten.real",
-    "aten.isnan", "aten.isinf", "aten.isfinite", "aten.logical_not", "aten.uniform_", "aten.normal_", "aten.gelu_",
-    "aten.hardtanh_", "aten.celu", "aten.celu_", "aten.selu", "aten.selu_", "aten.hardswish", "aten.hardswish_",
-    "aten.hardsigmoid", "aten.hardsigmoid_", "aten.hardtanh", "aten.silu", "aten.silu_", "aten.mish", "aten.mish_",
-    "aten.leaky_relu", "aten.leaky_relu_", "aten.elu", "aten.elu_", "aten.softplus", "aten.softshrink",
-    "aten.hardshrink", "aten.log_sigmoid_forward", "aten.threshold", "aten.threshold_",
+    "aten.copy_", "aten.native_dropout", "aten.alias", "aten.detach", "aten.detach_", "aten._to_copy",
+    "aten.lift", "aten.lift_fresh", "aten.lift_fresh_copy", "aten._prelu_kernel", "aten.rrelu_with_noise",
+    "aten.zeros_like", "aten.ones_like", "aten.empty_like", "aten.full_like", "aten.rand_like", "aten.randn_like",
+    "aten.randint_like", "aten.bernoulli", "aten.bernoulli_", "aten.uniform_", "aten.normal_", "aten.exponential_",
+    "aten.fill", "aten.fill_", "aten.zero_", "aten.hardswish", "aten.hardswish_", "aten.log_sigmoid_forward",
+    "aten.fake_quantize_per_tensor_affine_cachemask",
+    "aten._fake_quantize_per_tensor_affine_cachemask_tensor_qparams",
+    "aten.complex", "aten.polar", "aten._conj", "aten.resolve_conj", "aten.clone", "aten.where", "aten.masked_fill",
+    "aten.masked_fill_", "aten.isinf", "aten.isnan",
     accepts_merged=True,
 )  # fmt: skip
 def elementwise(call: Call) -> list[Axes]:
     """Tie along every axis that the operands share; also serves every operator that torch tags as pointwise."""
     operands = [
-        (call.values[ref.value].shape, call.of(ref))
-        for ref in call.op.inputs()
-        if call.values[ref.value].shape
+        (call.values[ref.value].shape, call.of(ref)) for ref in call.op.inputs() if call.values[ref.value].shape
     ]
     return [
-        broadcast(call, operands, () if ref is None else call.values[ref.value].shape)
-        for ref in call.op.outputs
+        broadcast(call, operands, () if ref is None else call.values[ref.value].shape) for ref in call.op.outputs
     ]
 
 
@@ -54,30 +51,48 @@ def _shared(call: Call, operands: list[tuple[tuple[int, ...], Axes]], size: int,
     return first
 
 
-@rule("aten.broadcast_tensors", "aten.expand_as", "aten.view_as")
-def to_shape_of_other(call: Call) -> list[Axes]:
-    """Operands that are given only for their shape."""
-    return elementwise(call)
-
-
-@rule(
-    "aten._local_scalar_dense",
-    "aten.is_nonzero",
-    "aten.equal",
-    "aten.sym_size",
-    "aten.item",
-    accepts_merged=True,
-)
-def to_python(call: Call) -> list[Axes]:
-    """A number that leaves the graph."""
-    for ref in call.op.inputs():
-        for axis in call.of(Ref(ref.value)):
-            call.freeze(axis, "its numbers are read by Python code")
-    return []
-
-
-@rule("aten._foreach_add", "aten._foreach_mul")
+@rule("aten._foreach_add", "aten._foreach_mul", "aten._foreach_sub", "aten._foreach_div", accepts_merged=True)
 def foreach(call: Call) -> list[Axes]:
-    """Lists of tensors, each on its own."""
-    first: list[Ref] = call.arg("self")
-    return [call.of(ref) for ref in first]
+    """Lists of tensors, each with its partner."""
+    lists = [argument for argument in call.op.arguments.values() if isinstance(argument, list)]
+    lists = [refs for refs in lists if refs and all(isinstance(ref, Ref) for ref in refs)]
+    results = []
+    for partners, made in zip(zip(*lists, strict=True), call.op.outputs, strict=True):
+        operands = [(call.values[ref.value].shape, call.of(ref)) for ref in partners]
+        results.append(broadcast(call, operands, () if made is None else call.values[made.value].shape))
+    return results
+
+
+@rule("aten.view_as_real", "aten.view_as_complex")
+def as_pairs(call: Call) -> list[Axes]:
+    """Complex numbers are pairs on a new last axis."""
+    data = call.axes("self")
+    if call.op.name == "aten.view_as_real":
+        return [(*data, None)]
+    call.freeze(data[-1], "pairs are read as complex numbers")
+    return [data[:-1]]
+
+
+@rule("aten.glu")
+def glu(call: Call) -> list[Axes]:
+    """One half times the sigmoid of the other: index i goes with index i of the other half."""
+    data = call.axes("self")
+    dim = positive(int(call.arg("dim", -1)), len(data))
+    axis = data[dim]
+    if not isinstance(axis, np.ndarray):
+        return [data]
+    first, second = axis.reshape(2, -1)
+    call.tie(first, second)
+    if first.size == 1:
+        call.freeze(first, "its half is one index")
+    return [(*data[:dim], first, *data[dim + 1 :])]
+
+
+@rule("aten.fake_quantize_per_channel_affine_cachemask")
+def per_channel(call: Call) -> list[Axes]:
+    """Scale and zero point follow one axis."""
+    data = call.axes("self")
+    for name in ("scale", "zero_point"):
+        if call.shape(name)[0] > 1:
+            call.tie(data[int(call.arg("axis"))], call.axes(name)[0])
+    return [data, data]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from torchthin.labels.registry import Call, rule
-from torchthin.labels.space import Axes, Merged
+from torchthin.labels.space import Axes, Axis, Merged
 
 BATCH_NORMS = (
     "aten.native_batch_norm",
@@ -14,7 +14,6 @@ BATCH_NORMS = (
     "aten.miopen_batch_norm",
     "aten._batch_norm_no_update",
     "aten._batch_norm_with_update",
-    "aten.batch_norm",
 )
 
 
@@ -26,10 +25,16 @@ def batch_norm(call: Call) -> list[Axes]:
         for name in ("weight", "bias", "running_mean", "running_var"):
             if call.has(name):
                 call.tie(data[1], call.axes(name)[0])
-    return [data]
+    return [data, *(_vector(call, i, data[1]) for i in range(1, len(call.op.outputs)))]
 
 
-@rule("aten.native_layer_norm", "aten._fused_rms_norm", "aten.rms_norm")
+def _vector(call: Call, output: int, channels: Axis) -> Axes:
+    """Saved statistics: one number per channel, or nothing."""
+    shape = call.out_shape(output)
+    return (channels,) if shape and shape == call.out_shape()[1:2] else (None,) * len(shape)
+
+
+@rule("aten.native_layer_norm", "aten._fused_rms_norm")
 def layer_norm(call: Call) -> list[Axes]:
     """Weight and bias follow the last axes, over which the statistics run."""
     data = call.axes("input")
@@ -40,7 +45,8 @@ def layer_norm(call: Call) -> list[Axes]:
                 if size > 1:
                     call.tie(a, b)
     call.statistics = any(axis is not None for axis in data[-normalized:])
-    return [data]
+    saved: Axes = (*data[:-normalized], *(None,) * normalized)
+    return [data, *(saved for _ in call.op.outputs[1:])]
 
 
 @rule("aten.native_group_norm")
@@ -57,11 +63,11 @@ def group_norm(call: Call) -> list[Axes]:
             call.freeze(channels, "group norm with one channel per norm group")
         else:
             call.space.balance(channels.reshape(norm_groups, -1))
-    call.statistics = channels is not None
-    return [data]
+    call.statistics = any(axis is not None for axis in data[1:])
+    return [data, *((data[0], None) for _ in call.op.outputs[1:])]
 
 
-@rule("aten._softmax", "aten._safe_softmax", "aten._log_softmax", "aten.softmax", "aten.log_softmax")
+@rule("aten._softmax", "aten._safe_softmax", "aten._log_softmax")
 def softmax(call: Call) -> list[Axes]:
     """A distribution over one axis: what goes from that axis leaves the sum."""
     data = call.axes("self")

@@ -6,25 +6,32 @@ from torchthin.labels.registry import Call, positive, rule
 from torchthin.labels.rules.elementwise import elementwise
 from torchthin.labels.space import Axes
 
+_POSITIONS = {"aten.argmax", "aten.argmin"}
+_WITH_POSITIONS = {"aten.max", "aten.min", "aten.median", "aten.nanmedian", "aten.mode"}
+"""With a `dim`, their second result holds positions along it."""
+
 
 @rule(
     "aten.sum", "aten.mean", "aten.amax", "aten.amin", "aten.max", "aten.min", "aten.prod", "aten.var", "aten.std",
     "aten.var_mean", "aten.std_mean", "aten.linalg_vector_norm", "aten.norm", "aten.logsumexp", "aten.any", "aten.all",
-    "aten.argmax", "aten.argmin", "aten.median", "aten.nanmean", "aten.aminmax", "aten.frobenius_norm", "aten.nansum",
+    "aten.argmax", "aten.argmin", "aten.median", "aten.nanmedian", "aten.mode", "aten.aminmax", "aten.nansum",
+    "aten.count_nonzero",
     accepts_merged=True,
 )  # fmt: skip
 def reduction(call: Call) -> list[Axes]:
     """Reduce over the argument `dim` (all axes when it is left out)."""
-    if call.op.name in {"aten.max", "aten.min"} and call.has("other"):
-        return elementwise(call)
+    if call.has("other"):
+        return elementwise(call)  # the elementwise forms of max and min
     data = call.axes("self")
     given = call.arg("dim")
+    if given is None and call.op.name == "aten.mode":
+        given = -1
     rank = len(data)
     listed = [given] if isinstance(given, int) else list(given or ())
     dims = {positive(d, rank) for d in listed} or set(range(rank))
     if any(data[d] is not None for d in dims):
         call.statistics = True
-        if call.op.name in {"aten.argmax", "aten.argmin"}:
+        if call.op.name in _POSITIONS or (call.op.name in _WITH_POSITIONS and call.used(1)):
             for d in dims:
                 call.freeze(data[d], "a position along the axis is read")
     keep = bool(call.arg("keepdim", False))
@@ -32,7 +39,8 @@ def reduction(call: Call) -> list[Axes]:
     return [axes if len(call.out_shape(i)) == len(axes) else () for i in range(len(call.op.outputs))]
 
 
-@rule("aten.cumsum", "aten.cumprod", "aten.sort", "aten.argsort", "aten.topk", "aten.kthvalue", "aten.logcumsumexp",
+@rule("aten.cumsum", "aten.cumsum_", "aten.cumprod", "aten.cumprod_", "aten.logcumsumexp", "aten.cummax", "aten.cummin",
+      "aten._cummax_helper", "aten._cummin_helper", "aten.sort", "aten.argsort", "aten.topk", "aten.kthvalue",
       accepts_merged=True)  # fmt: skip
 def along_one_axis(call: Call) -> list[Axes]:
     """The order along `dim` matters: its labels freeze."""
@@ -42,7 +50,38 @@ def along_one_axis(call: Call) -> list[Axes]:
     dim = positive(int(call.arg("dim", -1)), len(data))
     call.freeze(data[dim], "the order along the axis matters")
     axes = tuple(None if d == dim else axis for d, axis in enumerate(data))
-    drop = call.op.name == "aten.kthvalue" and not call.arg("keepdim", False)
-    if drop:
+    if call.op.name == "aten.kthvalue" and not call.arg("keepdim", False):
         axes = tuple(axis for d, axis in enumerate(axes) if d != dim)
     return [axes for _ in call.op.outputs]
+
+
+@rule("aten._fft_r2c", "aten._fft_c2r", "aten._fft_c2c")
+def fourier(call: Call) -> list[Axes]:
+    """Frequencies mix all indices along `dim`, by position."""
+    data = call.axes("self")
+    dims = {positive(d, len(data)) for d in call.arg("dim")}
+    for d in dims:
+        call.freeze(data[d], "transformed along the axis")
+    return [tuple(None if d in dims else axis for d, axis in enumerate(data))]
+
+
+@rule("aten._cdist_forward", "aten._euclidean_dist")
+def distances(call: Call) -> list[Axes]:
+    """(..., P, M) and (..., R, M) -> (..., P, R): distances over M."""
+    a, b = call.axes("x1"), call.axes("x2")
+    out = call.out_shape()
+    for batch_a, batch_b, size in zip(a[:-2], b[:-2], out, strict=False):
+        if size > 1:
+            call.tie(batch_a, batch_b)
+    if call.shape("x1")[-1] > 1:
+        call.tie(a[-1], b[-1])
+        call.statistics = a[-1] is not None
+    return [(*a[:-2], a[-2], b[-2])]
+
+
+@rule("aten.multinomial")
+def drawn(call: Call) -> list[Axes]:
+    """Positions are drawn from the last axis."""
+    data = call.axes("self")
+    call.freeze(data[-1], "positions along the axis are drawn")
+    return [(*data[:-1], None)]
