@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from torchthin.in_place import Thinned, thin_
     from torchthin.inspection import Inspection, inspect
     from torchthin.pipeline import PruneResult, prune
+    from torchthin.proof import Proof, verify
     from torchthin.reload import load
     from torchthin.report.facts import PruneReport
     from torchthin.thinning.recipe import Recipe
-    from torchthin.verify import Proof, verify
 
 __all__ = [
     "METHODS",
@@ -40,7 +40,7 @@ __all__ = [
 # What needs torch is imported at first use, so that `torchthin --help` answers without it.
 _LAZY = {
     "Inspection": "torchthin.inspection",
-    "Proof": "torchthin.verify",
+    "Proof": "torchthin.proof",
     "PruneReport": "torchthin.report.facts",
     "PruneResult": "torchthin.pipeline",
     "Recipe": "torchthin.thinning.recipe",
@@ -49,7 +49,7 @@ _LAZY = {
     "load": "torchthin.reload",
     "prune": "torchthin.pipeline",
     "thin_": "torchthin.in_place",
-    "verify": "torchthin.verify",
+    "verify": "torchthin.proof",
 }
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from torchthin.labels.propagate import Labels
+from torchthin.proof import Proof, can_double, compare, in_double, joined
 from torchthin.thinning.build import tensors_of, thin_copy
 from torchthin.thinning.constants import Fold, folded_tensors, plan_folds
 from torchthin.thinning.fingerprints import first_difference, run
@@ -18,7 +19,6 @@ from torchthin.trace.clone import clone
 from torchthin.trace.inputs import Inputs, call, refreshed
 from torchthin.trace.opgraph import BRANCH, Op
 from torchthin.trace.recorder import CountingMode, quiet, training_branch
-from torchthin.verify import Proof, can_double, compare, in_double, joined
 
 
 @dataclass(frozen=True)
