@@ -23,6 +23,8 @@ from torchthin.trace.opgraph import OpGraph, merged
 from torchthin.trace.recorder import record, training_branch
 
 ROUNDS = 200
+VARYING = 1e-5
+"""Dead channels whose values differ by more than this share of their size are no constants."""
 
 
 @dataclass(frozen=True)
@@ -114,4 +116,9 @@ def inexact_layers(plan: Plan) -> tuple[str, ...]:
         for constant in plan.outcome.constants
         if constant.bordered
     ]
-    return tuple(dict.fromkeys(statistics + borders))
+    varying = [
+        f"{constant.op.source.module or constant.op.name}: dead channels are not constant, their mean stands for them"
+        for constant in plan.outcome.constants
+        if constant.spread > VARYING * max(float(constant.level), 1e-300)
+    ]
+    return tuple(dict.fromkeys(statistics + borders + varying))

@@ -42,9 +42,17 @@ class CountingMode(TorchDispatchMode):
                 parts = func.decompose(*args, **(kwargs or {}))
             if parts is not NotImplemented:
                 return parts
+        if func.overloadpacket is torch.ops.aten._to_copy and args[0].is_floating_point():
+            result = func(*args, **(kwargs or {}))
+            if result.is_floating_point():
+                self.passed(args[0], result)
+                return result
         result = self.execute(func, args, kwargs or {})
         self.completed += 1
         return result
+
+    def passed(self, given: Tensor, result: Tensor) -> None:
+        """Take note of a conversion between floating point types: no op, since a float64 copy of the model has others."""
 
     def execute(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run one op; subclasses may look at it or compute it differently."""
@@ -72,6 +80,10 @@ class _Recorder(CountingMode):
         made = tuple(self._output(t, given) for t in as_outputs(result))
         self.ops.append(Op(len(self.ops), func, arguments, made, self._paths.source()))
         return result
+
+    def passed(self, given: Tensor, result: Tensor) -> None:
+        """Let the converted tensor be the same value."""
+        self._ids[id(result)] = (weakref.ref(result), self.number(given))
 
     def _reference(self, argument: Any) -> Any:
         if isinstance(argument, Tensor):
@@ -184,7 +196,7 @@ def by_name(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[st
 
 @contextlib.contextmanager
 def quiet(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, no autograd, no fused kernels that hide ops; modes, switches, generators as before afterwards.
+    """Evaluation mode, no autograd, no fused kernels that hide ops; all but numbers in buffers as before afterwards.
 
     Training mode comes first for a moment: models that cache what they compute in evaluation mode drop it there.
     """
@@ -192,6 +204,7 @@ def quiet(model: nn.Module) -> Iterator[None]:
     onednn = torch._C._get_mkldnn_enabled()
     fastpath = torch.backends.mha.get_fastpath_enabled()
     generators = _generators()
+    contents = _contents(model)
     model.train()
     model.eval()
     torch.backends.mha.set_fastpath_enabled(False)
@@ -204,8 +217,18 @@ def quiet(model: nn.Module) -> Iterator[None]:
         _set_generators(generators)
         torch.backends.mha.set_fastpath_enabled(fastpath)
         torch._C._set_mkldnn_enabled(onednn)
+        for now, before in contents:
+            now.clear()
+            now.update(before)
         for module, flag in training.items():
             module.training = flag
+
+
+def _contents(model: nn.Module) -> list[tuple[dict[Any, Any], dict[Any, Any]]]:
+    """Return the attributes of all modules, and the dicts among them, each with a copy: a forward pass may add to them."""
+    dicts = [module.__dict__ for module in model.modules()]
+    nested = [value for attributes in dicts for value in attributes.values() if isinstance(value, dict)]
+    return [(now, dict(now)) for now in (*dicts, *nested)]
 
 
 def _generators() -> tuple[Any, ...]:
