@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from torchthin.errors import ProofError
+from torchthin.errors import InputError, ProofError
 from torchthin.thinning.build import tensors_of
 from torchthin.thinning.constants import folded_tensors
 from torchthin.thinning.recipe import Recipe
@@ -46,8 +46,19 @@ def trace(model: nn.Module, inputs: Inputs) -> OpGraph:
 
     Where the evaluation run leaves parameters unread, the training branch is recorded too: its auxiliary heads must go
     on to fit. A training branch that does not run on these inputs (it wants labels) is left out.
+
+    Raises:
+        InputError: the model cannot be copied, or does not run on the inputs.
     """
-    graph = record(clone(model, share), inputs).live()
+    copy = clone(model, share)
+    try:
+        graph = record(copy, inputs).live()
+    except Exception as error:  # whatever the user's code raises
+        cause = " ".join(str(error).split())
+        raise InputError(
+            f"The model ({type(model).__name__}) does not run on the example_inputs: {type(error).__name__}: {cause} "
+            "Give inputs of the shapes and dtypes that its forward takes."
+        ) from error
     if all(name in graph.state for name, _ in model.named_parameters()):
         return graph
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,8 @@ from torchthin.trace.clone import clone
 from torchthin.trace.inputs import Inputs, call, refreshed
 from torchthin.trace.opgraph import BRANCH, Op
 from torchthin.trace.recorder import CountingMode, quiet, training_branch
+
+DIFFERENT = "the thinned model computes something else"
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,19 @@ class Success:
     constants: tuple[Constant, ...]
     left_out: tuple[Op, ...]
     """Ops whose statistics lost channels."""
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """A masked model and its thinned one, which holds the constants."""
+
+    masked: nn.Module
+    small: nn.Module
+    recipe: Recipe
+    folds: tuple[Fold, ...]
+    reference: ReferenceMode
+    expected: Any
+    """Outputs of the reference."""
 
 
 @dataclass(frozen=True)
@@ -73,19 +89,38 @@ class Trial:
         if not prove:
             return Success(self.recipe, (), None, (), ())
         if doubtful:
-            different = first_difference(
-                self._masked(double=False), small, self.inputs, self.labels, self.kept, False
-            )
+            pair = self._pair(double=False)
+            different = pair if isinstance(pair, Failure) else self._difference(pair, self.inputs, False)
             if different is not None:
-                return Failure(different, "the thinned model computes something else")
+                return different
         return self._proved()
 
     def _proved(self) -> Failure | Success:
         double = can_double(self.model)
+        pair = self._pair(double)
+        if isinstance(pair, Failure):
+            return pair
+        given = in_double(self.inputs, double)
+        proof = self._compared(pair, given, pair.expected, double)
+        if double and proof.holds:
+            fresh = refreshed(given, seed=1)
+            again = run(pair.masked, fresh, ReferenceMode(self.labels, self.kept))
+            proof = joined([proof, self._compared(pair, fresh, again, double)])
+        if not proof.holds or proof.vacuous:
+            different = self._difference(pair, given, double)
+            if different is not None:
+                return different
+        if not proof.holds:
+            last = max(op.index for op in self.labels.graph.ops if op.index < BRANCH)
+            return Failure(last, DIFFERENT)
+        met = pair.reference
+        return Success(pair.recipe, pair.folds, proof, tuple(met.constants), tuple(met.left_out))
+
+    def _pair(self, double: bool) -> _Pair | Failure:
+        """Run the reference, and make the thinned model that takes over its constants."""
         masked = self._masked(double)
         reference = ReferenceMode(self.labels, self.kept)
-        given = in_double(self.inputs, double)
-        expected = run(masked, given, reference)
+        expected = run(masked, in_double(self.inputs, double), reference)
         folds, homeless = plan_folds(self.model, self.labels, reference.constants)
         if homeless:
             return Failure(homeless[0].op.index, "the constant of its dead channels has no bias to go to")
@@ -97,24 +132,17 @@ class Trial:
             for name, tensor in tensors_of(small).items():
                 if name in values:
                     tensor.copy_(values[name])
-        proofs = [
-            compare(run(masked, given, CountingMode()), expected, run(small, given, CountingMode()), double)
-        ]
-        if double:
-            fresh = refreshed(given, seed=1)
-            again = run(masked, fresh, ReferenceMode(self.labels, self.kept))
-            proofs.append(
-                compare(run(masked, fresh, CountingMode()), again, run(small, fresh, CountingMode()), double)
-            )
-        proof = joined(proofs)
-        if not proof.holds or proof.vacuous:
-            different = first_difference(masked, small, given, self.labels, self.kept, double)
-            if different is not None or not proof.holds:
-                last = max(op.index for op in self.labels.graph.ops if op.index < BRANCH)
-                return Failure(
-                    last if different is None else different, "the thinned model computes something else"
-                )
-        return Success(recipe, tuple(folds), proof, tuple(reference.constants), tuple(reference.left_out))
+        return _Pair(masked, small, recipe, tuple(folds), reference, expected)
+
+    def _compared(self, pair: _Pair, inputs: Inputs, expected: Any, double: bool) -> Proof:
+        plain, thinned = (run(model, inputs, CountingMode()) for model in (pair.masked, pair.small))
+        return compare(plain, expected, thinned, double)
+
+    def _difference(self, pair: _Pair, inputs: Inputs, double: bool) -> Failure | None:
+        """Look for the first op that differs; one whose constant a BatchNorm behind it took over does so rightly."""
+        moved = {fold.constant.op.index for fold in pair.folds if fold.sign < 0}
+        different = first_difference(pair.masked, pair.small, inputs, self.labels, self.kept, double, moved)
+        return None if different is None else Failure(different, DIFFERENT)
 
     def _prepared(self, name: str, tensor: Tensor, double: bool) -> Tensor:
         tensor = tensor.detach()
