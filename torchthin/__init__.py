@@ -10,11 +10,12 @@ from torchthin.errors import InputError, ProofError, TargetMissedError, Torchthi
 
 if TYPE_CHECKING:
     from torchthin.in_place import Thinned, thin_
-    from torchthin.inspection import Inspection, inspect
+    from torchthin.inspection import inspect
     from torchthin.pipeline import PruneResult, prune
     from torchthin.proof import Proof, verify
     from torchthin.reload import load
     from torchthin.report.facts import PruneReport
+    from torchthin.report.inspection_facts import Inspection
     from torchthin.thinning.recipe import Recipe
 
 __all__ = [
@@ -39,7 +40,7 @@ __all__ = [
 
 # What needs torch is imported at first use, so that `torchthin --help` answers without it.
 _LAZY = {
-    "Inspection": "torchthin.inspection",
+    "Inspection": "torchthin.report.inspection_facts",
     "Proof": "torchthin.proof",
     "PruneReport": "torchthin.report.facts",
     "PruneResult": "torchthin.pipeline",

@@ -54,7 +54,7 @@ class Fragile(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         self.counter.count()
         self.seen = [*self.seen, 1]
-        torch.rand(3), random.random(), np.random.rand(3)  # noqa: B018, NPY002
+        torch.rand(3), random.random(), np.random.rand(3)  # noqa: NPY002
         y = self.conv2(torch.sigmoid(self.bn(self.conv1(x)))).flatten(2).transpose(1, 2)
         return self.fc(self.mix(y, y, y)[0].mean(1))
 

@@ -92,12 +92,18 @@ def first_difference(
             continue
         others = thin.found.get(index, [])
         same = len(prints) == len(others) and all(
-            shape == other and torch.allclose(a, b, rtol=tolerance, atol=tolerance * float(a[1] + 1e-12))
+            shape == other and _close(a, b, tolerance)
             for (shape, a), (other, b) in zip(prints, others, strict=True)
         )
         if not same:
             return index
     return None
+
+
+def _close(a: Tensor, b: Tensor, tolerance: float) -> bool:
+    """Whether two fingerprints agree; NaN agrees with NaN, and what is infinite in both says nothing more."""
+    size = float(a[1]) if bool(torch.isfinite(a[1])) else 0.0
+    return torch.allclose(a, b, rtol=tolerance, atol=tolerance * (size + 1e-12), equal_nan=True)
 
 
 def run(model: nn.Module, inputs: Inputs, mode: CountingMode) -> Any:

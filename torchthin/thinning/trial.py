@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten
 
+from torchthin.errors import InputError
 from torchthin.labels.propagate import Labels
 from torchthin.proof import Proof, can_double, compare, in_double, joined
 from torchthin.thinning.build import tensors_of, thin_copy
@@ -121,6 +123,7 @@ class Trial:
         masked = self._masked(double)
         reference = ReferenceMode(self.labels, self.kept)
         expected = run(masked, in_double(self.inputs, double), reference)
+        _refuse_nan(expected)
         folds, homeless = plan_folds(self.model, self.labels, reference.constants)
         if homeless:
             return Failure(homeless[0].op.index, "the constant of its dead channels has no bias to go to")
@@ -161,6 +164,16 @@ class Trial:
             return ready if shared else ready.clone()
 
         return clone(self.model, own)
+
+
+def _refuse_nan(outputs: Any) -> None:
+    """A comparison of NaN with NaN would be no proof."""
+    for leaf in tree_flatten(outputs)[0]:
+        if isinstance(leaf, Tensor) and leaf.numel() and bool(torch.isnan(leaf).all()):
+            raise InputError(
+                "An output of the masked model is NaN throughout, so nothing can be proved. "
+                "Look for NaN or negative variances in the weights, or give other example_inputs."
+            )
 
 
 def _attempt(
