@@ -1,7 +1,7 @@
 """A brute-force oracle for label rules: every recorded op is run again on what stays of its inputs.
 
-The law: an op on inputs from which the indices of free components were taken must give the op's full result from which the
-indices that the rule names were taken. Three kinds of op are allowed more, and pay for it:
+The law: an op on inputs from which the indices of free components were taken must give the op's full result from which
+the indices that the rule names were taken. Three kinds of op are allowed more, and pay for it:
 - contractions may lose the share of what went, so the full run leaves that share out;
 - ops marked as statistics run over what stays, so swapping two components in the inputs must swap them in the result;
 - ops whose arguments repeat a size get the size of what stays.
@@ -19,16 +19,21 @@ from torch import Tensor, nn
 
 from torchthin.labels.components import Components, components
 from torchthin.labels.propagate import Labels, propagate
-from torchthin.labels.space import FROZEN, Merged
-from torchthin.thinning.reference import Kept, ReferenceMode, indices, invoke
+from torchthin.labels.rules.views import regroup
+from torchthin.labels.space import FROZEN, Axis, Merged, Vector
+from torchthin.thinning.reference import Kept, ReferenceMode, invoke
 from torchthin.trace.inputs import Inputs, call
 from torchthin.trace.opgraph import Op, OpGraph, Ref
 from torchthin.trace.recorder import CountingMode, as_outputs, by_name, quiet, record
 
 OUTPUT = "part of the model's output"
-UNSET = {"aten.empty", "aten.new_empty", "aten.empty_like", "aten.empty_strided", "aten.new_empty_strided",
-         "aten.empty_permuted"}  # fmt: skip
-"""Their numbers mean nothing."""
+UNSET = {
+    "aten.empty", "aten.new_empty", "aten.empty_like", "aten.empty_strided", "aten.new_empty_strided",
+    "aten.empty_permuted", "aten.rand", "aten.randn", "aten.randint", "aten.rand_like", "aten.randn_like",
+    "aten.randint_like", "aten.bernoulli", "aten.bernoulli_", "aten.uniform_", "aten.normal_", "aten.exponential_",
+    "aten.multinomial",
+}  # fmt: skip
+"""Their numbers mean nothing, or are drawn at random."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +45,6 @@ class Wrong:
 
     def __str__(self) -> str:
         return f"{self.op.name} {self.op.arguments}: {self.problem}"
-
-
-# ---------------------------------------------------------------------------------------------- arguments that repeat sizes
 
 
 def _sizes(op: Op, kept: Kept, position: int = 0) -> list[int]:
@@ -57,11 +59,20 @@ def _sizes(op: Op, kept: Kept, position: int = 0) -> list[int]:
 
 
 def _size(op: Op, kept: Kept, given: dict[str, Any]) -> None:
+    if "size" in given:
+        given["size"] = _sizes(op, kept)
+
+
+def _view(op: Op, kept: Kept, given: dict[str, Any]) -> None:
+    """Sizes of axes that were flattened from several follow from what goes in."""
+    ref = op.outputs[0]
+    if "size" not in given or ref is None:
+        return
+    values = kept.labels.graph.values
     given["size"] = _sizes(op, kept)
-
-
-def _end(op: Op, kept: Kept, given: dict[str, Any]) -> None:
-    given["end" if "end" in given else "n"] = _sizes(op, kept)[0]
+    for ins, outs in regroup(values[op.arguments["self"].value].shape, values[ref.value].shape):
+        if len(outs) == 1:
+            given["size"][outs[0]] = int(np.prod([given["self"].shape[d] for d in ins]))
 
 
 def _square(op: Op, kept: Kept, given: dict[str, Any]) -> None:
@@ -77,21 +88,11 @@ def _slice(op: Op, kept: Kept, given: dict[str, Any]) -> None:
     keep = kept.along(ref.value, dim)
     if keep is None:
         return
-    if "length" in given:
-        start, stop, step = given["start"], given["start"] + given["length"], 1
-    else:
-        start, stop, step = slice(given.get("start"), given.get("end"), given.get("step", 1)).indices(
-            shape[dim]
-        )
+    start, stop, step = slice(given.get("start"), given.get("end"), given.get("step", 1)).indices(shape[dim])
     if step > 1:
         given["end"] = int(keep.sum())
         return
-    start, stop = int(keep[:start].sum()), int(keep[:stop].sum())
-    given["start"] = start
-    if "length" in given:
-        given["length"] = stop - start
-    else:
-        given["end"] = stop
+    given["start"], given["end"] = int(keep[:start].sum()), int(keep[:stop].sum())
 
 
 def _split(op: Op, kept: Kept, given: dict[str, Any]) -> None:
@@ -102,8 +103,6 @@ def _split(op: Op, kept: Kept, given: dict[str, Any]) -> None:
         given["split_sizes"] = sizes
     elif "split_size" in given and kept.along(data.value, dim) is not None:
         given["split_size"] = sizes[0]
-    elif isinstance(given.get("indices"), (list, tuple)):
-        given["indices"] = [int(n) for n in np.cumsum(sizes)[:-1]]
 
 
 def _layer_norm(op: Op, kept: Kept, given: dict[str, Any]) -> None:
@@ -111,7 +110,8 @@ def _layer_norm(op: Op, kept: Kept, given: dict[str, Any]) -> None:
 
 
 def _group_norm(op: Op, kept: Kept, given: dict[str, Any]) -> None:
-    given["C"] = given["input"].shape[1]
+    shape = given["input"].shape
+    given["N"], given["C"], given["HxW"] = shape[0], shape[1], int(np.prod(shape[2:]))
 
 
 def _conv_groups(op: Op, kept: Kept, given: dict[str, Any]) -> None:
@@ -125,43 +125,42 @@ def _restride(op: Op, kept: Kept, given: dict[str, Any]) -> None:
     given["size"], given["stride"] = list(given["self"].shape), list(given["self"].stride())
 
 
-def _alias(op: Op, kept: Kept, given: dict[str, Any]) -> None:
-    meta = torch.empty(given["self"].shape, device="meta")
-    given["size"] = list(meta.reshape(_sizes(op, kept)).shape)
+def _strided(op: Op, kept: Kept, given: dict[str, Any]) -> None:
+    given["size"] = _sizes(op, kept)
     given["stride"] = list(torch.empty(given["size"], device="meta").stride())
 
 
-def _unflatten(op: Op, kept: Kept, given: dict[str, Any]) -> None:
-    rank, parts = given["self"].dim(), len(given["sizes"])
-    dim = given["dim"] % rank
-    given["sizes"] = _sizes(op, kept)[dim : dim + parts]
+def _alias(op: Op, kept: Kept, given: dict[str, Any]) -> None:
+    _view(op, kept, given)
+    given["stride"] = list(torch.empty(given["size"], device="meta").stride())
 
 
 Adapt = Callable[[Op, Kept, dict[str, Any]], None]
 ADAPT: dict[str, Adapt] = {
+    **dict.fromkeys(["aten.view", "aten._unsafe_view"], _view),
     **dict.fromkeys(
-        ["aten.view", "aten._unsafe_view", "aten.reshape", "aten.view_copy", "aten._reshape_copy", "aten.expand",
-         "aten.zeros", "aten.ones", "aten.full", "aten.empty", "aten.new_zeros", "aten.new_ones", "aten.new_empty",
-         "aten.new_full", "aten.expand_copy", "aten.broadcast_to", "aten.empty_permuted", "aten._efficientzerotensor"],
+        ["aten.expand", "aten.zeros", "aten.ones", "aten.full", "aten.empty", "aten.new_zeros", "aten.new_ones",
+         "aten.new_empty", "aten.new_full", "aten.empty_permuted", "aten.rand", "aten.randn", "aten.randint"],
         _size,
     ),
-    "aten.unflatten": _unflatten,
+    **dict.fromkeys(["aten.empty_strided", "aten.new_empty_strided"], _strided),
+    "aten._reshape_alias": _alias,
+    **dict.fromkeys(["aten.as_strided", "aten.as_strided_"], _restride),
     "aten.eye": _square,
-    "aten.slice": _slice, "aten.slice_scatter": _slice, "aten.narrow": _slice, "aten.slice_copy": _slice,
-    "aten.narrow_copy": _slice,
+    **dict.fromkeys(["aten.slice", "aten.slice_scatter"], _slice),
     **dict.fromkeys(
-        ["aten.split", "aten.split_with_sizes", "aten.unsafe_split", "aten.unsafe_split_with_sizes",
-         "aten.tensor_split", "aten.split_copy", "aten.split_with_sizes_copy"],
-        _split,
+        ["aten.split", "aten.split_with_sizes", "aten.unsafe_split", "aten.unsafe_split_with_sizes"], _split
     ),
-    **dict.fromkeys(["aten.native_layer_norm", "aten.rms_norm", "aten._fused_rms_norm", "aten.layer_norm"], _layer_norm),
+    **dict.fromkeys(["aten.native_layer_norm", "aten._fused_rms_norm"], _layer_norm),
     "aten.native_group_norm": _group_norm,
-    "aten.convolution": _conv_groups, "aten._convolution": _conv_groups,
-    "aten.as_strided": _restride, "aten._reshape_alias": _alias,
+    **dict.fromkeys(["aten.convolution", "aten._convolution"], _conv_groups),
 }  # fmt: skip
+"""Arguments that repeat a size get the size of what stays."""
 
 
-# ------------------------------------------------------------------------------------------------------------------ the law
+def consumed(graph: OpGraph) -> set[int]:
+    """Return the values that some op, or the caller, takes."""
+    return {ref.value for op in graph.ops for ref in op.inputs()} | set(graph.outputs)
 
 
 class LawMode(ReferenceMode):
@@ -170,6 +169,7 @@ class LawMode(ReferenceMode):
     def __init__(self, labels: Labels, kept: Kept) -> None:
         super().__init__(labels, kept)
         self.wrong: list[Wrong] = []
+        self._consumed = consumed(labels.graph)
         self._merged: dict[int, Tensor] = {}
         """What stays of values with an axis that was flattened from several: only the op that made them knows."""
 
@@ -213,6 +213,12 @@ class LawMode(ReferenceMode):
             return made if isinstance(value, list) else tuple(made)
         return value
 
+    def _tried(self, op: Op) -> bool:
+        """A reduction over axes that were flattened together is right or wrong with the numbers: found by trying."""
+        return op.index in self._statistics and any(
+            isinstance(axis, Merged) for ref in op.inputs() for axis in self._kept.labels.values[ref.value]
+        )
+
     def _compare(self, op: Op, given: dict[str, Any], result: Any) -> Iterator[str]:
         adapt = ADAPT.get(op.name)
         try:
@@ -229,6 +235,8 @@ class LawMode(ReferenceMode):
         for ref, a, b in zip(op.outputs, full, small, strict=True):
             if ref is None or a is None or b is None:
                 continue
+            if self._tried(op) or ref.value not in self._consumed:
+                continue
             if any(isinstance(axis, Merged) for axis in self._kept.labels.values[ref.value]):
                 self._merged[ref.value] = b
             else:
@@ -238,11 +246,13 @@ class LawMode(ReferenceMode):
 def _differs(expected: Tensor, actual: Tensor, unset: bool = False) -> Iterator[str]:
     if expected.shape != actual.shape:
         yield f"claims shape {tuple(expected.shape)}, is {tuple(actual.shape)}"
-    elif not unset and not torch.allclose(expected, actual, rtol=1e-9, atol=1e-9, equal_nan=True):
+    elif unset:
+        return
+    elif expected.dtype in (torch.int64, torch.bool):
+        if not torch.equal(expected, actual):
+            yield "differs"
+    elif not torch.allclose(expected, actual, rtol=1e-9, atol=1e-9, equal_nan=True):
         yield f"differs by {(expected.double() - actual.double()).abs().max():.2g}"
-
-
-# ---------------------------------------------------------------------------------------------------------- statistics
 
 
 class SwapMode(CountingMode):
@@ -253,6 +263,7 @@ class SwapMode(CountingMode):
         self._labels = labels
         self._comps = comps
         self._pair = pair
+        self._consumed = consumed(labels.graph)
         self._ops = {op.index: op for op in labels.graph.ops}
         self.wrong: list[Wrong] = []
 
@@ -267,7 +278,7 @@ class SwapMode(CountingMode):
         }
         result = func(*args, **kwargs)
         for ref, a, b in zip(op.outputs, as_outputs(result), as_outputs(invoke(func, swapped)), strict=True):
-            if ref is not None and a is not None and b is not None:
+            if ref is not None and ref.value in self._consumed and a is not None and b is not None:
                 self.wrong.extend(Wrong(op, f"swapped: {p}") for p in _differs(self._swap(ref, a), b))
         return result
 
@@ -281,9 +292,6 @@ class SwapMode(CountingMode):
                     order[first], order[second] = second, first
                 tensor = tensor.index_select(axis, torch.from_numpy(order))
         return tensor
-
-
-# ------------------------------------------------------------------------------------------------------------- the check
 
 
 @dataclass(frozen=True)
@@ -343,8 +351,18 @@ def removals(
     for chosen in sets:
         gone = np.zeros(comps.reason.size, np.bool_)
         gone[chosen] = True
-        if _balance(labels, comps, gone):
+        if _balance(labels, comps, gone) and not _empties(labels, comps, gone):
             yield gone
+
+
+def _empties(labels: Labels, comps: Components, gone: Any) -> bool:
+    """Whether nothing of some axis would stay."""
+    axes = [v for axes in labels.values.values() for axis in axes for v in _vectors(axis)]
+    return any(gone[comps.of_label[v]][v != FROZEN].all() and bool((v != FROZEN).all()) for v in axes)
+
+
+def _vectors(axis: Axis) -> tuple[Vector, ...]:
+    return axis.parts if isinstance(axis, Merged) else () if axis is None else (axis,)
 
 
 def _balance(labels: Labels, comps: Components, gone: Any) -> bool:
@@ -378,9 +396,6 @@ def _pairs(labels: Labels, comps: Components, used: Any, limit: int) -> Iterator
             if found < limit and (counts[a] == counts[b]).all():
                 found += 1
                 yield int(a), int(b)
-
-
-# -------------------------------------------------------------------------------------------------------------- samples
 
 
 class OpModule(nn.Module):

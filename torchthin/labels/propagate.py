@@ -103,6 +103,7 @@ class _Propagation:
         self.contractions: dict[int, Contraction] = {}
         self.unknown: list[Op] = []
         self.from_input: set[int] = set(graph.inputs)
+        self.consumed = {ref.value for op in graph.ops for ref in op.inputs()} | set(graph.outputs)
 
     def labels(self) -> Labels:
         for name, number in self.graph.state.items():
@@ -163,7 +164,9 @@ class _Propagation:
 
     def _apply(self, op: Op, used: list[int]) -> list[Axes]:
         entry = find(op.name)
-        call = Call(op, self.graph.values, self.values, self.space, self.choices.get(op.index, 0))
+        call = Call(
+            op, self.graph.values, self.values, self.space, self.choices.get(op.index, 0), self.consumed
+        )
         if entry is None and not _pointwise(op):
             return self._freeze_inputs(op, used)
         if entry is not None and not entry.accepts_merged:

@@ -13,7 +13,7 @@ Operators without a rule freeze every label that goes in, and are reported.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,13 +91,20 @@ class Call:
     """One op while it is being labelled: its arguments with their labels, and the ledger."""
 
     def __init__(
-        self, op: Op, values: Sequence[Value], labels: dict[int, Axes], space: LabelSpace, choice: int
+        self,
+        op: Op,
+        values: Sequence[Value],
+        labels: dict[int, Axes],
+        space: LabelSpace,
+        choice: int,
+        consumed: Container[int],
     ) -> None:
         self.op = op
         self.values = values
         self.space = space
         self._labels = labels
         self._choice = choice
+        self._consumed = consumed
         self.site: Site | None = None
         self.statistics = False
         self.contraction: Contraction | None = None
@@ -132,6 +139,11 @@ class Call:
         """Return the shape of a result."""
         ref = self.op.outputs[index]
         return () if ref is None else self.values[ref.value].shape
+
+    def used(self, index: int) -> bool:
+        """Whether another op, or the caller of the model, takes a result."""
+        ref = self.op.outputs[index] if index < len(self.op.outputs) else None
+        return ref is not None and ref.value in self._consumed
 
     def tie(self, a: Axis, b: Axis) -> None:
         """Tie two axes index by index; an axis that meets a fixed one is frozen."""

@@ -1,7 +1,7 @@
-"""The ledger of one labelling: which labels exist, which are tied, which are frozen and why, which must go in equal numbers.
+"""The ledger of one labelling: which labels exist, which are tied, frozen and why, or must go in equal numbers.
 
-A *label* is an integer that stands for one index of one tensor axis. Two labels are *tied* when their indices stand or fall
-together. All ledgers are lists of arrays; nothing here is done label by label.
+A *label* is an integer that stands for one index of one tensor axis. Two labels are *tied* when their indices stand or
+fall together. All ledgers are lists of arrays; nothing here is done label by label.
 """
 
 from __future__ import annotations
@@ -52,11 +52,19 @@ class LabelSpace:
     freezes: list[tuple[Vector, Reason]] = field(default_factory=list)
     balances: list[Vector] = field(default_factory=list)
     """Each of shape (blocks, n): equal numbers must go from every row."""
+    soft: set[int] = field(default_factory=set)
+    """Labels of axes whose indices are all alike (repeated or filled in forward)."""
 
-    def fresh(self, size: int) -> Vector:
-        """Return `size` labels that were never used."""
+    def fresh(self, size: int, soft: bool = False) -> Vector:
+        """Return `size` labels that were never used; `soft`: the indices of their axis are all alike."""
         start, self.count = self.count, self.count + size
+        if soft:
+            self.soft.update(range(start, start + size))
         return np.arange(start, start + size, dtype=np.int64)
+
+    def is_soft(self, axis: Axis) -> bool:
+        """Whether an axis was made in forward and all its indices are alike."""
+        return isinstance(axis, np.ndarray) and int(axis[0]) in self.soft
 
     def tie(self, a: Vector, b: Vector, reason: Reason) -> None:
         """Tie `a` and `b` index by index (numpy broadcasting); what meets a frozen index is frozen."""

@@ -24,7 +24,9 @@ def attention(call: Call) -> list[Axes]:
     """
     q, k, v = (call.axes(name) for name in ("query", "key", "value"))
     shapes = [call.shape(name) for name in ("query", "key", "value")]
-    batch = broadcast(call, [(s[:2], axes[:2]) for s, axes in zip(shapes, (q, k, v), strict=True)], shapes[0][:2])
+    batch = broadcast(
+        call, [(s[:2], axes[:2]) for s, axes in zip(shapes, (q, k, v), strict=True)], shapes[0][:2]
+    )
     for axis in (k[2], v[2]):
         call.freeze(axis, "the keys are counted by a softmax")
     call.tie(q[3], k[3])
@@ -36,7 +38,11 @@ def attention(call: Call) -> list[Axes]:
             scores = (*shapes[0][:3], shapes[1][2])
             broadcast(call, [(scores, (*batch, q[2], None)), (call.shape(name), call.axes(name))], scores)
     call.contraction = Contraction(call.value("query"), 3, call.value("key"), None, 3)
-    return [(*batch, q[2], v[3]), *(_unlabelled(call, i) for i in range(1, len(call.op.outputs)))]
+    sums = [
+        (*batch, q[2]) if call.out_shape(i) == shapes[0][:3] else _unlabelled(call, i)
+        for i in range(1, len(call.op.outputs))
+    ]
+    return [(*batch, q[2], v[3]), *sums]
 
 
 def _unlabelled(call: Call, output: int) -> Axes:

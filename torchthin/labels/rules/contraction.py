@@ -56,7 +56,9 @@ def _one_input_per_group(call: Call, data: Axis, weight: Axes, conv_groups: int,
         multiplier = call.shape("weight")[1]
         return source if multiplier == 1 else source.repeat(multiplier)
     filters = _vector(weight[0])
-    assert filters is not None
+    if filters is None:
+        call.freeze(source, "a depthwise convolution by a weight that cannot change")
+        return None
     call.tie(filters.reshape(conv_groups, -1), source[:, None])
     return filters
 
@@ -73,7 +75,9 @@ def _grouped(call: Call, data: Axis, weight: Axes, conv_groups: int, transposed:
         return None if out is None else out if conv_groups == 1 else _tiled(out, conv_groups)
     if source is None:
         call.freeze(inner, "a grouped convolution of channels that cannot go")
-    elif inner is not None:
+    elif inner is None:
+        call.freeze(source, "a grouped convolution by a weight that cannot change")
+    else:
         call.tie(source.reshape(conv_groups, -1), _vector(inner))
     out = _vector(outer)
     if out is not None:
@@ -112,7 +116,7 @@ def matrix_product(call: Call) -> list[Axes]:
 
 @rule("aten.mv", "aten.addmv", "aten.addmv_")
 def matrix_vector(call: Call) -> list[Axes]:
-    """(m, k) x (k). Rarely a layer, mostly part of a norm (spectral norm), so what goes is left out as from statistics."""
+    """(m, k) x (k). Mostly part of a norm (spectral norm), so what goes is left out as from statistics."""
     name = "mat" if call.has("mat") else "self"
     matrix, vector = call.axes(name), call.axes("vec")
     if call.shape("vec")[0] > 1:

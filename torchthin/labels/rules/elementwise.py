@@ -10,24 +10,27 @@ from torchthin.trace.opgraph import Ref
 
 
 @rule(
-    "aten.copy_", "aten.native_dropout", "aten.alias", "aten.detach", "aten.detach_", "aten._to_copy",
+    "aten.copy_", "aten.native_dropout", "aten.alias", "aten.detach", "aten._to_copy",
     "aten.lift", "aten.lift_fresh", "aten.lift_fresh_copy", "aten._prelu_kernel", "aten.rrelu_with_noise",
     "aten.zeros_like", "aten.ones_like", "aten.empty_like", "aten.full_like", "aten.rand_like", "aten.randn_like",
     "aten.randint_like", "aten.bernoulli", "aten.bernoulli_", "aten.uniform_", "aten.normal_", "aten.exponential_",
     "aten.fill", "aten.fill_", "aten.zero_", "aten.hardswish", "aten.hardswish_", "aten.log_sigmoid_forward",
     "aten.fake_quantize_per_tensor_affine_cachemask",
     "aten._fake_quantize_per_tensor_affine_cachemask_tensor_qparams",
-    "aten.complex", "aten.polar", "aten._conj", "aten.resolve_conj", "aten.clone", "aten.where", "aten.masked_fill",
+    "aten.complex", "aten.polar", "aten.clone", "aten.where", "aten.masked_fill",
     "aten.masked_fill_", "aten.isinf", "aten.isnan",
     accepts_merged=True,
 )  # fmt: skip
 def elementwise(call: Call) -> list[Axes]:
     """Tie along every axis that the operands share; also serves every operator that torch tags as pointwise."""
     operands = [
-        (call.values[ref.value].shape, call.of(ref)) for ref in call.op.inputs() if call.values[ref.value].shape
+        (call.values[ref.value].shape, call.of(ref))
+        for ref in call.op.inputs()
+        if call.values[ref.value].shape
     ]
     return [
-        broadcast(call, operands, () if ref is None else call.values[ref.value].shape) for ref in call.op.outputs
+        broadcast(call, operands, () if ref is None else call.values[ref.value].shape)
+        for ref in call.op.outputs
     ]
 
 
@@ -42,8 +45,8 @@ def _shared(call: Call, operands: list[tuple[tuple[int, ...], Axes]], size: int,
     met = [axes[-from_end] for dims, axes in operands if len(dims) >= from_end and dims[-from_end] == size]
     if not met:
         return None
-    first = met[0]
-    for other in met[1:]:
+    first = next((axis for axis in met if not call.space.is_soft(axis)), met[0])
+    for other in met:
         if other is not first:
             call.tie(first, other)
     if any(axis is None or (isinstance(axis, Merged) and axis is not first) for axis in met):

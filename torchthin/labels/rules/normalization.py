@@ -25,6 +25,10 @@ def batch_norm(call: Call) -> list[Axes]:
         for name in ("weight", "bias", "running_mean", "running_var"):
             if call.has(name):
                 call.tie(data[1], call.axes(name)[0])
+    training = call.arg("training", call.op.name == "aten._batch_norm_with_update")
+    call.statistics = (training or not call.has("running_mean")) and any(
+        axis is not None for d, axis in enumerate(data) if d != 1
+    )
     return [data, *(_vector(call, i, data[1]) for i in range(1, len(call.op.outputs)))]
 
 

@@ -34,7 +34,10 @@ def spatial(call: Call) -> list[Axes]:
     return [(*data[:kept], *(None,) * spatial_axes) for _ in call.op.outputs]
 
 
-@rule("aten.grid_sampler_2d", "aten.grid_sampler_3d", "aten._grid_sampler_2d_cpu_fallback")
+@rule(
+    "aten.grid_sampler_2d",
+    "aten.grid_sampler_3d",
+)
 def grid_sampler(call: Call) -> list[Axes]:
     """Channels of the input pass; input and grid share the batch."""
     data, grid = call.axes("input"), call.axes("grid")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torchthin.labels.registry import Call, positive, rule
 from torchthin.labels.rules.elementwise import elementwise
 from torchthin.labels.space import Axes
@@ -18,7 +20,7 @@ _WITH_POSITIONS = {"aten.max", "aten.min", "aten.median", "aten.nanmedian", "ate
     "aten.count_nonzero",
     accepts_merged=True,
 )  # fmt: skip
-def reduction(call: Call) -> list[Axes]:
+def reduction(call: Call) -> Sequence[Axes]:
     """Reduce over the argument `dim` (all axes when it is left out)."""
     if call.has("other"):
         return elementwise(call)  # the elementwise forms of max and min
@@ -39,9 +41,11 @@ def reduction(call: Call) -> list[Axes]:
     return [axes if len(call.out_shape(i)) == len(axes) else () for i in range(len(call.op.outputs))]
 
 
-@rule("aten.cumsum", "aten.cumsum_", "aten.cumprod", "aten.cumprod_", "aten.logcumsumexp", "aten.cummax", "aten.cummin",
-      "aten._cummax_helper", "aten._cummin_helper", "aten.sort", "aten.argsort", "aten.topk", "aten.kthvalue",
-      accepts_merged=True)  # fmt: skip
+@rule(
+    "aten.cumsum", "aten.cumsum_", "aten.cumprod", "aten.cumprod_", "aten.logcumsumexp", "aten.cummax", "aten.cummin",
+    "aten.sort", "aten.topk", "aten.kthvalue",
+    accepts_merged=True,
+)  # fmt: skip
 def along_one_axis(call: Call) -> list[Axes]:
     """The order along `dim` matters: its labels freeze."""
     data = call.axes("self")
