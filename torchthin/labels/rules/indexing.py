@@ -96,8 +96,8 @@ def _kept(call: Call, looked_up: bool, axis: Axis, pick: Axis, size: int, picked
 @rule("aten.scatter", "aten.scatter_", "aten.scatter_add", "aten.scatter_add_", "aten.scatter_reduce",
       "aten.scatter_reduce_", "aten.index_add", "aten.index_add_", "aten.index_copy", "aten.index_copy_",
       "aten.masked_select", "aten.masked_scatter", "aten.nonzero", "aten.bincount", "aten.one_hot",
-      "aten.searchsorted", "aten.bucketize", "aten.take", "aten.embedding_bag",
-      "aten._embedding_bag", accepts_merged=True)  # fmt: skip
+      "aten.searchsorted", "aten.bucketize", "aten.take",
+      accepts_merged=True)  # fmt: skip
 def by_number(call: Call) -> list[Axes]:
     """Everything is addressed by number, so everything freezes."""
     for ref in call.op.inputs():
