@@ -17,7 +17,7 @@ LAYERS = [
     {"selection"},
     {"masks"},
     {"distiller"},
-    {"cost", "verify"},
+    {"cost", "proof"},
     {"thinning"},
     {"structured"},
     {"report"},

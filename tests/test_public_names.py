@@ -3,6 +3,7 @@
 import inspect
 import subprocess
 import sys
+from pathlib import Path
 
 import torchthin
 
@@ -35,9 +36,16 @@ def test_all_lists_the_public_names() -> None:
 def test_every_public_name_is_there_and_documented() -> None:
     for name in torchthin.__all__:
         value = getattr(torchthin, name)
+        assert not inspect.ismodule(value), f"{name} is hidden by the module of that name"
         if callable(value):
             assert inspect.getdoc(value), name
             assert value.__module__.startswith("torchthin."), name
+
+
+def test_no_module_hides_a_public_name() -> None:
+    # Importing torchthin.verify would bind the module to the name of the function.
+    folder = Path(torchthin.__file__).parent
+    assert not {path.stem for path in folder.iterdir()} & NAMES
 
 
 def test_nothing_public_is_left_out() -> None:

@@ -10,12 +10,13 @@ from torchthin.errors import InputError, ProofError, TargetMissedError, Torchthi
 
 if TYPE_CHECKING:
     from torchthin.in_place import Thinned, thin_
-    from torchthin.inspection import Inspection, inspect
+    from torchthin.inspection import inspect
     from torchthin.pipeline import PruneResult, prune
+    from torchthin.proof import Proof, verify
     from torchthin.reload import load
     from torchthin.report.facts import PruneReport
+    from torchthin.report.inspection_facts import Inspection
     from torchthin.thinning.recipe import Recipe
-    from torchthin.verify import Proof, verify
 
 __all__ = [
     "METHODS",
@@ -39,8 +40,8 @@ __all__ = [
 
 # What needs torch is imported at first use, so that `torchthin --help` answers without it.
 _LAZY = {
-    "Inspection": "torchthin.inspection",
-    "Proof": "torchthin.verify",
+    "Inspection": "torchthin.report.inspection_facts",
+    "Proof": "torchthin.proof",
     "PruneReport": "torchthin.report.facts",
     "PruneResult": "torchthin.pipeline",
     "Recipe": "torchthin.thinning.recipe",
@@ -49,7 +50,7 @@ _LAZY = {
     "load": "torchthin.reload",
     "prune": "torchthin.pipeline",
     "thin_": "torchthin.in_place",
-    "verify": "torchthin.verify",
+    "verify": "torchthin.proof",
 }
 
 

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from torchthin.errors import ConfigError, TargetMissedError
 from torchthin.masks import apply_masks_
+from torchthin.proof import Proof
 from torchthin.structured import DeadChannels, effective_weights
 from torchthin.thinning.apply import apply_
 from torchthin.thinning.plan import find_plan, folded_values, inexact_layers
 from torchthin.thinning.recipe import Recipe
 from torchthin.trace.clone import clone, duplicate
 from torchthin.trace.inputs import as_inputs, on_device_of
-from torchthin.verify import Proof
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,56 +12,15 @@ from torchthin.errors import ConfigError
 from torchthin.groups import ChannelGroups, Group
 from torchthin.labels.components import Grouping, find_groups, producers
 from torchthin.labels.propagate import Labels, propagate
+from torchthin.report.inspection_facts import FrozenFacts, GroupFacts, Inspection
 from torchthin.selection import select_channels
-from torchthin.structured import makers
+from torchthin.structured import makers, masks_of
 from torchthin.thinning.plan import find_plan, trace
 from torchthin.thinning.search import Decision
 from torchthin.trace.inputs import as_inputs, on_device_of
 
 PROBE = 0.5
 """Share of every group that is cut on trial."""
-
-
-@dataclass(frozen=True)
-class GroupFacts:
-    """A group in numbers."""
-
-    name: str
-    channels: int
-    makers: tuple[str, ...]
-    """Weights whose filters are the group's channels."""
-    followers: tuple[str, ...]
-    """Every other parameter axis that is cut with them, as ``name[axis]``."""
-    balanced: bool
-    """Equal numbers must go from parts of the group."""
-
-
-@dataclass(frozen=True)
-class FrozenFacts:
-    """Channels of a weight that stay."""
-
-    weight: str
-    channels: int
-    reason: str
-
-
-@dataclass(frozen=True)
-class Inspection:
-    """What can be pruned and what cannot."""
-
-    groups: tuple[GroupFacts, ...]
-    frozen: tuple[FrozenFacts, ...]
-    """Filters of weights that make channels and may not go, with op, module and source line."""
-    unknown_ops: tuple[str, ...]
-    """Operators without a rule that met channels; what went in is frozen."""
-    unused: tuple[str, ...]
-    """Parameters that the recorded run did not read; they stay whole."""
-    proved: bool
-    """Whether a trial cut of half of every group ran and agreed with the masked model."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return all facts as JSON types."""
-        return asdict(self)
 
 
 def inspect(model: nn.Module, example_inputs: Any, *, prove: bool = True) -> Inspection:
@@ -82,7 +41,7 @@ def inspect(model: nn.Module, example_inputs: Any, *, prove: bool = True) -> Ins
     graph = trace(model, inputs)
     proved = prove and not any(p.is_meta for p in model.parameters())
     if proved:
-        proposal = find_plan(model, inputs, _probe, graph=graph).proposal
+        proposal = find_plan(model, inputs, _Probe(model), graph=graph).proposal
         labels, grouping = proposal.labels, proposal.grouping
     else:
         labels = propagate(graph)
@@ -98,11 +57,18 @@ def inspect(model: nn.Module, example_inputs: Any, *, prove: bool = True) -> Ins
     )
 
 
-def _probe(grouping: Grouping, labels: Labels) -> Decision:
-    axes = producers(labels)
-    groups = [group for group in grouping.groups.groups if makers(group, axes)]
-    random = np.random.default_rng(0)
-    return Decision(select_channels(groups, {g.name: random.random(g.size) for g in groups}, PROBE), {})
+@dataclass(frozen=True)
+class _Probe:
+    """A decision that cuts `PROBE` of every group, and masks it: only channels that are dead become constants."""
+
+    model: nn.Module
+
+    def __call__(self, grouping: Grouping, labels: Labels) -> Decision:
+        axes = producers(labels)
+        groups = [group for group in grouping.groups.groups if makers(group, axes)]
+        random = np.random.default_rng(0)
+        keeps = select_channels(groups, {g.name: random.random(g.size) for g in groups}, PROBE)
+        return Decision(keeps, masks_of(groups, keeps, self.model, axes, ()))
 
 
 def _group_facts(group: Group, axes: dict[str, int]) -> GroupFacts:

@@ -16,6 +16,7 @@ from torchthin.errors import ConfigError
 from torchthin.importance.scores import group_scores
 from torchthin.importance.values import check_values
 from torchthin.masks import apply_masks_, channel_masks
+from torchthin.proof import Proof
 from torchthin.report.facts import Filters, PruneReport, build_report
 from torchthin.selection import prune_count, select_channels, select_weights
 from torchthin.structured import ByImportance, DeadChannels, effective_weights
@@ -25,7 +26,6 @@ from torchthin.thinning.plan import Plan, find_plan, folded_values, inexact_laye
 from torchthin.thinning.recipe import Recipe
 from torchthin.trace.clone import clone, duplicate
 from torchthin.trace.inputs import Inputs, as_inputs, on_device_of
-from torchthin.verify import Proof
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,10 @@ from torchthin.labels.propagate import Labels
 from torchthin.masks import channel_masks
 from torchthin.selection import select_channels
 from torchthin.targets import Target
+from torchthin.thinning.build import mirrored_tensors, recompute_
 from torchthin.thinning.search import Decision
+from torchthin.trace.clone import state_tensors
+from torchthin.trace.recorder import quiet
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -99,14 +102,24 @@ class DeadChannels:
 
 
 def effective_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Return the values of all parameters as the model uses them: masks of ``torch.nn.utils.prune`` applied."""
-    buffers = dict(model.named_buffers())
-    return {
-        name: parameter.detach() * buffers[f"{name[:-5]}_mask"]
-        if name.endswith("_orig") and f"{name[:-5]}_mask" in buffers
-        else parameter.detach()
-        for name, parameter in model.named_parameters()
-    }
+    """Return the values of all parameters and buffers as the model uses them.
+
+    Where a weight is computed from a parameter of its own shape (masks of ``torch.nn.utils.prune``, weight_norm,
+    parametrizations), the computed value stands under the parameter's name.
+
+    Args:
+        model: a copy; what its hooks compute is computed afresh.
+    """
+    values = {name: tensor.detach() for name, tensor in state_tensors(model)}
+    names = {id(tensor): name for name, tensor in state_tensors(model)}
+    with quiet(model):
+        recompute_(model)
+        for module in model.modules():
+            for local, source in mirrored_tensors(module).items():
+                used = getattr(module, local)
+                if used is not source and used.shape == source.shape and id(source) in names:
+                    values[names[id(source)]] = used.detach()
+    return values
 
 
 def _allowed(group: Group, alive: BoolArray) -> BoolArray:

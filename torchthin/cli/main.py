@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torchthin.cli.inspect import DESCRIPTION as INSPECT_DESCRIPTION
+from torchthin.cli.inspect import EXAMPLE as INSPECT_EXAMPLE
+from torchthin.cli.inspect import add_inspect_arguments, inspect_options
+from torchthin.cli.inspect import run as run_inspect
 from torchthin.cli.options import EXAMPLE, add_prune_arguments, prune_options
 from torchthin.cli.prune import DESCRIPTION as PRUNE_DESCRIPTION
 from torchthin.cli.prune import run as run_prune
@@ -30,6 +34,13 @@ def _command(arguments: Sequence[str]) -> int:
         "prune", help=PRUNE_DESCRIPTION, description=PRUNE_DESCRIPTION, epilog=EXAMPLE
     )
     add_prune_arguments(prune)
+    look = commands.add_parser(
+        "inspect", help=INSPECT_DESCRIPTION, description=INSPECT_DESCRIPTION, epilog=INSPECT_EXAMPLE
+    )
+    add_inspect_arguments(look)
     namespace = parser.parse(arguments)
+    command = namespace.command
     del namespace.command
+    if command == "inspect":
+        return run_inspect(inspect_options(namespace))
     return run_prune(prune_options(namespace))

@@ -54,8 +54,8 @@ _RUN_TYPES: dict[str, tuple[type[Any], str]] = {
 }
 
 
-def add_prune_arguments(parser: Parser) -> None:
-    """Add the flags of ``prune`` to `parser`."""
+def add_model_arguments(parser: Parser) -> None:
+    """Add the flags that say which model, with which weights and inputs, to `parser`."""
     model = parser.add_argument_group("model")
     model.add_argument(
         "--model-factory",
@@ -71,10 +71,7 @@ def add_prune_arguments(parser: Parser) -> None:
     model.add_argument(
         "--checkpoint",
         metavar="FILE",
-        help="weights to prune: a torch checkpoint or .safetensors (without it: as the factory made them)",
-    )
-    model.add_argument(
-        "--arch", metavar="NAME", help="written into the saved file (default: the checkpoint's)"
+        help="its weights: a torch checkpoint or .safetensors (without it: as the factory made them)",
     )
     model.add_argument(
         "--dataset", metavar="NAME", help="data set whose image size the model takes, such as cifar10"
@@ -88,6 +85,10 @@ def add_prune_arguments(parser: Parser) -> None:
     )
     model.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: cpu)")
 
+
+def add_prune_arguments(parser: Parser) -> None:
+    """Add the flags of ``prune`` to `parser`."""
+    add_model_arguments(parser)
     pruning = parser.add_argument_group("pruning")
     pruning.add_argument("--method", help=f"one of {', '.join(METHODS)} (default: {_DEFAULTS.method})")
     pruning.add_argument(
@@ -122,6 +123,9 @@ def add_prune_arguments(parser: Parser) -> None:
     )
 
     output = parser.add_argument_group("output")
+    output.add_argument(
+        "--arch", metavar="NAME", help="written into the saved file (default: the checkpoint's)"
+    )
     output.add_argument(
         "--save-to",
         metavar="FILE",

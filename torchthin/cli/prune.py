@@ -7,17 +7,11 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torchthin.cli.options import EXAMPLE, PruneOptions, add_prune_arguments, prune_options
 from torchthin.cli.shell import Parser, run_command
 from torchthin.errors import ConfigError, TargetMissedError
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from torchthin.checkpoints import Checkpoint
-    from torchthin.cli.outcome import Voice
 
 DESCRIPTION = "Prune a model to a sparsity target and save masks, weights and a report."
 
@@ -49,13 +43,14 @@ def _prune(options: PruneOptions) -> dict[str, Any]:
     """Look at everything first, prune, write last; return the report as JSON types."""
     _check_save_to(options)
     from torchthin.cli.inputs import example_inputs, usable_device
+    from torchthin.cli.model import load_model
     from torchthin.cli.outcome import Voice, save
     from torchthin.pipeline import prune
 
     voice = Voice(quiet=options.quiet)
     device = usable_device(options.device)
     inputs = example_inputs(options.input_shape, options.dataset)
-    model, checkpoint = _load(options, voice)
+    model, checkpoint = load_model(options, voice)
     how = options.prune
     result = prune(
         model.to(device),
@@ -98,23 +93,6 @@ def _check_save_to(options: PruneOptions) -> None:
         raise ConfigError(
             f"The file to save must not be the checkpoint itself. Got {path} for both; choose another name."
         )
-
-
-def _load(options: PruneOptions, voice: Voice) -> tuple[nn.Module, Checkpoint | None]:
-    """Read the checkpoint, build the model and fit the one into the other."""
-    from torchthin.checkpoints import load_into, read_checkpoint
-    from torchthin.factory import build_model
-    from torchthin.reload import shrink_to_
-
-    checkpoint = None if options.checkpoint is None else read_checkpoint(options.checkpoint)
-    model = build_model(options.model_factory, options.factory_args)
-    if checkpoint is None:
-        voice.say("No --checkpoint: the weights are as the model factory made them.")
-    else:
-        shrink_to_(model, checkpoint)
-        load_into(model, checkpoint)
-        voice.say_source(checkpoint)
-    return model, checkpoint
 
 
 def _list_weights(options: PruneOptions) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from scipy.sparse.csgraph import connected_components
 from torchthin.groups import ChannelGroups, Frozen, Group, IntArray, Member
 from torchthin.labels.propagate import Labels
 from torchthin.labels.space import FROZEN, LabelSpace, Vector
+from torchthin.trace.opgraph import Op
 
 
 @dataclass(frozen=True)
@@ -207,15 +208,24 @@ def producers(labels: Labels) -> dict[str, int]:
     for number, (_, _, vector) in enumerate(axes):
         owners[vector] = number
     found: dict[str, int] = {}
+    ops = {op.index: op for op in labels.graph.ops}
     for index, contraction in labels.contractions.items():
-        free = labels.values[contraction.weight]
-        inner = labels.values[contraction.data][contraction.data_axis]
-        for axis in free:
-            if not isinstance(axis, np.ndarray) or axis is inner:
+        weight = labels.values[contraction.weight]
+        summed = _summed_axis(ops[index], labels.graph.values[contraction.weight].shape)
+        for place, axis in enumerate(weight):
+            if not isinstance(axis, np.ndarray) or place == summed:
                 continue
             for number in np.unique(owners[axis[axis > 0]]):
                 if number >= 0:
                     name, position, _ = axes[number]
                     found.setdefault(name, position)
-        del index
     return found
+
+
+def _summed_axis(op: Op, shape: tuple[int, ...]) -> int | None:
+    """Return the axis of a contraction's weight that is summed over; None for transposed depthwise ones."""
+    if op.name == "aten.convolution":
+        if not op.arguments.get("transposed", False):
+            return 1
+        return None if shape[1] == 1 and op.arguments.get("groups", 1) > 1 else 0
+    return len(shape) - (1 if "attention" in op.name else 2)

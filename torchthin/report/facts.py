@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from torchthin.config import PruneConfig
-from torchthin.verify import Proof
+from torchthin.proof import Proof
 
 
 def share(part: int, whole: int) -> float:

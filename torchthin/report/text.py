@@ -92,8 +92,12 @@ def _thinning(report: PruneReport) -> list[str]:
 
 def report_text(report: PruneReport) -> str:
     """Return the table of `report` and its totals as lines of ASCII without colour."""
+    return "\n".join([*table_lines(_layer_table(report)), "", *_summary(report)])
+
+
+def table_lines(table: Table) -> list[str]:
+    """Return a table as lines of text without colour."""
     stream = io.StringIO()
     console = Console(file=stream, width=_WIDTH, color_system=None, markup=False, highlight=False)
-    console.print(_layer_table(report))
-    lines = [line.rstrip() for line in stream.getvalue().splitlines() if line.strip()]
-    return "\n".join([*lines, "", *_summary(report)])
+    console.print(table)
+    return [line.rstrip() for line in stream.getvalue().splitlines() if line.strip()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchthin.thinning.build import set_attributes_, tensors_of
-from torchthin.thinning.optimizer import StateCuts, adopt_, cut_state
+from torchthin.thinning.build import recompute_, set_attributes_, tensors_of
+from torchthin.thinning.optimizer import cut_state, follow_, remembered
 from torchthin.thinning.recipe import Recipe, check_fits, cut
 
 
@@ -40,8 +41,8 @@ def apply_(
     Raises:
         InputError: when the recipe or the optimizer's state does not fit; nothing is changed then.
     """
-    tensors = tensors_of(model)
-    check_fits(recipe, tensors)
+    tensors, modules = tensors_of(model), dict(model.named_modules())
+    check_fits(recipe, tensors, modules)
     values = values or {}
     parameters = {name: t for name, t in tensors.items() if isinstance(t, nn.Parameter)}
     cuts = cut_state(optimizer, parameters, recipe) if optimizer is not None else {}
@@ -51,22 +52,43 @@ def apply_(
         if name in recipe.keep or name in values
     ]
     added = {name: _new_bias(model, name, shape, values.get(name)) for name, shape in recipe.added.items()}
-    before = [_Exchange(e.tensor, e.tensor.data, e.tensor.grad) for e in exchanges]
-    modules = dict(model.named_modules())
+    neighbours = {bias: _neighbour(model, name) for name, bias in added.items()}
     attributes = {path: {k: getattr(modules[path], k) for k in v} for path, v in recipe.attributes.items()}
-    try:
+    before = [_Exchange(e.tensor, e.tensor.data, e.tensor.grad) for e in exchanges]
+    with contextlib.ExitStack() as undo:  # each way back is known before its change is made
+        undo.callback(
+            _put_back_plain_, [(module.__dict__, dict(module.__dict__)) for module in modules.values()]
+        )
+        undo.callback(_swap_, before)
         _swap_(exchanges)
+        undo.callback(set_attributes_, model, attributes)
         set_attributes_(model, recipe.attributes)
-        for name, bias in added.items():
-            _add_(model, name, bias, optimizer)
-    except BaseException:
-        _swap_(before)
-        set_attributes_(model, attributes)
-        for name in added:
-            path, _, local = name.rpartition(".")
-            setattr(modules[path], local, None)
-        raise
-    _store_(optimizer, cuts)
+        undo.callback(_set_parameters_, model, dict.fromkeys(added))
+        _set_parameters_(model, added)
+        if optimizer is not None:
+            undo.callback(remembered(optimizer))
+            follow_(optimizer, cuts, neighbours)
+        recompute_(model)
+        _drop_caches_(model)
+        undo.pop_all()
+
+
+def _put_back_plain_(contents: list[tuple[dict[str, Any], dict[str, Any]]]) -> None:
+    """Put module attributes back; what torch keeps in dicts of its own (parameters, modules) has other ways back."""
+    for now, before in contents:
+        now.clear()
+        now.update(before)
+
+
+def _drop_caches_(model: nn.Module) -> None:
+    """Let a model in evaluation mode drop what it cached there, as models do that go to training mode."""
+    modes = {module: module.training for module in model.modules()}
+    if model.training or all(type(module).train is nn.Module.train for module in modes):
+        return
+    model.train()
+    model.eval()
+    for module, mode in modes.items():
+        module.training = mode
 
 
 def _exchange(tensor: Tensor, axes: Mapping[int, tuple[int, ...]], value: Tensor | None) -> _Exchange:
@@ -90,9 +112,15 @@ def _memory_format(tensor: Tensor) -> torch.memory_format:
 
 def _swap_(exchanges: list[_Exchange]) -> None:
     for exchange in exchanges:
-        exchange.tensor.grad = None
-        exchange.tensor.data = exchange.data
-        exchange.tensor.grad = exchange.grad
+        tensor = exchange.tensor
+        tensor.grad = None
+        if tensor.requires_grad and tensor.shape != exchange.data.shape:
+            # A loss of an earlier step that is still alive holds a gradient accumulator of the old shape. Torch makes a
+            # new one only when the dtype changes, so it changes for a moment.
+            other = torch.float16 if tensor.dtype != torch.float16 else torch.float32
+            tensor.data = torch.empty(0, dtype=other, device=tensor.device)
+        tensor.data = exchange.data
+        tensor.grad = exchange.grad
 
 
 def _new_bias(model: nn.Module, name: str, shape: tuple[int, ...], value: Tensor | None) -> nn.Parameter:
@@ -106,20 +134,11 @@ def _new_bias(model: nn.Module, name: str, shape: tuple[int, ...], value: Tensor
 
 
 def _neighbour(model: nn.Module, name: str) -> nn.Parameter:
-    return next(model.get_submodule(name.rpartition(".")[0]).parameters(recurse=False))
+    """A parameter of the same module (of a parametrized one, that its weight is computed from)."""
+    return next(model.get_submodule(name.rpartition(".")[0]).parameters())
 
 
-def _add_(model: nn.Module, name: str, bias: nn.Parameter, optimizer: torch.optim.Optimizer | None) -> None:
-    neighbour = _neighbour(model, name)
-    path, _, local = name.rpartition(".")
-    setattr(model.get_submodule(path), local, bias)
-    if optimizer is not None:
-        adopt_(optimizer, neighbour, bias)
-
-
-def _store_(optimizer: torch.optim.Optimizer | None, cuts: StateCuts) -> None:
-    if optimizer is None:
-        return
-    state: dict[Any, Any] = optimizer.state
-    for parameter, entries in cuts.items():
-        state[parameter].update(entries)
+def _set_parameters_(model: nn.Module, parameters: Mapping[str, nn.Parameter | None]) -> None:
+    for name, parameter in parameters.items():
+        path, _, local = name.rpartition(".")
+        setattr(model.get_submodule(path), local, parameter)

@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from torchthin.thinning.attributes import attributes_after
 from torchthin.thinning.recipe import Recipe, check_fits, cut
@@ -50,9 +53,20 @@ def mirrored_tensors(module: nn.Module) -> dict[str, Tensor]:
         for name in [name for name in own if name.endswith(suffix)]:
             own.setdefault(name.removesuffix(suffix), own[name])
     if parametrize.is_parametrized(module):
-        for name, holder in module.parametrizations.items():  # type: ignore[union-attr]
+        parametrizations: Any = module.parametrizations
+        for name, holder in parametrizations.items():
             own[name] = max(holder.parameters(recurse=False), key=Tensor.numel)
     return own
+
+
+def recompute_(model: nn.Module) -> None:
+    """Compute afresh the plain attributes that torch's hooks would compute before the next forward pass."""
+    for module in model.modules():
+        for hook in module._forward_pre_hooks.values():
+            if isinstance(hook, SpectralNorm):  # its call would also take a step of the power iteration
+                setattr(module, hook.name, hook.compute_weight(module, do_power_iteration=False))
+            elif isinstance(hook, (BasePruningMethod, WeightNorm)):
+                hook(module, ())
 
 
 def thin_copy(model: nn.Module, recipe: Recipe, prepare: Exchange | None = None) -> nn.Module:
@@ -63,7 +77,7 @@ def thin_copy(model: nn.Module, recipe: Recipe, prepare: Exchange | None = None)
         recipe: what goes.
         prepare: change each tensor before it is cut (mask it, convert it).
     """
-    check_fits(recipe, tensors_of(model))
+    check_fits(recipe, tensors_of(model), dict(model.named_modules()))
 
     def exchange(name: str, tensor: Tensor) -> Tensor:
         ready = tensor.detach() if prepare is None else prepare(name, tensor)

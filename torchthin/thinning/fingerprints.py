@@ -40,21 +40,14 @@ class _Digests(CountingMode):
         self.found[self.completed] = prints
 
 
-class ThinDigests(_Digests):
-    """Fingerprints of a thinned model's run."""
-
-    def __init__(self, labels: Labels) -> None:
-        super().__init__(labels, None)
-
+class _ThinDigests(_Digests):
     def execute(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         result = func(*args, **kwargs)
         self.note(result)
         return result
 
 
-class ReferenceDigests(ReferenceMode):
-    """The reference run, with fingerprints."""
-
+class _ReferenceDigests(ReferenceMode):
     def __init__(self, labels: Labels, kept: Kept) -> None:
         super().__init__(labels, kept)
         self.digests = _Digests(labels, kept)
@@ -77,26 +70,40 @@ def _directions(size: int, device: str) -> Tensor:
 
 
 def first_difference(
-    reference: ReferenceDigests, thin: ThinDigests, tolerance: float, skip: Container[int]
+    masked: nn.Module,
+    small: nn.Module,
+    inputs: Inputs,
+    labels: Labels,
+    kept: Kept,
+    double: bool,
+    skipped: Container[int] = (),
 ) -> int | None:
-    """Return the index of the first op after which the runs differ, if there is one.
+    """Return the index of the first op after which the thinned model differs from the reference, if there is one.
 
-    Args:
-        reference, thin: both runs, done.
-        tolerance: relative.
-        skip: ops whose results differ on purpose (a constant is added only behind them).
+    Ops in `skipped` may differ.
     """
+    reference = _ReferenceDigests(labels, kept)
+    thin = _ThinDigests(labels, None)
+    run(masked, inputs, reference)
+    run(small, inputs, thin)
+    tolerance = 1e-7 if double else 1e-3
     for index, prints in reference.digests.found.items():
-        if index in skip:
+        if index in skipped:
             continue
         others = thin.found.get(index, [])
         same = len(prints) == len(others) and all(
-            shape == other and torch.allclose(a, b, rtol=tolerance, atol=tolerance * float(a[1] + 1e-12))
+            shape == other and _close(a, b, tolerance)
             for (shape, a), (other, b) in zip(prints, others, strict=True)
         )
         if not same:
             return index
     return None
+
+
+def _close(a: Tensor, b: Tensor, tolerance: float) -> bool:
+    """Whether two fingerprints agree; NaN agrees with NaN, and what is infinite in both says nothing more."""
+    size = float(a[1]) if bool(torch.isfinite(a[1])) else 0.0
+    return torch.allclose(a, b, rtol=tolerance, atol=tolerance * (size + 1e-12), equal_nan=True)
 
 
 def run(model: nn.Module, inputs: Inputs, mode: CountingMode) -> Any:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from torchthin.errors import ProofError
+from torchthin.errors import InputError, ProofError
 from torchthin.thinning.build import tensors_of
 from torchthin.thinning.constants import folded_tensors
 from torchthin.thinning.recipe import Recipe
@@ -23,6 +23,8 @@ from torchthin.trace.opgraph import OpGraph, merged
 from torchthin.trace.recorder import record, training_branch
 
 ROUNDS = 200
+VARYING = 1e-5
+"""Dead channels whose values differ by more than this share of their size are no constants."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,19 @@ def trace(model: nn.Module, inputs: Inputs) -> OpGraph:
 
     Where the evaluation run leaves parameters unread, the training branch is recorded too: its auxiliary heads must go
     on to fit. A training branch that does not run on these inputs (it wants labels) is left out.
+
+    Raises:
+        InputError: the model cannot be copied, or does not run on the inputs.
     """
-    graph = record(clone(model, share), inputs).live()
+    copy = clone(model, share)
+    try:
+        graph = record(copy, inputs).live()
+    except Exception as error:  # whatever the user's code raises
+        cause = " ".join(str(error).split())
+        raise InputError(
+            f"The model ({type(model).__name__}) does not run on the example_inputs: {type(error).__name__}: {cause} "
+            "Give inputs of the shapes and dtypes that its forward takes."
+        ) from error
     if all(name in graph.state for name, _ in model.named_parameters()):
         return graph
     try:
@@ -114,4 +127,9 @@ def inexact_layers(plan: Plan) -> tuple[str, ...]:
         for constant in plan.outcome.constants
         if constant.bordered
     ]
-    return tuple(dict.fromkeys(statistics + borders))
+    varying = [
+        f"{constant.op.source.module or constant.op.name}: dead channels are not constant, their mean stands for them"
+        for constant in plan.outcome.constants
+        if constant.spread > VARYING * max(float(constant.level), 1e-300)
+    ]
+    return tuple(dict.fromkeys(statistics + borders + varying))

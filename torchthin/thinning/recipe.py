@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from torchthin.errors import CheckpointError, InputError
 from torchthin.groups import Group, IntArray
@@ -127,11 +127,16 @@ def cut(tensor: Tensor, axes: Mapping[int, tuple[int, ...]]) -> Tensor:
     return tensor
 
 
-def check_fits(recipe: Recipe, tensors: Mapping[str, Tensor]) -> None:
+def check_fits(recipe: Recipe, tensors: Mapping[str, Tensor], modules: Mapping[str, nn.Module]) -> None:
     """Check that the recipe was made for a model of these shapes.
 
+    Args:
+        recipe: what is to be applied.
+        tensors: the model's parameters and buffers by first name.
+        modules: the model's modules by name.
+
     Raises:
-        InputError: naming the first tensor that differs.
+        InputError: naming the first tensor, module or attribute that differs.
     """
     for name, shape in recipe.shapes.items():
         if name not in tensors:
@@ -141,5 +146,28 @@ def check_fits(recipe: Recipe, tensors: Mapping[str, Tensor]) -> None:
         if tuple(tensors[name].shape) != shape:
             raise InputError(
                 f"The recipe was made for {name} of shape {shape}; the model has {tuple(tensors[name].shape)}. "
+                "Build the full-size class it was made for."
+            )
+    for name, axes in recipe.keep.items():
+        shape = recipe.shapes.get(name, ())
+        if not all(
+            0 <= d < len(shape) and kept and 0 <= min(kept) <= max(kept) < shape[d]
+            for d, kept in axes.items()
+        ):
+            raise InputError(
+                f"The recipe is damaged: the indices to keep of {name} do not lie in {shape}. Thin again."
+            )
+    for path, values in recipe.attributes.items():
+        for attribute in values:
+            if not hasattr(modules.get(path), attribute):
+                raise InputError(
+                    f"The recipe sets {attribute} of the module {path!r}, which the model has not. "
+                    "Build the class it was made for."
+                )
+    for name in recipe.added:
+        path, _, local = name.rpartition(".")
+        if getattr(modules.get(path), local, modules) is not None:
+            raise InputError(
+                f"The recipe adds {name}, which the model has already, or no place for. "
                 "Build the full-size class it was made for."
             )

@@ -40,6 +40,8 @@ class Constant:
     """Shape (output channels,), full size."""
     spread: float
     """Largest distance of a dead channel's value from its mean: 0 when it is a constant."""
+    level: float
+    """Largest absolute mean of a dead channel."""
     bordered: bool
     """The op pads its input (or spreads it, if transposed), so near the border the masked model differs from the constant."""
 
@@ -131,7 +133,9 @@ class ReferenceMode(CountingMode):
         if contraction.weight in self._from_input or not bool(values.any()):
             return result
         delta = self._constant(op, given, name, values)
-        self.constants.append(Constant(op, contraction, delta, spread, _bordered(op)))
+        self.constants.append(
+            Constant(op, contraction, delta, spread, float(values.abs().max()), _bordered(op))
+        )
         along = [1] * result.dim()
         along[contraction.out_axis] = -1
         return result + delta.view(along)
@@ -213,7 +217,7 @@ def _resize_arguments(op: Op, arguments: dict[str, Any]) -> None:
         normalized = len(arguments["normalized_shape"])
         arguments["normalized_shape"] = list(arguments["input"].shape[-normalized:])
     elif op.name == "aten.native_group_norm":
-        arguments["C"] = arguments["input"].shape[1]
+        arguments["N"], arguments["C"] = arguments["input"].shape[:2]
         arguments["HxW"] = int(np.prod(arguments["input"].shape[2:]))
 
 

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten
 
+from torchthin.errors import InputError
 from torchthin.labels.propagate import Labels
+from torchthin.proof import Proof, can_double, compare, in_double, joined
 from torchthin.thinning.build import tensors_of, thin_copy
 from torchthin.thinning.constants import Fold, folded_tensors, plan_folds
-from torchthin.thinning.fingerprints import ReferenceDigests, ThinDigests, first_difference, run
+from torchthin.thinning.fingerprints import first_difference, run
 from torchthin.thinning.recipe import Recipe
 from torchthin.thinning.reference import Constant, Kept, ReferenceMode
 from torchthin.trace.clone import clone
 from torchthin.trace.inputs import Inputs, call, refreshed
 from torchthin.trace.opgraph import BRANCH, Op
 from torchthin.trace.recorder import CountingMode, quiet, training_branch
-from torchthin.verify import Proof, can_double, compare, in_double, joined
+
+DIFFERENT = "the thinned model computes something else"
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,19 @@ class Success:
     constants: tuple[Constant, ...]
     left_out: tuple[Op, ...]
     """Ops whose statistics lost channels."""
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """A masked model and its thinned one, which holds the constants."""
+
+    masked: nn.Module
+    small: nn.Module
+    recipe: Recipe
+    folds: tuple[Fold, ...]
+    reference: ReferenceMode
+    expected: Any
+    """Outputs of the reference."""
 
 
 @dataclass(frozen=True)
@@ -72,45 +90,45 @@ class Trial:
             return failure
         if not prove:
             return Success(self.recipe, (), None, (), ())
-        double = can_double(self.model)
-        if not (doubtful and double):
-            return self._compared(double, pinpoint=doubtful)
-        outcome = self._compared(False, pinpoint=True)
-        return outcome if isinstance(outcome, Failure) else self._compared(True, pinpoint=False)
+        if doubtful:
+            pair = self._pair(double=False)
+            different = pair if isinstance(pair, Failure) else self._difference(pair, self.inputs, False)
+            if different is not None:
+                return different
+        return self._proved()
 
-    def _compared(self, double: bool, *, pinpoint: bool) -> Failure | Success:
-        """Compare outputs; with `pinpoint` also the results of every op, so that a failure names the first that differs."""
-        masked = self._masked(double)
+    def _proved(self) -> Failure | Success:
+        double = can_double(self.model)
+        pair = self._pair(double)
+        if isinstance(pair, Failure):
+            return pair
         given = in_double(self.inputs, double)
-        reference = ReferenceDigests(self.labels, self.kept) if pinpoint else ReferenceMode(self.labels, self.kept)
-        expected = run(masked, given, reference)
+        met = pair.reference
+        exact = not (met.constants or met.left_out)
+        plain = pair.expected if exact else run(pair.masked, given, CountingMode())
+        proof = compare(plain, pair.expected, run(pair.small, given, CountingMode()), double)
+        if double and proof.holds:
+            fresh = refreshed(given, seed=1)
+            again = run(pair.masked, fresh, ReferenceMode(self.labels, self.kept))
+            proof = joined([proof, compare(None, again, run(pair.small, fresh, CountingMode()), double)])
+        if not proof.holds or proof.vacuous:
+            different = self._difference(pair, given, double)
+            if different is not None:
+                return different
+        if not proof.holds:
+            last = max(op.index for op in self.labels.graph.ops if op.index < BRANCH)
+            return Failure(last, DIFFERENT)
+        return Success(pair.recipe, pair.folds, proof, tuple(met.constants), tuple(met.left_out))
+
+    def _pair(self, double: bool) -> _Pair | Failure:
+        """Run the reference, and make the thinned model that takes over its constants."""
+        masked = self._masked(double)
+        reference = ReferenceMode(self.labels, self.kept)
+        expected = run(masked, in_double(self.inputs, double), reference)
+        _refuse_nan(expected)
         folds, homeless = plan_folds(self.model, self.labels, reference.constants)
         if homeless:
             return Failure(homeless[0].op.index, "the constant of its dead channels has no bias to go to")
-        small, recipe = self._folded(folds, double)
-        thin = ThinDigests(self.labels) if pinpoint else CountingMode()
-        actual = run(small, given, thin)
-        exact = not (reference.constants or reference.left_out)
-        plain = expected if exact else run(masked, given, CountingMode())
-        proofs = [compare(plain, expected, actual, double)]
-        if double:
-            fresh = refreshed(given, seed=1)
-            again = run(masked, fresh, ReferenceMode(self.labels, self.kept))
-            proofs.append(compare(None, again, run(small, fresh, CountingMode()), double))
-        proof = joined(proofs)
-        if isinstance(reference, ReferenceDigests) and isinstance(thin, ThinDigests):
-            between = {index for fold in folds for index in fold.between}
-            different = first_difference(reference, thin, 1e-7 if double else 1e-3, between)
-            rounding = not double and can_double(self.model)  # deep models amplify it; float64 will tell
-            if different is not None or not (proof.holds or rounding):
-                last = max(op.index for op in self.labels.graph.ops if op.index < BRANCH)
-                return Failure(last if different is None else different, "the thinned model computes something else")
-        elif not proof.holds or proof.vacuous:
-            return self._compared(double, pinpoint=True)
-        return Success(recipe, tuple(folds), proof, tuple(reference.constants), tuple(reference.left_out))
-
-    def _folded(self, folds: Sequence[Fold], double: bool) -> tuple[nn.Module, Recipe]:
-        """Return the thinned model with its constants folded in, and the recipe with the biases that this added."""
         prepared = {name: self._prepared(name, t, double) for name, t in tensors_of(self.model).items()}
         values = folded_tensors(folds, self.recipe, prepared, self.kept)
         recipe = _with_added(self.recipe, folds, values)
@@ -119,7 +137,13 @@ class Trial:
             for name, tensor in tensors_of(small).items():
                 if name in values:
                     tensor.copy_(values[name])
-        return small, recipe
+        return _Pair(masked, small, recipe, tuple(folds), reference, expected)
+
+    def _difference(self, pair: _Pair, inputs: Inputs, double: bool) -> Failure | None:
+        """Look for the first op that differs; one whose constant a BatchNorm behind it took over does so rightly."""
+        moved = {index for fold in pair.folds for index in fold.between}
+        different = first_difference(pair.masked, pair.small, inputs, self.labels, self.kept, double, moved)
+        return None if different is None else Failure(different, DIFFERENT)
 
     def _prepared(self, name: str, tensor: Tensor, double: bool) -> Tensor:
         tensor = tensor.detach()
@@ -138,6 +162,16 @@ class Trial:
             return ready if shared else ready.clone()
 
         return clone(self.model, own)
+
+
+def _refuse_nan(outputs: Any) -> None:
+    """A comparison of NaN with NaN would be no proof."""
+    for leaf in tree_flatten(outputs)[0]:
+        if isinstance(leaf, Tensor) and leaf.numel() and bool(torch.isnan(leaf).all()):
+            raise InputError(
+                "An output of the masked model is NaN throughout, so nothing can be proved. "
+                "Look for NaN or negative variances in the weights, or give other example_inputs."
+            )
 
 
 def _attempt(

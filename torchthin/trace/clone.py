@@ -38,8 +38,8 @@ def plain_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 def clone(model: nn.Module, exchange: Exchange) -> nn.Module:
     """Return a structural copy of `model` in which every tensor is what `exchange` gives for it.
 
-    Tied tensors stay tied. Parameters stay parameters, and keep their ``requires_grad``. Tensors that are plain attributes
-    of modules are exchanged as well, detached from what they were computed from.
+    Tied tensors stay tied. Parameters stay parameters, and keep their ``requires_grad``. Tensors that are plain
+    attributes of modules are exchanged as well, detached from what they were computed from.
 
     Raises:
         InputError: when the model cannot be deep-copied.

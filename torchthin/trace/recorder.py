@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import sys
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -35,9 +37,22 @@ class CountingMode(TorchDispatchMode):
         self.completed = start
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if torch.is_inference_mode_enabled():  # there torch hands over composite ops whole
+            with self:
+                parts = func.decompose(*args, **(kwargs or {}))
+            if parts is not NotImplemented:
+                return parts
+        if func.overloadpacket is torch.ops.aten._to_copy and args[0].is_floating_point():
+            result = func(*args, **(kwargs or {}))
+            if result.is_floating_point():
+                self.passed(args[0], result)
+                return result
         result = self.execute(func, args, kwargs or {})
         self.completed += 1
         return result
+
+    def passed(self, given: Tensor, result: Tensor) -> None:
+        """Take note of a conversion between floating point types: no op, since a float64 copy of the model has others."""
 
     def execute(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run one op; subclasses may look at it or compute it differently."""
@@ -60,9 +75,15 @@ class _Recorder(CountingMode):
         arguments = {name: self._reference(argument) for name, argument in named.items()}
         result = func(*args, **kwargs)
         given = [t for argument in named.values() for t in tensors_in(argument)]
+        if torch.Tag.inplace_view in func.tags:
+            self._renumber(as_outputs(result))
         made = tuple(self._output(t, given) for t in as_outputs(result))
         self.ops.append(Op(len(self.ops), func, arguments, made, self._paths.source()))
         return result
+
+    def passed(self, given: Tensor, result: Tensor) -> None:
+        """Let the converted tensor be the same value."""
+        self._ids[id(result)] = (weakref.ref(result), self.number(given))
 
     def _reference(self, argument: Any) -> Any:
         if isinstance(argument, Tensor):
@@ -70,6 +91,14 @@ class _Recorder(CountingMode):
         if isinstance(argument, (list, tuple)):
             return [self._reference(item) for item in argument]
         return argument
+
+    def _renumber(self, tensors: list[Tensor | None]) -> None:
+        """A tensor that changed its own shape (``squeeze_``) is a new value that shares storage with what it was."""
+        for tensor in tensors:
+            if tensor is not None:
+                alias = self.values[self.number(tensor)].alias
+                del self._ids[id(tensor)]
+                self.number(tensor, alias)
 
     def _output(self, tensor: Tensor | None, given: list[Tensor]) -> Ref | None:
         if tensor is None:
@@ -167,11 +196,16 @@ def by_name(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[st
 
 @contextlib.contextmanager
 def quiet(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, no autograd, no fused kernels that hide ops; everything as before afterwards."""
+    """Evaluation mode, no autograd, no fused kernels that hide ops; all but numbers in buffers as before afterwards.
+
+    Training mode comes first for a moment: models that cache what they compute in evaluation mode drop it there.
+    """
     training = {module: module.training for module in model.modules()}
     onednn = torch._C._get_mkldnn_enabled()
     fastpath = torch.backends.mha.get_fastpath_enabled()
-    random = torch.random.get_rng_state()
+    generators = _generators()
+    contents = _contents(model)
+    model.train()
     model.eval()
     torch.backends.mha.set_fastpath_enabled(False)
     if any(isinstance(module, nn.RNNBase) for module in training):
@@ -180,11 +214,35 @@ def quiet(model: nn.Module) -> Iterator[None]:
         with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
-        torch.random.set_rng_state(random)
+        _set_generators(generators)
         torch.backends.mha.set_fastpath_enabled(fastpath)
         torch._C._set_mkldnn_enabled(onednn)
+        for now, before in contents:
+            now.clear()
+            now.update(before)
         for module, flag in training.items():
             module.training = flag
+
+
+def _contents(model: nn.Module) -> list[tuple[dict[Any, Any], dict[Any, Any]]]:
+    """Return the attributes of all modules, and the dicts among them, each with a copy: a forward pass may add to them."""
+    dicts = [module.__dict__ for module in model.modules()]
+    nested = [value for attributes in dicts for value in attributes.values() if isinstance(value, dict)]
+    return [(now, dict(now)) for now in (*dicts, *nested)]
+
+
+def _generators() -> tuple[Any, ...]:
+    """Return the state of every global random generator that a forward pass may draw from."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+    return torch.random.get_rng_state(), random.getstate(), np.random.get_state(), cuda  # noqa: NPY002
+
+
+def _set_generators(states: tuple[Any, ...]) -> None:
+    torch.random.set_rng_state(states[0])
+    random.setstate(states[1])
+    np.random.set_state(states[2])  # noqa: NPY002
+    if states[3] is not None:
+        torch.cuda.set_rng_state_all(states[3])
 
 
 def training_branch(model: nn.Module) -> None:
@@ -211,6 +269,4 @@ def record(
         with recorder:
             outputs = call(model, inputs)
     made = [recorder.number(item) for item in tree_flatten(outputs)[0] if isinstance(item, Tensor)]
-    return OpGraph(
-        tuple(recorder.ops), tuple(recorder.values), recorder.state, tuple(given), tuple(made)
-    )
+    return OpGraph(tuple(recorder.ops), tuple(recorder.values), recorder.state, tuple(given), tuple(made))

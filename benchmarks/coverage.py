@@ -1,0 +1,130 @@
+"""What of the zoo can be thinned: per model ok or the stage that failed, sizes, errors, seconds.
+
+    python benchmarks/coverage.py                                  # all models, this package
+    python benchmarks/coverage.py --tool torchthin torch-pruning   # both on the same cases in one run (extra: bench)
+    python benchmarks/coverage.py --models 'resnet*' --json out.jsonl
+
+Every case runs in a process of its own, on one thread, with a time limit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+TOOLS = ("torchthin", "torch-pruning")
+COLUMNS = (
+    "model", "tool", "result", "parameters", "left", "MACs", "left", "error", "vs masked",
+    "prune s", "no proof s", "forward s", "rounds",
+)  # fmt: skip
+
+
+def main() -> int:
+    options = _options()
+    if options.one:
+        from coverage_case import measure_case
+
+        print(json.dumps(measure_case(options.one, options.tool[0], options.seed)))
+        return 0
+    sys.path.insert(0, str(HERE))
+    from zoo import cases
+
+    named = cases(source=options.source)
+    chosen = [
+        name for name in named if not options.models or any(fnmatchcase(name, m) for m in options.models)
+    ]
+    rows = []
+    for name in chosen:
+        for tool in options.tool:
+            row = _in_process(name, tool, options)
+            rows.append(row)
+            print(_text(row), flush=True)
+            if options.json:
+                with Path(options.json).open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+    if options.markdown:
+        Path(options.markdown).write_text(markdown(rows))
+    return 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--models", nargs="*", help="patterns of names; default all")
+    parser.add_argument("--source", choices=("torchvision", "transformers"), help="one half of the zoo")
+    parser.add_argument("--tool", nargs="+", choices=TOOLS, default=["torchthin"])
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--limit", type=float, default=300.0, help="seconds a case may take")
+    parser.add_argument("--json", help="append one JSON line per case to this file")
+    parser.add_argument("--markdown", help="write the table to this file")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def _in_process(name: str, tool: str, options: argparse.Namespace) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--one", name, "--tool", tool, "--seed", str(options.seed)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE), "PYTHONWARNINGS": "ignore"}
+    row: dict[str, Any] = {"model": name, "tool": tool, "load": os.getloadavg()[0]}
+    try:
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=options.limit, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return {**row, "ok": False, "stage": "time", "message": f"over {options.limit:.0f} s"}
+    lines = done.stdout.strip().splitlines()
+    if done.returncode or not lines:
+        last = (done.stderr.strip().splitlines() or [""])[-1]
+        return {
+            **row,
+            "ok": False,
+            "stage": "process",
+            "message": f"exit code {done.returncode}: {last}"[:300],
+        }
+    return {**row, **json.loads(lines[-1])}
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    def ratio(after: str, before: str) -> str:
+        return f"{row[after] / row[before]:.3f}" if row.get(after) and row.get(before) else ""
+
+    def number(key: str, form: str) -> str:
+        return format(row[key], form) if row.get(key) is not None else ""
+
+    result = "ok" if row["ok"] else f"{row['stage']}: {row.get('message', '')}"
+    return [
+        row["model"], row["tool"], result.replace("|", "/").replace("\n", " ")[:120],
+        number("parameters", ","), ratio("parameters_left", "parameters"),
+        number("macs", ","), ratio("macs_left", "macs"),
+        number("error", ".0e"), number("error_masked", ".0e"),
+        number("prune_s", ".2f"), number("unproved_s", ".2f"), number("forward_s", ".3f"), number("rounds", "d"),
+    ]  # fmt: skip
+
+
+def _text(row: dict[str, Any]) -> str:
+    return "  ".join(cell for cell in _cells(row) if cell)
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """Return the table with a summary line per tool."""
+    lines = []
+    for tool in dict.fromkeys(row["tool"] for row in rows):
+        of_tool = [row for row in rows if row["tool"] == tool]
+        lines.append(f"{tool}: {sum(row['ok'] for row in of_tool)} of {len(of_tool)} models.")
+    loads = [row["load"] for row in rows if "load" in row]
+    if loads:
+        lines.append(f"Load of the machine while it ran: {min(loads):.1f} to {max(loads):.1f}.")
+    table = [" | ".join(COLUMNS), " | ".join("---" for _ in COLUMNS)]
+    table += [" | ".join(_cells(row)) for row in rows]
+    return "\n\n".join(lines) + "\n\n" + "\n".join(f"| {line} |" for line in table) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

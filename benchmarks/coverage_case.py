@@ -1,0 +1,172 @@
+"""One case of `coverage.py`, in a process of its own: build, prune with one tool, check, and count."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from zoo import Case, cases
+from zoo.case import Inputs, run, tensors, train_step
+
+from torchthin import prune
+from torchthin.config import PruneConfig
+from torchthin.cost import measure
+from torchthin.labels.components import find_groups, producers
+from torchthin.labels.propagate import propagate
+from torchthin.structured import ByImportance
+from torchthin.targets import find_targets
+from torchthin.thinning.apply import apply_
+from torchthin.thinning.plan import find_plan, trace
+from torchthin.trace.clone import clone, duplicate
+from torchthin.trace.inputs import as_inputs
+
+SHARE = 0.5
+"""Share of the channels that go."""
+
+
+class Stage:
+    """Remembers what was being done, so that a failure can be named."""
+
+    def __init__(self) -> None:
+        self.name = "build"
+
+    def __call__(self, name: str) -> None:
+        self.name = name
+
+
+def measure_case(name: str, tool: str, seed: int) -> dict[str, Any]:
+    """Return one row: plain JSON data."""
+    torch.set_num_threads(1)
+    stage = Stage()
+    row: dict[str, Any] = {"seed": seed, "torch": torch.__version__}
+    try:
+        case = next(
+            found[name]
+            for source in ("torchvision", "transformers")
+            if name in (found := cases(source=source))
+        )
+        model = case.build(seed)
+        inputs = case.inputs()
+        stage("forward")
+        with torch.no_grad():
+            before, row["forward_s"] = _timed(lambda: run(model, inputs))
+        small = {"torchthin": _torchthin, "torch-pruning": _torch_pruning}[tool](model, inputs, row, stage)
+        _check(case, small, inputs, tensors(before), row, stage)
+    except Exception as error:  # whatever a tool or a model raises is the result of this case
+        lines = str(error).strip().splitlines() or [""]
+        return {
+            **row,
+            "ok": False,
+            "stage": stage.name,
+            "message": f"{type(error).__name__}: {lines[0]}"[:300],
+        }
+    return {**row, "ok": True}
+
+
+def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
+    """Return a result and the CPU seconds it took."""
+    start = time.process_time()
+    result = work()
+    return result, time.process_time() - start
+
+
+def _torchthin(model: nn.Module, inputs: Inputs, row: dict[str, Any], stage: Stage) -> nn.Module:
+    stage("prune")
+    result, row["prune_s"] = _timed(
+        lambda: prune(model, inputs, method="l1-structured", target_sparsity=SHARE, weights=["*"], thin=True)
+    )
+    report = result.report
+    row |= {
+        "parameters": report.parameters,
+        "parameters_left": report.thinned_parameters,
+        "macs": report.macs,
+        "macs_left": report.thinned_macs,
+        "notes": len(report.notes),
+        "inexact": len(report.inexact),
+    }
+    stage("proof")
+    if result.proof is None:
+        raise ValueError("nothing was removed: " + (report.notes[0] if report.notes else "no note"))
+    row |= {
+        "error": result.proof.relative,
+        "error_masked": result.proof.relative_to_masked,
+        "vacuous": result.proof.vacuous,
+    }
+    if not result.proof.holds:
+        raise ValueError(str(result.proof))
+    stage("unproved")
+    row["rounds"], row["unproved_s"] = _timed(lambda: _unproved(model, inputs))
+    return result.model
+
+
+def _unproved(model: nn.Module, inputs: Inputs) -> int:
+    """Trace, groups, selection and thinning, without the comparison of outputs; return the rounds of the search."""
+    config = PruneConfig(method="l1-structured", target_sparsity=SHARE, weights=("*",), thin=True)
+    targets = find_targets(model, structured=True, weights=config.weights).targets
+    decide = ByImportance(model, targets, frozenset(), SHARE, config.scope, config.rule.criterion)
+    plan = find_plan(model, as_inputs(inputs), decide, prove=False)
+    apply_(clone(model, duplicate), plan.recipe)
+    return plan.rounds
+
+
+def _torch_pruning(model: nn.Module, inputs: Inputs, row: dict[str, Any], stage: Stage) -> nn.Module:
+    """The recipe of its README, without rounding to multiples of 8: half of the channels go, output layers are ignored."""
+    import torch_pruning
+
+    before = measure(model, as_inputs(inputs))
+    row |= {"parameters": before.parameters, "macs": before.macs}
+    ignored = _output_layers(model, inputs)
+    stage("prune")
+
+    def work() -> None:
+        pruner = torch_pruning.pruner.BasePruner(
+            model,
+            inputs,
+            importance=torch_pruning.importance.GroupMagnitudeImportance(p=2),
+            pruning_ratio=SHARE,
+            ignored_layers=ignored,
+            output_transform=lambda made: [t for t in tensors(made) if t.requires_grad],
+        )
+        pruner.step()
+
+    _, row["prune_s"] = _timed(work)
+    stage("run")
+    after = measure(model, as_inputs(inputs))
+    row |= {"parameters_left": after.parameters, "macs_left": after.macs}
+    if after.parameters == before.parameters:
+        raise ValueError("nothing was removed, and no error was raised")
+    return model
+
+
+def _output_layers(model: nn.Module, inputs: Inputs) -> list[nn.Module]:
+    """Return the layers whose filters are channels of an output, as this package's graph shows them (a help to the other tool)."""
+    labels = propagate(trace(model, as_inputs(inputs)))
+    frozen = find_groups(labels).groups.frozen
+    axes = producers(labels)
+    names = {
+        item.parameter.rpartition(".")[0]
+        for item in frozen
+        if axes.get(item.parameter) == item.axis and item.reason.startswith("part of the model's output")
+    }
+    return [module for name, module in model.named_modules() if name in names]
+
+
+def _check(
+    case: Case, small: nn.Module, inputs: Inputs, before: list[Tensor], row: dict[str, Any], stage: Stage
+) -> None:
+    stage("run")
+    with torch.no_grad():
+        after, row["thinned_forward_s"] = _timed(lambda: tensors(run(small.eval(), inputs)))
+    if len(after) != len(before):
+        raise ValueError(f"{len(before)} outputs before, {len(after)} after")
+    if "error" not in row and [t.shape for t in after] != [t.shape for t in before]:
+        raise ValueError(
+            f"output shapes {[tuple(t.shape) for t in after]}, were {[tuple(t.shape) for t in before]}"
+        )
+    if row["parameters_left"] >= row["parameters"]:
+        raise ValueError("no parameter went")
+    stage("train")
+    row["trained_parameters"] = train_step(small, case.training())

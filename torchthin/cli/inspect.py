@@ -1,0 +1,111 @@
+"""``torchthin inspect``: what of a model can be pruned, and what is in the way of the rest."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torchthin.cli.options import add_model_arguments
+from torchthin.cli.shell import Parser
+from torchthin.errors import ConfigError, TargetMissedError
+
+if TYPE_CHECKING:
+    from torchthin.report.inspection_facts import Inspection
+
+DESCRIPTION = "Show what of a model can be pruned, in which groups, and what is in the way of the rest."
+EXAMPLE = """\
+example:
+  %(prog)s --model-factory models/net.py:small --input-shape 1,3,128,128
+"""
+
+
+@dataclass(frozen=True)
+class InspectOptions:
+    """All an inspection is told."""
+
+    model_factory: str
+    factory_args: Mapping[str, Any] | None = None
+    checkpoint: str | None = None
+    dataset: str | None = None
+    input_shape: tuple[str, ...] = ()
+    device: str = "cpu"
+    json: bool = False
+    proof: bool = True
+
+
+def add_inspect_arguments(parser: Parser) -> None:
+    """Add the flags of ``inspect`` to `parser`."""
+    add_model_arguments(parser)
+    looking = parser.add_argument_group("inspection")
+    looking.add_argument(
+        "--no-proof",
+        dest="proof",
+        action="store_false",
+        help="skip the trial cut: faster, but groups may be shown that turn out not to go",
+    )
+    looking.add_argument("--json", action="store_true", help="facts as JSON on stdout, all else on stderr")
+    looking.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+def inspect_options(namespace: argparse.Namespace) -> InspectOptions:
+    """Return the options that were given, over the defaults.
+
+    Raises:
+        ConfigError: the model factory is missing.
+    """
+    given = dict(vars(namespace))
+    given.pop("debug", None)
+    if "model_factory" not in given:
+        raise ConfigError(
+            "A model factory is needed. Give --model-factory package.module:function or path/to/file.py:function."
+        )
+    return InspectOptions(**{**given, "input_shape": tuple(given.get("input_shape", ()))})
+
+
+def run(options: InspectOptions) -> int:
+    """Inspect, print and return the exit code. With ``--json``, stdout gets nothing but the JSON.
+
+    Raises:
+        TargetMissedError: nothing of the model can be pruned.
+    """
+    stdout = sys.stdout
+    redirected = contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext()
+    with redirected:  # the user's model may print as well
+        facts = _inspect(options)
+        if not options.json:
+            print(facts)
+    if options.json:
+        print(json.dumps(facts.to_dict(), indent=2), file=stdout)
+    if not facts.prunable:
+        raise TargetMissedError(f"Nothing of the model can be pruned. {_why(facts)}")
+    return 0
+
+
+def _inspect(options: InspectOptions) -> Inspection:
+    from torchthin.cli.inputs import example_inputs, usable_device
+    from torchthin.cli.model import load_model
+    from torchthin.cli.outcome import Voice
+    from torchthin.inspection import inspect
+
+    device = usable_device(options.device)
+    inputs = example_inputs(options.input_shape, options.dataset)
+    if inputs is None:
+        raise ConfigError(
+            "Example inputs are needed: channels are followed through one run of the model. "
+            "Give --input-shape 1,3,224,224 or --dataset."
+        )
+    model, _ = load_model(options, Voice())
+    return inspect(model.to(device), inputs, prove=options.proof)
+
+
+def _why(facts: Inspection) -> str:
+    """Say what is in the way, most filters first."""
+    if not facts.frozen:
+        return "No convolution or linear layer makes channels that another layer takes."
+    worst = sorted(facts.frozen, key=lambda item: -item.channels)[:2]
+    return " ".join(f"{item.weight}: {item.channels} filters stay, {item.reason}." for item in worst)
