@@ -12,6 +12,7 @@ from torchthin.errors import InputError
 from torchthin.groups import Group
 from torchthin.importance.scores import is_filter_member
 from torchthin.selection import BoolArray
+from torchthin.trace.clone import state_tensors
 
 
 def axis_mask(keep: Tensor, weight: Tensor, axis: int) -> Tensor:
@@ -37,9 +38,8 @@ def channel_masks(
     axis.
     Returns target name -> bool tensor of the weight's shape and device.
     """
-    kept = {
-        name: np.ones(model.get_parameter(name).shape[axis], np.bool_) for name, axis in filter_axes.items()
-    }
+    tensors = dict(state_tensors(model))
+    kept = {name: np.ones(tensors[name].shape[axis], np.bool_) for name, axis in filter_axes.items()}
     for group in groups:
         if group.name not in keeps:
             continue
@@ -47,7 +47,7 @@ def channel_masks(
             if is_filter_member(member, filter_axes):
                 kept[member.parameter][member.of(keeps[group.name])] = False
     return {
-        name: axis_mask(torch.from_numpy(kept[name]), model.get_parameter(name), axis)
+        name: axis_mask(torch.from_numpy(kept[name]), tensors[name], axis)
         for name, axis in filter_axes.items()
     }
 
@@ -57,18 +57,18 @@ def apply_masks_(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
 
     Raises `InputError`, before anything is changed, for a mask whose name or shape does not fit the model.
     """
-    parameters = dict(model.named_parameters(remove_duplicate=False))
+    tensors = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers())
     for name, mask in masks.items():
-        if name not in parameters:
+        if name not in tensors:
             raise InputError(
-                f"The mask {name} fits no parameter of the model. Use names of named_parameters()."
+                f"The mask {name} fits no parameter or buffer of the model. Use names of named_parameters()."
             )
-        if mask.shape != parameters[name].shape:
+        if mask.shape != tensors[name].shape:
             raise InputError(
-                f"The mask {name} must have its weight's shape {tuple(parameters[name].shape)}. "
+                f"The mask {name} must have its weight's shape {tuple(tensors[name].shape)}. "
                 f"Got {tuple(mask.shape)}."
             )
     with torch.no_grad():
         for name, mask in masks.items():
             # A product, not masked_fill_: the same zeros in a fifth of the time.
-            parameters[name].mul_(mask.to(parameters[name].device))
+            tensors[name].mul_(mask.to(tensors[name].device))

@@ -45,7 +45,8 @@ class ByImportance:
 
     def __call__(self, grouping: Grouping, labels: Labels) -> Decision:
         """Select over the groups as they are now."""
-        weights = dict(self.model.named_parameters())
+        # Buffers too: a layer under the masks of torch.nn.utils.prune makes its channels with mask and weight.
+        weights = dict(state_tensors(self.model))
         targets = {target.name: target.axis for target in self.targets}
         self.axes = {**producers(labels), **targets}
         groups = [

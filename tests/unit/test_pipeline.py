@@ -282,3 +282,22 @@ def test_the_table() -> None:
         "All parameters: 252 of 589 zeroed (42.78 %); 2,356 bytes.",
     ]
     assert text.isascii()
+
+
+def test_a_layer_under_torchs_masks_falls_with_the_layers_it_is_coupled_to() -> None:
+    class Residual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 2, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.a(x)
+            return self.c(x + self.b(x))
+
+    model = Residual()
+    nn.utils.prune.ln_structured(model.b, "weight", 0.25, n=1, dim=0)
+    result = prune(model, torch.randn(1, 3, 4, 4), thin=True)
+    assert result.masks["a.weight"].flatten(1).all(1).sum() == 4
+    assert result.model.get_buffer("b.weight_mask").shape == (4, 4, 1, 1)
+    assert result.proof is not None and result.proof.holds
+    assert model.get_buffer("b.weight_mask").sum() == 6 * 8

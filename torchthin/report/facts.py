@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from torchthin.config import PruneConfig
 from torchthin.proof import Proof
+from torchthin.trace.clone import state_tensors
 
 
 def share(part: int, whole: int) -> float:
@@ -155,7 +156,8 @@ def build_report(
 ) -> PruneReport:
     """Return the report of `masks` on `model`. filters: target name -> where they lie. asked: in total."""
     structured = config.rule.structured
-    layers = tuple(_layer(name, model.get_parameter(name), masks[name], filters[name]) for name in masks)
+    tensors = dict(state_tensors(model))
+    layers = tuple(_layer(name, tensors[name], masks[name], filters[name]) for name in masks)
     parameters = list(model.parameters())
     count, weights = sum(layer.filters for layer in layers), sum(layer.weights for layer in layers)
     pruned = sum(layer.pruned_channels for layer in layers)

@@ -1,0 +1,75 @@
+"""The README shows what the programs print. After a change of the output: ``python tests/readme_blocks.py``."""
+
+import re
+
+import pytest
+from readme_blocks import README, python_blocks, run_python, run_script, scores_once, script_blocks
+
+TEXT = README.read_text(encoding="utf-8")
+NUMBER = re.compile(r"\d+\.\d+(?:e[-+]\d+)?|\d+")
+NOISE = 1e-6
+"""Below this an error is rounding, whose digits differ between machines."""
+SCORE_STEP = 2e-3
+"""Scores have four digits; a keypoint more or less of about 5000 moves them by 2e-4."""
+
+
+def near(shown: str, printed: str) -> bool:
+    if shown == printed:
+        return True
+    a, b = float(shown), float(printed)
+    if "e" in shown or "e" in printed:
+        return max(a, b) <= NOISE or abs(a - b) <= 0.1 * a
+    return bool(re.fullmatch(r"0\.\d{4}", shown)) and abs(a - b) <= SCORE_STEP
+
+
+def same_line(shown: str, printed: str) -> bool:
+    words = [NUMBER.sub("#", line) for line in (shown, printed)]
+    numbers = [NUMBER.findall(line) for line in (shown, printed)]
+    return words[0] == words[1] and all(map(near, *numbers))
+
+
+def different_lines(shown: str, printed: str) -> list[tuple[str, str]]:
+    pairs = [shown.splitlines(), printed.splitlines()]
+    assert len(pairs[0]) == len(pairs[1]), printed
+    return [(a, b) for a, b in zip(*pairs, strict=True) if not same_line(a, b)]
+
+
+def test_the_python_examples_print_what_the_readme_shows() -> None:
+    names: dict[str, object] = {}
+    blocks = python_blocks(TEXT)
+    assert len(blocks) == TEXT.count("```python") > 1
+    for code, shown in blocks:
+        assert shown
+        assert different_lines(shown, run_python(code, names)) == []
+
+
+def test_the_script_prints_what_the_readme_shows() -> None:
+    blocks = script_blocks(TEXT)
+    assert [flags.strip() for flags, _ in blocks] == [
+        "--target-sparsity 0.5",
+        "--target-sparsity 0.5 --thin",
+    ]
+    with scores_once():
+        for flags, shown in blocks:
+            assert shown
+            assert different_lines(shown, run_script(flags)) == []
+
+
+@pytest.mark.parametrize(
+    "shown, printed, same",
+    [
+        ("off by 8.5e-16 of it", "off by 1.1e-16 of it", True),
+        ("off by 1.9e-01 of it", "off by 1.1e-16 of it", False),
+        ("OKS 0.5801 0.0231", "OKS 0.5803 0.0230", True),
+        ("OKS 0.5801 0.0231", "OKS 0.5901 0.0231", False),
+        ("12 of 24 (50.00 %)", "12 of 24 (50.01 %)", False),
+        ("Saved a.pth", "Saved b.pth", False),
+    ],
+)
+def test_the_comparison_sees_what_matters(shown: str, printed: str, same: bool) -> None:
+    assert same_line(shown, printed) is same
+
+
+def test_the_first_lines_are_the_two_commands() -> None:
+    assert TEXT.index("make demo") < TEXT.index("make test") < 700
+    assert len(TEXT.splitlines()) <= 250
