@@ -134,7 +134,7 @@ def compare(masked: Any, expected: Any, actual: Any, double: bool) -> Proof:
     """Compare model outputs (any nesting of tensors).
 
     Args:
-        masked: outputs of the masked model.
+        masked: outputs of the masked model as it is; None: not compared with.
         expected: outputs of the reference.
         actual: outputs of the thinned model.
         double: the models ran in float64.
@@ -146,7 +146,8 @@ def compare(masked: Any, expected: Any, actual: Any, double: bool) -> Proof:
     if shapes[1] != shapes[2]:
         problem = f"output shapes differ: {shapes[1]} masked, {shapes[2]} thinned"
         return Proof((), (), dtype, tolerance, problem)
-    return Proof(_agreements(lists[1], lists[2]), _agreements(lists[0], lists[2]), dtype, tolerance)
+    beside = _agreements(lists[0], lists[2]) if lists[0] else ()
+    return Proof(_agreements(lists[1], lists[2]), beside, dtype, tolerance)
 
 
 def joined(proofs: Sequence[Proof]) -> Proof:

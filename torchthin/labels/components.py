@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -119,26 +120,24 @@ def _build(
     found: Components,
 ) -> tuple[tuple[Group, ...], dict[str, IntArray]]:
     channel = np.full(found.reason.size, -1, np.int64)
+    kind_sizes = np.bincount(kinds[kinds >= 0])
     order: dict[int, list[IntArray]] = {}
     members: dict[int, list[tuple[str, int, IntArray, IntArray]]] = {}
     sizes: dict[int, int] = {}
     for name, axis, comps in axes:
-        for kind in np.unique(kinds[comps]):
-            if kind < 0:
-                continue
+        for kind, positions in _runs(kinds[comps]):
             group = int(owner[kind])
-            positions = np.flatnonzero(kinds[comps] == kind)
-            new = comps[positions][channel[comps[positions]] < 0]
-            if new.size:
-                new = new[np.sort(np.unique(new, return_index=True)[1])]
+            met = comps[positions]
+            if channel[met[0]] < 0:  # the first axis of its kind numbers the channels
+                new = met[np.sort(np.unique(met, return_index=True)[1])]
                 start = sizes.get(group, 0)
                 channel[new] = np.arange(start, start + new.size)
                 sizes[group] = start + new.size
                 order.setdefault(group, []).append(new)
-            numbers = channel[comps[positions]]
+            numbers = channel[met]
             sorting = np.argsort(numbers, kind="stable")
-            covered = np.unique(numbers)
-            indices = positions[sorting].reshape(covered.size, -1)
+            indices = positions[sorting].reshape(kind_sizes[kind], -1)
+            covered = numbers[sorting][:: indices.shape[1]]
             members.setdefault(group, []).append((name, axis, indices, covered))
     coupled: dict[int, list[IntArray]] = {}
     for balance in balances:
@@ -159,6 +158,16 @@ def _build(
         groups.append(Group(name, size, listed, balances=tuple(coupled.get(group, ()))))
         channels[name] = np.concatenate(order[group])
     return tuple(groups), channels
+
+
+def _runs(kinds: IntArray) -> Iterator[tuple[int, IntArray]]:
+    """Yield every kind on an axis with its positions, ascending; frozen positions are left out."""
+    sorting = np.argsort(kinds, kind="stable")
+    ordered = kinds[sorting]
+    starts = np.flatnonzero(np.diff(ordered, prepend=-2))
+    for start, stop in zip(starts, [*starts[1:], ordered.size], strict=True):
+        if ordered[start] >= 0:
+            yield int(ordered[start]), sorting[start:stop]
 
 
 def _name(members: list[tuple[str, int, IntArray, IntArray]], taken: dict[str, IntArray]) -> str:

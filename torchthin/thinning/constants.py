@@ -25,6 +25,8 @@ class Fold:
     constant: Constant
     new: bool = False
     """The tensor is a bias that the module left out."""
+    between: tuple[int, ...] = ()
+    """Indices of ops between the one that made the constant and the one that adds it."""
 
 
 def plan_folds(
@@ -99,6 +101,7 @@ def _behind(
 ) -> Fold | None:
     """Look through views for a BatchNorm, or for a bias that is added, behind the op."""
     ref = constant.op.outputs[0]
+    between = [constant.op.index]
     while ref is not None:
         following = users.get(ref.value, [])
         if len(following) != 1:
@@ -107,16 +110,17 @@ def _behind(
         if op.name in BATCH_NORMS:
             mean = op.arguments.get("running_mean")
             name = reads.get(mean.value) if isinstance(mean, Ref) else None
-            return Fold(name, -1, constant) if name is not None else None
+            return Fold(name, -1, constant, between=tuple(between)) if name is not None else None
         if op.name in {"aten.add", "aten.add_"}:
             for item in op.inputs():
                 if item.value in reads and labels.graph.values[item.value].shape == tuple(
                     constant.delta.shape
                 ):
-                    return Fold(reads[item.value], 1, constant)
+                    return Fold(reads[item.value], 1, constant, between=tuple(between))
             return None
         if op.name not in {"aten.view", "aten._unsafe_view"}:
             return None
+        between.append(op.index)
         ref = op.outputs[0]
     return None
 

@@ -21,6 +21,7 @@ from torchthin.thinning.trial import Failure
 from torchthin.trace.opgraph import Op, OpGraph
 
 BoolArray = npt.NDArray[np.bool_]
+VIEWS = frozenset({"aten.view", "aten._unsafe_view", "aten._reshape_alias"})
 WIDEN_AFTER = 2
 """Failures at one source line after which all calls of that line are treated alike."""
 
@@ -72,6 +73,7 @@ class Search:
     def propose(self) -> Proposal:
         """Label, group, select and write the recipe with what is known."""
         labels = propagate(self.graph, self.choices, self.blocks.values(), self.couples.values())
+        self._expect_heads(labels)
         grouping = find_groups(labels)
         decision = self.decide(grouping, labels)
         tensors = tensors_of(self.model)
@@ -87,6 +89,23 @@ class Search:
             if stay is not None:
                 attributes.setdefault(path, {})[name] = int(stay.sum())
         return Proposal(labels, grouping, decision, Recipe(shapes, keep, attributes), kept)
+
+    def _expect_heads(self, labels: Labels) -> None:
+        """Where whole heads may go, expect an attribute named after heads to follow (a trial confirms it)."""
+        for site in labels.sites:
+            unit = site.candidates[site.chosen]
+            result = site.op.outputs[0]
+            if not unit.startswith("unit ") or result is None:
+                continue
+            axis = next((d for d, labelled in enumerate(labels.values[result.value]) if labelled is not None), None)
+            module = self.modules.get(site.op.source.module)
+            if axis is None or module is None:
+                continue
+            size = self.graph.values[result.value].shape[axis]
+            for name, number in vars(module).items():
+                key = (site.op.source.module, name)
+                if "head" in name and type(number) is int and number == size and key not in self.spent:
+                    self.patches.setdefault(key, (result.value, axis))
 
     def doubtful(self, proposal: Proposal) -> bool:
         """Whether the proposal rests on choices that only a comparison can confirm."""
@@ -107,6 +126,7 @@ class Search:
         self._revert(op.index)
         learnt = (
             self._patch(op, seen, kept)
+            or (failure.raised and self._couple_view(failure.op, kept))
             or self._next_candidate(op, seen, kept)
             or (failure.raised and self._couple(op, kept))
         )
@@ -116,7 +136,10 @@ class Search:
     def _revert(self, op: int) -> bool:
         """Take back attributes that were made to follow at this op and did not help."""
         at, keys = self.latest
-        if at != op or not keys:
+        made = {ref.value for o in self.graph.ops if o.index == op for ref in o.outputs if ref is not None}
+        keys = keys if at == op else ()
+        keys = (*keys, *(key for key, (value, _) in self.patches.items() if value in made and key not in keys))
+        if not keys:
             return False
         for key in keys:
             self.patches.pop(key, None)
@@ -197,6 +220,33 @@ class Search:
                 other.index, twin.data, twin.data_axis, made.value, twin.out_axis
             )
         return True
+
+    def _couple_view(self, index: int, kept: Kept) -> bool:
+        """Let what a view joins shrink as an input of its module does: Python code may use one size for both."""
+        views = [op for op in self.graph.ops if index <= op.index <= index + 2 and op.name in VIEWS]
+        for op in views:
+            result = op.outputs[0]
+            assert result is not None
+            for axis, joined in enumerate(kept.labels.values[result.value]):
+                source = self._same_size(op, joined, kept) if isinstance(joined, np.ndarray) else None
+                if source is not None and op.index not in self.couples:
+                    self.couples[op.index] = Couple(op.index, *source, result.value, axis)
+                    return True
+        return False
+
+    def _same_size(self, op: Op, joined: npt.NDArray[np.int64], kept: Kept) -> tuple[int, int] | None:
+        """A cut axis of the same size that goes into a contraction of the op's module, with other labels."""
+        of_label = kept.components.of_label
+        for other in self.graph.ops:
+            contraction = kept.labels.contractions.get(other.index)
+            if contraction is None or other.index >= op.index or not other.source.module.startswith(op.source.module):
+                continue
+            vector = kept.labels.values[contraction.data][contraction.data_axis]
+            if isinstance(vector, np.ndarray) and vector.size == joined.size:
+                different = not np.array_equal(of_label[vector], of_label[joined])
+                if different and kept.along(contraction.data, contraction.data_axis) is not None:
+                    return contraction.data, contraction.data_axis
+        return None
 
     def _freeze(self, op: Op, seen: Iterable[tuple[int, int]], text: str, kept: Kept) -> None:
         positions = [

@@ -103,11 +103,14 @@ class Trial:
         if isinstance(pair, Failure):
             return pair
         given = in_double(self.inputs, double)
-        proof = self._compared(pair, given, pair.expected, double)
+        met = pair.reference
+        exact = not (met.constants or met.left_out)
+        plain = pair.expected if exact else run(pair.masked, given, CountingMode())
+        proof = compare(plain, pair.expected, run(pair.small, given, CountingMode()), double)
         if double and proof.holds:
             fresh = refreshed(given, seed=1)
             again = run(pair.masked, fresh, ReferenceMode(self.labels, self.kept))
-            proof = joined([proof, self._compared(pair, fresh, again, double)])
+            proof = joined([proof, compare(None, again, run(pair.small, fresh, CountingMode()), double)])
         if not proof.holds or proof.vacuous:
             different = self._difference(pair, given, double)
             if different is not None:
@@ -115,7 +118,6 @@ class Trial:
         if not proof.holds:
             last = max(op.index for op in self.labels.graph.ops if op.index < BRANCH)
             return Failure(last, DIFFERENT)
-        met = pair.reference
         return Success(pair.recipe, pair.folds, proof, tuple(met.constants), tuple(met.left_out))
 
     def _pair(self, double: bool) -> _Pair | Failure:
@@ -137,13 +139,9 @@ class Trial:
                     tensor.copy_(values[name])
         return _Pair(masked, small, recipe, tuple(folds), reference, expected)
 
-    def _compared(self, pair: _Pair, inputs: Inputs, expected: Any, double: bool) -> Proof:
-        plain, thinned = (run(model, inputs, CountingMode()) for model in (pair.masked, pair.small))
-        return compare(plain, expected, thinned, double)
-
     def _difference(self, pair: _Pair, inputs: Inputs, double: bool) -> Failure | None:
         """Look for the first op that differs; one whose constant a BatchNorm behind it took over does so rightly."""
-        moved = {fold.constant.op.index for fold in pair.folds if fold.sign < 0}
+        moved = {index for fold in pair.folds for index in fold.between}
         different = first_difference(pair.masked, pair.small, inputs, self.labels, self.kept, double, moved)
         return None if different is None else Failure(different, DIFFERENT)
 
