@@ -42,6 +42,10 @@ class CountingMode(TorchDispatchMode):
                 parts = func.decompose(*args, **(kwargs or {}))
             if parts is not NotImplemented:
                 return parts
+        if func is torch.ops.aten.detach.default:
+            result = func(*args, **(kwargs or {}))
+            self.passed(args[0], result)
+            return result
         if func.overloadpacket is torch.ops.aten._to_copy and args[0].is_floating_point():
             result = func(*args, **(kwargs or {}))
             if result.is_floating_point():
@@ -52,7 +56,11 @@ class CountingMode(TorchDispatchMode):
         return result
 
     def passed(self, given: Tensor, result: Tensor) -> None:
-        """Take note of a conversion between floating point types: no op, since a float64 copy of the model has others."""
+        """Take note of a result that is what went in.
+
+        Conversions between floating point types are no ops, since a float64 copy of the model has others; nor is
+        ``detach``: torch adds one behind ``arange`` and its like when somebody (the recorder) holds the result.
+        """
 
     def execute(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run one op; subclasses may look at it or compute it differently."""
