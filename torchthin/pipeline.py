@@ -25,7 +25,7 @@ from torchthin.thinning.apply import apply_
 from torchthin.thinning.plan import Plan, find_plan, folded_values, inexact_layers
 from torchthin.thinning.recipe import Recipe
 from torchthin.trace.clone import clone, duplicate
-from torchthin.trace.inputs import Inputs, as_inputs, on_device_of
+from torchthin.trace.inputs import Inputs, as_inputs, on_device_of, own_example
 
 
 @dataclass(frozen=True)
@@ -121,8 +121,10 @@ def prune_with(model: nn.Module, config: PruneConfig, example_inputs: Any = None
     if not isinstance(model, nn.Module):
         raise ConfigError(f"The model of prune must be a torch.nn.Module. Got {type(model).__name__}.")
     if config.thin and example_inputs is None:
+        example_inputs = own_example(model)
+    if config.thin and example_inputs is None:
         raise ConfigError(
-            "The thin of prune needs example_inputs: channels are followed through one run of the model. "
+            "The thin of prune needs example_inputs: channels are followed through one run of the model, and it has no hint of its own. "
             "Give a tensor, a tuple or a dict (on the command line --input-shape 1,3,224,224 or --dataset)."
         )
     plan = find_targets(model, structured=config.rule.structured, weights=config.weights, keep=config.keep)
@@ -216,8 +218,10 @@ def _thinned(
     if found.recipe:
         apply_(masked, found.recipe, values=folded_values(masked, found))
     after = measure(masked, inputs)
+    removed = () if found.recipe else ("Nothing was removed: the masks leave no whole channel dead that can go.",)
     report = replace(
         report,
+        notes=(*report.notes, *removed),
         macs=before.macs,
         thinned_parameters=after.parameters,
         thinned_parameter_bytes=after.parameter_bytes,
