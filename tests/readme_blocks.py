@@ -1,6 +1,6 @@
-"""The README's blocks of output and the programs that print them.
+"""The documents' blocks of output and the programs that print them.
 
-    python tests/readme_blocks.py        runs the programs and writes what they print into README.md
+    python tests/readme_blocks.py        runs the programs and writes what they print into README and docs/
 
 A block of Python is marked ``<!-- python -->``; the text block after it is what it prints. The blocks share variables.
 A text block marked ``<!-- output of: prune_pose_drive.py ... -->`` is the script's output; with ``--thin`` only what
@@ -19,9 +19,14 @@ from unittest import mock
 import torch
 
 from torchthin.cli import pose_drive
+from torchthin.config import METHODS
+from torchthin.importance import registry as criteria
+from torchthin.labels import registry as rules
 from torchthin.pose import score
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+DOCUMENTS = (README, ROOT / "docs/how-it-works.md", ROOT / "docs/extending.md")
 _PYTHON = re.compile(
     r"(<!-- python -->\n```python\n(?P<code>.*?)```\n```text\n)(?P<text>.*?)(```)", re.DOTALL
 )
@@ -62,6 +67,17 @@ def run_script(flags: str) -> str:
 
 
 @contextlib.contextmanager
+def registries_restored() -> Iterator[None]:
+    """Forget afterwards what examples registered."""
+    with (
+        mock.patch.dict(METHODS),
+        mock.patch.dict(criteria._CRITERIA),
+        mock.patch.dict(rules._RULES),
+    ):
+        yield
+
+
+@contextlib.contextmanager
 def scores_once() -> Iterator[None]:
     """Score equal models once: both runs of the script begin with the shipped student."""
     known: dict[bytes, score.PoseScore] = {}
@@ -93,12 +109,13 @@ def script_blocks(readme: str) -> list[tuple[str, str]]:
 
 
 def main() -> None:
-    readme = README.read_text(encoding="utf-8")
-    names: dict[str, object] = {}
-    readme = replaced(readme, lambda match: run_python(match["code"], names), _PYTHON)
-    with scores_once():
-        readme = replaced(readme, lambda match: run_script(match["flags"]), _SCRIPT)
-    README.write_text(readme, encoding="utf-8")
+    for path in DOCUMENTS:
+        text = path.read_text(encoding="utf-8")
+        names: dict[str, object] = {"__name__": path.stem}
+        text = replaced(text, lambda match: run_python(match["code"], names), _PYTHON)  # noqa: B023
+        with scores_once():
+            text = replaced(text, lambda match: run_script(match["flags"]), _SCRIPT)
+        path.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,19 @@
-"""The README shows what the programs print. After a change of the output: ``python tests/readme_blocks.py``."""
+"""README and docs show what the programs print. After a change of the output: ``python tests/readme_blocks.py``."""
 
 import re
+from pathlib import Path
 
 import pytest
-from readme_blocks import README, python_blocks, run_python, run_script, scores_once, script_blocks
+from readme_blocks import (
+    DOCUMENTS,
+    README,
+    python_blocks,
+    registries_restored,
+    run_python,
+    run_script,
+    scores_once,
+    script_blocks,
+)
 
 TEXT = README.read_text(encoding="utf-8")
 NUMBER = re.compile(r"\d+\.\d+(?:e[-+]\d+)?|\d+")
@@ -34,13 +44,14 @@ def different_lines(shown: str, printed: str) -> list[tuple[str, str]]:
     return [(a, b) for a, b in zip(*pairs, strict=True) if not same_line(a, b)]
 
 
-def test_the_python_examples_print_what_the_readme_shows() -> None:
-    names: dict[str, object] = {}
-    blocks = python_blocks(TEXT)
-    assert len(blocks) == TEXT.count("```python") > 1
-    for code, shown in blocks:
-        assert shown
-        assert different_lines(shown, run_python(code, names)) == []
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.stem)
+def test_the_python_examples_print_what_is_shown(path: Path) -> None:
+    names: dict[str, object] = {"__name__": path.stem}
+    blocks = python_blocks(path.read_text(encoding="utf-8"))
+    assert len(blocks) > 1
+    with registries_restored():
+        for code, shown in blocks:
+            assert different_lines(shown, run_python(code, names)) == []
 
 
 def test_the_script_prints_what_the_readme_shows() -> None:

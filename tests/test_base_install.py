@@ -1,0 +1,140 @@
+"""The base install is honest: what the package imports is declared, and it works with nothing else there."""
+
+import ast
+import re
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "torchthin"
+PROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+MODULES = {"PyYAML": "yaml", "pillow": "PIL", "scipy-stubs": "scipy"}
+"""What packages are called in import statements, where that is not their name."""
+
+
+def _array(name: str) -> str:
+    match = re.search(rf"^{name} = \[(.*?)\]", PROJECT, re.DOTALL | re.MULTILINE)
+    assert match is not None, name
+    return match[1]
+
+
+def _imported_as(requirements: str) -> set[str]:
+    names = re.findall(r'"([A-Za-z][A-Za-z0-9_-]*)[^"]*"', requirements)
+    return {MODULES.get(name, name.replace("-", "_")) for name in names}
+
+
+DECLARED = _imported_as(_array("dependencies"))
+EXTRAS = _imported_as(_array("pose-data") + _array("coco") + _array("zoo") + _array("bench"))
+
+
+def _imports(node: ast.AST, lazy: bool) -> Iterator[tuple[str, bool]]:
+    """Yield (top-level module, inside a function) for every import."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import):
+            yield from ((alias.name.partition(".")[0], lazy) for alias in child.names)
+        elif isinstance(child, ast.ImportFrom):
+            yield (child.module or "").partition(".")[0], lazy
+        inside = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        yield from _imports(child, lazy or inside)
+
+
+def third_party(source: str) -> list[tuple[str, bool]]:
+    own = {*sys.stdlib_module_names, "torchthin"}
+    return [(name, lazy) for name, lazy in _imports(ast.parse(source), lazy=False) if name not in own]
+
+
+def test_declarations_are_read() -> None:
+    assert {"torch", "numpy", "scipy", "safetensors", "rich", "yaml"} == DECLARED
+    assert {"PIL", "pycocotools"} <= EXTRAS
+    assert "torchvision" not in DECLARED
+
+
+def test_imports_are_seen() -> None:
+    source = (
+        "import os, numpy.linalg\nclass A:\n    import rich\ndef f():\n    def g(): from PIL import Image\n"
+    )
+    assert third_party(source) == [("numpy", False), ("rich", False), ("PIL", True)]
+
+
+@pytest.mark.parametrize(
+    "path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE))
+)
+def test_every_import_is_declared(path: Path) -> None:
+    for name, lazy in third_party(path.read_text(encoding="utf-8")):
+        assert name in DECLARED or (lazy and name in EXTRAS), (
+            f"{name} is not declared, or not imported lazily"
+        )
+
+
+ALONE = """
+import importlib, importlib.abc, sys
+
+allowed, modules = set(sys.argv[1].split()), sys.argv[2].split()
+
+class Guard(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        top = name.partition(".")[0]
+        if top not in allowed:
+            raise ModuleNotFoundError(f"blocked: {name}", name=name)
+        return None
+
+sys.meta_path.insert(0, Guard())
+import torchthin
+for name in torchthin.__all__:
+    getattr(torchthin, name)
+for name in modules:
+    importlib.import_module(name)
+assert torchthin.prune(sys.modules["torch"].nn.Conv2d(3, 8, 3)).masks
+"""
+
+
+def _with_their_own_dependencies(names: set[str]) -> set[str]:
+    """Return what may be imported: the declared packages, and what they require themselves."""
+    distributions = metadata.packages_distributions()
+    module_of: dict[str, set[str]] = {}
+    for module, found in distributions.items():
+        for distribution in found:
+            module_of.setdefault(_normal(distribution), set()).add(module)
+    waiting = [_normal(distribution) for name in names for distribution in distributions[name]]
+    seen: set[str] = set()
+    while waiting:
+        distribution = waiting.pop()
+        if distribution in seen or distribution not in module_of:
+            continue
+        seen.add(distribution)
+        for requirement in metadata.requires(distribution) or []:
+            if "extra ==" not in requirement:
+                found_name = re.match(r"[A-Za-z0-9._-]+", requirement)
+                assert found_name is not None
+                waiting.append(_normal(found_name[0]))
+    return {module for distribution in seen for module in module_of[distribution]}
+
+
+def _normal(distribution: str) -> str:
+    return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
+def test_everything_imports_and_prunes_without_undeclared_packages() -> None:
+    modules = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for path in sorted(PACKAGE.rglob("*.py"))
+    ]
+    allowed = {*sys.stdlib_module_names, "torchthin", *_with_their_own_dependencies(DECLARED)}
+    assert "pytest" not in allowed
+    assert "torchvision" not in allowed
+    config = Path(sysconfig.get_paths()["stdlib"])
+    allowed |= {path.stem for path in config.glob("_sysconfigdata*.py")}
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE, " ".join(sorted(allowed)), " ".join(modules)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr
