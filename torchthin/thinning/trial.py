@@ -140,8 +140,13 @@ class Trial:
         return _Pair(masked, small, recipe, tuple(folds), reference, expected)
 
     def _difference(self, pair: _Pair, inputs: Inputs, double: bool) -> Failure | None:
-        """Look for the first op that differs; one whose constant a BatchNorm behind it took over does so rightly."""
+        """Look for the first op that differs.
+
+        One whose constant a BatchNorm behind it took over does so rightly; a layer with a new bias runs other ops.
+        """
         moved = {index for fold in pair.folds for index in fold.between}
+        grown = {fold.name.rpartition(".")[0] for fold in pair.folds if fold.new}
+        moved |= {op.index for op in self.labels.graph.ops if op.source.module in grown}
         different = first_difference(pair.masked, pair.small, inputs, self.labels, self.kept, double, moved)
         return None if different is None else Failure(different, DIFFERENT)
 
