@@ -25,7 +25,8 @@ class Cost:
 def measure(model: nn.Module, inputs: Inputs) -> Cost:
     """Count what one forward pass on `inputs` costs (torch.utils.flop_counter; the model is left as it is)."""
     counter = FlopCounterMode(display=False)
-    copy = clone(model, share)
+    copy = clone(model, lambda name, tensor: share(name, tensor).detach())
+    copy.requires_grad_(False)  # torch's counter fails on a parameter that is the argument of a module
     with quiet(copy):
         copy.eval()
         with counter:
