@@ -33,7 +33,7 @@ class CountingMode(TorchDispatchMode):
     """Counts the ops that completed; ops and their order are those that `record` sees."""
 
     def __init__(self, start: int = 0) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.completed = start
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
