@@ -1,10 +1,13 @@
 """scripts/prune_pose_drive.py: where it reads and writes, what it keeps whole, what it says."""
 
 import dataclasses
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from workplace import Outcome, Workplace
 
 from torchthin.cli import pose_drive
@@ -131,3 +134,38 @@ def test_bad_input(place: Workplace, drive: Path, case: str) -> None:
     arguments, message = BAD[case]
     options = ("--source", "student.pth", "--out-dir", "out", *arguments)
     place.assert_refused(message, *options, run=lambda *argv: run(place, drive, *argv))
+
+
+def test_a_coco_folder_is_scored_instead(place: Workplace, drive: Path) -> None:
+    Image.fromarray(np.full((96, 96, 3), 128, np.uint8)).save(place.path / "a.png")
+    keypoints = [value for joint in range(17) for value in (20 + 3 * joint, 30 + 2 * joint, 2)]
+    person = {
+        "id": 1, "image_id": 1, "category_id": 1, "iscrowd": 0, "bbox": [10, 10, 70, 80], "area": 5600,
+        "num_keypoints": 17, "keypoints": keypoints,
+    }  # fmt: skip
+    content = {
+        "images": [{"id": 1, "file_name": "a.png", "width": 96, "height": 96}],
+        "categories": [{"id": 1, "name": "person"}],
+        "annotations": [person],
+    }
+    (place.path / "people.json").write_text(json.dumps(content))
+    outcome = run(
+        place, drive, "--source", "student.pth", "--out-dir", "out",
+        "--coco-annotations", "people.json", "--coco-images", ".",
+    )  # fmt: skip
+    assert outcome.code == 0, outcome
+    assert "Score on people.json (1 pictures)" in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--coco-annotations", "people.json"],
+            "needs both --coco-annotations FILE and --coco-images FOLDER",
+        ),
+        (["--coco-annotations", "none.json", "--coco-images", "."], "none.json do not exist"),
+    ],
+)
+def test_bad_coco_folders(place: Workplace, drive: Path, arguments: list[str], message: str) -> None:
+    place.assert_refused(message, "--source", "student.pth", *arguments, run=lambda *a: run(place, drive, *a))

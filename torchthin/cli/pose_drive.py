@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING
 from torchthin.cli.prune import refuse_missed_target
 from torchthin.cli.shell import Parser, run_command
 from torchthin.config import METHODS, PruneConfig
+from torchthin.errors import ConfigError
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from torchthin.cli.outcome import Voice
     from torchthin.pose.score import PoseScore
 
@@ -69,7 +72,8 @@ def _command(arguments: Sequence[str], drive: Path) -> int:
         {key: vars(options)[key] for key in keys if key in options} | {"keep": _HEADS}
     )
     places = find_places(getattr(options, "source", None), getattr(options, "out_dir", None), drive)
-    _prune(config, places, getattr(options, "device", "cpu"))
+    coco = (getattr(options, "coco_annotations", None), getattr(options, "coco_images", None))
+    _prune(config, places, getattr(options, "device", "cpu"), coco)
     return 0
 
 
@@ -101,18 +105,35 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         action="store_true",
         help="remove what is masked, and check the smaller model against the masked one",
     )
+    parser.add_argument(
+        "--coco-annotations", metavar="FILE", help="score on these COCO keypoints, not on synthetic people"
+    )
+    parser.add_argument("--coco-images", metavar="FOLDER", help="the pictures that the annotations name")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser.parse(arguments)
 
 
-def _prune(config: PruneConfig, places: Places, device_name: str) -> None:
+def _scorer(coco: tuple[str | None, str | None], device: str) -> Callable[[nn.Module], PoseScore]:
+    """Return what scores a model: a COCO folder where one is given, else the shipped synthetic people."""
+    from torchthin.pose.score import score_coco, score_validation
+
+    annotations, images = coco
+    if annotations is None and images is None:
+        return lambda model: score_validation(model, device=device)
+    if annotations is None or images is None:
+        raise ConfigError("The COCO score needs both --coco-annotations FILE and --coco-images FOLDER.")
+    return lambda model: score_coco(model, annotations, images, device=device)
+
+
+def _prune(
+    config: PruneConfig, places: Places, device_name: str, coco: tuple[str | None, str | None]
+) -> None:
     import torch
 
     from torchthin.checkpoints import check_destination, load_into, read_checkpoint
     from torchthin.cli.inputs import usable_device
     from torchthin.cli.outcome import Voice, save
     from torchthin.pipeline import prune
-    from torchthin.pose.score import score_validation
     from torchthin.pose.student import STUDENT_FILE, pose_student
     from torchthin.reload import shrink_to_
     from torchthin.trace.inputs import from_shapes
@@ -120,6 +141,7 @@ def _prune(config: PruneConfig, places: Places, device_name: str) -> None:
     target = places.out_dir / file_name(config.target_sparsity)
     check_destination(target)
     device = usable_device(device_name)
+    score = _scorer(coco, str(device))
     voice = Voice()
     checkpoint = read_checkpoint(places.source or STUDENT_FILE)
     model = pose_student()
@@ -128,7 +150,7 @@ def _prune(config: PruneConfig, places: Places, device_name: str) -> None:
     source = str(places.source) if places.source else "the student shipped with torchthin"
     voice.say(f"Source: {source}")
     voice.say(f"Output: {target}")
-    before = score_validation(model.to(device), device=str(device))
+    before = score(model.to(device))
     result = prune(
         model,
         from_shapes([((2, 3, 128, 128), torch.float32)]),
@@ -137,7 +159,7 @@ def _prune(config: PruneConfig, places: Places, device_name: str) -> None:
         keep=config.keep,
         thin=config.thin,
     )
-    after = score_validation(result.model, device=str(device))
+    after = score(result.model)
     voice.say(result)
     save(target, result, config, source=source, checkpoint=checkpoint)
     _say_scores(voice, before, after)
