@@ -113,7 +113,7 @@ def _unproved(model: nn.Module, inputs: Inputs) -> int:
 
 
 def _torch_pruning(model: nn.Module, inputs: Inputs, row: dict[str, Any], stage: Stage) -> nn.Module:
-    """The recipe of its README, without rounding to multiples of 8: half of the channels go, output layers are ignored."""
+    """The recipe of its README without rounding to multiples of 8: half of the channels, output layers ignored."""
     import torch_pruning
 
     before = measure(model, as_inputs(inputs))
@@ -142,7 +142,7 @@ def _torch_pruning(model: nn.Module, inputs: Inputs, row: dict[str, Any], stage:
 
 
 def _output_layers(model: nn.Module, inputs: Inputs) -> list[nn.Module]:
-    """Return the layers whose filters are channels of an output, as this package's graph shows them (a help to the other tool)."""
+    """Return the layers whose filters are channels of an output, as this package's graph shows them."""
     labels = propagate(trace(model, as_inputs(inputs)))
     frozen = find_groups(labels).groups.frozen
     axes = producers(labels)
@@ -169,4 +169,4 @@ def _check(
     if row["parameters_left"] >= row["parameters"]:
         raise ValueError("no parameter went")
     stage("train")
-    row["trained_parameters"] = train_step(small, case.training())
+    row["trained_parameters"] = len(train_step(small, case.training()))

@@ -39,7 +39,7 @@ class Case:
 
 
 def randomise_(model: nn.Module) -> None:
-    """Give every norm random statistics, and every parameter that starts constant (zero heads, layer scales) random values.
+    """Give norms random statistics, and parameters that start constant (zero heads, layer scales) random values.
 
     Without that, a wrong removal could go unseen: zeros and ones hide which channel is which.
     """
@@ -79,9 +79,10 @@ def run(model: nn.Module, inputs: Inputs) -> Any:
     return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
 
 
-def train_step(model: nn.Module, inputs: Inputs) -> int:
-    """Run forward and backward in training mode; return how many parameters got a gradient."""
+def train_step(model: nn.Module, inputs: Inputs) -> set[str]:
+    """Run forward and backward in training mode; return the names of the parameters that got a gradient."""
+    torch.manual_seed(0)  # some models drop whole layers by chance
     model.train()
     made = [t for t in tensors(run(model, inputs)) if t.requires_grad]
     torch.stack([t.float().square().mean() for t in made]).sum().backward()
-    return sum(p.grad is not None for p in model.parameters())
+    return {name for name, parameter in model.named_parameters() if parameter.grad is not None}

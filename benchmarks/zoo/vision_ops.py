@@ -1,6 +1,7 @@
 """torchvision's compiled operators in Python, for machines where its library does not load (beside a CPU torch, say).
 
-Only what its models call is made: ``nms`` and ``roi_align`` (aligned or not, forward and backward). Import before torchvision.
+Only what its models call is made: ``nms`` and ``roi_align``, forward and backward. `define` must run before torchvision
+is imported.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _LIBRARIES: list[torch.library.Library] = []
 
 
 def nms(dets: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
-    """Return the indices of boxes (x1, y1, x2, y2) that no better box overlaps by more than the threshold, best first."""
+    """Return which boxes (x1, y1, x2, y2) no better box overlaps by more than the threshold, best first."""
     order = scores.argsort(descending=True, stable=True)
     boxes = dets[order]
     low = torch.maximum(boxes[:, None, :2], boxes[None, :, :2])
