@@ -12,6 +12,7 @@ from torchthin.errors import CheckpointError, ConfigError, InputError
 from torchthin.thinning.apply import apply_
 from torchthin.thinning.build import tensors_of
 from torchthin.thinning.recipe import Recipe
+from torchthin.trace.clone import clone, duplicate
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -19,15 +20,21 @@ Model = TypeVar("Model", bound=nn.Module)
 def load(path: str | Path, model: Model) -> Model:
     """Load a checkpoint into `model` and return it.
 
-    A thinned checkpoint carries its recipe: `model`, a full-size instance of the class that was pruned, is shrunk by it in
-    place first. Every tensor must then fit exactly. Checkpoints that are only masked, or not ours, load as they are.
+    A thinned checkpoint carries its recipe: `model`, a full-size instance of the class that was pruned, is shrunk
+    by it in place first. Every tensor must then fit exactly. Checkpoints that are only masked, or not ours, load as
+    they are.
 
     Raises:
-        CheckpointError: the file cannot be read, or does not fit the model; the message names what differs.
+        CheckpointError: the file cannot be read, or does not fit the model; the message names what differs, and the
+            model is as it was.
     """
     if not isinstance(model, nn.Module):
         raise ConfigError(f"The model of load must be a torch.nn.Module. Got {type(model).__name__}.")
     checkpoint = read_checkpoint(path)
+    if stored_recipe(checkpoint) is not None:
+        rehearsal = clone(model, duplicate)  # a file that does not fit must not leave the model shrunk
+        shrink_to_(rehearsal, checkpoint)
+        load_into(rehearsal, checkpoint)
     shrink_to_(model, checkpoint)
     load_into(model, checkpoint)
     return model

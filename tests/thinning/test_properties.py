@@ -1,0 +1,180 @@
+"""Random nets, random selections: the masked model computes what the thinned one does, and nothing else happens.
+
+150 examples run by default; with ``TORCHTHIN_HYPOTHESIS_PROFILE=nightly`` thousands, other ones every time.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from blocks import BLOCKS, Net
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+from models import lively
+from snapshot import Snapshot
+from torch import Tensor, nn
+
+from torchthin import Recipe
+from torchthin.labels.components import Grouping, producers
+from torchthin.labels.propagate import Labels
+from torchthin.masks import apply_masks_
+from torchthin.selection import prune_count, select_channels
+from torchthin.structured import makers, masks_of
+from torchthin.thinning.apply import apply_
+from torchthin.thinning.plan import Plan, find_plan, folded_values, inexact_layers
+from torchthin.thinning.search import Decision
+from torchthin.trace.inputs import as_inputs
+
+EXACT = 1e-9
+Keep = npt.NDArray[np.bool_]
+
+settings.register_profile("default", max_examples=75, deadline=None, derandomize=True, database=None)
+settings.register_profile("nightly", max_examples=5000, deadline=None, database=None)
+settings.load_profile(os.environ.get("TORCHTHIN_HYPOTHESIS_PROFILE", "default"))
+
+specs = st.tuples(st.sampled_from(sorted(BLOCKS)), st.sampled_from([4, 8, 12]), st.integers(0, 3))
+nets = st.tuples(st.lists(specs, min_size=1, max_size=4), st.integers(0, 2))
+
+
+@dataclass
+class AtRandom:
+    """Cuts a share of every group, which channels is drawn by the group's name."""
+
+    model: nn.Module
+    seed: int
+    share: float
+    given: Mapping[str, Keep] = field(default_factory=dict)
+    """Decisions that stand, by group name."""
+
+    def __call__(self, grouping: Grouping, labels: Labels) -> Decision:
+        axes = producers(labels)
+        groups = [group for group in grouping.groups.groups if makers(group, axes)]
+        scores = {
+            g.name: np.random.default_rng([self.seed, zlib.crc32(g.name.encode())]).random(g.size)
+            for g in groups
+        }
+        keeps = select_channels(groups, scores, self.share)
+        for name, keep in self.given.items():
+            if name in keeps and keep.size == keeps[name].size:
+                keeps[name] = keep
+        return Decision(keeps, masks_of(groups, keeps, self.model, axes, ()))
+
+
+def built(plan: list[tuple[str, int, int]], head: int) -> nn.Module:
+    return lively(Net(plan, head).double()).eval()
+
+
+def silent(model: nn.Module) -> nn.Module:
+    """Without biases and shifts, most masked channels emit nothing."""
+    with torch.no_grad():
+        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+            if "bias" in name or name.endswith("running_mean"):
+                tensor.zero_()
+    return model
+
+
+def picture(seed: int = 0) -> Tensor:
+    return torch.randn(2, 3, 10, 10, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def off_by(model: nn.Module, other: nn.Module) -> float:
+    """Largest relative difference of two models on inputs that the search never saw."""
+    with torch.no_grad():
+        a, b = model(picture(7)), other(picture(7))
+    assert a.shape == b.shape
+    return float((a - b).abs().max() / a.abs().max())
+
+
+def thinned(model: nn.Module, plan: Plan) -> tuple[nn.Module, nn.Module]:
+    """The masked copy and the thinned copy."""
+    masked = copy.deepcopy(model)
+    apply_masks_(masked, plan.proposal.decision.masks)
+    small = copy.deepcopy(masked)
+    apply_(small, plan.recipe, values=folded_values(masked, plan))
+    return masked, small
+
+
+def check(model: nn.Module, plan: Plan, share: float) -> None:
+    decision = plan.proposal.decision
+    for group in plan.proposal.grouping.groups.groups:
+        if group.name in decision.keeps and not group.balances:
+            gone = int((~decision.keeps[group.name]).sum())
+            assert gone == prune_count(share, group.size), group.name
+    if not plan.recipe:
+        return
+    assert plan.outcome.proof is not None
+    assert plan.outcome.proof.relative <= EXACT
+    again = Recipe.from_dict(json.loads(json.dumps(plan.recipe.to_dict())))
+    assert again == plan.recipe
+    masked, small = thinned(model, plan)
+    for name, tensor in small.state_dict().items():
+        if name in plan.recipe.keep:
+            assert tuple(tensor.shape) == plan.recipe.shape_after(name)
+    if not inexact_layers(plan):
+        assert off_by(masked, small) <= EXACT
+    full = copy.deepcopy(model)
+    apply_(full, again)
+    full.load_state_dict(small.state_dict())
+    assert off_by(full, small) == 0
+
+
+@settings(suppress_health_check=list(HealthCheck))
+@given(nets, st.integers(0, 2**31), st.sampled_from([0.25, 0.5, 0.75]))
+def test_masked_is_thinned(net: tuple[list[tuple[str, int, int]], int], seed: int, share: float) -> None:
+    model = built(*net)
+    before = Snapshot(model)
+    plan = find_plan(model, as_inputs(picture()), AtRandom(model, seed, share))
+    assert before.changes() == []
+    check(model, plan, share)
+
+
+def sizes(plan: Plan) -> dict[str, int]:
+    return {name: keep.size for name, keep in plan.proposal.decision.keeps.items()}
+
+
+@settings(suppress_health_check=list(HealthCheck))
+@given(nets, st.integers(0, 2**31))
+def test_one_after_the_other_is_both_at_once(net: tuple[list[tuple[str, int, int]], int], seed: int) -> None:
+    """The recipes are the same; so are the outputs where the channels of the first cut emitted no constant.
+
+    (Where they did, the second cut meets that constant as a bias, which a mask leaves alone.)
+    """
+    model = silent(built(*net)) if seed % 2 else built(*net)
+    inputs = as_inputs(picture())
+    first = find_plan(model, inputs, AtRandom(model, seed, 0.25))
+    _, small = thinned(model, first)
+    second = find_plan(small, inputs, AtRandom(small, seed + 1, 0.5))
+    _, smaller = thinned(small, second)
+    keeps, later = first.proposal.decision.keeps, second.proposal.decision.keeps
+    # What is left of a group must be a group of the smaller model (what could not be cut there is frozen there).
+    assume({name: int(keep.sum()) for name, keep in keeps.items()} == sizes(second))
+    both: dict[str, Keep] = {}
+    for name, keep in keeps.items():
+        both[name] = keep.copy()
+        both[name][np.flatnonzero(keep)] = later[name]
+    at_once = find_plan(model, inputs, AtRandom(model, seed, 0.0, both))
+    assume(sizes(first) == sizes(at_once))
+    composed = first.recipe.then(second.recipe)
+    assert composed.keep == at_once.recipe.keep
+    _, direct = thinned(model, at_once)
+    if not first.outcome.folds and not any(map(inexact_layers, (first, second, at_once))):
+        assert off_by(direct, smaller) <= EXACT
+
+
+@pytest.mark.parametrize("variant", range(4))
+@pytest.mark.parametrize("name", sorted(BLOCKS))
+def test_every_block_is_cut(name: str, variant: int) -> None:
+    model = built([(name, 8, variant), ("conv", 8, 0)], 0)
+    plan = find_plan(model, as_inputs(picture()), AtRandom(model, 5, 0.5))
+    check(model, plan, 0.5)
+    cut = {parameter for parameter in plan.recipe.keep if parameter.startswith("blocks.0.")}
+    assert cut, [str(item) for item in plan.proposal.grouping.groups.frozen]
