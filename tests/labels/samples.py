@@ -253,7 +253,6 @@ add(
 add("copy_", lambda x, y: A.copy_(x.clone(), y), X, real(6, 1))
 add("native_dropout", lambda x: A.native_dropout(x, 0.5, False), X)
 add("alias", A.alias, X)
-add("detach", A.detach, X)
 add("clone", A.clone, X)
 add("_to_copy", lambda x: A._to_copy(x, dtype=torch.int64), X * 10)
 add("lift_fresh", A.lift_fresh, X)
@@ -777,6 +776,12 @@ if hasattr(A, "_batch_norm_with_update"):
         IMAGE,
         *(real(6) for _ in range(4)),
     )
+
+
+if hasattr(A, "_grouped_mm"):
+    ROWS = torch.tensor([2, 6], dtype=torch.int32)
+    add("_grouped_mm", lambda x, w: A._grouped_mm(x, w, ROWS), real(6, 8).float(), real(2, 8, 4).float())
+    add("_grouped_mm", lambda x, w: A._grouped_mm(x, w), real(2, 6, 8).float(), real(2, 8, 4).float())
 
 
 def from_schema(packet: Any) -> Iterator[Sample]:

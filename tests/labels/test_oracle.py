@@ -73,10 +73,11 @@ def test_no_elementwise_operator_is_wrong(name: str) -> None:
 
 
 def test_every_rule_has_a_sample() -> None:
-    assert [name for name in operators() if name not in BY_OPERATOR and name not in TWINS] == []
+    here = [name for name in operators() if hasattr(torch.ops.aten, name.removeprefix("aten."))]
+    assert [name for name in here if name not in BY_OPERATOR and name not in TWINS] == []
 
 
-@pytest.mark.parametrize("operator", sorted(TWINS))
+@pytest.mark.parametrize("operator", sorted(name for name in TWINS if hasattr(torch.ops.aten, name[5:])))
 def test_an_operator_of_another_device_shares_rule_and_argument_names(operator: str) -> None:
     entry, twin = find(operator), find(TWINS[operator])
     assert entry is not None and twin is not None and entry.rule is twin.rule

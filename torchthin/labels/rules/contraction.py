@@ -114,6 +114,14 @@ def matrix_product(call: Call) -> list[Axes]:
     return [out]
 
 
+@rule("aten._grouped_mm")
+def grouped_product(call: Call) -> list[Axes]:
+    """Rows go to experts by number, and the kernel takes only sizes of whole 16 bytes: everything freezes."""
+    for axis in (*call.axes("self"), *call.axes("mat2")):
+        call.freeze(axis, "a grouped product takes rows by number and sizes of whole 16 bytes")
+    return [(None,) * len(call.out_shape())]
+
+
 @rule("aten.mv", "aten.addmv", "aten.addmv_")
 def matrix_vector(call: Call) -> list[Axes]:
     """(m, k) x (k). Mostly part of a norm (spectral norm), so what goes is left out as from statistics."""

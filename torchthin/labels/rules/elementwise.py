@@ -10,7 +10,7 @@ from torchthin.trace.opgraph import Ref
 
 
 @rule(
-    "aten.copy_", "aten.native_dropout", "aten.alias", "aten.detach", "aten._to_copy",
+    "aten.copy_", "aten.native_dropout", "aten.alias", "aten._to_copy",
     "aten.lift", "aten.lift_fresh", "aten.lift_fresh_copy", "aten._prelu_kernel", "aten.rrelu_with_noise",
     "aten.zeros_like", "aten.ones_like", "aten.empty_like", "aten.full_like", "aten.rand_like", "aten.randn_like",
     "aten.randint_like", "aten.bernoulli", "aten.bernoulli_", "aten.uniform_", "aten.normal_", "aten.exponential_",
