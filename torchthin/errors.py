@@ -58,6 +58,12 @@ class ProofError(TorchthinError):
     exit_code = 3
 
 
+def one_line(error: BaseException) -> str:
+    """Return the name and the words of a foreign exception as one line without a full stop."""
+    words = " ".join(str(error).split()).rstrip(".")
+    return f"{type(error).__name__}: {words}" if words else type(error).__name__
+
+
 def near_matches(name: str, known: Iterable[str]) -> str:
     """Return ``" Did you mean 'a' or 'b'?"``, or an empty string when nothing known is close to `name`."""
     close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchthin.errors import ConfigError, TargetMissedError
+from torchthin.errors import TargetMissedError
 from torchthin.masks import apply_masks_
 from torchthin.proof import Proof
 from torchthin.structured import DeadChannels, effective_weights
@@ -18,6 +18,7 @@ from torchthin.thinning.plan import find_plan, folded_values, inexact_layers
 from torchthin.thinning.recipe import Recipe
 from torchthin.trace.clone import clone, duplicate
 from torchthin.trace.inputs import as_inputs, on_device_of
+from torchthin.trace.model import check_model
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,7 @@ def thin_(
         TargetMissedError: no channel can be removed; the message says what is in the way.
         ProofError: no way to thin held. In all cases the model is as it was.
     """
-    if not isinstance(model, nn.Module):
-        raise ConfigError(f"The model of thin_ must be a torch.nn.Module. Got {type(model).__name__}.")
+    check_model(model, "thin_")
     inputs = on_device_of(model, as_inputs(example_inputs))
     masked = clone(model, duplicate)
     apply_masks_(masked, masks or {})

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from torchthin.errors import ConfigError
 from torchthin.groups import ChannelGroups, Group
 from torchthin.labels.components import Grouping, find_groups, producers
 from torchthin.labels.propagate import Labels, propagate
@@ -18,6 +17,7 @@ from torchthin.structured import makers, masks_of
 from torchthin.thinning.plan import find_plan, trace
 from torchthin.thinning.search import Decision
 from torchthin.trace.inputs import as_inputs, on_device_of
+from torchthin.trace.model import check_model
 
 PROBE = 0.5
 """Share of every group that is cut on trial."""
@@ -35,8 +35,7 @@ def inspect(model: nn.Module, example_inputs: Any, *, prove: bool = True) -> Ins
     Raises:
         InputError: model or inputs cannot be used.
     """
-    if not isinstance(model, nn.Module):
-        raise ConfigError(f"The model of inspect must be a torch.nn.Module. Got {type(model).__name__}.")
+    check_model(model, "inspect")
     inputs = on_device_of(model, as_inputs(example_inputs))
     graph = trace(model, inputs)
     proved = prove and not any(p.is_meta for p in model.parameters())

@@ -26,6 +26,7 @@ from torchthin.thinning.plan import Plan, find_plan, folded_values, inexact_laye
 from torchthin.thinning.recipe import Recipe
 from torchthin.trace.clone import clone, duplicate
 from torchthin.trace.inputs import Inputs, as_inputs, on_device_of, own_example
+from torchthin.trace.model import check_model
 
 
 @dataclass(frozen=True)
@@ -118,13 +119,12 @@ def _filters(model: nn.Module, plan: TargetPlan, config: PruneConfig) -> dict[st
 
 def prune_with(model: nn.Module, config: PruneConfig, example_inputs: Any = None) -> PruneResult:
     """Prune a copy of `model` as `config` says; see `prune`."""
-    if not isinstance(model, nn.Module):
-        raise ConfigError(f"The model of prune must be a torch.nn.Module. Got {type(model).__name__}.")
+    check_model(model, "prune")
     if config.thin and example_inputs is None:
         example_inputs = own_example(model)
     if config.thin and example_inputs is None:
         raise ConfigError(
-            "The thin of prune needs example_inputs: channels are followed through one run of the model, and it has no hint of its own. "
+            "The thin of prune needs example_inputs: channels are followed through one run of the model. "
             "Give a tensor, a tuple or a dict (on the command line --input-shape 1,3,224,224 or --dataset)."
         )
     plan = find_targets(model, structured=config.rule.structured, weights=config.weights, keep=config.keep)
@@ -156,7 +156,10 @@ def _prune_groups(model: nn.Module, plan: TargetPlan, config: PruneConfig, input
     """Prune by groups: what is masked can be thinned, and a trial has shown it."""
     planned = planned_sparsities(config)
     kept = frozenset(plan.kept)
-    decide = ByImportance(model, plan.targets, kept, planned[-1], config.scope, config.rule.criterion)
+    patterns = tuple(name for name in config.weights or () if any(sign in name for sign in "*?["))
+    decide = ByImportance(
+        model, plan.targets, kept, planned[-1], config.scope, config.rule.criterion, patterns
+    )
     found = find_plan(model, inputs, decide)
     decision = found.proposal.decision
     masks = dict(decision.masks)
@@ -170,7 +173,11 @@ def _prune_groups(model: nn.Module, plan: TargetPlan, config: PruneConfig, input
         schedule=planned,
         asked=asked,
         kept=plan.kept,
-        notes=(*plan.notes, *_frozen_targets(found, decide.axes, masks)),
+        notes=(
+            *plan.notes,
+            *_frozen_targets(found, decide.axes, masks),
+            *filter(None, [found.proposal.labels.graph.note]),
+        ),
     )
     if not config.thin:
         return PruneResult(masked, masks, report, found.recipe or None, found.outcome.proof)
@@ -218,7 +225,9 @@ def _thinned(
     if found.recipe:
         apply_(masked, found.recipe, values=folded_values(masked, found))
     after = measure(masked, inputs)
-    removed = () if found.recipe else ("Nothing was removed: the masks leave no whole channel dead that can go.",)
+    removed = (
+        () if found.recipe else ("Nothing was removed: the masks leave no whole channel dead that can go.",)
+    )
     report = replace(
         report,
         notes=(*report.notes, *removed),

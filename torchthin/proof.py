@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
-from torchthin.errors import ProofError
-from torchthin.trace.clone import clone, duplicate, to_double
+from torchthin.errors import InputError, ProofError, one_line
+from torchthin.trace.clone import clone, duplicate, state_tensors, to_double
 from torchthin.trace.inputs import Inputs, as_inputs, call, on_device_of
+from torchthin.trace.model import check_model
 from torchthin.trace.recorder import quiet
 
 DOUBLE_UP_TO = 64 * 2**20
@@ -72,6 +73,8 @@ class Proof:
 
     def __str__(self) -> str:
         state = "agree" if self.holds else f"DIFFER ({self.problem})" if self.problem else "DIFFER"
+        if self.outputs == self.masked:  # two models that were compared as they are
+            return f"{state} ({self.dtype}): off by {self.relative:.1e} of the output's largest value"
         return (
             f"{state} ({self.dtype}): off by {self.relative:.1e} of the output's largest value from the masked model "
             f"with its dead channels as constants, by {self.relative_to_masked:.1e} from the masked model as it is"
@@ -101,22 +104,64 @@ def verify(masked: nn.Module, thinned: nn.Module, example_inputs: Any) -> Proof:
         `Proof`; ``proof.holds`` says whether they agree, ``str(proof)`` in one line how closely.
 
     Raises:
-        ProofError: a model does not run on the inputs.
+        InputError: the masked model cannot be used, does not run on the inputs, or returns nothing to compare.
+        ProofError: the thinned model does not run on inputs on which the masked one does.
     """
+    for model in (masked, thinned):
+        check_model(model, "verify")
+        if any(tensor.is_meta for _, tensor in state_tensors(model)):
+            raise InputError(
+                "The models of verify must have values. Got one on the meta device; load its weights."
+            )
+    inputs = on_device_of(masked, as_inputs(example_inputs))
     double = all(can_double(model) for model in (masked, thinned))
-    inputs = in_double(on_device_of(masked, as_inputs(example_inputs)), double)
-    expected, actual = (_run_copy(model, inputs, double) for model in (masked, thinned))
+    outcomes = _both(masked, thinned, in_double(inputs, double), double)
+    if double and isinstance(
+        outcomes[0], Exception
+    ):  # code that insists on its own precision: x.float() in forward
+        double = False
+        outcomes = _both(masked, thinned, inputs, double)
+    expected, actual = outcomes
+    if isinstance(expected, Exception):
+        raise InputError(
+            f"The masked model ({type(masked).__name__}) does not run on the example_inputs: {one_line(expected)}. "
+            "Give inputs of the shapes and dtypes that its forward takes."
+        ) from expected
+    if isinstance(actual, Exception):
+        raise ProofError(
+            f"The thinned model ({type(thinned).__name__}) does not run on the inputs: {one_line(actual)}."
+        ) from actual
+    _check_comparable(expected)
     return compare(expected, expected, actual, double)
 
 
+def _check_comparable(outputs: Any) -> None:
+    tensors = _tensors(outputs)
+    if not any(tensor.numel() for tensor in tensors):
+        raise InputError(
+            "The masked model of verify must return tensors with values, alone or in lists, tuples and dicts. "
+            f"Got {type(outputs).__name__}."
+        )
+    if any(tensor.numel() and bool(torch.isnan(tensor).all()) for tensor in tensors):
+        raise InputError(
+            "An output of the masked model is NaN throughout, so nothing can be proved. "
+            "Look for NaN or negative variances in the weights, or give other example_inputs."
+        )
+
+
+def _both(masked: nn.Module, thinned: nn.Module, inputs: Inputs, double: bool) -> tuple[Any, Any]:
+    return _run_copy(masked, inputs, double), _run_copy(thinned, inputs, double)
+
+
 def _run_copy(model: nn.Module, inputs: Inputs, double: bool) -> Any:
+    """Return the outputs, or the exception."""
     copy = clone(model, to_double if double else duplicate)
     try:
         with quiet(copy):
             copy.eval()
             return call(copy, inputs)
     except Exception as error:  # whatever the user's code raises
-        raise ProofError(f"The model ({type(model).__name__}) does not run on the inputs: {error}") from error
+        return error
 
 
 def can_double(model: nn.Module) -> bool:

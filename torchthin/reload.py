@@ -8,11 +8,12 @@ from typing import TypeVar
 from torch import nn
 
 from torchthin.checkpoints import Checkpoint, load_into, read_checkpoint
-from torchthin.errors import CheckpointError, ConfigError, InputError
+from torchthin.errors import CheckpointError, InputError
 from torchthin.thinning.apply import apply_
 from torchthin.thinning.build import tensors_of
 from torchthin.thinning.recipe import Recipe
 from torchthin.trace.clone import clone, duplicate
+from torchthin.trace.model import check_model
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -28,8 +29,7 @@ def load(path: str | Path, model: Model) -> Model:
         CheckpointError: the file cannot be read, or does not fit the model; the message names what differs, and the
             model is as it was.
     """
-    if not isinstance(model, nn.Module):
-        raise ConfigError(f"The model of load must be a torch.nn.Module. Got {type(model).__name__}.")
+    check_model(model, "load")
     checkpoint = read_checkpoint(path)
     if stored_recipe(checkpoint) is not None:
         rehearsal = clone(model, duplicate)  # a file that does not fit must not leave the model shrunk

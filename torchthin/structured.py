@@ -16,7 +16,7 @@ from torchthin.labels.components import Grouping, producers
 from torchthin.labels.propagate import Labels
 from torchthin.masks import channel_masks
 from torchthin.selection import select_channels
-from torchthin.targets import Target
+from torchthin.targets import Target, named
 from torchthin.thinning.build import mirrored_tensors, recompute_
 from torchthin.thinning.search import Decision
 from torchthin.trace.clone import state_tensors
@@ -40,6 +40,8 @@ class ByImportance:
     target_sparsity: float
     scope: str = "group"
     criterion: str = "l1"
+    patterns: tuple[str, ...] = ()
+    """Patterns of weight or module names: what they name and makes channels is a target too, whatever its layer."""
     axes: dict[str, int] = field(default_factory=dict)
     """Filter axis of every weight that makes channels, known after the first call."""
 
@@ -48,7 +50,11 @@ class ByImportance:
         # Buffers too: a layer under the masks of torch.nn.utils.prune makes its channels with mask and weight.
         weights = dict(state_tensors(self.model))
         targets = {target.name: target.axis for target in self.targets}
-        self.axes = {**producers(labels), **targets}
+        made = producers(labels)
+        targets |= {
+            name: axis for name, axis in made.items() if named(name, self.patterns) and name not in targets
+        }
+        self.axes = {**made, **targets}
         groups = [
             group
             for group in grouping.groups.groups

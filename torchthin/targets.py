@@ -202,6 +202,11 @@ def _matching(entries: list[_Entry], pattern: str, structured: bool) -> list[_En
     return found
 
 
+def named(name: str, patterns: Iterable[str]) -> bool:
+    """Whether one of the patterns matches the weight or any module that holds it."""
+    return any(_matches(pattern, name) for pattern in patterns)
+
+
 def _matches(pattern: str, name: str) -> bool:
     """Whether `pattern` matches the weight or any module that holds it."""
     parts = name.split(".")

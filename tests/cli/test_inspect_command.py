@@ -186,7 +186,6 @@ def test_exit_codes_of_the_real_program(models: Workplace, script: Path) -> None
 )
 def test_bad_input(models: Workplace, arguments: Any, message: str) -> None:
     def run(*given: str) -> Outcome:
-        outcome = models.run("inspect", *given, main=main)
-        return outcome
+        return models.run("inspect", *given, main=main)
 
     models.assert_refused(message, *arguments, run=run)

@@ -166,10 +166,14 @@ def build_report(
     misses = _misses(layers, structured, config.scope, asked)
     if config.target_sparsity > 0 and not zeroed:
         unit = "channel" if structured else "weight"
-        misses = (
-            f"Nothing was pruned: {config.target_sparsity:g} of every layer is less than one {unit}.",
-            *misses,
+        sizes = [layer.filters if structured else layer.weights for layer in layers]
+        small = all(config.target_sparsity * size < 1 for size in sizes)
+        cause = (
+            f"{config.target_sparsity:g} of every layer is less than one {unit}"
+            if small
+            else f"no layer could lose a {unit}"
         )
+        misses = (f"Nothing was pruned: {cause}.", *misses)
     return PruneReport(
         method=config.method,
         target_sparsity=config.target_sparsity,

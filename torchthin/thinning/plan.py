@@ -7,16 +7,16 @@ the channels to blame; they take their next way, and only when there is none lef
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
-from torchthin.errors import InputError, ProofError
+from torchthin.errors import InputError, ProofError, one_line
 from torchthin.thinning.build import tensors_of
 from torchthin.thinning.constants import folded_tensors
 from torchthin.thinning.recipe import Recipe
 from torchthin.thinning.search import Decide, Proposal, Search
-from torchthin.thinning.trial import Success, Trial
+from torchthin.thinning.trial import Diverged, Success, Trial
 from torchthin.trace.clone import clone, share
 from torchthin.trace.inputs import Inputs
 from torchthin.trace.opgraph import OpGraph, merged
@@ -54,17 +54,20 @@ def trace(model: nn.Module, inputs: Inputs) -> OpGraph:
     try:
         graph = record(copy, inputs).live()
     except Exception as error:  # whatever the user's code raises
-        cause = " ".join(str(error).split())
         raise InputError(
-            f"The model ({type(model).__name__}) does not run on the example_inputs: {type(error).__name__}: {cause} "
+            f"The model ({type(model).__name__}) does not run on the example_inputs: {one_line(error)}. "
             "Give inputs of the shapes and dtypes that its forward takes."
         ) from error
     if all(name in graph.state for name, _ in model.named_parameters()):
         return graph
     try:
         branch = record(clone(model, share), inputs, prepare=training_branch).live()
-    except Exception:  # whatever the user's code raises
-        return graph
+    except Exception as error:  # whatever the user's code raises
+        cause = " ".join(str(error).split())
+        note = (
+            f"The training branch does not run on the example inputs, what only it uses stays whole: {cause}"
+        )
+        return replace(graph, note=note)
     return merged(graph, branch) if set(branch.state) - set(graph.state) else graph
 
 
@@ -83,13 +86,22 @@ def find_plan(
     Raises:
         ProofError: when no recipe was found within the allowed rounds.
     """
-    search = Search(model, graph or trace(model, inputs), decide, dict(model.named_modules()))
+    modules = dict(model.named_modules())
+    search = Search(model, graph or trace(model, inputs), decide, modules)
+    warm = False
     for rounds in range(1, ROUNDS + 1):
         proposal = search.propose()
         if not proposal.recipe:
             return Plan(proposal, Success(proposal.recipe, (), None, (), ()), rounds)
         trial = Trial(model, inputs, proposal.labels, proposal.kept, proposal.decision.masks, proposal.recipe)
-        outcome = trial.run(prove=prove, doubtful=search.doubtful(proposal))
+        try:
+            outcome = trial.run(prove=prove, doubtful=search.doubtful(proposal))
+        except Diverged as error:
+            if warm:
+                raise ProofError(str(error)) from error
+            warm = True  # what the first run cached, later runs do not compute again: record once more
+            search = Search(model, trace(model, inputs), decide, modules)
+            continue
         if isinstance(outcome, Success):
             return Plan(proposal, outcome, rounds)
         search.learn(outcome, proposal)

@@ -101,6 +101,7 @@ class ReferenceMode(CountingMode):
         self.left_out: list[Op] = []
 
     def execute(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run one op as the thinned model must."""
         op = self._ops.get(self.completed)
         if op is None or op.target is not func:
             return func(*args, **kwargs)

@@ -97,7 +97,9 @@ class Search:
             result = site.op.outputs[0]
             if not unit.startswith("unit ") or result is None:
                 continue
-            axis = next((d for d, labelled in enumerate(labels.values[result.value]) if labelled is not None), None)
+            axis = next(
+                (d for d, labelled in enumerate(labels.values[result.value]) if labelled is not None), None
+            )
             module = self.modules.get(site.op.source.module)
             if axis is None or module is None:
                 continue
@@ -114,7 +116,7 @@ class Search:
     def learn(self, failure: Failure, proposal: Proposal) -> None:
         """Change the next proposal after a failure."""
         kept = proposal.kept
-        blamed = self._blamed(failure.op, kept)
+        blamed = self._blamed(failure, kept)
         if blamed is None:
             if not self._revert(self.latest[0]):
                 raise ProofError(
@@ -138,7 +140,10 @@ class Search:
         at, keys = self.latest
         made = {ref.value for o in self.graph.ops if o.index == op for ref in o.outputs if ref is not None}
         keys = keys if at == op else ()
-        keys = (*keys, *(key for key, (value, _) in self.patches.items() if value in made and key not in keys))
+        keys = (
+            *keys,
+            *(key for key, (value, _) in self.patches.items() if value in made and key not in keys),
+        )
         if not keys:
             return False
         for key in keys:
@@ -147,11 +152,16 @@ class Search:
         self.latest = (-1, ())
         return True
 
-    def _blamed(self, index: int, kept: Kept) -> tuple[Op, list[tuple[int, int]]] | None:
-        """The op at or just after `index` that saw cut axes, else the last before, else the next; and those axes."""
+    def _blamed(self, failure: Failure, kept: Kept) -> tuple[Op, list[tuple[int, int]]] | None:
+        """The op at or just after the failure that saw cut axes, else the last before, else the next; and those axes.
+
+        A view that Python code asks for is recorded as a copy and a view: where code raised, the view is to blame.
+        """
         ops = self.graph.ops
-        position = next((i for i, op in enumerate(ops) if op.index >= index), len(ops) - 1)
-        for op in (*ops[position : position + 3], *reversed(ops[:position]), *ops[position:]):
+        position = next((i for i, op in enumerate(ops) if op.index >= failure.op), len(ops) - 1)
+        near = ops[position : position + 3]
+        views = [op for op in near[:2] if op.name in VIEWS] if failure.raised else []
+        for op in (*views, *near, *reversed(ops[:position]), *ops[position:]):
             seen = [(ref.value, axis) for ref in op.inputs() for axis in kept.cut_axes(ref.value)]
             if seen:
                 return op, list(dict.fromkeys(seen))
@@ -239,7 +249,11 @@ class Search:
         of_label = kept.components.of_label
         for other in self.graph.ops:
             contraction = kept.labels.contractions.get(other.index)
-            if contraction is None or other.index >= op.index or not other.source.module.startswith(op.source.module):
+            if (
+                contraction is None
+                or other.index >= op.index
+                or not other.source.module.startswith(op.source.module)
+            ):
                 continue
             vector = kept.labels.values[contraction.data][contraction.data_axis]
             if isinstance(vector, np.ndarray) and vector.size == joined.size:

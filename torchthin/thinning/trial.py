@@ -26,6 +26,10 @@ from torchthin.trace.recorder import CountingMode, quiet, training_branch
 DIFFERENT = "the thinned model computes something else"
 
 
+class Diverged(Exception):
+    """The model does not run again as it was recorded."""
+
+
 @dataclass(frozen=True)
 class Failure:
     """Where and how a trial failed."""
@@ -99,7 +103,13 @@ class Trial:
 
     def _proved(self) -> Failure | Success:
         double = can_double(self.model)
-        pair = self._pair(double)
+        try:
+            pair = self._pair(double)
+        except Diverged:
+            if not double:
+                raise
+            double = False  # code with float32 written into it
+            pair = self._pair(double)
         if isinstance(pair, Failure):
             return pair
         given = in_double(self.inputs, double)
@@ -124,7 +134,16 @@ class Trial:
         """Run the reference, and make the thinned model that takes over its constants."""
         masked = self._masked(double)
         reference = ReferenceMode(self.labels, self.kept)
-        expected = run(masked, in_double(self.inputs, double), reference)
+        try:
+            expected = run(masked, in_double(self.inputs, double), reference)
+        except Exception as error:  # whatever the user's code raises
+            cause = " ".join(str(error).split())
+            raise Diverged(f"The masked model does not run as it was recorded: {cause}") from error
+        if reference.completed != self.labels.graph.steps:
+            raise Diverged(
+                f"The model ran {self.labels.graph.steps} operations when recorded and {reference.completed} later; "
+                "what changes from run to run cannot be proved."
+            )
         _refuse_nan(expected)
         folds, homeless = plan_folds(self.model, self.labels, reference.constants)
         if homeless:

@@ -30,7 +30,9 @@ def plain_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """
     for path, module in model.named_modules():
         for name, value in vars(module).items():
-            if name in {"_parameters", "_buffers", "_modules"} or not isinstance(value, (Tensor, list, tuple, dict)):
+            if name in {"_parameters", "_buffers", "_modules"} or not isinstance(
+                value, (Tensor, list, tuple, dict)
+            ):
                 continue
             for leaf in tree_flatten(value)[0]:
                 if isinstance(leaf, Tensor):

@@ -42,7 +42,7 @@ def as_inputs(example: Any) -> Inputs:
     arguments; `Inputs` passes through.
 
     Raises:
-        InputError: when there is no tensor among the arguments.
+        InputError: when there is no tensor among the arguments, or only empty ones.
     """
     if isinstance(example, Inputs):
         inputs = example
@@ -56,6 +56,10 @@ def as_inputs(example: Any) -> Inputs:
         raise InputError(
             "The example_inputs must be a tensor, a tuple of arguments or a dict of keyword arguments with at least "
             f"one tensor. Got {type(example).__name__}."
+        )
+    if not any(tensor.numel() for tensor in inputs.tensors()):
+        raise InputError(
+            "The example_inputs must hold values. All tensors given are empty; give at least one example."
         )
     return inputs
 
@@ -104,8 +108,16 @@ def call(model: nn.Module, inputs: Inputs) -> Any:
 
 
 def on_device_of(model: nn.Module, inputs: Inputs) -> Inputs:
-    """Return the inputs on the device of the model's first parameter, floating point ones in its dtype."""
+    """Return the inputs on the device of the model's first parameter, floating point ones in its dtype.
+
+    Raises:
+        InputError: the model has values, but an input is on the meta device.
+    """
     like = next(model.parameters(), None)
     if like is None:
         return inputs
+    if not like.is_meta and any(tensor.is_meta for tensor in inputs.tensors()):
+        raise InputError(
+            "The example_inputs must have values, as the model has. Got a tensor on the meta device."
+        )
     return inputs.map(lambda t: t.to(like.device, like.dtype) if t.is_floating_point() else t.to(like.device))

@@ -84,6 +84,10 @@ class OpGraph:
     """Value number of every parameter and buffer that some op read, by its first name in the model."""
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
+    steps: int = 0
+    """Number of ops of the first run, dead ones included: another run of the same model must have as many."""
+    note: str = ""
+    """What could not be recorded, in words."""
 
     @property
     def branched(self) -> bool:
@@ -104,7 +108,7 @@ class OpGraph:
                     wanted.add(ref.value)
                     aliases.add(self.values[ref.value].alias)
         kept.reverse()
-        return OpGraph(tuple(kept), self.values, self.state, self.inputs, self.outputs)
+        return replace(self, ops=tuple(kept))
 
 
 BRANCH = 10_000_000
@@ -142,4 +146,6 @@ def merged(first: OpGraph, second: OpGraph) -> OpGraph:
         {**first.state, **state},
         (*first.inputs, *(shared.get(number, number + offset) for number in second.inputs)),
         (*first.outputs, *(shared.get(number, number + offset) for number in second.outputs)),
+        first.steps,
+        first.note,
     )

@@ -277,4 +277,5 @@ def record(
         with recorder:
             outputs = call(model, inputs)
     made = [recorder.number(item) for item in tree_flatten(outputs)[0] if isinstance(item, Tensor)]
-    return OpGraph(tuple(recorder.ops), tuple(recorder.values), recorder.state, tuple(given), tuple(made))
+    ops = tuple(recorder.ops)
+    return OpGraph(ops, tuple(recorder.values), recorder.state, tuple(given), tuple(made), recorder.completed)

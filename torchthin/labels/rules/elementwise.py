@@ -19,6 +19,10 @@ from torchthin.trace.opgraph import Ref
     "aten._fake_quantize_per_tensor_affine_cachemask_tensor_qparams",
     "aten.complex", "aten.polar", "aten.clone", "aten.where", "aten.masked_fill",
     "aten.masked_fill_", "aten.isinf", "aten.isnan",
+    # without a tag in torch 2.3
+    "aten.celu", "aten.celu_", "aten.elu", "aten.elu_", "aten.hardshrink", "aten.hardsigmoid", "aten.hardsigmoid_",
+    "aten.hardtanh", "aten.hardtanh_", "aten.leaky_relu", "aten.leaky_relu_", "aten.mish", "aten.softplus",
+    "aten.softshrink", "aten.threshold", "aten.rad2deg", "aten.rad2deg_",
     accepts_merged=True,
 )  # fmt: skip
 def elementwise(call: Call) -> list[Axes]:
