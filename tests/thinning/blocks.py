@@ -278,7 +278,7 @@ class Net(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.stem(x)
         for layer in self.blocks:
-            y = layer(y)
+            y = layer(y if y.shape[-1] > 4 else F.interpolate(y, size=6))
         y = self.pool(y)
         if self.kind == 0:
             y = y.contiguous().view(y.shape[0], -1)

@@ -37,7 +37,7 @@ from torchthin.trace.inputs import as_inputs
 EXACT = 1e-9
 Keep = npt.NDArray[np.bool_]
 
-settings.register_profile("default", max_examples=75, deadline=None, derandomize=True, database=None)
+settings.register_profile("default", max_examples=100, deadline=None, derandomize=True, database=None)
 settings.register_profile("nightly", max_examples=5000, deadline=None, database=None)
 settings.load_profile(os.environ.get("TORCHTHIN_HYPOTHESIS_PROFILE", "default"))
 
@@ -141,7 +141,7 @@ def sizes(plan: Plan) -> dict[str, int]:
     return {name: keep.size for name, keep in plan.proposal.decision.keeps.items()}
 
 
-@settings(suppress_health_check=list(HealthCheck))
+@settings(suppress_health_check=list(HealthCheck), max_examples=settings().max_examples // 2)
 @given(nets, st.integers(0, 2**31))
 def test_one_after_the_other_is_both_at_once(net: tuple[list[tuple[str, int, int]], int], seed: int) -> None:
     """The recipes are the same; so are the outputs where the channels of the first cut emitted no constant.
