@@ -311,6 +311,22 @@ composite("type_as", A.type_as, X, real(3).float())
 add("_foreach_add", lambda x, y: A._foreach_add([x, y], 1.0), X, real(6, 1))
 add("_foreach_mul", lambda x, y: A._foreach_mul([x, y], 2.0), X, real(6, 1))
 add("_foreach_add", lambda x, y: A._foreach_add([x, y], [y, y]), real(4, 6), real(4, 6))
+for name in (
+    "celu",
+    "elu",
+    "hardshrink",
+    "hardsigmoid",
+    "hardtanh",
+    "leaky_relu",
+    "mish",
+    "softplus",
+    "softshrink",
+    "rad2deg",
+):
+    add(name, lambda x, name=name: getattr(A, name)(x), X - 0.5)
+for name in ("celu_", "elu_", "hardsigmoid_", "hardtanh_", "leaky_relu_", "rad2deg_"):
+    written(name, lambda x, name=name: getattr(A, name)(x), X - 0.5)
+add("threshold", lambda x: A.threshold(x, 0.3, 0.1), X)
 
 # creation
 add("zeros", lambda x: x + A.zeros([6, 4], dtype=torch.float64), X)
