@@ -153,7 +153,7 @@ def _prune(
     before = score(model.to(device))
     result = prune(
         model,
-        from_shapes([((2, 3, 128, 128), torch.float32)]),
+        from_shapes([((1, 3, 128, 128), torch.float32)]),
         method=config.method,
         target_sparsity=config.target_sparsity,
         keep=config.keep,
