@@ -10,7 +10,7 @@ If no dead channel emits a constant into a padded convolution and no statistics 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -88,10 +88,11 @@ def indices(keep: BoolArray, like: Tensor) -> Tensor:
 
 
 class ReferenceMode(CountingMode):
-    """Runs the masked model as the thinned one must behave; collects constants on the way."""
+    """Runs the masked model as the thinned one must behave; collects constants on the way, or takes those `known`."""
 
-    def __init__(self, labels: Labels, kept: Kept) -> None:
+    def __init__(self, labels: Labels, kept: Kept, known: Sequence[Constant] | None = None) -> None:
         super().__init__()
+        self._known = None if known is None else {constant.op.index: constant.delta for constant in known}
         self._kept = kept
         self._contractions = labels.contractions
         self._statistics = labels.statistics
@@ -131,12 +132,16 @@ class ReferenceMode(CountingMode):
         values[indices(~keep, data)] = centre.flatten()
         replaced = {**given, name: data * stay.view(shape)}
         result = invoke(func, replaced)
-        if contraction.weight in self._from_input or not bool(values.any()):
+        if self._known is None:
+            if contraction.weight in self._from_input or not bool(values.any()):
+                return result
+            delta = self._constant(op, given, name, values)
+            level = float(values.abs().max())
+            self.constants.append(Constant(op, contraction, delta, spread, level, _bordered(op)))
+        elif op.index in self._known:
+            delta = self._known[op.index]
+        else:
             return result
-        delta = self._constant(op, given, name, values)
-        self.constants.append(
-            Constant(op, contraction, delta, spread, float(values.abs().max()), _bordered(op))
-        )
         along = [1] * result.dim()
         along[contraction.out_axis] = -1
         return result + delta.view(along)
@@ -164,20 +169,23 @@ class ReferenceMode(CountingMode):
         }
         _resize_arguments(op, replaced)
         result = invoke(func, replaced)
-        made = as_outputs(result)
+        # Code that asks how a result lies in memory (contiguous, view) must go on as it did when recorded.
+        places = as_outputs(func(*args, **kwargs))
         full = [
-            self._restore(ref, tensor) if ref is not None and tensor is not None else tensor
-            for ref, tensor in zip(op.outputs, made, strict=True)
+            self._restore(ref, tensor, place)
+            if ref is not None and tensor is not None and place is not None
+            else tensor
+            for ref, tensor, place in zip(op.outputs, as_outputs(result), places, strict=True)
         ]
         return type(result)(full) if isinstance(result, (list, tuple)) else full[0]
 
-    def _restore(self, ref: Ref, tensor: Tensor) -> Tensor:
-        """Put what stays back into full size, zeros elsewhere."""
+    def _restore(self, ref: Ref, tensor: Tensor, place: Tensor) -> Tensor:
+        """Put what stays back into full size, zeros elsewhere, laid out as `place`."""
         for axis, keep in self._kept.cut_axes(ref.value).items():
             shape = list(tensor.shape)
             shape[axis] = keep.size
             tensor = tensor.new_zeros(shape).index_copy(axis, indices(keep, tensor), tensor)
-        return tensor
+        return torch.empty_like(place).copy_(tensor)
 
 
 def _convolved(given: Mapping[str, Any], values: Tensor) -> Tensor:

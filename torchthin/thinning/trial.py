@@ -119,7 +119,7 @@ class Trial:
         proof = compare(plain, pair.expected, run(pair.small, given, CountingMode()), double)
         if double and proof.holds:
             fresh = refreshed(given, seed=1)
-            again = run(pair.masked, fresh, ReferenceMode(self.labels, self.kept))
+            again = run(pair.masked, fresh, ReferenceMode(self.labels, self.kept, met.constants))
             proof = joined([proof, compare(None, again, run(pair.small, fresh, CountingMode()), double)])
         if not proof.holds or proof.vacuous:
             different = self._difference(pair, given, double)
