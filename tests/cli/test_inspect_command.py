@@ -189,3 +189,24 @@ def test_bad_input(models: Workplace, arguments: Any, message: str) -> None:
         return models.run("inspect", *given, main=main)
 
     models.assert_refused(message, *arguments, run=run)
+
+
+def test_a_model_without_values_is_inspected_but_not_pruned(place: Workplace) -> None:
+    (place.path / "meta.py").write_text("import net\n\ndef planned():\n    return net.net().to('meta')\n")
+    model = ("--model-factory", "meta.py:planned", *SHAPE)
+    outcome = place.run("inspect", *model, main=main)
+    assert outcome.code == 0
+    assert "conv1.weight" in outcome.out
+    refused = place.run("prune", *model, "--thin", main=main)
+    assert refused.code == 2
+    assert (
+        refused.err
+        == "error: The weight conv1.weight is on the meta device and has no values. Load the weights first.\n"
+    )
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out.startswith("torchthin ")

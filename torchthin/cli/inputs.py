@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 
 import torch
+from torch import nn
 
 from torchthin.errors import ConfigError, near_matches
 
@@ -82,6 +83,11 @@ def _example(text: str, generator: torch.Generator) -> torch.Tensor:
     if dtype.is_floating_point:
         return torch.randn(shape, generator=generator).to(dtype)
     return torch.randint(2, shape, generator=generator).to(dtype)
+
+
+def placed(model: nn.Module, device: torch.device) -> nn.Module:
+    """Return `model` moved to `device`; one on the meta device has no values to move, and stays there."""
+    return model if any(parameter.is_meta for parameter in model.parameters()) else model.to(device)
 
 
 def usable_device(name: str) -> torch.device:

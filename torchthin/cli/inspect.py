@@ -87,7 +87,7 @@ def run(options: InspectOptions) -> int:
 
 
 def _inspect(options: InspectOptions) -> Inspection:
-    from torchthin.cli.inputs import example_inputs, usable_device
+    from torchthin.cli.inputs import example_inputs, placed, usable_device
     from torchthin.cli.model import load_model
     from torchthin.cli.outcome import Voice
     from torchthin.inspection import inspect
@@ -100,7 +100,7 @@ def _inspect(options: InspectOptions) -> Inspection:
             "Give --input-shape 1,3,224,224 or --dataset."
         )
     model, _ = load_model(options, Voice())
-    return inspect(model.to(device), inputs, prove=options.proof)
+    return inspect(placed(model, device), inputs, prove=options.proof)
 
 
 def _why(facts: Inspection) -> str:

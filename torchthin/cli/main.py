@@ -11,7 +11,7 @@ from torchthin.cli.inspect import run as run_inspect
 from torchthin.cli.options import EXAMPLE, add_prune_arguments, prune_options
 from torchthin.cli.prune import DESCRIPTION as PRUNE_DESCRIPTION
 from torchthin.cli.prune import run as run_prune
-from torchthin.cli.shell import Parser, run_command
+from torchthin.cli.shell import Parser, run_command, version
 
 _EXAMPLE = """\
 example:
@@ -29,6 +29,7 @@ def _command(arguments: Sequence[str]) -> int:
     parser = Parser(
         prog="torchthin", description="Prune PyTorch models, and prove the result.", epilog=_EXAMPLE
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {version()}")
     commands = parser.add_subparsers(dest="command", required=True, parser_class=Parser)
     prune = commands.add_parser(
         "prune", help=PRUNE_DESCRIPTION, description=PRUNE_DESCRIPTION, epilog=EXAMPLE

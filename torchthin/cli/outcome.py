@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torchthin.checkpoints import PrunedCheckpoint, write_checkpoint
+from torchthin.cli.shell import version
 
 if TYPE_CHECKING:
     from torchthin.checkpoints import Checkpoint
@@ -51,7 +51,7 @@ def save(
         CheckpointError: the file cannot be written; what was there before is untouched.
     """
     entry: dict[str, Any] = {
-        "version": _version(),
+        "version": version(),
         "config": config.to_dict(),
         "report": result.report.to_dict(),
     }
@@ -101,10 +101,3 @@ def _in_source_dtypes(state: dict[str, Any], checkpoint: Checkpoint | None) -> d
         return there if torch.equal(there.to(value.dtype), value) else value
 
     return {name: stored(name, value) for name, value in state.items()}
-
-
-def _version() -> str:
-    try:
-        return metadata.version("torchthin")
-    except metadata.PackageNotFoundError:  # run from a source tree that is not installed
-        return "unknown"

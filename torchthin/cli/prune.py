@@ -42,7 +42,7 @@ def run(options: PruneOptions) -> int:
 def _prune(options: PruneOptions) -> dict[str, Any]:
     """Look at everything first, prune, write last; return the report as JSON types."""
     _check_save_to(options)
-    from torchthin.cli.inputs import example_inputs, usable_device
+    from torchthin.cli.inputs import example_inputs, placed, usable_device
     from torchthin.cli.model import load_model
     from torchthin.cli.outcome import Voice, save
     from torchthin.pipeline import prune
@@ -53,7 +53,7 @@ def _prune(options: PruneOptions) -> dict[str, Any]:
     model, checkpoint = load_model(options, voice)
     how = options.prune
     result = prune(
-        model.to(device),
+        placed(model, device),
         inputs and tuple(value.to(device) for value in inputs),
         method=how.method,
         target_sparsity=how.target_sparsity,
