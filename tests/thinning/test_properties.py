@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pytest
 import torch
 from blocks import BLOCKS, Net
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from models import lively
 from snapshot import Snapshot
@@ -143,6 +143,7 @@ def sizes(plan: Plan) -> dict[str, int]:
 
 @settings(suppress_health_check=list(HealthCheck), max_examples=settings().max_examples // 2)
 @given(nets, st.integers(0, 2**31))
+@example(([("attention", 4, 0), ("normed", 4, 1)], 0), 0)  # asks how its activations lie in memory
 def test_one_after_the_other_is_both_at_once(net: tuple[list[tuple[str, int, int]], int], seed: int) -> None:
     """The recipes are the same; so are the outputs where the channels of the first cut emitted no constant.
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torchthin.labels.components import Components
 from torchthin.labels.propagate import Labels
 from torchthin.labels.registry import Contraction
-from torchthin.labels.space import FROZEN, Axes
+from torchthin.labels.space import FROZEN, Axes, Merged, Vector
 from torchthin.trace.inputs import Inputs, call
 from torchthin.trace.opgraph import Op, Ref
 from torchthin.trace.recorder import CountingMode, as_outputs, by_name, quiet
@@ -60,14 +60,16 @@ class Kept:
         """Return which indices of an axis stay; None when all do."""
         key = (value, axis)
         if key not in self._cache:
-            vector = self.labels.values.get(value, ())[axis] if value in self.labels.values else None
+            labels = self.labels.values.get(value, ())[axis] if value in self.labels.values else None
             keep: BoolArray | None = None
-            if isinstance(vector, np.ndarray):
-                keep = ~self.gone[self.components.of_label[vector]]
-                keep[vector == FROZEN] = True
+            if labels is not None:
+                keep = labels.spread(self._staying) if isinstance(labels, Merged) else self._staying(labels)
                 keep = None if keep.all() else keep
             self._cache[key] = keep
         return self._cache[key]
+
+    def _staying(self, vector: Vector) -> BoolArray:
+        return np.asarray(~self.gone[self.components.of_label[vector]] | (vector == FROZEN))
 
     def cut_axes(self, value: int) -> dict[int, BoolArray]:
         """Return the axes of a value from which something goes."""
