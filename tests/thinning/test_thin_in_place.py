@@ -131,7 +131,7 @@ def test_a_trained_model_with_torch_masks_trains_on() -> None:
     assert model.conv1.weight_orig.grad.shape == (4, 3, 3, 3)
 
 
-@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated")
 @pytest.mark.parametrize("wrap", [nn.utils.weight_norm, parametrizations.weight_norm])
 def test_weight_norm(wrap: Callable[[nn.Module], nn.Module]) -> None:
     model = Plain().eval()
