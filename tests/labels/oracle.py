@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from torchthin.labels.components import Components, components
 from torchthin.labels.propagate import Labels, propagate
-from torchthin.labels.rules.views import regroup
 from torchthin.labels.space import FROZEN, Axis, Merged, Vector
 from torchthin.thinning.reference import Kept, ReferenceMode, invoke
 from torchthin.trace.inputs import Inputs, call
@@ -51,8 +50,6 @@ def _sizes(op: Op, kept: Kept, position: int = 0) -> list[int]:
     ref = op.outputs[position]
     assert ref is not None
     shape = list(kept.labels.graph.values[ref.value].shape)
-    for axis, labels in enumerate(kept.labels.values[ref.value]):
-        shape[axis] = -1 if isinstance(labels, Merged) else shape[axis]
     for axis, keep in kept.cut_axes(ref.value).items():
         shape[axis] = int(keep.sum())
     return shape
@@ -61,18 +58,6 @@ def _sizes(op: Op, kept: Kept, position: int = 0) -> list[int]:
 def _size(op: Op, kept: Kept, given: dict[str, Any]) -> None:
     if "size" in given:
         given["size"] = _sizes(op, kept)
-
-
-def _view(op: Op, kept: Kept, given: dict[str, Any]) -> None:
-    """Sizes of axes that were flattened from several follow from what goes in."""
-    ref = op.outputs[0]
-    if "size" not in given or ref is None:
-        return
-    values = kept.labels.graph.values
-    given["size"] = _sizes(op, kept)
-    for ins, outs in regroup(values[op.arguments["self"].value].shape, values[ref.value].shape):
-        if len(outs) == 1:
-            given["size"][outs[0]] = int(np.prod([given["self"].shape[d] for d in ins]))
 
 
 def _square(op: Op, kept: Kept, given: dict[str, Any]) -> None:
@@ -131,13 +116,13 @@ def _strided(op: Op, kept: Kept, given: dict[str, Any]) -> None:
 
 
 def _alias(op: Op, kept: Kept, given: dict[str, Any]) -> None:
-    _view(op, kept, given)
+    given["size"] = _sizes(op, kept)
     given["stride"] = list(torch.empty(given["size"], device="meta").stride())
 
 
 Adapt = Callable[[Op, Kept, dict[str, Any]], None]
 ADAPT: dict[str, Adapt] = {
-    **dict.fromkeys(["aten.view", "aten._unsafe_view"], _view),
+    **dict.fromkeys(["aten.view", "aten._unsafe_view"], _size),
     **dict.fromkeys(
         ["aten.expand", "aten.zeros", "aten.ones", "aten.full", "aten.empty", "aten.new_zeros", "aten.new_ones",
          "aten.new_empty", "aten.new_full", "aten.empty_permuted", "aten.rand", "aten.randn", "aten.randint"],
@@ -170,8 +155,6 @@ class LawMode(ReferenceMode):
         super().__init__(labels, kept)
         self.wrong: list[Wrong] = []
         self._consumed = consumed(labels.graph)
-        self._merged: dict[int, Tensor] = {}
-        """What stays of values with an axis that was flattened from several: only the op that made them knows."""
 
     def execute(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         op = self._ops.get(self.completed)
@@ -186,7 +169,7 @@ class LawMode(ReferenceMode):
             self.wrong.append(Wrong(op, f"the reference fails: {type(error).__name__}: {error}"))
             return func(*args, **kwargs)
         touched = [*op.inputs(), *(r for r in op.outputs if r)]
-        if any(ref.value in self._merged or self._kept.cut_axes(ref.value) for ref in touched):
+        if any(self._kept.cut_axes(ref.value) for ref in touched):
             self.wrong.extend(Wrong(op, problem) for problem in self._compare(op, before, result))
         return result
 
@@ -206,18 +189,11 @@ class LawMode(ReferenceMode):
 
     def _selected(self, argument: Any, value: Any) -> Any:
         if isinstance(value, Tensor) and isinstance(argument, Ref):
-            known = self._merged.get(argument.value)
-            return (self._kept.select(argument.value, value) if known is None else known).clone()
+            return self._kept.select(argument.value, value).clone()
         if isinstance(value, (list, tuple)) and isinstance(argument, list):
             made = [self._selected(a, v) for a, v in zip(argument, value, strict=True)]
             return made if isinstance(value, list) else tuple(made)
         return value
-
-    def _tried(self, op: Op) -> bool:
-        """A reduction over axes that were flattened together is right or wrong with the numbers: found by trying."""
-        return op.index in self._statistics and any(
-            isinstance(axis, Merged) for ref in op.inputs() for axis in self._kept.labels.values[ref.value]
-        )
 
     def _compare(self, op: Op, given: dict[str, Any], result: Any) -> Iterator[str]:
         adapt = ADAPT.get(op.name)
@@ -235,11 +211,7 @@ class LawMode(ReferenceMode):
         for ref, a, b in zip(op.outputs, full, small, strict=True):
             if ref is None or a is None or b is None:
                 continue
-            if self._tried(op) or ref.value not in self._consumed:
-                continue
-            if any(isinstance(axis, Merged) for axis in self._kept.labels.values[ref.value]):
-                self._merged[ref.value] = b
-            else:
+            if ref.value in self._consumed:
                 yield from _differs(self._kept.select(ref.value, a), b, op.name in UNSET)
 
 
@@ -356,9 +328,9 @@ def removals(
 
 
 def _empties(labels: Labels, comps: Components, gone: Any) -> bool:
-    """Whether nothing of some axis would stay."""
+    """Whether less than two indices of some axis would stay: an axis of size 1 means something else to many ops."""
     axes = [v for axes in labels.values.values() for axis in axes for v in _vectors(axis)]
-    return any(gone[comps.of_label[v]][v != FROZEN].all() and bool((v != FROZEN).all()) for v in axes)
+    return any((~gone[comps.of_label[v]] | (v == FROZEN)).sum() < 2 for v in axes)
 
 
 def _vectors(axis: Axis) -> tuple[Vector, ...]:

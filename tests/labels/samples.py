@@ -713,7 +713,6 @@ add("_fft_c2r", lambda x: A._fft_c2r(A._fft_r2c(x, [2], 0, True), [2], 2, 4), X)
 add("_fft_c2c", lambda x: A.view_as_real(A._fft_c2c(A.complex(x, x), [2], 0, True)), X)
 
 
-add("addmv_", lambda x, m, v: A.addmv_(x.clone(), m, v), real(4), real(4, 6), real(6))
 for name in ("_foreach_sub", "_foreach_div"):
     add(name, lambda x, y, name=name: getattr(A, name)([x, y], [y, x]), real(4, 6), real(4, 6))
 add("polar", A.polar, X, real(6, 1))

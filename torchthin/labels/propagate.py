@@ -173,9 +173,9 @@ class _Propagation:
             for number in used:
                 for axis in self._axes(number):
                     if isinstance(axis, Merged):
-                        call.freeze(axis, "several axes were flattened into one")
+                        call.resolve(axis)
                 self.values[number] = tuple(
-                    None if isinstance(axis, Merged) else axis for axis in self.values[number]
+                    axis.along_first() if isinstance(axis, Merged) else axis for axis in self.values[number]
                 )
         results = elementwise(call) if entry is None else entry.rule(call)
         if call.site is not None:

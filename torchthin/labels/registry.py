@@ -29,7 +29,7 @@ class Entry:
 
     rule: Rule
     accepts_merged: bool
-    """The rule knows what to do with `Merged` axes; for others they are frozen first."""
+    """The rule knows what to do with `Merged` axes; for others all but the first of their axes are frozen."""
 
 
 _RULES: dict[str, Entry] = {}
@@ -157,6 +157,13 @@ class Call:
     def freeze(self, axis: Axis, text: str) -> None:
         """Freeze an axis with this op as the reason."""
         self.space.freeze(axis, Reason(text, self.op))
+
+    def resolve(self, axis: Merged) -> None:
+        """Leave one way in which a flattened axis can lose something: along the first labelled axis of each segment."""
+        for dims in axis.segments:
+            labelled = [vector for _, vector in dims if vector is not None]
+            for vector in labelled[1:]:
+                self.freeze(vector, "flattened together with another axis")
 
     def choose(self, labels: Vector, *candidates: str) -> str:
         """Return the way to go on for `labels`; ``frozen`` is always the last candidate."""

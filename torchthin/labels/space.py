@@ -6,6 +6,7 @@ fall together. All ledgers are lists of arrays; nothing here is done label by la
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,14 +17,53 @@ from torchthin.trace.opgraph import Op
 Vector = npt.NDArray[np.int64]
 """The labels of one axis, one per index; 0 marks an index that is frozen from the start (padding)."""
 
+Bools = npt.NDArray[np.bool_]
+
 FROZEN = 0
 
 
-@dataclass(frozen=True)
-class Merged:
-    """An axis into which several labelled axes were flattened; only a full reduction may use it."""
+Dims = tuple[tuple[int, "Vector | None"], ...]
+"""Size and labels of axes that were flattened row by row."""
 
-    parts: tuple[Vector, ...]
+
+@dataclass(frozen=True, eq=False)
+class Merged:
+    """An axis into which several labelled axes were flattened: an index goes when any of its labels goes."""
+
+    segments: tuple[Dims, ...]
+    """Joined one behind the other."""
+
+    @property
+    def parts(self) -> tuple[Vector, ...]:
+        """All labels, by the axes that they come from."""
+        return tuple(vector for dims in self.segments for _, vector in dims if vector is not None)
+
+    def spread(self, measure: Callable[[Vector], Bools]) -> Bools:
+        """Return per index whether `measure` holds for all of its labels."""
+        return np.concatenate([_spread(dims, measure) for dims in self.segments])
+
+    def along_first(self) -> Vector:
+        """Return the labels of the first labelled axis of each segment, per index."""
+        return np.concatenate([_along_first(dims) for dims in self.segments])
+
+
+def _spread(dims: Dims, measure: Callable[[Vector], Bools]) -> Bools:
+    holds = np.ones(1, np.bool_)
+    for size, vector in dims:
+        one = np.ones(size, np.bool_) if vector is None else measure(vector)
+        holds = (holds[:, None] & one[None, :]).reshape(-1)
+    return holds
+
+
+def _along_first(dims: Dims) -> Vector:
+    sizes = [size for size, _ in dims]
+    position = next((d for d, (_, vector) in enumerate(dims) if vector is not None), None)
+    if position is None:
+        return np.full(int(np.prod(sizes)), FROZEN, np.int64)
+    vector = dims[position][1]
+    assert vector is not None
+    inner = int(np.prod(sizes[position + 1 :]))
+    return np.tile(vector.repeat(inner), int(np.prod(sizes[:position])))
 
 
 Axis = Vector | Merged | None

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torchthin.errors import ProofError
 from torchthin.labels.components import Grouping, find_groups
 from torchthin.labels.propagate import Block, Couple, Labels, propagate
+from torchthin.labels.registry import Site
+from torchthin.labels.space import Merged
 from torchthin.thinning.attributes import registered
 from torchthin.thinning.build import sized_attributes, tensors_of
 from torchthin.thinning.recipe import Recipe, kept_indices
@@ -174,15 +176,16 @@ class Search:
                 continue
             if np.isin(kept.components.of_label[site.labels], comps).any():
                 self.failures[self._kind(site.op)] += 1
-                for other in self._alike(site.op):
+                for other in (*self._alike(site.op), *_same_unit(site, kept)):
                     self.choices[other.index] = max(self.choices.get(other.index, 0), site.chosen + 1)
                 return True
         return False
 
     def _gone_at(self, value: int, axis: int, kept: Kept) -> npt.NDArray[np.int64]:
-        vector = kept.labels.values[value][axis]
-        assert isinstance(vector, np.ndarray)
-        comps = kept.components.of_label[vector]
+        labels = kept.labels.values[value][axis]
+        assert labels is not None
+        vectors = labels.parts if isinstance(labels, Merged) else (labels,)
+        comps = kept.components.of_label[np.concatenate(vectors)]
         return comps[kept.gone[comps]]
 
     def _patch(self, op: Op, seen: Sequence[tuple[int, int]], kept: Kept) -> bool:
@@ -284,6 +287,19 @@ class Search:
         if self.failures[kind] <= WIDEN_AFTER:
             return [op]
         return [other for other in self.graph.ops if other.name == op.name and self._kind(other) == kind]
+
+
+def _same_unit(site: Site, kept: Kept) -> list[Op]:
+    """Ops that divide tied channels in the same way: queries, keys and values change their unit together."""
+    if not site.candidates[site.chosen].startswith("unit "):
+        return []
+    comps = kept.components.of_label[site.labels]
+    return [
+        other.op
+        for other in kept.labels.sites
+        if (other.candidates, other.chosen) == (site.candidates, site.chosen)
+        and np.isin(kept.components.of_label[other.labels], comps).any()
+    ]
 
 
 def _values(op: Op) -> list[int]:

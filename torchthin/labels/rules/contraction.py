@@ -122,7 +122,7 @@ def grouped_product(call: Call) -> list[Axes]:
     return [(None,) * len(call.out_shape())]
 
 
-@rule("aten.mv", "aten.addmv", "aten.addmv_")
+@rule("aten.mv", "aten.addmv")
 def matrix_vector(call: Call) -> list[Axes]:
     """(m, k) x (k). Mostly part of a norm (spectral norm), so what goes is left out as from statistics."""
     name = "mat" if call.has("mat") else "self"

@@ -8,7 +8,7 @@ import numpy as np
 
 from torchthin.labels.registry import Call, positive, rule
 from torchthin.labels.rules.elementwise import broadcast
-from torchthin.labels.space import FROZEN, Axes, Axis, Merged, Vector
+from torchthin.labels.space import FROZEN, Axes, Axis, Dims, Merged, Vector
 from torchthin.trace.opgraph import Ref
 
 _Item = TypeVar("_Item")
@@ -102,12 +102,11 @@ def _choose_split(call: Call, axis: Vector, parts: list[Vector]) -> None:
     sizes = [part.size for part in parts]
     if len(set(sizes)) == 1:
         _divide(call, axis, len(sizes))
-    elif len(set(sizes[:-1])) == 1 and len(sizes) > 2:
-        if call.choose(axis, "equal but the last", "free") == "equal but the last":
-            call.space.balance(np.stack(parts[:-1]))
-            call.freeze(parts[-1], "the shorter last part of a split")
-    else:
+    elif call.op.name.endswith("with_sizes"):
         call.choose(axis, "free")
+    elif call.choose(axis, "equal but the last") == "equal but the last":
+        call.space.balance(np.stack(parts[:-1]))
+        call.freeze(parts[-1], "the shorter last part of a split")
 
 
 def _divide(call: Call, axis: Vector, blocks: int) -> None:
@@ -172,10 +171,10 @@ def _joined(call: Call, parts: list[tuple[Axis, int]]) -> Axis:
     if all(axis is None for axis, _ in parts):
         return None
     if any(isinstance(axis, Merged) for axis, _ in parts):
-        vectors: list[Vector] = []
-        for axis, _ in parts:
-            vectors.extend(axis.parts if isinstance(axis, Merged) else () if axis is None else (axis,))
-        return Merged(tuple(vectors))
+        segments: list[Dims] = []
+        for axis, size in parts:
+            segments.extend(axis.segments if isinstance(axis, Merged) else [((size, axis),)])
+        return Merged(tuple(segments))
     return np.concatenate(
         [axis if isinstance(axis, np.ndarray) else np.full(size, FROZEN, np.int64) for axis, size in parts]
     )

@@ -50,12 +50,24 @@ def _shared(call: Call, operands: list[tuple[tuple[int, ...], Axes]], size: int,
     if not met:
         return None
     first = next((axis for axis in met if not call.space.is_soft(axis)), met[0])
-    for other in met:
-        if other is not first:
-            call.tie(first, other)
-    if any(axis is None or (isinstance(axis, Merged) and axis is not first) for axis in met):
-        return None
-    return first
+    alike = [tie_pair(call, first, other) for other in met if other is not first]
+    return first if all(alike) else None
+
+
+def tie_pair(call: Call, a: Axis, b: Axis) -> bool:
+    """Tie two axes; flattened ones part by part when they were flattened alike. Return whether their labels go on."""
+    if isinstance(a, Merged) and isinstance(b, Merged) and _sizes(a) == _sizes(b):
+        for mine, theirs in zip(a.segments, b.segments, strict=True):
+            for (_, one), (_, other) in zip(mine, theirs, strict=True):
+                if one is not other:
+                    call.tie(one, other)
+        return True
+    call.tie(a, b)
+    return isinstance(a, np.ndarray) and isinstance(b, np.ndarray)
+
+
+def _sizes(axis: Merged) -> list[list[int]]:
+    return [[size for size, _ in dims] for dims in axis.segments]
 
 
 @rule("aten._foreach_add", "aten._foreach_mul", "aten._foreach_sub", "aten._foreach_div", accepts_merged=True)

@@ -46,3 +46,12 @@ def grid_sampler(call: Call) -> list[Axes]:
     if call.shape("input")[0] > 1:
         call.tie(data[0], grid[0])
     return [(data[0], data[1], *(None for _ in data[2:]))]
+
+
+@rule("aten.affine_grid_generator")
+def affine_grid(call: Call) -> list[Axes]:
+    """(N, 2, 3) transformations -> (N, H, W, 2) positions."""
+    data = call.axes("theta")
+    for axis in data[1:]:
+        call.freeze(axis, "coefficients of a transformation")
+    return [(data[0], *(None for _ in call.out_shape()[1:]))]

@@ -8,7 +8,7 @@ import numpy as np
 
 from torchthin.labels.registry import Call, positive, rule
 from torchthin.labels.rules.dividing import tie_rows
-from torchthin.labels.space import Axes, Axis, Merged, Vector
+from torchthin.labels.space import Axes, Axis, Dims, Merged, Vector
 
 
 @rule("aten.view", "aten._unsafe_view", "aten._reshape_alias", accepts_merged=True)
@@ -17,7 +17,8 @@ def view(call: Call) -> list[Axes]:
     data = call.axes("self")
     if "dtype" in call.op.arguments:
         return [_reinterpreted(call, data)]
-    shape, out = call.shape("self"), call.out_shape()
+    shape, data = _unflattened(call, data)
+    out = call.out_shape()
     axes: list[Axis] = [None] * len(out)
     for ins, outs in regroup(shape, out):
         if len(ins) == 1 and len(outs) == 1:
@@ -25,6 +26,24 @@ def view(call: Call) -> list[Axes]:
         else:
             _lay_out(call, data, shape, out, ins, outs, axes)
     return [tuple(axes)]
+
+
+def _unflattened(call: Call, data: Axes) -> tuple[list[int], Axes]:
+    """Take flattened axes for the axes that they come from."""
+    shape: list[int] = []
+    axes: list[Axis] = []
+    for size, axis in zip(call.shape("self"), data, strict=True):
+        dims: Dims = (
+            axis.segments[0] if isinstance(axis, Merged) and len(axis.segments) == 1 else ((size, None),)
+        )
+        if isinstance(axis, Merged) and len(axis.segments) > 1:
+            call.resolve(axis)
+            dims = ((size, axis.along_first()),)
+        elif isinstance(axis, np.ndarray):
+            dims = ((size, axis),)
+        shape.extend(n for n, _ in dims)
+        axes.extend(vector for _, vector in dims)
+    return shape, tuple(axes)
 
 
 def _reinterpreted(call: Call, data: Axes) -> Axes:
@@ -80,22 +99,22 @@ def _lay_out(
     if len(outs) == 1 and len(labelled) > 1:
         labelled = _firm(call, data, labelled)
     if len(outs) == 1 and len(labelled) > 1:
-        axes[outs[0]] = _flattened(data, labelled)
+        axes[outs[0]] = Merged((tuple((shape[d], _vector(data[d])) for d in ins),))
         return
     sizes_in, sizes_out = [shape[d] for d in ins], [out[d] for d in outs]
     found: dict[int, list[Vector]] = {}
     for d in labelled:
         axis = data[d]
-        if not isinstance(axis, np.ndarray):
-            call.freeze(axis, "several axes were flattened into one")
-            continue
+        assert isinstance(axis, np.ndarray)
         along = [1] * len(ins)
         along[ins.index(d)] = axis.size
         moved = np.broadcast_to(axis.reshape(along), sizes_in).reshape(sizes_out)
         for position, vector in read_off(call, moved).items():
             found.setdefault(position, []).append(vector)
     for position, contributions in found.items():
-        axes[outs[position]] = contributions[0] if len(contributions) == 1 else Merged(tuple(contributions))
+        axes[outs[position]] = contributions[0]
+        for vector in contributions if len(contributions) > 1 else ():
+            call.freeze(vector, "regrouped with another axis")
 
 
 def _firm(call: Call, data: Axes, labelled: list[int]) -> list[int]:
@@ -107,12 +126,8 @@ def _firm(call: Call, data: Axes, labelled: list[int]) -> list[int]:
     return firm
 
 
-def _flattened(data: Axes, labelled: list[int]) -> Merged:
-    vectors: list[Vector] = []
-    for d in labelled:
-        axis = data[d]
-        vectors.extend(axis.parts if isinstance(axis, Merged) else () if axis is None else (axis,))
-    return Merged(tuple(vectors))
+def _vector(axis: Axis) -> Vector | None:
+    return axis if isinstance(axis, np.ndarray) else None
 
 
 def read_off(call: Call, moved: Vector) -> dict[int, Vector]:
