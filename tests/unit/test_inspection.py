@@ -86,3 +86,21 @@ def test_masks_of_torch_are_followed() -> None:
     model = chain()
     nn.utils.prune.ln_structured(model[0], "weight", 0.25, n=1, dim=0)
     assert [group.channels for group in inspect(model, IMAGES).groups] == [16, 32]
+
+
+def test_what_no_output_depends_on_stays_whole() -> None:
+    class Forgotten(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.head, self.forgotten = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1), nn.Conv2d(8, 5, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.stem(x)
+            self.forgotten(x)
+            return self.head(x)
+
+    found = inspect(Forgotten(), IMAGES)
+    assert found.unused == ("forgotten.weight", "forgotten.bias")
+    assert found.groups == ()
+    assert [item.weight for item in found.frozen] == ["stem.weight", "head.weight"]
+    assert "to have 8 channels, but got 4 channels" in found.frozen[0].reason

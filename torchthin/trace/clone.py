@@ -34,7 +34,13 @@ def plain_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
                 value, (Tensor, list, tuple, dict)
             ):
                 continue
-            parts = (value,) if isinstance(value, Tensor) else value.values() if isinstance(value, dict) else value
+            parts = (
+                (value,)
+                if isinstance(value, Tensor)
+                else value.values()
+                if isinstance(value, dict)
+                else value
+            )
             if not any(isinstance(part, (Tensor, list, tuple, dict)) for part in parts):
                 continue  # nearly all: empty, or a few numbers
             for leaf in tree_flatten(value)[0]:

@@ -95,7 +95,7 @@ class OpGraph:
         return bool(self.ops) and self.ops[-1].index >= BRANCH
 
     def live(self) -> OpGraph:
-        """Return the graph without ops that reach no output (ai8x computes statistics that nothing uses)."""
+        """Return the graph without ops that reach no output (ai8x computes unused statistics) and what only they read."""
         wanted = set(self.outputs)
         aliases = {self.values[v].alias for v in wanted}
         kept: list[Op] = []
@@ -108,7 +108,9 @@ class OpGraph:
                     wanted.add(ref.value)
                     aliases.add(self.values[ref.value].alias)
         kept.reverse()
-        return replace(self, ops=tuple(kept))
+        read = {ref.value for op in kept for ref in op.inputs()} | set(self.outputs)
+        state = {name: number for name, number in self.state.items() if number in read}
+        return replace(self, ops=tuple(kept), state=state)
 
 
 BRANCH = 10_000_000
