@@ -21,6 +21,8 @@ import torch
 from torchthin.cli import pose_drive
 from torchthin.config import METHODS
 from torchthin.importance import registry as criteria
+from torchthin.importance import scores as scores  # registers the criteria
+from torchthin.labels import propagate as propagate  # registers the rules
 from torchthin.labels import registry as rules
 from torchthin.pose import score
 
@@ -69,6 +71,7 @@ def run_script(flags: str) -> str:
 @contextlib.contextmanager
 def registries_restored() -> Iterator[None]:
     """Forget afterwards what examples registered."""
+    assert criteria.criteria() and rules.operators(), "the package's own entries must be there first"
     with (
         mock.patch.dict(METHODS),
         mock.patch.dict(criteria._CRITERIA),
