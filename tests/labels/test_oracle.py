@@ -9,7 +9,9 @@ import torch
 from oracle import Change, OpModule, changes, check
 from samples import SAMPLES, Sample, from_schema
 
-from torchthin.labels.registry import find, operators
+from torchthin.labels import registry
+from torchthin.labels.registry import Call, Rule, find, operators
+from torchthin.labels.space import Axes
 from torchthin.trace.inputs import as_inputs
 
 TWINS = {
@@ -99,3 +101,40 @@ def test_missing_rules_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     with capsys.disabled():
         print(f"\nno rule, frozen when met: {', '.join(missing)}")  # noqa: T201
     assert len(missing) < len(core) / 4
+
+
+def passing(call: Call) -> list[Axes]:
+    """The wrong rule of tools that guess: the result has the labels of the first argument."""
+    data = call.axes(next(iter(call.op.arguments)))
+    return [data for _ in call.op.outputs]
+
+
+def forgetting(call: Call) -> list[Axes]:
+    """Ties and freezes nothing."""
+    return [(None,) * len(call.out_shape(i)) for i in range(len(call.op.outputs))]
+
+
+def unmarked(call: Call) -> list[Axes]:
+    """A layer norm whose statistics are taken for those of the whole model."""
+    call.tie(call.axes("input")[-1], call.axes("weight")[0])
+    call.tie(call.axes("input")[-1], call.axes("bias")[0])
+    return [call.axes("input")]
+
+
+MISTAKES: list[tuple[str, Rule]] = [
+    ("aten.flip", passing),
+    ("aten.cumsum", passing),
+    ("aten.transpose", passing),
+    ("aten.add", forgetting),
+    ("aten.mm", forgetting),
+    ("aten.cat", forgetting),
+    ("aten.native_layer_norm", unmarked),
+]
+
+
+@pytest.mark.parametrize(("operator", "mistake"), MISTAKES, ids=[name for name, _ in MISTAKES])
+def test_the_oracle_notices_a_wrong_rule(
+    operator: str, mistake: Rule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(registry._RULES, operator, registry.Entry(mistake, False))
+    assert wrong(BY_OPERATOR[operator][0]) != []
