@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from torchthin.groups import Group
 from torchthin.labels.components import Grouping, producers
 from torchthin.labels.propagate import Labels
 from torchthin.selection import select_channels
@@ -52,7 +53,20 @@ class AtRandom:
         groups = [group for group in grouping.groups.groups if makers(group, axes)]
         random = np.random.default_rng(0)
         keeps = select_channels(groups, {g.name: random.random(g.size) for g in groups}, 0.5)
-        return Decision(keeps, masks_of(groups, keeps, self.model, axes, ()))
+        return Decision(
+            keeps, {**masks_of(groups, keeps, self.model, axes, ()), **self._silenced(groups, keeps)}
+        )
+
+    def _silenced(self, groups: list[Group], keeps: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Masks of recurrent biases: without them a dead state would not stay at zero."""
+        masks: dict[str, Tensor] = {}
+        for group in groups:
+            for member in group.members:
+                if ".bias_" in member.parameter:
+                    size = self.model.get_parameter(member.parameter).shape[0]
+                    mask = masks.setdefault(member.parameter, torch.ones(size, dtype=torch.bool))
+                    mask[torch.from_numpy(member.of(keeps[group.name]))] = False
+        return masks
 
 
 def conv(i: int, o: int, k: int = 1, **more: Any) -> nn.Conv2d:
@@ -105,16 +119,16 @@ def tokens(
 
 # recurrent layers
 for kind in (nn.LSTM, nn.GRU, nn.RNN):
-    tokens(f"{kind.__name__}", "a", lambda s, x: s.r(x)[0], r=lambda k=kind: k(8, 8, batch_first=True))
+    tokens(f"{kind.__name__}", "a r", lambda s, x: s.r(x)[0], r=lambda k=kind: k(8, 8, batch_first=True))
     tokens(
         f"{kind.__name__} twice, both ways",
-        "a",
+        "a r",
         lambda s, x: s.r(x)[0],
         out=16,
         r=lambda k=kind: k(8, 8, 2, batch_first=True, bidirectional=True),
     )
-tokens("LSTM, last state", "a", lambda s, x: s.r(x)[1][0][-1], r=lambda: nn.LSTM(8, 8, batch_first=True))
-tokens("GRUCell", "a", lambda s, x: s.r(x[:, 0], x[:, 1]), r=lambda: nn.GRUCell(8, 8))
+tokens("LSTM, last state", "a r", lambda s, x: s.r(x)[1][0][-1], r=lambda: nn.LSTM(8, 8, batch_first=True))
+tokens("GRUCell", "a r", lambda s, x: s.r(x[:, 0], x[:, 1]), r=lambda: nn.GRUCell(8, 8))
 
 
 # attention
@@ -599,7 +613,7 @@ def cut_layers(keep: Any, model: nn.Module) -> set[str]:
         axis = 1 if isinstance(layer, (nn.Embedding, nn.EmbeddingBag, nn.ConvTranspose2d)) else 0
         if (
             axis in axes
-            and local in {"weight", "original", "original1"}
+            and local.startswith(("weight", "original"))
             and not isinstance(
                 layer, (nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm, nn.InstanceNorm2d, nn.PReLU)
             )
