@@ -30,7 +30,7 @@ UNSET = {
     "aten.empty", "aten.new_empty", "aten.empty_like", "aten.empty_strided", "aten.new_empty_strided",
     "aten.empty_permuted", "aten.rand", "aten.randn", "aten.randint", "aten.rand_like", "aten.randn_like",
     "aten.randint_like", "aten.bernoulli", "aten.bernoulli_", "aten.uniform_", "aten.normal_", "aten.exponential_",
-    "aten.multinomial",
+    "aten.multinomial", "aten.normal", "aten.random_",
 }  # fmt: skip
 """Their numbers mean nothing, or are drawn at random."""
 

@@ -775,6 +775,46 @@ add(
     ),
     X.float(),
 )
+add("rsub", lambda x: A.rsub(x, 1.0), X)
+add("rsub", A.rsub, X, real(6, 1))
+add("floor_divide", A.floor_divide, X, real(6, 1))
+written("floor_divide_", A.floor_divide_, X, real(6, 1))
+add("normal", A.normal, X, real(2, 6, 4))
+written("random_", A.random_, X)
+add(
+    "_fake_quantize_learnable_per_tensor_affine",
+    lambda x: A._fake_quantize_learnable_per_tensor_affine(
+        x, torch.tensor([0.1]), torch.tensor([0.0]), 0, 255
+    ),
+    X.float(),
+)
+add(
+    "_fake_quantize_learnable_per_channel_affine",
+    lambda x, s, z: A._fake_quantize_learnable_per_channel_affine(x, s, z, 1, 0, 255),
+    X.float(),
+    real(6).float(),
+    real(6).float().round(),
+)
+for name in ("hann_window", "hamming_window", "blackman_window", "kaiser_window", "bartlett_window"):
+    add(name, lambda x, name=name: x * getattr(A, name)(4), X)
+add("fft_fftfreq", lambda x: x * A.fft_fftfreq(4), X)
+add("fft_rfftfreq", lambda x: x[..., :3] * A.fft_rfftfreq(4), X)
+add("repeat_interleave", A.repeat_interleave, whole(3, 6))
+add("unique_dim", lambda x: A.unique_dim(x, 1)[0], X)
+add("unique_consecutive", lambda x: A.unique_consecutive(x)[0], X)
+add(
+    "_pack_padded_sequence",
+    lambda x, n: A._pack_padded_sequence(x, n, False),
+    real(4, 3, 6),
+    torch.tensor([4, 3, 1]),
+)
+add(
+    "_pack_padded_sequence",
+    lambda x, n: A._pack_padded_sequence(x, n, True),
+    real(3, 4, 6),
+    torch.tensor([4, 3, 1]),
+)
+add("masked_scatter", A.masked_scatter, real(4), mask(2, 4), real(8))
 if hasattr(A, "_safe_softmax"):
     add("_safe_softmax", lambda x: A._safe_softmax(x, 1), X)
 if hasattr(A, "_batch_norm_no_update"):

@@ -130,6 +130,19 @@ for kind in (nn.LSTM, nn.GRU, nn.RNN):
 tokens("LSTM, last state", "a r", lambda s, x: s.r(x)[1][0][-1], r=lambda: nn.LSTM(8, 8, batch_first=True))
 tokens("GRUCell", "a r", lambda s, x: s.r(x[:, 0], x[:, 1]), r=lambda: nn.GRUCell(8, 8))
 
+tokens(
+    "LSTM on packed sequences",
+    "a r",
+    lambda s, x: unpacked(s.r, x),
+    r=lambda: nn.LSTM(8, 8, batch_first=True),
+)
+
+
+def unpacked(layer: nn.Module, x: Tensor) -> Tensor:
+    sequence = nn.utils.rnn.pack_padded_sequence(x, torch.tensor([5, 3]), batch_first=True)
+    padded: Tensor = nn.utils.rnn.pad_packed_sequence(layer(sequence)[0], batch_first=True)[0]
+    return padded
+
 
 # attention
 def heads(x: Tensor, n: int) -> Tensor:
@@ -341,6 +354,7 @@ tokens(
     g=lambda: torch.ones(8),
 )
 between("normalize", "a", lambda s, x: F.normalize(x, dim=1))
+between("one minus a gate", "a", lambda s, x: x * (1 - x.sigmoid()))
 between("PReLU", "a", lambda s, x: s.p(x), p=nn.PReLU(8))
 between(
     "max and mean over channels",

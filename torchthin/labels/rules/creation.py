@@ -17,8 +17,10 @@ def made_in_forward(call: Call) -> list[Axes]:
 
 
 @rule(
-    "aten.arange", "aten.linspace", "aten.logspace", "aten.randperm", "aten.tril_indices", "aten.triu_indices"
-)
+    "aten.arange", "aten.linspace", "aten.logspace", "aten.randperm", "aten.tril_indices", "aten.triu_indices",
+    "aten.hann_window", "aten.hamming_window", "aten.blackman_window", "aten.kaiser_window", "aten.bartlett_window",
+    "aten.fft_fftfreq", "aten.fft_rfftfreq",
+)  # fmt: skip
 def counted(call: Call) -> list[Axes]:
     """The numbers count positions, and would count otherwise if one went: nothing can go."""
     axes = tuple(call.space.fresh(n) if n > 1 else None for n in call.out_shape())

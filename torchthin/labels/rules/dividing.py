@@ -155,6 +155,15 @@ def diag_embed(call: Call) -> list[Axes]:
     return [(None,) * len(call.out_shape())]
 
 
+@rule("aten._pack_padded_sequence")
+def packed(call: Call) -> list[Axes]:
+    """(time, batch, ...) or (batch, time, ...) and lengths -> (steps, ...) and batch sizes."""
+    data = call.axes("input")
+    for axis in (*data[:2], *call.axes("lengths")):
+        call.freeze(axis, "sequences are packed by their lengths")
+    return [(None, *data[2:]), (None,)]
+
+
 @rule("aten.cat", accepts_merged=True)
 def cat(call: Call) -> list[Axes]:
     """Join along one axis; the others are shared."""

@@ -18,7 +18,8 @@ from torchthin.trace.opgraph import Ref
     "aten.fake_quantize_per_tensor_affine_cachemask",
     "aten._fake_quantize_per_tensor_affine_cachemask_tensor_qparams",
     "aten.complex", "aten.polar", "aten.clone", "aten.where", "aten.masked_fill",
-    "aten.masked_fill_", "aten.isinf", "aten.isnan",
+    "aten.masked_fill_", "aten.isinf", "aten.isnan", "aten.rsub", "aten.floor_divide", "aten.floor_divide_",
+    "aten.normal", "aten.random_", "aten._fake_quantize_learnable_per_tensor_affine",
     # without a tag in torch 2.3
     "aten.celu", "aten.celu_", "aten.elu", "aten.elu_", "aten.hardshrink", "aten.hardsigmoid", "aten.hardsigmoid_",
     "aten.hardtanh", "aten.hardtanh_", "aten.leaky_relu", "aten.leaky_relu_", "aten.mish", "aten.softplus",
@@ -107,11 +108,11 @@ def glu(call: Call) -> list[Axes]:
     return [(*data[:dim], first, *data[dim + 1 :])]
 
 
-@rule("aten.fake_quantize_per_channel_affine_cachemask")
+@rule("aten.fake_quantize_per_channel_affine_cachemask", "aten._fake_quantize_learnable_per_channel_affine")
 def per_channel(call: Call) -> list[Axes]:
     """Scale and zero point follow one axis."""
     data = call.axes("self")
     for name in ("scale", "zero_point"):
         if call.shape(name)[0] > 1:
             call.tie(data[int(call.arg("axis"))], call.axes(name)[0])
-    return [data, data]
+    return [data for _ in call.op.outputs]

@@ -140,7 +140,7 @@ def masked_scatter(call: Call) -> list[Axes]:
     mask = call.values[call.value("mask")].data
     whole_rows = (
         mask is not None
-        and call.shape("mask") == call.shape("self")
+        and call.shape("mask") == call.shape("self") == call.out_shape()
         and len(source) > 1
         and call.shape("source")[-1] == last > 1
         and (mask.stride(-1) == 0 or bool(mask.any() and (mask == mask[..., :1]).all()))
@@ -150,7 +150,7 @@ def masked_scatter(call: Call) -> list[Axes]:
         for axis in axes[: len(axes) - kept]:
             call.freeze(axis, _BY_NUMBER)
     if not whole_rows:
-        return [(None,) * len(data)]
+        return [(None,) * len(call.out_shape())]
     call.tie(data[-1], source[-1])
     call.tie(data[-1], call.axes("mask")[-1])
     return [(*(None,) * (len(data) - 1), data[-1])]
@@ -158,7 +158,8 @@ def masked_scatter(call: Call) -> list[Axes]:
 
 @rule(
     "aten.masked_select", "aten.nonzero", "aten.bincount", "aten.searchsorted", "aten.bucketize", "aten.take",
-    "aten.put", "aten.put_", "aten._unique2",
+    "aten.put", "aten.put_", "aten._unique2", "aten.repeat_interleave",
+    "aten.unique_dim", "aten.unique_consecutive",
     accepts_merged=True,
 )  # fmt: skip
 def by_number(call: Call) -> list[Axes]:
