@@ -71,7 +71,9 @@ def _options() -> argparse.Namespace:
 
 def _in_process(name: str, tool: str, options: argparse.Namespace) -> dict[str, Any]:
     command = [sys.executable, __file__, "--one", name, "--tool", tool, "--seed", str(options.seed)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE), "PYTHONWARNINGS": "ignore"}
+    # the package beside this script, whatever is installed
+    path = os.pathsep.join([str(HERE), str(HERE.parent)])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, "PYTHONWARNINGS": "ignore"}
     row: dict[str, Any] = {"model": name, "tool": tool, "load": os.getloadavg()[0]}
     try:
         done = subprocess.run(
