@@ -78,7 +78,8 @@ def refuse_missed_target(facts: Mapping[str, Any]) -> None:
     """Raise TargetMissedError (exit code 3) when the report says that less went than was asked."""
     if not facts.get("target_reached", True):
         raise TargetMissedError(
-            f"The target was missed. {' '.join(facts['notes'])} Ask for a higher sparsity."
+            f"The target was missed. {' '.join(facts['notes'])} "
+            "Ask for a higher sparsity, or see with torchthin inspect what is in the way."
         )
 
 
