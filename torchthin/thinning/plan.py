@@ -21,6 +21,7 @@ from torchthin.trace.clone import clone, share
 from torchthin.trace.inputs import Inputs
 from torchthin.trace.opgraph import OpGraph, merged
 from torchthin.trace.recorder import record, training_branch
+from torchthin.trace.sizes import read_sizes
 
 ROUNDS = 200
 VARYING = 1e-5
@@ -86,8 +87,7 @@ def find_plan(
     Raises:
         ProofError: when no recipe was found within the allowed rounds.
     """
-    modules = dict(model.named_modules())
-    search = Search(model, graph or trace(model, inputs), decide, modules)
+    search = _search(model, inputs, decide, graph or trace(model, inputs))
     warm = False
     for rounds in range(1, ROUNDS + 1):
         proposal = search.propose()
@@ -100,7 +100,7 @@ def find_plan(
             if warm:
                 raise ProofError(str(error)) from error
             warm = True  # what the first run cached, later runs do not compute again: record once more
-            search = Search(model, trace(model, inputs), decide, modules)
+            search = _search(model, inputs, decide, trace(model, inputs))
             continue
         if isinstance(outcome, Success):
             return Plan(proposal, outcome, rounds)
@@ -108,6 +108,11 @@ def find_plan(
     raise ProofError(
         f"No way to thin the model was found in {ROUNDS} attempts. Keep layers whole with keep=[...]."
     )
+
+
+def _search(model: nn.Module, inputs: Inputs, decide: Decide, graph: OpGraph) -> Search:
+    modules = dict(model.named_modules())
+    return Search(model, graph, decide, modules, lambda: read_sizes(model, inputs, graph))
 
 
 def folded_values(model: nn.Module, plan: Plan) -> dict[str, Tensor]:

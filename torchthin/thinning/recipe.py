@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,6 +39,14 @@ class Recipe:
         """Return the shape of a changed tensor after thinning."""
         kept = self.keep[name]
         return tuple(len(kept[d]) if d in kept else n for d, n in enumerate(self.shapes[name]))
+
+    def sizes_after(self, module: str, size: int) -> Iterator[int]:
+        """Yield what becomes of the axes of that size among the changed tensors of a module and those below it."""
+        prefix = f"{module}." if module else ""
+        for name, shape in self.shapes.items():
+            if name.startswith(prefix):
+                after = self.shape_after(name)
+                yield from (after[d] for d, n in enumerate(shape) if n == size)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the recipe as JSON-able data."""

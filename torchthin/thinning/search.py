@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,6 +21,7 @@ from torchthin.thinning.recipe import Recipe, kept_indices
 from torchthin.thinning.reference import Kept
 from torchthin.thinning.trial import Failure
 from torchthin.trace.opgraph import Op, OpGraph
+from torchthin.trace.sizes import Sizes
 
 BoolArray = npt.NDArray[np.bool_]
 VIEWS = frozenset({"aten.view", "aten._unsafe_view", "aten._reshape_alias"})
@@ -59,6 +60,8 @@ class Search:
     graph: OpGraph
     decide: Decide
     modules: dict[str, nn.Module]
+    read: Callable[[], Sizes]
+    """What the model's code does with integer attributes; asked for where axes are divided."""
     choices: dict[int, int] = field(default_factory=dict)
     blocks: dict[tuple[int, int, int], Block] = field(default_factory=dict)
     patches: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
@@ -71,6 +74,7 @@ class Search:
     failures: Counter[tuple[object, ...]] = field(default_factory=Counter)
     latest: tuple[int, tuple[tuple[str, str], ...]] = (-1, ())
     """Op at which attributes were last made to follow, and which."""
+    sizes: Sizes | None = None
 
     def propose(self) -> Proposal:
         """Label, group, select and write the recipe with what is known."""
@@ -84,13 +88,36 @@ class Search:
         for name, kept_channels in decision.keeps.items():
             gone[grouping.channels[name][~kept_channels]] = True
         kept = Kept(labels, grouping.components, gone)
-        attributes = sized_attributes(self.model, Recipe(shapes, keep))
+        cut = Recipe(shapes, keep)
+        attributes = sized_attributes(self.model, cut)
         self.known = {(path, name) for path, values in attributes.items() for name in values}
+        if self.sizes is None and labels.sites:
+            self.sizes = self.read()
+        for path, name, size in (*self._used(kept, cut), *self._patched(kept)):
+            attributes.setdefault(path, {})[name] = size
+        return Proposal(labels, grouping, decision, Recipe(shapes, keep, attributes), kept)
+
+    def _patched(self, kept: Kept) -> Iterator[tuple[str, str, int]]:
         for (path, name), (value, axis) in self.patches.items():
             stay = kept.along(value, axis)
             if stay is not None:
-                attributes.setdefault(path, {})[name] = int(stay.sum())
-        return Proposal(labels, grouping, decision, Recipe(shapes, keep, attributes), kept)
+                yield path, name, int(stay.sum())
+
+    def _used(self, kept: Kept, recipe: Recipe) -> Iterator[tuple[str, str, int]]:
+        """Attributes that the code was seen to use as sizes; those that would need two values stay."""
+        uses: dict[tuple[str, str], set[int]] = {}
+        if self.sizes is None:
+            return
+        for use in self.sizes.uses:
+            stay = kept.along(use.value, use.axis)
+            size = self.graph.values[use.value].shape[use.axis] if stay is None else int(stay.sum())
+            uses.setdefault((use.module, use.attribute), set()).add(size)
+        for path, name in self.sizes.compared - uses.keys():
+            uses[path, name] = set(recipe.sizes_after(path, getattr(self.modules[path], name)))
+        for (path, name), sizes in uses.items():
+            module = self.modules[path]
+            if len(sizes) == 1 and sizes != {getattr(module, name)} and not registered(module):
+                yield path, name, sizes.pop()
 
     def _expect_heads(self, labels: Labels) -> None:
         """Where whole heads may go, expect an attribute named after heads to follow (a trial confirms it)."""

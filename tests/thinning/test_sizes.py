@@ -1,0 +1,102 @@
+"""Integer attributes that the model's code uses as sizes follow what is cut, whatever they are called."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+import torchthin
+from torchthin.config import PruneConfig
+from torchthin.structured import ByImportance
+from torchthin.targets import find_targets
+from torchthin.thinning.plan import Plan, find_plan, trace
+from torchthin.trace.inputs import as_inputs
+from torchthin.trace.sizes import SizeUse, read_sizes
+
+
+class Attention(nn.Module):
+    """Every size of its views and splits is an attribute, and several are equal; `width` is read by nothing."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.width, self.split_size, self.joined, self.per_head = width, width, width, width // heads
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.scaling = self.per_head**-0.5
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = self.qkv(x).split(self.split_size, dim=2)
+        q, k, v = (t.view(*t.shape[:2], -1, self.per_head).transpose(1, 2) for t in parts)
+        y = ((q * self.scaling) @ k.transpose(-1, -2)).softmax(-1) @ v
+        return self.out(y.transpose(1, 2).reshape(*x.shape[:2], self.joined))
+
+
+class Widening(nn.Module):
+    """Compares two of its sizes, and hands none to torch."""
+
+    def __init__(self, width: int, width_out: int) -> None:
+        super().__init__()
+        self.width, self.width_out = width, width_out
+        self.norm, self.fit = nn.LayerNorm(width), nn.Linear(width, width_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(x)
+        return self.fit(y) if self.width != self.width_out else y
+
+
+class Doubled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.attention = nn.Linear(6, 24), Attention(24, 3)
+        self.widening, self.last = Widening(24, 48), nn.Linear(48, 2)
+        self.rows = 5
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.widening(self.attention(self.first(x)))
+        return self.last(y.view(-1, self.rows, y.shape[-1]))
+
+
+def planned(model: nn.Module, x: Tensor) -> Plan:
+    config = PruneConfig(method="l1-structured", target_sparsity=0.5, weights=("*",), thin=True)
+    targets = find_targets(model, structured=True, weights=config.weights).targets
+    return find_plan(model, as_inputs(x), ByImportance(model, targets, frozenset(), 0.5))
+
+
+def test_attributes_follow_at_once() -> None:
+    torch.manual_seed(0)
+    model, x = Doubled().eval(), torch.randn(2, 5, 6)
+    plan = planned(model, x)
+    assert plan.rounds == 1
+    changed = {path: plan.recipe.attributes[path] for path in ("attention", "widening")}
+    assert changed == {
+        "attention": {"split_size": 12, "per_head": 4, "joined": 12},
+        "widening": {"width": 12, "width_out": 24},
+    }
+    assert "rows" not in plan.recipe.attributes.get("", {})
+    result = torchthin.prune(model, x, method="l1-structured", weights=["*"], thin=True)
+    assert result.proof is not None
+    assert result.proof.holds
+    assert result.model.attention.qkv.weight.shape == (36, 12)
+    assert result.model(x).shape == (2, 5, 2)
+
+
+def test_sizes_are_read_from_a_copy() -> None:
+    model, inputs = Doubled().eval(), as_inputs(torch.randn(2, 5, 6))
+    graph = trace(model, inputs)
+    sizes = read_sizes(model, inputs, graph)
+    found = {(use.module, use.attribute): graph.values[use.value].shape[use.axis] for use in sizes.uses}
+    assert found == {
+        ("attention", "split_size"): 24, ("attention", "per_head"): 8, ("attention", "joined"): 24, ("", "rows"): 5,
+    }  # fmt: skip
+    assert sizes.compared == {("widening", "width"), ("widening", "width_out")}
+    assert all(isinstance(use, SizeUse) for use in sizes.uses)
+    numbers = [v for m in model.modules() for v in vars(m).values() if isinstance(v, int)]
+    assert {type(v) for v in numbers} == {int, bool}
+
+
+def test_a_run_of_other_ops_says_nothing() -> None:
+    model, inputs = Doubled().eval(), as_inputs(torch.randn(2, 5, 6))
+    graph = trace(model, inputs)
+    model.widening = nn.Linear(24, 48)
+    sizes = read_sizes(model, inputs, graph)
+    assert sizes.uses == ()
+    assert sizes.compared == frozenset()
