@@ -296,6 +296,14 @@ between(
 )
 tokens("gather over time", "a", lambda s, x: x.gather(1, x.argsort(1)))
 tokens("topk over time", "a", lambda s, x: x.topk(3, 1)[0])
+tokens("largest by sorting", "a", lambda s, x: x / x.sort(2)[0].select(2, -1)[..., None])
+tokens(
+    "largest by sorting, last by number", "a", lambda s, x: x / x.sort(2)[0][..., x.shape[2] - 1][..., None]
+)
+tokens("largest by sorting down", "a", lambda s, x: x / x.sort(2, descending=True)[0][..., 0][..., None])
+tokens("third by sorting", "", lambda s, x: x / x.sort(2)[0][..., 3][..., None])
+tokens("place of the largest", "", lambda s, x: x + x.sort(2)[1][..., -1][..., None])
+tokens("sorted channels", "", lambda s, x: x.sort(2)[0])
 tokens("topk over channels", "", lambda s, x: x.topk(3, 2)[0], out=3)
 tokens(
     "scatter over time",

@@ -136,5 +136,7 @@ MISTAKES: list[tuple[str, Rule]] = [
 def test_the_oracle_notices_a_wrong_rule(
     operator: str, mistake: Rule, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(registry._RULES, operator, registry.Entry(mistake, False))
+    monkeypatch.setitem(
+        registry._RULES, operator, registry.Entry(mistake, accepts_merged=False, accepts_sorted=False)
+    )
     assert wrong(BY_OPERATOR[operator][0]) != []

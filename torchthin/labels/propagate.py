@@ -169,6 +169,9 @@ class _Propagation:
         )
         if entry is None and not _pointwise(op):
             return self._freeze_inputs(op, used)
+        if entry is None or not entry.accepts_sorted:
+            for number in used:
+                self.values[number] = tuple(call.unsorted(axis) for axis in self._axes(number))
         if entry is not None and not entry.accepts_merged:
             for number in used:
                 for axis in self._axes(number):

@@ -17,7 +17,7 @@ from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torchthin.labels.space import Axes, Axis, LabelSpace, Merged, Reason, Vector
+from torchthin.labels.space import Axes, Axis, LabelSpace, Merged, Reason, Sorted, Vector
 from torchthin.trace.opgraph import Op, Ref, Value
 
 Rule = Callable[["Call"], Sequence[Axes]]
@@ -30,12 +30,16 @@ class Entry:
     rule: Rule
     accepts_merged: bool
     """The rule knows what to do with `Merged` axes; for others all but the first of their axes are frozen."""
+    accepts_sorted: bool
+    """The rule knows what to do with `Sorted` axes; for others they are frozen."""
 
 
 _RULES: dict[str, Entry] = {}
 
 
-def rule(*operators: str, accepts_merged: bool = False) -> Callable[[Rule], Rule]:
+def rule(
+    *operators: str, accepts_merged: bool = False, accepts_sorted: bool = False
+) -> Callable[[Rule], Rule]:
     """Register a rule for operators, named without overload (``aten.mm``).
 
     Raises:
@@ -46,7 +50,7 @@ def rule(*operators: str, accepts_merged: bool = False) -> Callable[[Rule], Rule
         for operator in operators:
             if operator in _RULES:
                 raise RuntimeError(f"The operator {operator} has a rule already: {_RULES[operator].rule}.")
-            _RULES[operator] = Entry(function, accepts_merged)
+            _RULES[operator] = Entry(function, accepts_merged, accepts_sorted)
         return function
 
     return register
@@ -164,6 +168,13 @@ class Call:
             labelled = [vector for _, vector in dims if vector is not None]
             for vector in labelled[1:]:
                 self.freeze(vector, "flattened together with another axis")
+
+    def unsorted(self, axis: Axis) -> Axis:
+        """Freeze an axis whose indices are ranks; leave any other as it is."""
+        if not isinstance(axis, Sorted):
+            return axis
+        self.freeze(axis, "what is picked by its rank depends on how many there are")
+        return None
 
     def choose(self, labels: Vector, *candidates: str) -> str:
         """Return the way to go on for `labels`; ``frozen`` is always the last candidate."""

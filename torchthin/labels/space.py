@@ -47,6 +47,11 @@ class Merged:
         return np.concatenate([_along_first(dims) for dims in self.segments])
 
 
+@dataclass(frozen=True, eq=False)
+class Sorted(Merged):
+    """An axis after sorting: an index is a rank. Only the first and the last mean the same however many there are."""
+
+
 def _spread(dims: Dims, measure: Callable[[Vector], Bools]) -> Bools:
     holds = np.ones(1, np.bool_)
     for size, vector in dims:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from torchthin.labels.propagate import Labels
+from torchthin.labels.registry import Contraction
 from torchthin.labels.rules.normalization import BATCH_NORMS
 from torchthin.thinning.recipe import Recipe, cut
 from torchthin.thinning.reference import Constant, Kept
@@ -27,111 +29,158 @@ class Fold:
     """The tensor is a bias that the module left out."""
     between: tuple[int, ...] = ()
     """Indices of ops between the one that made the constant and the one that adds it."""
+    carried: bool = False
+    """The bias passes through functions that change it, or is read elsewhere as well (ai8x does both), so that the
+    constant is no plain addition: the reference must hold it in its bias, too."""
+    factor: float = 1.0
+    """About how many times those functions let the bias in."""
+
+    @property
+    def change(self) -> Tensor:
+        """What is added to the full-size tensor, shape (output channels,)."""
+        return self.sign * self.constant.delta / self.factor
 
 
 def plan_folds(
-    model: nn.Module, labels: Labels, constants: Sequence[Constant]
+    model: nn.Module, labels: Labels, constants: Sequence[Constant], tensors: Mapping[str, Tensor]
 ) -> tuple[list[Fold], list[Constant]]:
     """Find a place for every constant; return the folds and the constants that have none.
 
-    A tensor that two calls read (a module called twice) takes a constant only when both calls ask for the same.
+    A tensor that several ops take for a bias (a module called twice) takes a constant only when all ask for the same.
+
+    Args:
+        model: full-size model.
+        labels: its labels.
+        constants: what dead channels emit.
+        tensors: the model's full-size tensors by name, in the precision of the constants.
     """
-    users = _users(labels)
+    if not constants:
+        return [], []
+    places = _Places(model, labels, tensors)
     folds: dict[str, Fold] = {}
     homeless: list[Constant] = []
-    reads = {number: name for name, number in labels.graph.state.items()}
+    asked = Counter(constant.contraction.weight for constant in constants)
     for constant in constants:
-        fold = _place(model, labels, users, reads, constant)
+        fold = places.find(constant)
         if fold is None:
             homeless.append(constant)
             continue
         known = folds.get(fold.name)
-        calls = len(users.get(labels.graph.state.get(fold.name, -1), []))
-        if (known is not None and not torch.allclose(known.constant.delta, constant.delta)) or (
-            known is None
-            and calls > 1
-            and sum(1 for c in constants if c.contraction.weight == constant.contraction.weight) < calls
-        ):
-            homeless.append(constant)
+        if known is None:
+            agreed = asked[constant.contraction.weight] >= places.calls(fold.name)
         else:
+            agreed = torch.allclose(known.constant.delta, constant.delta)
+        if agreed:
             folds[fold.name] = fold
+        else:
+            homeless.append(constant)
     return list(folds.values()), homeless
 
 
-def _users(labels: Labels) -> dict[int, list[Op]]:
-    users: dict[int, list[Op]] = {}
-    for op in labels.graph.ops:
-        if op.index >= BRANCH:
-            break
-        for ref in op.inputs():
-            users.setdefault(ref.value, []).append(op)
-    return users
+class _Places:
+    """Where constants can go."""
+
+    def __init__(self, model: nn.Module, labels: Labels, tensors: Mapping[str, Tensor]) -> None:
+        self._modules = dict(model.named_modules())
+        self._tensors = tensors
+        self._state = labels.graph.state
+        self._names = {number: name for name, number in self._state.items()}
+        self._shapes = [value.shape for value in labels.graph.values]
+        ops = [op for op in labels.graph.ops if op.index < BRANCH]
+        self._makers = {ref.value: op for op in ops for ref in op.outputs if ref is not None}
+        self._users: dict[int, list[Op]] = {}
+        for op in ops:
+            for ref in op.inputs():
+                self._users.setdefault(ref.value, []).append(op)
+        contractions = [(op, labels.contractions[op.index]) for op in ops if op.index in labels.contractions]
+        origins = [self._origin(bias.value) for op, c in contractions if (bias := _bias(op, c)) is not None]
+        self._biases = Counter(origin[0] for origin in origins if origin is not None)
+
+    def calls(self, name: str) -> int:
+        """Count how often a tensor is a bias, or read if it is none."""
+        return self._biases[name] or self._reads(name)
+
+    def find(self, constant: Constant) -> Fold | None:
+        """Return the place of a constant, if it has one."""
+        bias = _bias(constant.op, constant.contraction)
+        if bias is None:
+            return self._behind(constant) or self._new_bias(constant)
+        origin = self._origin(bias.value)
+        if origin is None:
+            return None
+        name, between = origin
+        factor = _factor(self._tensors[name], constant.bias)
+        if factor is None and self._reads(name) == self._biases[name]:
+            return Fold(name, 1, constant, between=between)
+        return Fold(name, 1, constant, carried=True, factor=factor or 1.0)
+
+    def _reads(self, name: str) -> int:
+        return len(self._users.get(self._state.get(name, -1), []))
+
+    def _origin(self, value: int) -> tuple[str, tuple[int, ...]] | None:
+        """Return the tensor that a value is, or is computed from by ops with one argument of its shape, and these ops."""
+        between = []
+        while value not in self._names:
+            op = self._makers.get(value)
+            sources = {ref.value for ref in op.inputs()} if op else set()
+            wide = [source for source in sources if self._shapes[source] == self._shapes[value]]
+            if op is None or len(wide) != 1 or wide[0] == value:
+                return None
+            between.append(op.index)
+            value = wide[0]
+        return self._names[value], tuple(between)
+
+    def _behind(self, constant: Constant) -> Fold | None:
+        """Look through views for a BatchNorm, or for a bias that is added, behind the op."""
+        ref = constant.op.outputs[0]
+        between = [constant.op.index]
+        while ref is not None:
+            following = self._users.get(ref.value, [])
+            if len(following) != 1:
+                return None
+            op = following[0]
+            if op.name in BATCH_NORMS:
+                mean = op.arguments.get("running_mean")
+                name = self._names.get(mean.value) if isinstance(mean, Ref) else None
+                return Fold(name, -1, constant, between=tuple(between)) if name is not None else None
+            if op.name in {"aten.add", "aten.add_"}:
+                for item in op.inputs():
+                    if item.value in self._names and self._shapes[item.value] == tuple(constant.delta.shape):
+                        return Fold(self._names[item.value], 1, constant, between=tuple(between))
+                return None
+            if op.name not in {"aten.view", "aten._unsafe_view"}:
+                return None
+            between.append(op.index)
+            ref = op.outputs[0]
+        return None
+
+    def _new_bias(self, constant: Constant) -> Fold | None:
+        """A convolution or linear layer without bias gets one.
+
+        It is the op's own module, or the one that holds the weight: wrappers such as ai8x's use the weight of a layer
+        that they never call. Whether their code looks at the bias is for the trial to find out.
+        """
+        origin = self._origin(constant.contraction.weight)
+        paths = [constant.op.source.module, *([] if origin is None else [origin[0].rpartition(".")[0]])]
+        for path in paths:
+            module = self._modules.get(path)
+            if isinstance(module, (_ConvNd, nn.Linear)) and module.bias is None:
+                return Fold(f"{path}.bias" if path else "bias", 1, constant, new=True)
+        return None
 
 
-def _place(
-    model: nn.Module,
-    labels: Labels,
-    users: Mapping[int, list[Op]],
-    reads: Mapping[int, str],
-    constant: Constant,
-) -> Fold | None:
-    op, contraction = constant.op, constant.contraction
+def _bias(op: Op, contraction: Contraction) -> Ref | None:
     bias = op.arguments.get(contraction.bias) if contraction.bias else None
-    if isinstance(bias, Ref):
-        name = _origin(labels, reads, bias.value)
-        return Fold(name, 1, constant) if name is not None else None
-    return _behind(labels, users, reads, constant) or _new_bias(model, constant)
+    return bias if isinstance(bias, Ref) else None
 
 
-def _origin(labels: Labels, reads: Mapping[int, str], value: int) -> str | None:
-    """Return the parameter that a value is, or is computed from by ops with a single tensor argument each."""
-    makers = {ref.value: op for op in labels.graph.ops for ref in op.outputs if ref is not None}
-    while value not in reads:
-        op = makers.get(value)
-        sources = [ref.value for ref in op.inputs() if labels.graph.values[ref.value].shape] if op else []
-        wide = [v for v in sources if labels.graph.values[v].shape == labels.graph.values[value].shape]
-        if len(wide) != 1 or wide[0] == value:
-            return None
-        value = wide[0]
-    return reads[value]
-
-
-def _behind(
-    labels: Labels, users: Mapping[int, list[Op]], reads: Mapping[int, str], constant: Constant
-) -> Fold | None:
-    """Look through views for a BatchNorm, or for a bias that is added, behind the op."""
-    ref = constant.op.outputs[0]
-    between = [constant.op.index]
-    while ref is not None:
-        following = users.get(ref.value, [])
-        if len(following) != 1:
-            return None
-        op = following[0]
-        if op.name in BATCH_NORMS:
-            mean = op.arguments.get("running_mean")
-            name = reads.get(mean.value) if isinstance(mean, Ref) else None
-            return Fold(name, -1, constant, between=tuple(between)) if name is not None else None
-        if op.name in {"aten.add", "aten.add_"}:
-            for item in op.inputs():
-                if item.value in reads and labels.graph.values[item.value].shape == tuple(
-                    constant.delta.shape
-                ):
-                    return Fold(reads[item.value], 1, constant, between=tuple(between))
-            return None
-        if op.name not in {"aten.view", "aten._unsafe_view"}:
-            return None
-        between.append(op.index)
-        ref = op.outputs[0]
-    return None
-
-
-def _new_bias(model: nn.Module, constant: Constant) -> Fold | None:
-    """A convolution or linear layer without bias gets one, if the op is its own."""
-    path = constant.op.source.module
-    module = dict(model.named_modules()).get(path)
-    if isinstance(module, (_ConvNd, nn.Linear)) and module.bias is None and constant.op.source.module == path:
-        return Fold(f"{path}.bias" if path else "bias", 1, constant, new=True)
-    return None
+def _factor(given: Tensor, used: Tensor | None) -> float | None:
+    """Return how many times the bias that was given was used; None where it was used as it is."""
+    if used is None or torch.equal(given, used):
+        return None
+    given, used = given.flatten().double(), used.flatten().double()
+    factor = float(given @ used / (given @ given).clamp_min(torch.finfo(torch.float64).tiny))
+    return factor or 1.0
 
 
 def folded_tensors(
@@ -149,14 +198,12 @@ def folded_tensors(
     for fold in folds:
         ref = fold.constant.op.outputs[0]
         stay = None if ref is None else kept.along(ref.value, fold.constant.contraction.out_axis)
-        delta = (
-            fold.constant.delta
-            if stay is None
-            else fold.constant.delta[torch.from_numpy(stay).to(fold.constant.delta.device)]
-        )
+        change = fold.change
+        if stay is not None:
+            change = change[torch.from_numpy(stay).to(change.device)]
         if fold.new:
-            found[fold.name] = fold.sign * delta
+            found[fold.name] = change
             continue
         tensor = cut(tensors[fold.name].detach(), recipe.keep.get(fold.name, {}))
-        found[fold.name] = (tensor.double() + fold.sign * delta.to(tensor.device).double()).to(tensor.dtype)
+        found[fold.name] = (tensor.double() + change.to(tensor.device).double()).to(tensor.dtype)
     return found

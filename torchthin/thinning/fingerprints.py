@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+import contextlib
+from collections import defaultdict
+from collections.abc import Callable, Container, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -10,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from torchthin.labels.propagate import Labels
-from torchthin.thinning.reference import Kept, ReferenceMode
+from torchthin.thinning.reference import Constant, Kept, ReferenceMode
 from torchthin.trace.inputs import Inputs, call
 from torchthin.trace.recorder import CountingMode, as_outputs, quiet
 
@@ -52,12 +54,18 @@ class _ThinDigests(_Digests):
         return result
 
 
-class _ReferenceDigests(ReferenceMode):
-    def __init__(self, labels: Labels, kept: Kept) -> None:
-        super().__init__(labels, kept)
+class ReferenceDigests(ReferenceMode):
+    """A reference that takes fingerprints."""
+
+    def __init__(
+        self, labels: Labels, kept: Kept, known: Sequence[Constant] | None, placed: Container[int]
+    ) -> None:
+        super().__init__(labels, kept, known, placed)
+        self.labels = labels
         self.digests = _Digests(labels, kept)
 
     def execute(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run one op as the thinned model must, and take the fingerprints of its results."""
         result = super().execute(func, args, kwargs)
         self.digests.completed = self.completed
         self.digests.note(result)
@@ -78,19 +86,28 @@ def first_difference(
     masked: nn.Module,
     small: nn.Module,
     inputs: Inputs,
-    labels: Labels,
-    kept: Kept,
+    reference: ReferenceDigests,
     double: bool,
     skipped: Container[int] = (),
+    grown: Container[str] = (),
 ) -> int | None:
     """Return the index of the first op after which the thinned model differs from the reference, if there is one.
 
-    Ops in `skipped` may differ.
+    Ops in `skipped` may differ. Modules in `grown`, by path, may run more ops than in the reference.
     """
-    reference = _ReferenceDigests(labels, kept)
-    thin = _ThinDigests(labels, None)
-    run(masked, inputs, reference)
-    run(small, inputs, thin)
+    thin = _ThinDigests(reference.labels, None)
+    lengths: dict[str, list[int]] = defaultdict(list)
+
+    def read(path: str, start: int) -> None:
+        lengths[path].append(reference.completed - start)
+
+    def impose(path: str, start: int) -> None:
+        thin.completed = start + lengths[path].pop(0)
+
+    with _after_calls(masked, grown, reference, read):
+        run(masked, inputs, reference)
+    with _after_calls(small, grown, thin, impose):
+        run(small, inputs, thin)
     tolerance = 1e-7 if double else 1e-3
     for index, prints in reference.digests.found.items():
         if index in skipped:
@@ -103,6 +120,24 @@ def first_difference(
         if not same:
             return index
     return None
+
+
+@contextlib.contextmanager
+def _after_calls(
+    model: nn.Module, paths: Container[str], mode: CountingMode, act: Callable[[str, int], None]
+) -> Iterator[None]:
+    """Call `act` with path and number of completed ops before, whenever one of these modules returns."""
+    starts: list[int] = []
+    hooks = []
+    for path, module in model.named_modules():
+        if path in paths:
+            hooks.append(module.register_forward_pre_hook(lambda *_: starts.append(mode.completed)))
+            hooks.append(module.register_forward_hook(lambda *_, path=path: act(path, starts.pop())))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _close(a: Tensor, b: Tensor, tolerance: float) -> bool:

@@ -144,9 +144,14 @@ def inexact_layers(plan: Plan) -> tuple[str, ...]:
         for constant in plan.outcome.constants
         if constant.bordered
     ]
+    rounded = [
+        f"{fold.name}: the constant of dead channels is scaled and rounded with it"
+        for fold in plan.outcome.folds
+        if fold.carried
+    ]
     varying = [
         f"{constant.op.source.module or constant.op.name}: dead channels are not constant, their mean stands for them"
         for constant in plan.outcome.constants
         if constant.spread > VARYING * max(float(constant.level), 1e-300)
     ]
-    return tuple(dict.fromkeys(statistics + borders + varying))
+    return tuple(dict.fromkeys(statistics + borders + rounded + varying))

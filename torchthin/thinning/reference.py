@@ -10,7 +10,7 @@ If no dead channel emits a constant into a padded convolution and no statistics 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,6 +38,8 @@ class Constant:
     contraction: Contraction
     delta: Tensor
     """Shape (output channels,), full size."""
+    bias: Tensor | None
+    """The op's bias as it went in, shape (output channels,)."""
     spread: float
     """Largest distance of a dead channel's value from its mean: 0 when it is a constant."""
     level: float
@@ -90,10 +92,20 @@ def indices(keep: BoolArray, like: Tensor) -> Tensor:
 
 
 class ReferenceMode(CountingMode):
-    """Runs the masked model as the thinned one must behave; collects constants on the way, or takes those `known`."""
+    """Runs the masked model as the thinned one must behave; collects constants on the way, or takes those `known`.
 
-    def __init__(self, labels: Labels, kept: Kept, known: Sequence[Constant] | None = None) -> None:
+    Ops in `placed` find their constant in the bias already.
+    """
+
+    def __init__(
+        self,
+        labels: Labels,
+        kept: Kept,
+        known: Sequence[Constant] | None = None,
+        placed: Container[int] = (),
+    ) -> None:
         super().__init__()
+        self._placed = placed
         self._known = None if known is None else {constant.op.index: constant.delta for constant in known}
         self._kept = kept
         self._contractions = labels.contractions
@@ -139,8 +151,9 @@ class ReferenceMode(CountingMode):
                 return result
             delta = self._constant(op, given, name, values)
             level = float(values.abs().max())
-            self.constants.append(Constant(op, contraction, delta, spread, level, _bordered(op)))
-        elif op.index in self._known:
+            bias = given.get(contraction.bias) if contraction.bias else None
+            self.constants.append(Constant(op, contraction, delta, bias, spread, level, _bordered(op)))
+        elif op.index in self._known and op.index not in self._placed:
             delta = self._known[op.index]
         else:
             return result
@@ -227,6 +240,8 @@ def _resize_arguments(op: Op, arguments: dict[str, Any]) -> None:
     if op.name in {"aten.native_layer_norm", "aten._fused_rms_norm", "aten.rms_norm"}:
         normalized = len(arguments["normalized_shape"])
         arguments["normalized_shape"] = list(arguments["input"].shape[-normalized:])
+    elif op.name == "aten.select" and arguments["index"] > 0:
+        arguments["index"] = arguments["self"].shape[arguments["dim"]] - 1  # the last of a sorted axis
     elif op.name == "aten.native_group_norm":
         arguments["N"], arguments["C"] = arguments["input"].shape[:2]
         arguments["HxW"] = int(np.prod(arguments["input"].shape[2:]))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from torchthin.labels.propagate import Labels
 from torchthin.proof import Proof, can_double, compare, in_double, joined
 from torchthin.thinning.build import tensors_of, thin_copy
 from torchthin.thinning.constants import Fold, folded_tensors, plan_folds
-from torchthin.thinning.fingerprints import first_difference, run
+from torchthin.thinning.fingerprints import ReferenceDigests, first_difference, run
 from torchthin.thinning.recipe import Recipe
 from torchthin.thinning.reference import Constant, Kept, ReferenceMode
 from torchthin.trace.clone import clone
@@ -59,12 +59,19 @@ class _Pair:
     """A masked model and its thinned one, which holds the constants."""
 
     masked: nn.Module
+    carrier: nn.Module
+    """The masked model, with those constants in its biases that the thinned model's biases pass through functions."""
     small: nn.Module
     recipe: Recipe
     folds: tuple[Fold, ...]
     reference: ReferenceMode
     expected: Any
     """Outputs of the reference."""
+
+    @property
+    def placed(self) -> frozenset[int]:
+        """Indices of ops whose constant the carrier's bias holds."""
+        return frozenset(fold.constant.op.index for fold in self.folds if fold.carried)
 
 
 @dataclass(frozen=True)
@@ -119,7 +126,8 @@ class Trial:
         proof = compare(plain, pair.expected, run(pair.small, given, CountingMode()), double)
         if double and proof.holds:
             fresh = refreshed(given, seed=1)
-            again = run(pair.masked, fresh, ReferenceMode(self.labels, self.kept, met.constants))
+            reference = ReferenceMode(self.labels, self.kept, met.constants, pair.placed)
+            again = run(pair.carrier, fresh, reference)
             proof = joined([proof, compare(None, again, run(pair.small, fresh, CountingMode()), double)])
         if not proof.holds or proof.vacuous:
             different = self._difference(pair, given, double)
@@ -145,10 +153,10 @@ class Trial:
                 "what changes from run to run cannot be proved."
             )
         _refuse_nan(expected)
-        folds, homeless = plan_folds(self.model, self.labels, reference.constants)
+        prepared = {name: self._prepared(name, t, double) for name, t in tensors_of(self.model).items()}
+        folds, homeless = plan_folds(self.model, self.labels, reference.constants, prepared)
         if homeless:
             return Failure(homeless[0].op.index, "the constant of its dead channels has no bias to go to")
-        prepared = {name: self._prepared(name, t, double) for name, t in tensors_of(self.model).items()}
         values = folded_tensors(folds, self.recipe, prepared, self.kept)
         recipe = _with_added(self.recipe, folds, values)
         small = self._small(double, recipe)
@@ -156,17 +164,27 @@ class Trial:
             for name, tensor in tensors_of(small).items():
                 if name in values:
                     tensor.copy_(values[name])
-        return _Pair(masked, small, recipe, tuple(folds), reference, expected)
+        pair = _Pair(masked, masked, small, recipe, tuple(folds), reference, expected)
+        return self._carried(pair, double) if pair.placed else pair
+
+    def _carried(self, pair: _Pair, double: bool) -> _Pair:
+        """Let the reference hold constants where the thinned model does, since rounding a bias changes them."""
+        changes = {fold.name: fold.change for fold in pair.folds if fold.carried}
+        carrier = self._masked(double, changes)
+        mode = ReferenceMode(self.labels, self.kept, pair.reference.constants, pair.placed)
+        expected = run(carrier, in_double(self.inputs, double), mode)
+        return replace(pair, carrier=carrier, expected=expected)
 
     def _difference(self, pair: _Pair, inputs: Inputs, double: bool) -> Failure | None:
         """Look for the first op that differs.
 
-        One whose constant a BatchNorm behind it took over does so rightly; a layer with a new bias runs other ops.
+        One whose constant a BatchNorm behind it took over does so rightly; a module with a new bias runs other ops.
         """
         moved = {index for fold in pair.folds for index in fold.between}
-        grown = {fold.name.rpartition(".")[0] for fold in pair.folds if fold.new}
-        moved |= {op.index for op in self.labels.graph.ops if op.source.module in grown}
-        different = first_difference(pair.masked, pair.small, inputs, self.labels, self.kept, double, moved)
+        grown = {fold.constant.op.source.module for fold in pair.folds if fold.new}
+        moved |= {op.index for op in self.labels.graph.ops if _inside(op.source.module, grown)}
+        reference = ReferenceDigests(self.labels, self.kept, pair.reference.constants, pair.placed)
+        different = first_difference(pair.carrier, pair.small, inputs, reference, double, moved, grown)
         return None if different is None else Failure(different, DIFFERENT)
 
     def _prepared(self, name: str, tensor: Tensor, double: bool) -> Tensor:
@@ -179,13 +197,21 @@ class Trial:
     def _small(self, double: bool, recipe: Recipe) -> nn.Module:
         return thin_copy(self.model, recipe, lambda name, t: self._prepared(name, t, double))
 
-    def _masked(self, double: bool) -> nn.Module:
+    def _masked(self, double: bool, changes: Mapping[str, Tensor] | None = None) -> nn.Module:
         def own(name: str, tensor: Tensor) -> Tensor:
             ready = self._prepared(name, tensor, double)
+            if changes and name in changes:
+                return ready + changes[name].to(ready)
             shared = isinstance(tensor, nn.Parameter) or ready.data_ptr() != tensor.data_ptr()
             return ready if shared else ready.clone()
 
         return clone(self.model, own)
+
+
+def _inside(path: str, modules: Container[str]) -> bool:
+    """Whether a module is one of these, or part of one."""
+    parts = path.split(".")
+    return any(".".join(parts[:depth]) in modules for depth in range(len(parts) + 1))
 
 
 def _refuse_nan(outputs: Any) -> None:

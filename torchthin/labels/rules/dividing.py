@@ -8,7 +8,7 @@ import numpy as np
 
 from torchthin.labels.registry import Call, positive, rule
 from torchthin.labels.rules.elementwise import broadcast
-from torchthin.labels.space import FROZEN, Axes, Axis, Dims, Merged, Vector
+from torchthin.labels.space import FROZEN, Axes, Axis, Dims, Merged, Sorted, Vector
 from torchthin.trace.opgraph import Ref
 
 _Item = TypeVar("_Item")
@@ -124,9 +124,21 @@ def tie_rows(call: Call, rows: Vector) -> None:
     call.tie(rows[:, 1:], rows[:, :1])
 
 
-@rule("aten.select", "aten.unbind")
+@rule("aten.select", accepts_merged=True, accepts_sorted=True)
 def select(call: Call) -> list[Axes]:
-    """One index of an axis, by number: labels on that axis freeze."""
+    """One index of an axis, by number: labels on that axis freeze. The ends of a sorted axis are extremes, though."""
+    data = call.axes("self")
+    d = positive(int(call.arg("dim", 0)), len(data))
+    if isinstance(data[d], Sorted) and int(call.arg("index")) in {0, -1, call.shape("self")[d] - 1}:
+        call.statistics = True
+    else:
+        call.freeze(call.unsorted(data[d]), "one index is picked by its number")
+    return [(*data[:d], *data[d + 1 :])]
+
+
+@rule("aten.unbind")
+def unbind(call: Call) -> list[Axes]:
+    """All indices of an axis, each for itself: labels on that axis freeze."""
     data = call.axes("self")
     d = positive(int(call.arg("dim", 0)), len(data))
     call.freeze(data[d], "one index is picked by its number")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torchthin.labels.registry import Call, positive, rule
 from torchthin.labels.rules.elementwise import elementwise
-from torchthin.labels.space import Axes
+from torchthin.labels.space import Axes, Merged, Sorted
 
 _POSITIONS = {"aten.argmax", "aten.argmin"}
 _WITH_POSITIONS = {"aten.max", "aten.min", "aten.median", "aten.nanmedian", "aten.mode"}
@@ -43,7 +43,7 @@ def reduction(call: Call) -> Sequence[Axes]:
 
 @rule(
     "aten.cumsum", "aten.cumsum_", "aten.cumprod", "aten.cumprod_", "aten.logcumsumexp", "aten.cummax", "aten.cummin",
-    "aten.sort", "aten.topk", "aten.kthvalue",
+    "aten.topk", "aten.kthvalue",
     accepts_merged=True,
 )  # fmt: skip
 def along_one_axis(call: Call) -> list[Axes]:
@@ -57,6 +57,24 @@ def along_one_axis(call: Call) -> list[Axes]:
     if call.op.name == "aten.kthvalue" and not call.arg("keepdim", False):
         axes = tuple(axis for d, axis in enumerate(axes) if d != dim)
     return [axes for _ in call.op.outputs]
+
+
+@rule("aten.sort", accepts_merged=True)
+def sort(call: Call) -> list[Axes]:
+    """Values in order: what was where along `dim` is forgotten, and how many there are follows what stays."""
+    data = call.axes("self")
+    if not data:
+        return [(), ()]
+    dim = positive(int(call.arg("dim", -1)), len(data))
+    axis = data[dim]
+    if axis is None:
+        return [data, data]
+    if call.used(1):
+        call.freeze(axis, "a position along the axis is read")
+        return [(*data[:dim], None, *data[dim + 1 :])] * 2
+    call.statistics = True
+    segments = axis.segments if isinstance(axis, Merged) else (((axis.size, axis),),)
+    return [(*data[:dim], Sorted(segments), *data[dim + 1 :])] * 2
 
 
 @rule("aten._fft_r2c", "aten._fft_c2r", "aten._fft_c2c")
