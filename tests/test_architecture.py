@@ -10,7 +10,7 @@ LAYERS = [
     {"schedule", "chips"},
     {"config"},
     {"trace"},
-    {"groups"},
+    {"groups", "computed"},
     {"labels"},
     {"importance", "targets"},
     {"balance"},

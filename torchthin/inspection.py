@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from torch import nn
 
+from torchthin.computed import Computed, computed_weights
 from torchthin.groups import ChannelGroups, Group
 from torchthin.labels.components import Grouping, find_groups, producers
 from torchthin.labels.propagate import Labels, propagate
 from torchthin.report.inspection_facts import FrozenFacts, GroupFacts, Inspection
 from torchthin.selection import select_channels
-from torchthin.structured import makers, masks_of
+from torchthin.structured import makers, maskable, masks_of
 from torchthin.thinning.plan import find_plan, trace
 from torchthin.thinning.search import Decision
 from torchthin.trace.inputs import as_inputs, on_device_of
@@ -40,7 +42,7 @@ def inspect(model: nn.Module, example_inputs: Any, *, prove: bool = True) -> Ins
     graph = trace(model, inputs)
     proved = prove and not any(p.is_meta for p in model.parameters())
     if proved:
-        proposal = find_plan(model, inputs, _Probe(model), graph=graph).proposal
+        proposal = find_plan(model, inputs, _Probe(model, computed_weights(model)), graph=graph).proposal
         labels, grouping = proposal.labels, proposal.grouping
     else:
         labels = propagate(graph)
@@ -61,13 +63,16 @@ class _Probe:
     """A decision that cuts `PROBE` of every group, and masks it: only channels that are dead become constants."""
 
     model: nn.Module
+    computed: Mapping[str, Computed]
 
     def __call__(self, grouping: Grouping, labels: Labels) -> Decision:
         axes = producers(labels)
-        groups = [group for group in grouping.groups.groups if makers(group, axes)]
+        groups = [
+            group for group in maskable(grouping.groups.groups, axes, self.computed) if makers(group, axes)
+        ]
         random = np.random.default_rng(0)
         keeps = select_channels(groups, {g.name: random.random(g.size) for g in groups}, PROBE)
-        return Decision(keeps, masks_of(groups, keeps, self.model, axes, ()))
+        return Decision(keeps, masks_of(groups, keeps, self.model, axes, (), self.computed))
 
 
 def _group_facts(group: Group, axes: dict[str, int]) -> GroupFacts:

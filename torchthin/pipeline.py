@@ -19,8 +19,8 @@ from torchthin.masks import apply_masks_, channel_masks
 from torchthin.proof import Proof
 from torchthin.report.facts import Filters, PruneReport, build_report
 from torchthin.selection import prune_count, select_channels, select_weights
-from torchthin.structured import ByImportance, DeadChannels, effective_weights
-from torchthin.targets import Target, TargetPlan, find_targets
+from torchthin.structured import ByImportance, DeadChannels, effective_weights, masks_of_sources
+from torchthin.targets import TargetPlan, find_targets
 from torchthin.thinning.apply import apply_
 from torchthin.thinning.plan import Plan, find_plan, folded_values, inexact_layers
 from torchthin.thinning.recipe import Recipe
@@ -62,25 +62,29 @@ def planned_sparsities(config: PruneConfig) -> tuple[float, ...]:
 
 
 def _structured_masks(
-    model: nn.Module, targets: Iterable[Target], config: PruneConfig, sparsity: float
+    model: nn.Module, plan: TargetPlan, config: PruneConfig, sparsity: float
 ) -> tuple[dict[str, Tensor], int]:
     """Return the masks of whole channels and how many channels were asked for."""
-    groups = [target.group(model.get_parameter(target.name)) for target in targets]
-    axes = {target.name: target.axis for target in targets}
-    weights = {name: model.get_parameter(name) for name in axes}
+    groups = [target.group(model.get_parameter(target.name)) for target in plan.targets]
+    axes = {target.name: target.axis for target in plan.targets}
+    weights = {
+        name: plan.computed[name].values if name in plan.computed else model.get_parameter(name)
+        for name in axes
+    }
     # The weights stand still between virtual steps, and selections at fixed scores are nested: the last step
     # says all.
     scores = group_scores(groups, weights, axes, config.rule.criterion)
     keeps = select_channels(groups, scores, sparsity, config.scope)
     sizes = [group.size for group in groups]
-    return channel_masks(groups, keeps, model, axes), _asked(config, sizes)
+    masks = channel_masks(groups, keeps, model, axes)
+    return masks_of_sources(masks, model, plan.computed), _asked(config, sizes)
 
 
 def _unstructured_masks(
-    model: nn.Module, targets: Iterable[Target], config: PruneConfig, sparsity: float
+    model: nn.Module, plan: TargetPlan, config: PruneConfig, sparsity: float
 ) -> tuple[dict[str, Tensor], int]:
     """Return the masks of single weights and how many weights were asked for."""
-    weights = {target.name: model.get_parameter(target.name) for target in targets}
+    weights = {target.name: model.get_parameter(target.name) for target in plan.targets}
     masks = select_weights(weights, sparsity, config.scope)
     return masks, _asked(config, [weight.numel() for weight in weights.values()])
 
@@ -101,7 +105,7 @@ def _decide(
         filters = _filters(model, plan, config)
         return masks, sum(item.asked for item in filters.values())
     decide = _structured_masks if config.rule.structured else _unstructured_masks
-    return decide(model, plan.targets, config, sparsity)
+    return decide(model, plan, config, sparsity)
 
 
 def _filters(model: nn.Module, plan: TargetPlan, config: PruneConfig) -> dict[str, Filters]:
@@ -113,7 +117,10 @@ def _filters(model: nn.Module, plan: TargetPlan, config: PruneConfig) -> dict[st
         if config.compat == "distiller" and config.rule.axis is not None:
             axis, per_filter = config.rule.axis, 1
         size = weight.shape[axis] // per_filter if config.rule.structured else weight.numel()
-        found[target.name] = Filters(axis, per_filter, prune_count(config.target_sparsity, size))
+        computed = plan.computed.get(target.name)
+        found[(computed and computed.masked) or target.name] = Filters(
+            axis, per_filter, prune_count(config.target_sparsity, size)
+        )
     return found
 
 
@@ -127,7 +134,13 @@ def prune_with(model: nn.Module, config: PruneConfig, example_inputs: Any = None
             "The thin of prune needs example_inputs: channels are followed through one run of the model. "
             "Give a tensor, a tuple or a dict (on the command line --input-shape 1,3,224,224 or --dataset)."
         )
-    plan = find_targets(model, structured=config.rule.structured, weights=config.weights, keep=config.keep)
+    plan = find_targets(
+        model,
+        structured=config.rule.structured,
+        weights=config.weights,
+        keep=config.keep,
+        plain=config.compat is not None,
+    )
     check_values(model, {target.name for target in plan.targets})
     inputs = None if example_inputs is None else on_device_of(model, as_inputs(example_inputs))
     if inputs is not None and config.rule.structured and config.compat is None:
@@ -158,7 +171,7 @@ def _prune_groups(model: nn.Module, plan: TargetPlan, config: PruneConfig, input
     kept = frozenset(plan.kept)
     patterns = tuple(name for name in config.weights or () if any(sign in name for sign in "*?["))
     decide = ByImportance(
-        model, plan.targets, kept, planned[-1], config.scope, config.rule.criterion, patterns
+        model, plan.targets, kept, planned[-1], config.scope, config.rule.criterion, patterns, plan.computed
     )
     found = find_plan(model, inputs, decide)
     decision = found.proposal.decision

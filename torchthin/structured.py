@@ -10,14 +10,15 @@ import numpy.typing as npt
 from torch import Tensor, nn
 
 from torchthin.balance import balanced_keep
+from torchthin.computed import Computed, computed_weights, layer_of, recompute_
 from torchthin.groups import Group
 from torchthin.importance.scores import group_scores, is_filter_member
 from torchthin.labels.components import Grouping, producers
 from torchthin.labels.propagate import Labels
-from torchthin.masks import channel_masks
+from torchthin.masks import axis_mask, channel_masks
 from torchthin.selection import select_channels
 from torchthin.targets import Target, named
-from torchthin.thinning.build import mirrored_tensors, recompute_
+from torchthin.thinning.build import mirrored_tensors
 from torchthin.thinning.search import Decision
 from torchthin.trace.clone import state_tensors
 from torchthin.trace.recorder import quiet
@@ -42,27 +43,37 @@ class ByImportance:
     criterion: str = "l1"
     patterns: tuple[str, ...] = ()
     """Patterns of weight or module names: what they name and makes channels is a target too, whatever its layer."""
+    computed: Mapping[str, Computed] = field(default_factory=dict)
     axes: dict[str, int] = field(default_factory=dict)
-    """Filter axis of every weight that makes channels, known after the first call."""
+    """Filter axis of every weight that makes channels, and of what is masked instead, known after the first call."""
 
     def __call__(self, grouping: Grouping, labels: Labels) -> Decision:
         """Select over the groups as they are now."""
         # Buffers too: a layer under the masks of torch.nn.utils.prune makes its channels with mask and weight.
-        weights = dict(state_tensors(self.model))
+        weights = dict(state_tensors(self.model)) | {name: c.values for name, c in self.computed.items()}
         targets = {target.name: target.axis for target in self.targets}
         made = producers(labels)
         targets |= {
             name: axis for name, axis in made.items() if named(name, self.patterns) and name not in targets
         }
-        self.axes = {**made, **targets}
+        axes = {**made, **targets}
+        self.axes = {**axes, **{c.masked: c.axis for c in self.computed.values() if c.masked}}
         groups = [
             group
-            for group in grouping.groups.groups
-            if makers(group, self.axes) & targets.keys() and not makers(group, self.axes) & self.kept
+            for group in maskable(grouping.groups.groups, axes, self.computed)
+            if makers(group, axes) & targets.keys() and not makers(group, axes) & self.kept
         ]
-        scores = group_scores(groups, weights, self.axes, self.criterion)
+        scores = group_scores(groups, weights, axes, self.criterion)
         keeps = select_channels(groups, scores, self.target_sparsity, self.scope)
-        return Decision(keeps, masks_of(groups, keeps, self.model, self.axes, targets))
+        return Decision(keeps, masks_of(groups, keeps, self.model, axes, targets, self.computed))
+
+
+def maskable(
+    groups: Iterable[Group], axes: Mapping[str, int], computed: Mapping[str, Computed]
+) -> list[Group]:
+    """Return the groups whose makers can all be masked."""
+    stuck = {name for name, item in computed.items() if item.masked is None}
+    return [group for group in groups if not makers(group, axes) & stuck]
 
 
 def makers(group: Group, axes: Mapping[str, int]) -> set[str]:
@@ -76,11 +87,34 @@ def masks_of(
     model: nn.Module,
     axes: Mapping[str, int],
     targets: Iterable[str],
+    computed: Mapping[str, Computed] | None = None,
 ) -> dict[str, Tensor]:
-    """Return the masks of all targets and of every other weight that makes a decided group's channels."""
+    """Return the masks of all targets and of every other weight that makes a decided group's channels.
+
+    `computed`: the computed weights of the model if they are known already.
+    """
     decided = [group for group in groups if group.name in keeps]
     named = {name for group in decided for name in makers(group, axes)} | set(targets)
-    return channel_masks(decided, keeps, model, {name: axes[name] for name in axes if name in named})
+    masks = channel_masks(decided, keeps, model, {name: axes[name] for name in axes if name in named})
+    return masks_of_sources(masks, model, computed_weights(model) if computed is None else computed)
+
+
+def masks_of_sources(
+    masks: Mapping[str, Tensor], model: nn.Module, computed: Mapping[str, Computed]
+) -> dict[str, Tensor]:
+    """Return masks of whole filters with those of computed weights moved to the parameters to mask in their place."""
+    others = {item.weight.rpartition(".")[0] for item in computed.values()}
+    found = {}
+    for name, mask in masks.items():
+        item = computed.get(name)
+        if item is None and layer_of(name) in others:
+            continue  # what computes the weight with its bearer, as weight_mask does
+        if item is None or item.masked is None or item.masked == name:
+            found[name] = mask
+        else:
+            rows = mask.movedim(item.axis, 0).flatten(1).any(1)
+            found[item.masked] = axis_mask(rows, model.get_parameter(item.masked), item.axis)
+    return found
 
 
 @dataclass(frozen=True)
@@ -126,6 +160,10 @@ def effective_weights(model: nn.Module) -> dict[str, Tensor]:
                 used = getattr(module, local)
                 if used is not source and used.shape == source.shape and id(source) in names:
                     values[names[id(source)]] = used.detach()
+    for item in computed_weights(model).values():
+        for name, tensor in values.items():  # the mask of a weight, too, is as dead as the weight
+            if layer_of(name) == layer_of(item.bearer) and tensor.shape == item.values.shape:
+                values[name] = item.values
     return values
 
 

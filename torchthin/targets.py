@@ -7,15 +7,16 @@ Default targets are
   longer than 1, whose name is or ends in ``weight``, ``kernel`` or ``filters``. Their filter axis is 0;
 - for unstructured methods also the weights of `nn.Linear`.
 
-A weight shared by several modules is one target, under its first name. A weight that is computed from other
-parameters (weight_norm, parametrizations, torch.nn.utils.prune) is left whole, with a note: zeros in its
-sources need not be zeros in it.
+A weight shared by several modules is one target, under its first name. Channels of a weight that is computed from
+other parameters (weight_norm, parametrizations, torch.nn.utils.prune) are masked in the parameter whose zeros are its
+zeros (`torchthin/computed.py`); its single weights are not, and where there is no such parameter it is left whole, with
+a note.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
 import numpy as np
@@ -25,6 +26,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import ParametrizationList
 
+from torchthin.computed import Computed, computed_weights
 from torchthin.errors import InputError, WeightNameError, near_matches
 from torchthin.groups import Group, Member, uncoupled
 
@@ -37,7 +39,7 @@ class Target:
     """A weight to prune."""
 
     name: str
-    """Name as in ``named_parameters()``."""
+    """Name as in ``named_parameters()``; of a computed weight, the parameter that has its shape."""
     axis: int
     """Filter axis: 0, or 1 for transposed convolutions."""
     per_filter: int = 1
@@ -60,23 +62,38 @@ class TargetPlan:
     targets: tuple[Target, ...]
     kept: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    computed: Mapping[str, Computed] = field(default_factory=dict)
+    """Name of a target (or of another parameter) -> the weight that is computed from it."""
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """One name of one parameter, with the module that owns it."""
+    """One name of one parameter, with the module that owns it. A computed weight stands for the parameter of its shape."""
 
     name: str
     owner: nn.Module
     local: str
     parameter: nn.Parameter
+    alias: str = ""
+    """Name of the computed weight."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All that a caller may call it."""
+        return (self.alias, self.name) if self.alias else (self.name,)
 
 
-def _entries(model: nn.Module) -> Iterator[_Entry]:
+def _entries(model: nn.Module, computed: Mapping[str, Computed]) -> Iterator[_Entry]:
     """Yield every name of every parameter, also the second names of shared ones, in model order."""
     for prefix, module in model.named_modules(remove_duplicate=False):
         for local, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
-            yield _Entry(f"{prefix}.{local}" if prefix else local, module, local, parameter)
+            name = f"{prefix}.{local}" if prefix else local
+            item = computed.get(name)
+            if item is None or item.masked is None:
+                yield _Entry(name, module, local, parameter)
+            else:
+                path, _, local = item.weight.rpartition(".")
+                yield _Entry(name, model.get_submodule(path), local, parameter, item.weight)
 
 
 def _is_torch_layer(module: nn.Module) -> bool:
@@ -115,14 +132,26 @@ def _target(entry: _Entry) -> Target:
     return Target(entry.name, 1)
 
 
-def _computed_weights(model: nn.Module) -> dict[str, str]:
-    """Return the weights that layers compute from other parameters: name -> note."""
+def _left_whole(
+    model: nn.Module, computed: Mapping[str, Computed], structured: bool, plain: bool
+) -> dict[str, str]:
+    """Return the computed weights that cannot be masked: name -> note."""
     notes = {}
+    usable = {item.weight for item in computed.values() if item.masked is not None}
     for prefix, module in model.named_modules():
-        if isinstance(module, _ConvNd | nn.Linear) and "weight" not in module._parameters:
-            name = f"{prefix}.weight" if prefix else "weight"
+        name = f"{prefix}.weight" if prefix else "weight"
+        if (
+            isinstance(module, _ConvNd | nn.Linear)
+            and "weight" not in module._parameters
+            and name not in usable
+        ):
+            why = (
+                "whatever of them is zero, it is not"
+                if structured and not plain
+                else "whole channels of it can be masked, by a structured method without compat"
+            )
             notes[name] = (
-                f"{name} is computed from other parameters and is left whole. To prune it, make it plain: "
+                f"{name} is computed from other parameters ({why}) and is left whole. To prune it, make it plain: "
                 "torch.nn.utils.parametrize.remove_parametrizations, torch.nn.utils.remove_weight_norm or "
                 "torch.nn.utils.prune.remove."
             )
@@ -160,8 +189,8 @@ def _refusal(entry: _Entry, structured: bool, reason: str) -> WeightNameError:
 
 
 def _unknown(name: str, entries: list[_Entry], structured: bool) -> WeightNameError:
-    own = [entry.name for entry in entries if entry.name.startswith(f"{name}.")]
-    good = [entry.name for entry in entries if _why_not(entry, structured) is None]
+    own = [entry.names[0] for entry in entries if entry.names[0].startswith(f"{name}.")]
+    good = [entry.names[0] for entry in entries if _why_not(entry, structured) is None]
     if own:
         hint = f" It is a module; its parameters are {', '.join(own[:4])}{', ...' if len(own) > 4 else ''}."
     else:
@@ -173,7 +202,7 @@ def _named(
     entries: list[_Entry], names: Iterable[str], computed: dict[str, str], structured: bool
 ) -> list[_Entry]:
     """Return the entries the caller asked for, or raise."""
-    known = {entry.name: entry for entry in entries}
+    known = {entry.names[0]: entry for entry in entries}
     chosen = []
     for name in names:
         if name not in known and any(sign in name for sign in "*?["):
@@ -193,11 +222,11 @@ def _named(
 def _matching(entries: list[_Entry], pattern: str, structured: bool) -> list[_Entry]:
     """Return the weights of convolutions and linear layers that a pattern names, or raise."""
     usable = [e for e in entries if _is_default(e, structured=False) and _why_not(e, structured) is None]
-    found = [entry for entry in usable if _matches(pattern, entry.name)]
+    found = [entry for entry in usable if _matches(pattern, entry.names[0])]
     if not found:
         raise WeightNameError(
             f"The pattern {pattern!r} matches none of the {len(usable)} convolution and linear weights."
-            f"{near_matches(pattern, [entry.name for entry in usable])}"
+            f"{near_matches(pattern, [entry.names[0] for entry in usable])}"
         )
     return found
 
@@ -217,7 +246,9 @@ def _kept(entries: list[_Entry], patterns: Iterable[str]) -> set[int]:
     """Return the ids of the parameters that the patterns keep whole; one that matches nothing raises."""
     kept: set[int] = set()
     for pattern in patterns:
-        found = {id(entry.parameter) for entry in entries if _matches(pattern, entry.name)}
+        found = {
+            id(entry.parameter) for entry in entries if any(_matches(pattern, name) for name in entry.names)
+        }
         if not found:
             names = [entry.name for entry in entries]
             modules = [name.rsplit(".", 1)[0] for name in names if "." in name]
@@ -229,8 +260,15 @@ def _kept(entries: list[_Entry], patterns: Iterable[str]) -> set[int]:
     return kept
 
 
-def _check_initialised(entries: list[_Entry]) -> None:
-    for entry in entries:
+def _rescaled(item: Computed) -> str:
+    return (
+        f"{item.weight} is normalised over all its filters: masking some rescales those that stay, "
+        f"as masking the first half would by {item.rescaled:.0%}."
+    )
+
+
+def _check_initialised(model: nn.Module) -> None:
+    for entry in _entries(model, {}):
         if is_lazy(entry.parameter):
             raise InputError(
                 f"The weight {entry.name} of {type(entry.owner).__name__} has no shape yet. "
@@ -239,19 +277,26 @@ def _check_initialised(entries: list[_Entry]) -> None:
 
 
 def find_targets(
-    model: nn.Module, *, structured: bool, weights: Iterable[str] | None = None, keep: Iterable[str] = ()
+    model: nn.Module,
+    *,
+    structured: bool,
+    weights: Iterable[str] | None = None,
+    keep: Iterable[str] = (),
+    plain: bool = False,
 ) -> TargetPlan:
     """Return the weights to prune, in model order.
 
     structured: whole channels go (no linear weights by default). weights: names that replace the default
     targets; a pattern such as ``*`` or ``encoder.*`` names convolution and linear weights.
     keep: fnmatch patterns of weight or module names to keep whole; a module's name covers all it holds.
+    plain: leave weights whole that are computed from other parameters, as unstructured methods do.
     Raises `WeightNameError` for names that do not exist (with near matches) or cannot be pruned, and for
     patterns that match nothing; `InputError` when nothing is left to prune.
     """
-    entries = list(_entries(model))
-    _check_initialised(entries)
-    computed = _computed_weights(model)
+    _check_initialised(model)
+    found_computed = computed_weights(model) if structured and not plain else {}
+    entries = list(_entries(model, found_computed))
+    computed = _left_whole(model, found_computed, structured, plain)
     if weights is None:
         chosen = [entry for entry in entries if _is_default(entry, structured)]
     else:
@@ -267,7 +312,11 @@ def find_targets(
     plan = TargetPlan(
         targets=tuple(replace(found[key], name=name) for name, key in shared_once if key not in kept),
         kept=tuple(name for name, key in shared_once if key in kept),
-        notes=_notes(chosen, structured, computed if weights is None else {}),
+        notes=_notes(chosen, structured, computed if weights is None else {})
+        + tuple(
+            _rescaled(found_computed[e.name]) for e in chosen if e.alias and found_computed[e.name].rescaled
+        ),
+        computed=found_computed,
     )
     if not plan.targets:
         raise _nothing_left(plan, structured)

@@ -8,9 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
-from torch.nn.utils.prune import BasePruningMethod
-from torch.nn.utils.spectral_norm import SpectralNorm
-from torch.nn.utils.weight_norm import WeightNorm
 
 from torchthin.thinning.attributes import attributes_after
 from torchthin.thinning.recipe import Recipe, check_fits, cut
@@ -51,22 +48,12 @@ def mirrored_tensors(module: nn.Module) -> dict[str, Tensor]:
     own = {name: t for name, t in {**module._parameters, **module._buffers}.items() if t is not None}
     for suffix in ("_orig", "_v"):
         for name in [name for name in own if name.endswith(suffix)]:
-            own.setdefault(name.removesuffix(suffix), own[name])
+            own.setdefault(name.removesuffix(suffix) or name, own[name])
     if parametrize.is_parametrized(module):
         parametrizations: Any = module.parametrizations
         for name, holder in parametrizations.items():
             own[name] = max(holder.parameters(recurse=False), key=Tensor.numel)
     return own
-
-
-def recompute_(model: nn.Module) -> None:
-    """Compute afresh the plain attributes that torch's hooks would compute before the next forward pass."""
-    for module in model.modules():
-        for hook in module._forward_pre_hooks.values():
-            if isinstance(hook, SpectralNorm):  # its call would also take a step of the power iteration
-                setattr(module, hook.name, hook.compute_weight(module, do_power_iteration=False))
-            elif isinstance(hook, (BasePruningMethod, WeightNorm)):
-                hook(module, ())
 
 
 def thin_copy(model: nn.Module, recipe: Recipe, prepare: Exchange | None = None) -> nn.Module:

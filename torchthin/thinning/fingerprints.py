@@ -58,9 +58,14 @@ class ReferenceDigests(ReferenceMode):
     """A reference that takes fingerprints."""
 
     def __init__(
-        self, labels: Labels, kept: Kept, known: Sequence[Constant] | None, placed: Container[int]
+        self,
+        labels: Labels,
+        kept: Kept,
+        known: Sequence[Constant] | None,
+        placed: Container[int],
+        settled: Container[int],
     ) -> None:
-        super().__init__(labels, kept, known, placed)
+        super().__init__(labels, kept, known, placed, settled)
         self.labels = labels
         self.digests = _Digests(labels, kept)
 

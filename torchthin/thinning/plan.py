@@ -11,10 +11,12 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
+from torchthin.computed import computed_weights
 from torchthin.errors import InputError, ProofError, one_line
-from torchthin.thinning.build import tensors_of
+from torchthin.thinning.build import tensors_of, thin_copy
 from torchthin.thinning.constants import folded_tensors
 from torchthin.thinning.recipe import Recipe
+from torchthin.thinning.rescale import rescaled_tensors
 from torchthin.thinning.search import Decide, Proposal, Search
 from torchthin.thinning.trial import Diverged, Success, Trial
 from torchthin.trace.clone import clone, share
@@ -87,13 +89,16 @@ def find_plan(
     Raises:
         ProofError: when no recipe was found within the allowed rounds.
     """
+    computed = tuple(computed_weights(model).values())
     search = _search(model, inputs, decide, graph or trace(model, inputs))
     warm = False
     for rounds in range(1, ROUNDS + 1):
         proposal = search.propose()
         if not proposal.recipe:
             return Plan(proposal, Success(proposal.recipe, (), None, (), ()), rounds)
-        trial = Trial(model, inputs, proposal.labels, proposal.kept, proposal.decision.masks, proposal.recipe)
+        trial = Trial(
+            model, inputs, proposal.labels, proposal.kept, proposal.decision.masks, proposal.recipe, computed
+        )
         try:
             outcome = trial.run(prove=prove, doubtful=search.doubtful(proposal))
         except Diverged as error:
@@ -116,22 +121,25 @@ def _search(model: nn.Module, inputs: Inputs, decide: Decide, graph: OpGraph) ->
 
 
 def folded_values(model: nn.Module, plan: Plan) -> dict[str, Tensor]:
-    """Return the contents after thinning of every tensor that takes a constant.
+    """Return the contents after thinning of every tensor that takes a constant or keeps a computed weight as it was.
 
     Args:
         model: full-size model that the plan was made for.
         plan: its outcome says which constants go where.
     """
-    if not plan.outcome.folds:
-        return {}
     tensors = tensors_of(model)
     changed = {fold.name for fold in plan.outcome.folds}
     recipe = plan.recipe
-    return {
+    values = {
         name: tensor
         for name, tensor in folded_tensors(plan.outcome.folds, recipe, tensors, plan.proposal.kept).items()
         if name in changed
     }
+    computed = computed_weights(model)
+    if computed:
+        for changes in rescaled_tensors(model, thin_copy(model, recipe), recipe, computed.values()).values():
+            values.update(changes)
+    return values
 
 
 def inexact_layers(plan: Plan) -> tuple[str, ...]:

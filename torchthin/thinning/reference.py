@@ -94,7 +94,8 @@ def indices(keep: BoolArray, like: Tensor) -> Tensor:
 class ReferenceMode(CountingMode):
     """Runs the masked model as the thinned one must behave; collects constants on the way, or takes those `known`.
 
-    Ops in `placed` find their constant in the bias already.
+    Ops in `placed` find their constant in the bias already; those in `settled` compute weights that stay what they were,
+    although their statistics lose channels.
     """
 
     def __init__(
@@ -103,9 +104,11 @@ class ReferenceMode(CountingMode):
         kept: Kept,
         known: Sequence[Constant] | None = None,
         placed: Container[int] = (),
+        settled: Container[int] = (),
     ) -> None:
         super().__init__()
         self._placed = placed
+        self._settled = settled
         self._known = None if known is None else {constant.op.index: constant.delta for constant in known}
         self._kept = kept
         self._contractions = labels.contractions
@@ -122,7 +125,7 @@ class ReferenceMode(CountingMode):
             return func(*args, **kwargs)
         if self.completed in self._contractions:
             return self._contract(op, self._contractions[self.completed], func, args, kwargs)
-        if self.completed in self._statistics:
+        if self.completed in self._statistics and self.completed not in self._settled:
             return self._leave_out(op, func, args, kwargs)
         return func(*args, **kwargs)
 
@@ -195,12 +198,21 @@ class ReferenceMode(CountingMode):
         return type(result)(full) if isinstance(result, (list, tuple)) else full[0]
 
     def _restore(self, ref: Ref, tensor: Tensor, place: Tensor) -> Tensor:
-        """Put what stays back into full size, zeros elsewhere, laid out as `place`."""
-        for axis, keep in self._kept.cut_axes(ref.value).items():
-            shape = list(tensor.shape)
-            shape[axis] = keep.size
-            tensor = tensor.new_zeros(shape).index_copy(axis, indices(keep, tensor), tensor)
-        return torch.empty_like(place).copy_(tensor)
+        """Put what stays back into full size, laid out as `place`."""
+        cuts = self._kept.cut_axes(ref.value)
+        if not cuts:
+            return torch.empty_like(place).copy_(tensor)
+        # What goes from a part of a weight keeps its value: something may be divided by it.
+        full = (
+            torch.zeros_like(place) if ref.value in self._from_input else torch.empty_like(place).copy_(place)
+        )
+        where = [indices(cuts[d], tensor) if d in cuts else slice(None) for d in range(place.dim())]
+        positions = torch.meshgrid(
+            *(torch.arange(place.shape[d], device=tensor.device)[kept] for d, kept in enumerate(where)),
+            indexing="ij",
+        )
+        full[positions] = tensor
+        return full
 
 
 def _convolved(given: Mapping[str, Any], values: Tensor) -> Tensor:

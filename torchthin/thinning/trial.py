@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
+from torchthin.computed import Computed
 from torchthin.errors import InputError
 from torchthin.labels.propagate import Labels
 from torchthin.proof import Proof, can_double, compare, in_double, joined
@@ -18,6 +19,7 @@ from torchthin.thinning.constants import Fold, folded_tensors, plan_folds
 from torchthin.thinning.fingerprints import ReferenceDigests, first_difference, run
 from torchthin.thinning.recipe import Recipe
 from torchthin.thinning.reference import Constant, Kept, ReferenceMode
+from torchthin.thinning.rescale import rescaled_tensors, settled_ops
 from torchthin.trace.clone import clone
 from torchthin.trace.inputs import Inputs, call, refreshed
 from torchthin.trace.opgraph import BRANCH, Op
@@ -67,6 +69,8 @@ class _Pair:
     reference: ReferenceMode
     expected: Any
     """Outputs of the reference."""
+    settled: frozenset[int]
+    """Ops of weights that a rescaled tensor keeps as they were."""
 
     @property
     def placed(self) -> frozenset[int]:
@@ -85,6 +89,8 @@ class Trial:
     kept: Kept
     masks: Mapping[str, Tensor]
     recipe: Recipe
+    computed: tuple[Computed, ...] = ()
+    """Weights that layers compute from other parameters."""
 
     def run(self, *, prove: bool, doubtful: bool) -> Failure | Success:
         """Run the trial.
@@ -126,7 +132,7 @@ class Trial:
         proof = compare(plain, pair.expected, run(pair.small, given, CountingMode()), double)
         if double and proof.holds:
             fresh = refreshed(given, seed=1)
-            reference = ReferenceMode(self.labels, self.kept, met.constants, pair.placed)
+            reference = ReferenceMode(self.labels, self.kept, met.constants, pair.placed, pair.settled)
             again = run(pair.carrier, fresh, reference)
             proof = joined([proof, compare(None, again, run(pair.small, fresh, CountingMode()), double)])
         if not proof.holds or proof.vacuous:
@@ -141,7 +147,10 @@ class Trial:
     def _pair(self, double: bool) -> _Pair | Failure:
         """Run the reference, and make the thinned model that takes over its constants."""
         masked = self._masked(double)
-        reference = ReferenceMode(self.labels, self.kept)
+        prepared = {name: self._prepared(name, t, double) for name, t in tensors_of(self.model).items()}
+        scaled = rescaled_tensors(masked, self._small(double, self.recipe), self.recipe, self.computed)
+        settled = settled_ops(self.labels, scaled)
+        reference = ReferenceMode(self.labels, self.kept, settled=settled)
         try:
             expected = run(masked, in_double(self.inputs, double), reference)
         except Exception as error:  # whatever the user's code raises
@@ -159,19 +168,21 @@ class Trial:
             return Failure(homeless[0].op.index, "the constant of its dead channels has no bias to go to")
         values = folded_tensors(folds, self.recipe, prepared, self.kept)
         recipe = _with_added(self.recipe, folds, values)
+        for changes in scaled.values():
+            values.update(changes)
         small = self._small(double, recipe)
         with torch.no_grad():
             for name, tensor in tensors_of(small).items():
                 if name in values:
                     tensor.copy_(values[name])
-        pair = _Pair(masked, masked, small, recipe, tuple(folds), reference, expected)
+        pair = _Pair(masked, masked, small, recipe, tuple(folds), reference, expected, settled)
         return self._carried(pair, double) if pair.placed else pair
 
     def _carried(self, pair: _Pair, double: bool) -> _Pair:
         """Let the reference hold constants where the thinned model does, since rounding a bias changes them."""
         changes = {fold.name: fold.change for fold in pair.folds if fold.carried}
         carrier = self._masked(double, changes)
-        mode = ReferenceMode(self.labels, self.kept, pair.reference.constants, pair.placed)
+        mode = ReferenceMode(self.labels, self.kept, pair.reference.constants, pair.placed, pair.settled)
         expected = run(carrier, in_double(self.inputs, double), mode)
         return replace(pair, carrier=carrier, expected=expected)
 
@@ -182,8 +193,10 @@ class Trial:
         """
         moved = {index for fold in pair.folds for index in fold.between}
         grown = {fold.constant.op.source.module for fold in pair.folds if fold.new}
-        moved |= {op.index for op in self.labels.graph.ops if _inside(op.source.module, grown)}
-        reference = ReferenceDigests(self.labels, self.kept, pair.reference.constants, pair.placed)
+        moved |= {op.index for op in self.labels.graph.ops if _inside(op.source.module, grown)} | pair.settled
+        reference = ReferenceDigests(
+            self.labels, self.kept, pair.reference.constants, pair.placed, pair.settled
+        )
         different = first_difference(pair.carrier, pair.small, inputs, reference, double, moved, grown)
         return None if different is None else Failure(different, DIFFERENT)
 
