@@ -140,6 +140,7 @@ def prune_with(model: nn.Module, config: PruneConfig, example_inputs: Any = None
         weights=config.weights,
         keep=config.keep,
         plain=config.compat is not None,
+        coupled=example_inputs is not None and config.rule.structured and config.compat is None,
     )
     check_values(model, {target.name for target in plan.targets})
     inputs = None if example_inputs is None else on_device_of(model, as_inputs(example_inputs))
@@ -176,11 +177,13 @@ def _prune_groups(model: nn.Module, plan: TargetPlan, config: PruneConfig, input
     found = find_plan(model, inputs, decide)
     decision = found.proposal.decision
     masks = dict(decision.masks)
-    filters, asked = _asked_of_groups(model, found, config, decide.axes, masks)
+    biases = [name for name in masks if name not in decide.axes]
+    ranked = {name: mask for name, mask in masks.items() if name in decide.axes}
+    filters, asked = _asked_of_groups(model, found, config, decide.axes, ranked)
     masked = clone(model, lambda name, t: t.detach() * masks[name] if name in masks else duplicate(name, t))
     report = build_report(
         masked,
-        masks,
+        ranked,
         filters,
         config,
         schedule=planned,
@@ -188,7 +191,8 @@ def _prune_groups(model: nn.Module, plan: TargetPlan, config: PruneConfig, input
         kept=plan.kept,
         notes=(
             *plan.notes,
-            *_frozen_targets(found, decide.axes, masks),
+            *_frozen_targets(found, decide.axes, ranked),
+            *_silenced(biases),
             *filter(None, [found.proposal.labels.graph.note]),
         ),
     )
@@ -218,6 +222,15 @@ def _asked_of_groups(
     if config.scope == "global":
         return filters, prune_count(config.target_sparsity, sum(group.size for group in groups))
     return filters, sum(asked.values())
+
+
+def _silenced(biases: list[str]) -> tuple[str, ...]:
+    if not biases:
+        return ()
+    listed = f"{', '.join(biases[:4])}{', ...' if len(biases) > 4 else ''}"
+    return (
+        f"The biases of hidden states that go are masked with them (they would keep the states moving): {listed}.",
+    )
 
 
 def _frozen_targets(found: Plan, axes: Mapping[str, int], masks: Mapping[str, Tensor]) -> tuple[str, ...]:

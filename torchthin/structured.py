@@ -95,8 +95,25 @@ def masks_of(
     """
     decided = [group for group in groups if group.name in keeps]
     named = {name for group in decided for name in makers(group, axes)} | set(targets)
-    masks = channel_masks(decided, keeps, model, {name: axes[name] for name in axes if name in named})
+    filters = {name: axes[name] for name in axes if name in named}
+    masks = channel_masks(decided, keeps, model, {**filters, **state_biases(model, filters)})
     return masks_of_sources(masks, model, computed_weights(model) if computed is None else computed)
+
+
+def state_biases(model: nn.Module, filters: Iterable[str]) -> dict[str, int]:
+    """Return the biases of recurrent layers whose weights are masked -> their filter axis.
+
+    A hidden state whose weights are zero goes on moving by its biases, differently at every step: it is dead only
+    without them.
+    """
+    found = {}
+    for path, module in model.named_modules():
+        if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
+            prefix = f"{path}." if path else ""
+            names = [name for name, _ in module.named_parameters(recurse=False)]
+            if any(f"{prefix}{name}" in filters for name in names):
+                found.update({f"{prefix}{name}": 0 for name in names if name.startswith("bias_")})
+    return found
 
 
 def masks_of_sources(

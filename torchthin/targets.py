@@ -76,6 +76,8 @@ class _Entry:
     parameter: nn.Parameter
     alias: str = ""
     """Name of the computed weight."""
+    recurrent: bool = False
+    """Filters are parts of hidden states, which only a channel graph shows."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -83,14 +85,15 @@ class _Entry:
         return (self.alias, self.name) if self.alias else (self.name,)
 
 
-def _entries(model: nn.Module, computed: Mapping[str, Computed]) -> Iterator[_Entry]:
+def _entries(model: nn.Module, computed: Mapping[str, Computed], coupled: bool = False) -> Iterator[_Entry]:
     """Yield every name of every parameter, also the second names of shared ones, in model order."""
     for prefix, module in model.named_modules(remove_duplicate=False):
         for local, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
             name = f"{prefix}.{local}" if prefix else local
             item = computed.get(name)
             if item is None or item.masked is None:
-                yield _Entry(name, module, local, parameter)
+                states = coupled and isinstance(module, nn.RNNBase | nn.RNNCellBase)
+                yield _Entry(name, module, local, parameter, recurrent=states and parameter.dim() > 1)
             else:
                 path, _, local = item.weight.rpartition(".")
                 yield _Entry(name, model.get_submodule(path), local, parameter, item.weight)
@@ -170,7 +173,7 @@ def _why_not(entry: _Entry, structured: bool) -> str | None:
         return "another weight is computed from it"
     if len(shape) < 2:
         return f"it is a {len(shape)}-d {entry.local} of {owner}"
-    if structured and _is_torch_layer(entry.owner) and not layer:
+    if structured and _is_torch_layer(entry.owner) and not layer and not entry.recurrent:
         return f"the filters of {owner} cannot go one by one"
     return None
 
@@ -221,11 +224,15 @@ def _named(
 
 def _matching(entries: list[_Entry], pattern: str, structured: bool) -> list[_Entry]:
     """Return the weights of convolutions and linear layers that a pattern names, or raise."""
-    usable = [e for e in entries if _is_default(e, structured=False) and _why_not(e, structured) is None]
+    usable = [
+        e
+        for e in entries
+        if (_is_default(e, structured=False) or e.recurrent) and _why_not(e, structured) is None
+    ]
     found = [entry for entry in usable if _matches(pattern, entry.names[0])]
     if not found:
         raise WeightNameError(
-            f"The pattern {pattern!r} matches none of the {len(usable)} convolution and linear weights."
+            f"The pattern {pattern!r} matches none of the {len(usable)} weights that can be pruned."
             f"{near_matches(pattern, [entry.names[0] for entry in usable])}"
         )
     return found
@@ -283,6 +290,7 @@ def find_targets(
     weights: Iterable[str] | None = None,
     keep: Iterable[str] = (),
     plain: bool = False,
+    coupled: bool = False,
 ) -> TargetPlan:
     """Return the weights to prune, in model order.
 
@@ -290,12 +298,13 @@ def find_targets(
     targets; a pattern such as ``*`` or ``encoder.*`` names convolution and linear weights.
     keep: fnmatch patterns of weight or module names to keep whole; a module's name covers all it holds.
     plain: leave weights whole that are computed from other parameters, as unstructured methods do.
+    coupled: a channel graph will be known, so that hidden states of recurrent layers may be named as well.
     Raises `WeightNameError` for names that do not exist (with near matches) or cannot be pruned, and for
     patterns that match nothing; `InputError` when nothing is left to prune.
     """
     _check_initialised(model)
     found_computed = computed_weights(model) if structured and not plain else {}
-    entries = list(_entries(model, found_computed))
+    entries = list(_entries(model, found_computed, coupled))
     computed = _left_whole(model, found_computed, structured, plain)
     if weights is None:
         chosen = [entry for entry in entries if _is_default(entry, structured)]

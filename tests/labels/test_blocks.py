@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from torchthin.groups import Group
 from torchthin.labels.components import Grouping, producers
 from torchthin.labels.propagate import Labels
 from torchthin.selection import select_channels
@@ -53,20 +52,7 @@ class AtRandom:
         groups = [group for group in grouping.groups.groups if makers(group, axes)]
         random = np.random.default_rng(0)
         keeps = select_channels(groups, {g.name: random.random(g.size) for g in groups}, 0.5)
-        return Decision(
-            keeps, {**masks_of(groups, keeps, self.model, axes, ()), **self._silenced(groups, keeps)}
-        )
-
-    def _silenced(self, groups: list[Group], keeps: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Masks of recurrent biases: without them a dead state would not stay at zero."""
-        masks: dict[str, Tensor] = {}
-        for group in groups:
-            for member in group.members:
-                if ".bias_" in member.parameter:
-                    size = self.model.get_parameter(member.parameter).shape[0]
-                    mask = masks.setdefault(member.parameter, torch.ones(size, dtype=torch.bool))
-                    mask[torch.from_numpy(member.of(keeps[group.name]))] = False
-        return masks
+        return Decision(keeps, masks_of(groups, keeps, self.model, axes, ()))
 
 
 def conv(i: int, o: int, k: int = 1, **more: Any) -> nn.Conv2d:
@@ -129,6 +115,13 @@ for kind in (nn.LSTM, nn.GRU, nn.RNN):
     )
 tokens("LSTM, last state", "a r", lambda s, x: s.r(x)[1][0][-1], r=lambda: nn.LSTM(8, 8, batch_first=True))
 tokens("GRUCell", "a r", lambda s, x: s.r(x[:, 0], x[:, 1]), r=lambda: nn.GRUCell(8, 8))
+tokens("LSTMCell in a loop", "a r", lambda s, x: in_loop(s.r, x), r=lambda: nn.LSTMCell(8, 8))
+tokens(
+    "LSTM with a projection",
+    "a r",
+    lambda s, x: s.r(x)[0],
+    r=lambda: nn.LSTM(8, 12, 2, proj_size=8, batch_first=True),
+)
 
 tokens(
     "LSTM on packed sequences",
@@ -136,6 +129,15 @@ tokens(
     lambda s, x: unpacked(s.r, x),
     r=lambda: nn.LSTM(8, 8, batch_first=True),
 )
+
+
+def in_loop(cell: nn.Module, x: Tensor) -> Tensor:
+    state = None
+    for step in x.unbind(1):
+        state = cell(step, state)
+    assert state is not None
+    hidden: Tensor = state[0]
+    return hidden
 
 
 def unpacked(layer: nn.Module, x: Tensor) -> Tensor:

@@ -99,7 +99,13 @@ def _embedding(module: nn.Embedding, before: Shapes, after: Shapes) -> dict[str,
 @mirrors(nn.RNNBase)
 def _recurrent(module: nn.RNNBase, before: Shapes, after: Shapes) -> dict[str, Any]:
     gates = before["weight_hh_l0"][0] // module.hidden_size
-    return {"input_size": after["weight_ih_l0"][1], "hidden_size": after["weight_hh_l0"][0] // gates}
+    sizes = {"input_size": after["weight_ih_l0"][1], "hidden_size": after["weight_hh_l0"][0] // gates}
+    return {**sizes, "proj_size": after["weight_hr_l0"][0]} if "weight_hr_l0" in after else sizes
+
+
+@mirrors(nn.RNNCellBase)
+def _recurrent_cell(module: nn.RNNCellBase, before: Shapes, after: Shapes) -> dict[str, Any]:
+    return {"input_size": after["weight_ih"][1], "hidden_size": after["weight_hh"][1]}
 
 
 @mirrors(nn.MultiheadAttention)

@@ -57,24 +57,23 @@ def plan_folds(
     if not constants:
         return [], []
     places = _Places(model, labels, tensors)
-    folds: dict[str, Fold] = {}
+    found: dict[str, list[Fold]] = {}
     homeless: list[Constant] = []
-    asked = Counter(constant.contraction.weight for constant in constants)
     for constant in constants:
         fold = places.find(constant)
         if fold is None:
             homeless.append(constant)
-            continue
-        known = folds.get(fold.name)
-        if known is None:
-            agreed = asked[constant.contraction.weight] >= places.calls(fold.name)
         else:
-            agreed = torch.allclose(known.constant.delta, constant.delta)
-        if agreed:
-            folds[fold.name] = fold
+            found.setdefault(fold.name, []).append(fold)
+    folds = []
+    for name, wanted in found.items():
+        first = wanted[0].constant.delta
+        agreed = all(torch.allclose(first, fold.constant.delta) for fold in wanted[1:])
+        if agreed and len(wanted) >= places.calls(name):
+            folds.append(wanted[0])
         else:
-            homeless.append(constant)
-    return list(folds.values()), homeless
+            homeless.extend(fold.constant for fold in wanted)
+    return folds, homeless
 
 
 class _Places:

@@ -187,6 +187,8 @@ class Search:
         A view that Python code asks for is recorded as a copy and a view: where code raised, the view is to blame.
         """
         ops = self.graph.ops
+        if failure.axes:
+            return next(op for op in ops if op.index == failure.op), list(failure.axes)
         position = next((i for i, op in enumerate(ops) if op.index >= failure.op), len(ops) - 1)
         near = ops[position : position + 3]
         views = [op for op in near[:2] if op.name in VIEWS] if failure.raised else []

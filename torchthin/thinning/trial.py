@@ -41,6 +41,8 @@ class Failure:
     text: str
     raised: bool = False
     """The model's code raised an exception; else it ran and computed something else."""
+    axes: tuple[tuple[int, int], ...] = ()
+    """Values and axes that are to blame, where that is known."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,12 @@ class Trial:
         prepared = {name: self._prepared(name, t, double) for name, t in tensors_of(self.model).items()}
         folds, homeless = plan_folds(self.model, self.labels, reference.constants, prepared)
         if homeless:
-            return Failure(homeless[0].op.index, "the constant of its dead channels has no bias to go to")
+            contraction = homeless[0].contraction
+            return Failure(
+                homeless[0].op.index,
+                "the constant of its dead channels has no bias to go to",
+                axes=((contraction.data, contraction.data_axis),),
+            )
         values = folded_tensors(folds, self.recipe, prepared, self.kept)
         recipe = _with_added(self.recipe, folds, values)
         for changes in scaled.values():
