@@ -18,9 +18,8 @@ from torchthin.labels.components import find_groups, producers
 from torchthin.labels.propagate import propagate
 from torchthin.structured import ByImportance
 from torchthin.targets import find_targets
-from torchthin.thinning.apply import apply_
+from torchthin.thinning.build import thin_copy
 from torchthin.thinning.plan import find_plan, trace
-from torchthin.trace.clone import clone, duplicate
 from torchthin.trace.inputs import as_inputs
 
 SHARE = 0.5
@@ -108,7 +107,7 @@ def _unproved(model: nn.Module, inputs: Inputs) -> int:
     targets = find_targets(model, structured=True, weights=config.weights).targets
     decide = ByImportance(model, targets, frozenset(), SHARE, config.scope, config.rule.criterion)
     plan = find_plan(model, as_inputs(inputs), decide, prove=False)
-    apply_(clone(model, duplicate), plan.recipe)
+    thin_copy(model, plan.recipe)
     return plan.rounds
 
 

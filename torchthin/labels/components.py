@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from scipy.sparse import coo_matrix
@@ -125,20 +126,19 @@ def _build(
     members: dict[int, list[tuple[str, int, IntArray, IntArray]]] = {}
     sizes: dict[int, int] = {}
     for name, axis, comps in axes:
-        for kind, positions in _runs(kinds[comps]):
+        new_places = np.flatnonzero((channel[comps] < 0) & (kinds[comps] >= 0))
+        for kind, run in _runs(kinds[comps[new_places]]):  # the first axis of its kind numbers the channels
             group = int(owner[kind])
-            met = comps[positions]
-            if channel[met[0]] < 0:  # the first axis of its kind numbers the channels
-                new = met[np.sort(np.unique(met, return_index=True)[1])]
-                start = sizes.get(group, 0)
-                channel[new] = np.arange(start, start + new.size)
-                sizes[group] = start + new.size
-                order.setdefault(group, []).append(new)
-            numbers = channel[met]
-            sorting = np.argsort(numbers, kind="stable")
-            indices = positions[sorting].reshape(kind_sizes[kind], -1)
-            covered = numbers[sorting][:: indices.shape[1]]
-            members.setdefault(group, []).append((name, axis, indices, covered))
+            met = comps[new_places[run]]
+            new = met[np.sort(np.unique(met, return_index=True)[1])]
+            start = sizes.get(group, 0)
+            channel[new] = np.arange(start, start + new.size)
+            sizes[group] = start + new.size
+            order.setdefault(group, []).append(new)
+        numbers = channel[comps]
+        for kind, positions in _runs(kinds[comps], numbers):
+            indices = positions.reshape(kind_sizes[kind], -1)
+            members.setdefault(int(owner[kind]), []).append((name, axis, indices, numbers[indices[:, 0]]))
     coupled: dict[int, list[IntArray]] = {}
     for balance in balances:
         met = balance[balance >= 0]
@@ -146,26 +146,24 @@ def _build(
         coupled.setdefault(group, []).append(np.where(balance < 0, -1, channel[balance]))
     groups = []
     channels: dict[str, IntArray] = {}
-    for group in sorted(
-        members, key=lambda g: next(i for i, a in enumerate(axes) if a[0] == members[g][0][0])
-    ):
-        name = _name(members[group], channels)
+    for group, met_members in members.items():
+        name = _name(met_members, channels)
         size = sizes[group]
         listed = tuple(
             Member(n, a, indices, None if covered.size == size else covered)
-            for n, a, indices, covered in members[group]
+            for n, a, indices, covered in met_members
         )
         groups.append(Group(name, size, listed, balances=tuple(coupled.get(group, ()))))
         channels[name] = np.concatenate(order[group])
     return tuple(groups), channels
 
 
-def _runs(kinds: IntArray) -> Iterator[tuple[int, IntArray]]:
-    """Yield every kind on an axis with its positions, ascending; frozen positions are left out."""
-    sorting = np.argsort(kinds, kind="stable")
+def _runs(kinds: IntArray, numbers: IntArray | None = None) -> Iterator[tuple[int, IntArray]]:
+    """Yield every kind on an axis with its positions, ascending, by `numbers` first; frozen positions are left out."""
+    sorting = np.argsort(kinds, kind="stable") if numbers is None else np.lexsort((numbers, kinds))
     ordered = kinds[sorting]
-    starts = np.flatnonzero(np.diff(ordered, prepend=-2))
-    for start, stop in zip(starts, [*starts[1:], ordered.size], strict=True):
+    starts = np.flatnonzero(np.diff(ordered, prepend=-2)).tolist()
+    for start, stop in pairwise([*starts, ordered.size]):
         if ordered[start] >= 0:
             yield int(ordered[start]), sorting[start:stop]
 
@@ -185,11 +183,11 @@ def _frozen(axes: list[tuple[str, int, IntArray]], found: Components, labels: La
     listed = []
     freezes = labels.space.freezes
     for name, axis, comps in axes:
-        numbers, counts = np.unique(found.reason[comps], return_counts=True)
-        for number, count in zip(numbers, counts, strict=True):
-            if number >= 0:
-                text = str(freezes[number][1]) if number < len(freezes) else "padding"
-                listed.append(Frozen(name, axis, int(count), text))
+        reasons = found.reason[comps]
+        numbers, counts = np.unique(reasons[reasons >= 0], return_counts=True)
+        for number, count in zip(numbers.tolist(), counts.tolist(), strict=True):
+            text = str(freezes[number][1]) if number < len(freezes) else "padding"
+            listed.append(Frozen(name, axis, count, text))
     return tuple(listed)
 
 

@@ -62,15 +62,13 @@ def thin_copy(model: nn.Module, recipe: Recipe, prepare: Exchange | None = None)
     Args:
         model: full-size model, left as it is.
         recipe: what goes.
-        prepare: change each tensor before it is cut (mask it, convert it).
+        prepare: change each tensor when it has been cut (mask it, convert it).
     """
     check_fits(recipe, tensors_of(model), dict(model.named_modules()))
 
     def exchange(name: str, tensor: Tensor) -> Tensor:
-        ready = tensor.detach() if prepare is None else prepare(name, tensor)
-        kept = recipe.keep.get(name)
-        if kept is not None:
-            return cut(ready, kept)
+        thin = cut(tensor.detach(), recipe.keep.get(name, {}))
+        ready = thin if prepare is None else prepare(name, thin)
         return ready.clone() if ready.data_ptr() == tensor.data_ptr() else ready
 
     small = clone(model, exchange)

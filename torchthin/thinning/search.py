@@ -264,17 +264,41 @@ class Search:
         return True
 
     def _couple_view(self, index: int, kept: Kept) -> bool:
-        """Let what a view joins shrink as an input of its module does: Python code may use one size for both."""
+        """Let what a view joins shrink as an input of its module does: Python code may use one size for both.
+
+        Other modules of the same class run the same code, so what one has taught holds for all of them.
+        """
         views = [op for op in self.graph.ops if index <= op.index <= index + 2 and op.name in VIEWS]
         for op in views:
-            result = op.outputs[0]
-            assert result is not None
-            for axis, joined in enumerate(kept.labels.values[result.value]):
-                source = self._same_size(op, joined, kept) if isinstance(joined, np.ndarray) else None
-                if source is not None and op.index not in self.couples:
-                    self.couples[op.index] = Couple(op.index, *source, result.value, axis)
-                    return True
+            couple = self._joined_couple(op, kept)
+            if couple is not None:
+                twins = [self._joined_couple(other, kept) for other in self._counterparts(op)]
+                self.couples.update({twin.op: twin for twin in (couple, *twins) if twin is not None})
+                return True
         return False
+
+    def _joined_couple(self, op: Op, kept: Kept) -> Couple | None:
+        result = op.outputs[0]
+        assert result is not None
+        for axis, joined in enumerate(kept.labels.values[result.value]):
+            source = self._same_size(op, joined, kept) if isinstance(joined, np.ndarray) else None
+            if source is not None and op.index not in self.couples:
+                return Couple(op.index, *source, result.value, axis)
+        return None
+
+    def _counterparts(self, op: Op) -> list[Op]:
+        """The ops of the same kind that stand at the same place in other modules of the same class."""
+        kind, own = self._kind(op), type(self.modules.get(op.source.module))
+        places: dict[str, list[Op]] = {}
+        for other in self.graph.ops:
+            if other.name == op.name and self._kind(other) == kind:
+                places.setdefault(other.source.module, []).append(other)
+        place = places.pop(op.source.module).index(op)
+        return [
+            ops[place]
+            for path, ops in places.items()
+            if place < len(ops) and type(self.modules.get(path)) is own
+        ]
 
     def _same_size(self, op: Op, joined: npt.NDArray[np.int64], kept: Kept) -> tuple[int, int] | None:
         """A cut axis of the same size that goes into a contraction of the op's module, with other labels."""

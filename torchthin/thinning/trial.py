@@ -17,7 +17,7 @@ from torchthin.proof import Proof, can_double, compare, in_double, joined
 from torchthin.thinning.build import tensors_of, thin_copy
 from torchthin.thinning.constants import Fold, folded_tensors, plan_folds
 from torchthin.thinning.fingerprints import ReferenceDigests, first_difference, run
-from torchthin.thinning.recipe import Recipe
+from torchthin.thinning.recipe import Recipe, cut
 from torchthin.thinning.reference import Constant, Kept, ReferenceMode
 from torchthin.thinning.rescale import rescaled_tensors, settled_ops
 from torchthin.trace.clone import clone
@@ -149,8 +149,9 @@ class Trial:
     def _pair(self, double: bool) -> _Pair | Failure:
         """Run the reference, and make the thinned model that takes over its constants."""
         masked = self._masked(double)
-        prepared = {name: self._prepared(name, t, double) for name, t in tensors_of(self.model).items()}
-        scaled = rescaled_tensors(masked, self._small(double, self.recipe), self.recipe, self.computed)
+        scaled = {}
+        if self.computed:
+            scaled = rescaled_tensors(masked, self._small(double, self.recipe), self.recipe, self.computed)
         settled = settled_ops(self.labels, scaled)
         reference = ReferenceMode(self.labels, self.kept, settled=settled)
         try:
@@ -164,8 +165,8 @@ class Trial:
                 "what changes from run to run cannot be proved."
             )
         _refuse_nan(expected)
-        prepared = {name: self._prepared(name, t, double) for name, t in tensors_of(self.model).items()}
-        folds, homeless = plan_folds(self.model, self.labels, reference.constants, prepared)
+        tensors = tensors_of(masked)
+        folds, homeless = plan_folds(self.model, self.labels, reference.constants, tensors)
         if homeless:
             contraction = homeless[0].contraction
             return Failure(
@@ -173,7 +174,7 @@ class Trial:
                 "the constant of its dead channels has no bias to go to",
                 axes=((contraction.data, contraction.data_axis),),
             )
-        values = folded_tensors(folds, self.recipe, prepared, self.kept)
+        values = folded_tensors(folds, self.recipe, tensors, self.kept)
         recipe = _with_added(self.recipe, folds, values)
         for changes in scaled.values():
             values.update(changes)
@@ -207,15 +208,18 @@ class Trial:
         different = first_difference(pair.carrier, pair.small, inputs, reference, double, moved, grown)
         return None if different is None else Failure(different, DIFFERENT)
 
-    def _prepared(self, name: str, tensor: Tensor, double: bool) -> Tensor:
+    def _prepared(self, name: str, tensor: Tensor, double: bool, thin: bool = False) -> Tensor:
+        """Mask and convert a tensor of the full-size model or, if `thin`, one that is cut already."""
         tensor = tensor.detach()
         if double and tensor.is_floating_point():
             tensor = tensor.double()
         mask = self.masks.get(name)
+        if mask is not None and thin:
+            mask = cut(mask, self.recipe.keep.get(name, {}))
         return tensor if mask is None else tensor * mask.to(tensor.device)
 
     def _small(self, double: bool, recipe: Recipe) -> nn.Module:
-        return thin_copy(self.model, recipe, lambda name, t: self._prepared(name, t, double))
+        return thin_copy(self.model, recipe, lambda name, t: self._prepared(name, t, double, thin=True))
 
     def _masked(self, double: bool, changes: Mapping[str, Tensor] | None = None) -> nn.Module:
         def own(name: str, tensor: Tensor) -> Tensor:

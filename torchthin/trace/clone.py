@@ -103,10 +103,17 @@ def _is_plain(kind: type[nn.Module]) -> bool:
 
 
 def _copied(value: Any, memo: dict[int, Any]) -> Any:
-    if isinstance(value, _ATOMS):
+    if isinstance(value, _ATOMS) or (type(value) is tuple and all(type(part) in _ATOMS for part in value)):
         return value
-    if type(value) in (dict, OrderedDict, set, list, tuple) and not value:
-        return type(value)()
+    kind = type(value)
+    if id(value) in memo or kind not in (dict, OrderedDict, set, list, tuple):
+        return copy.deepcopy(value, memo)
+    if not value:
+        return kind()
+    if kind in (dict, OrderedDict) and all(type(key) is str for key in value):
+        made = memo[id(value)] = kind()
+        made.update((key, _copied(part, memo)) for key, part in value.items())
+        return made
     return copy.deepcopy(value, memo)
 
 
