@@ -102,7 +102,7 @@ def _refine(logs: torch.Tensor, x: torch.Tensor, y: torch.Tensor, step: tuple[in
 
 @torch.no_grad()
 def predict(
-    model: nn.Module, images: np.ndarray, boxes: np.ndarray, device: str = "cpu", batch_size: int = 50
+    model: nn.Module, images: np.ndarray, boxes: np.ndarray, device: str = "cpu", batch_size: int = 20
 ) -> np.ndarray:
     """Return keypoints (N, 18, 3) of uint8 pictures (N, 3, H, W). The model's training flags are put back."""
     training = [module for module in model.modules() if module.training]
@@ -128,7 +128,7 @@ def _heatmaps(output: Any) -> torch.Tensor:
 
 
 def score(
-    model: nn.Module, data: PoseData, *, name: str, device: str = "cpu", batch_size: int = 50
+    model: nn.Module, data: PoseData, *, name: str, device: str = "cpu", batch_size: int = 20
 ) -> PoseScore:
     """Return the model's score on `data`, which `name` names. Raises InputError when there is nobody."""
     if len(data.images) == 0:

@@ -101,7 +101,7 @@ class Trial:
             prove: compare outputs with the reference; False: check that the thinned model runs.
             doubtful: choices were made, so look for differences op by op first, which is cheaper than a failed proof.
         """
-        small = self._small(False, self.recipe)
+        small = thin_copy(self.model, self.recipe)  # unmasked: of what a mask zeroes nothing stays
         failure = _attempt(small, self.inputs, CountingMode(), nn.Module.eval)
         if failure is None and self.labels.graph.branched:
             failure = _attempt(small, self.inputs, CountingMode(BRANCH), training_branch)

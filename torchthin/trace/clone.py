@@ -13,6 +13,9 @@ from torch.utils._pytree import tree_flatten
 
 from torchthin.errors import InputError
 
+_ATOMS = frozenset({int, float, complex, bool, str, bytes, type(None), torch.dtype, torch.device, type})
+"""Types of attributes that hold nothing and are never copied."""
+
 Exchange = Callable[[str, Tensor], Tensor]
 """(name, tensor) -> the tensor that stands in its place in the copy."""
 
@@ -30,18 +33,12 @@ def plain_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """
     for path, module in model.named_modules():
         for name, value in vars(module).items():
-            if name in {"_parameters", "_buffers", "_modules"} or not isinstance(
-                value, (Tensor, list, tuple, dict)
-            ):
+            if type(value) in _ATOMS or name in {"_parameters", "_buffers", "_modules"}:
                 continue
-            parts = (
-                (value,)
-                if isinstance(value, Tensor)
-                else value.values()
-                if isinstance(value, dict)
-                else value
-            )
-            if not any(isinstance(part, (Tensor, list, tuple, dict)) for part in parts):
+            if not isinstance(value, (Tensor, list, tuple, dict)):
+                continue
+            parts = value.values() if isinstance(value, dict) else value
+            if not isinstance(value, Tensor) and all(type(part) in _ATOMS for part in parts):
                 continue  # nearly all: empty, or a few numbers
             for leaf in tree_flatten(value)[0]:
                 if isinstance(leaf, Tensor):
@@ -80,7 +77,6 @@ def clone(model: nn.Module, exchange: Exchange) -> nn.Module:
         ) from error
 
 
-_ATOMS = (int, float, complex, bool, str, bytes, type(None), torch.dtype, torch.device, type)
 _CUSTOM = ("__deepcopy__", "__reduce__", "__reduce_ex__", "__getstate__")
 
 
@@ -92,7 +88,7 @@ def _copy_plain_modules(model: nn.Module, memo: dict[int, Any]) -> None:
     plain = [module for module in model.modules() if _is_plain(type(module))]
     for module in plain:
         memo[id(module)] = object.__new__(type(module))
-    for module in plain:
+    for module in reversed(plain):  # children first: a copying rule of a parent's own may look at them
         memo[id(module)].__dict__.update({key: _copied(value, memo) for key, value in vars(module).items()})
 
 
@@ -103,9 +99,9 @@ def _is_plain(kind: type[nn.Module]) -> bool:
 
 
 def _copied(value: Any, memo: dict[int, Any]) -> Any:
-    if isinstance(value, _ATOMS) or (type(value) is tuple and all(type(part) in _ATOMS for part in value)):
-        return value
     kind = type(value)
+    if kind in _ATOMS or (kind is tuple and all(type(part) in _ATOMS for part in value)):
+        return value
     if id(value) in memo or kind not in (dict, OrderedDict, set, list, tuple):
         return copy.deepcopy(value, memo)
     if not value:

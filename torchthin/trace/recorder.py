@@ -8,6 +8,7 @@ import random
 import sys
 import weakref
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,11 @@ class CountingMode(TorchDispatchMode):
     def __init__(self, start: int = 0) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.completed = start
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Tell torch not to wrap the dispatch in a guard whose first call imports its compiler: seconds in every process."""
+        return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if torch.is_inference_mode_enabled():  # there torch hands over composite ops whole
@@ -198,8 +204,13 @@ def as_outputs(result: Any) -> list[Tensor | None]:
 
 def by_name(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments of an op by the names in its schema."""
-    names = [argument.name for argument in func._schema.arguments]
-    return {**dict(zip(names, args, strict=False)), **kwargs}
+    return {**dict(zip(argument_names(func), args, strict=False)), **kwargs}
+
+
+@cache  # torch makes new Python objects of the schema at every look
+def argument_names(func: Any) -> tuple[str, ...]:
+    """Return the names of an op's arguments in the order of its schema."""
+    return tuple(argument.name for argument in func._schema.arguments)
 
 
 @contextlib.contextmanager
@@ -219,7 +230,7 @@ def quiet(model: nn.Module) -> Iterator[None]:
     if any(isinstance(module, nn.RNNBase) for module in training):
         torch._C._set_mkldnn_enabled(False)
     try:
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), _uncompiled():
             yield
     finally:
         _set_generators(generators)
@@ -230,6 +241,14 @@ def quiet(model: nn.Module) -> Iterator[None]:
             now.update(before)
         for module, flag in training.items():
             module.training = flag
+
+
+def _uncompiled() -> contextlib.AbstractContextManager[object]:
+    """Let parts under ``torch.compile`` run as they were written (torch 2.6 and later can be asked to)."""
+    if "torch._dynamo" not in sys.modules or not hasattr(torch.compiler, "set_stance"):
+        return contextlib.nullcontext()
+    eager: contextlib.AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
+    return eager
 
 
 def _contents(model: nn.Module) -> list[tuple[dict[Any, Any], dict[Any, Any]]]:
