@@ -165,7 +165,7 @@ class Trial:
                 "what changes from run to run cannot be proved."
             )
         _refuse_nan(expected)
-        tensors = tensors_of(masked)
+        tensors = {name: tensor.detach() for name, tensor in tensors_of(masked).items()}
         folds, homeless = plan_folds(self.model, self.labels, reference.constants, tensors)
         if homeless:
             contraction = homeless[0].contraction
