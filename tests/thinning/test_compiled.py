@@ -12,6 +12,7 @@ from torch import nn
 from torchthin import prune
 
 
+@pytest.mark.filterwarnings("ignore:Using .torch.compile")  # of the hooks that follow modules
 @pytest.mark.skipif(not hasattr(torch.compiler, "set_stance"), reason="torch 2.6 and later can be asked to")
 def test_a_compiled_part_is_thinned_like_a_plain_one() -> None:
     def pruned(compiled: bool) -> int | None:
