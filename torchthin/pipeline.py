@@ -22,7 +22,14 @@ from torchthin.selection import prune_count, select_channels, select_weights
 from torchthin.structured import ByImportance, DeadChannels, effective_weights, masks_of_sources
 from torchthin.targets import TargetPlan, find_targets
 from torchthin.thinning.apply import apply_
-from torchthin.thinning.plan import Plan, find_plan, folded_values, inexact_layers
+from torchthin.thinning.plan import (
+    Plan,
+    find_plan,
+    folded_values,
+    inexact_layers,
+    rescaled_layers,
+    silenced_biases,
+)
 from torchthin.thinning.recipe import Recipe
 from torchthin.trace.clone import clone, duplicate
 from torchthin.trace.inputs import Inputs, as_inputs, on_device_of, own_example
@@ -36,7 +43,7 @@ class PruneResult:
     model: nn.Module = field(repr=False)
     """A copy of the caller's model: thinned when that was asked, else with the masked weights at zero."""
     masks: Mapping[str, Tensor] = field(repr=False)
-    """Weight name -> bool tensor of its shape, True = keep."""
+    """Weight name (seldom bias name) -> bool tensor of its shape, True = keep."""
     report: PruneReport
     recipe: Recipe | None = field(default=None, repr=False)
     """What thins the model; None without example inputs or when nothing can be removed."""
@@ -180,7 +187,8 @@ def _prune_groups(model: nn.Module, plan: TargetPlan, config: PruneConfig, input
     biases = [name for name in masks if name not in decide.axes]
     ranked = {name: mask for name, mask in masks.items() if name in decide.axes}
     filters, asked = _asked_of_groups(model, found, config, decide.axes, ranked)
-    masked = clone(model, lambda name, t: t.detach() * masks[name] if name in masks else duplicate(name, t))
+    zeroed = {**masks, **decision.silenced}
+    masked = clone(model, lambda name, t: t.detach() * zeroed[name] if name in zeroed else duplicate(name, t))
     report = build_report(
         masked,
         ranked,
@@ -193,12 +201,13 @@ def _prune_groups(model: nn.Module, plan: TargetPlan, config: PruneConfig, input
             *plan.notes,
             *_frozen_targets(found, decide.axes, ranked),
             *_silenced(biases),
+            *silenced_biases(found),
             *filter(None, [found.proposal.labels.graph.note]),
         ),
     )
     if not config.thin:
-        return PruneResult(masked, masks, report, found.recipe or None, found.outcome.proof)
-    return _thinned(masked, masks, found, report, inputs)
+        return PruneResult(masked, zeroed, report, found.recipe or None, found.outcome.proof)
+    return _thinned(masked, zeroed, found, report, inputs)
 
 
 def _asked_of_groups(
@@ -256,7 +265,7 @@ def _thinned(
     )
     report = replace(
         report,
-        notes=(*report.notes, *removed),
+        notes=(*report.notes, *removed, *rescaled_layers(found)),
         macs=before.macs,
         thinned_parameters=after.parameters,
         thinned_parameter_bytes=after.parameter_bytes,
@@ -284,9 +293,10 @@ def prune(
 
     Structured methods mask ``floor(target_sparsity * n)`` whole filters of every layer (all layers together
     with ``scope="global"``), ``agp-unstructured`` that share of the single weights; ties go by index. Only
-    weights are set to
-    zero: biases and BatchNorm keep their values. AGP (Zhu & Gupta 2017) grows the sparsity over `agp_steps`
-    virtual steps; the steps change the outcome only where training runs between them.
+    weights are set to zero: biases and BatchNorm keep their values. (Of channels whose constant no layer could
+    take over when they are removed the biases are masked too, and a note of the report names them.) AGP (Zhu &
+    Gupta 2017) grows the sparsity over `agp_steps` virtual steps; the steps change the outcome only where
+    training runs between them.
 
     example_inputs: a tensor, a tuple of positional or a dict of keyword arguments of the model. With them,
     structured methods decide per group of coupled layers, keep output layers, and what they mask can be

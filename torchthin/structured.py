@@ -65,7 +65,9 @@ class ByImportance:
         ]
         scores = group_scores(groups, weights, axes, self.criterion)
         keeps = select_channels(groups, scores, self.target_sparsity, self.scope)
-        return Decision(keeps, masks_of(groups, keeps, self.model, axes, targets, self.computed))
+        return Decision(
+            keeps, masks_of(groups, keeps, self.model, axes, targets, self.computed), silence=True
+        )
 
 
 def maskable(

@@ -18,6 +18,7 @@ from torchthin.thinning.constants import folded_tensors
 from torchthin.thinning.recipe import Recipe
 from torchthin.thinning.rescale import rescaled_tensors
 from torchthin.thinning.search import Decide, Proposal, Search
+from torchthin.thinning.temperature import tempered_tensors
 from torchthin.thinning.trial import Diverged, Success, Trial
 from torchthin.trace.clone import clone, share
 from torchthin.trace.inputs import Inputs
@@ -97,7 +98,14 @@ def find_plan(
         if not proposal.recipe:
             return Plan(proposal, Success(proposal.recipe, (), None, (), ()), rounds)
         trial = Trial(
-            model, inputs, proposal.labels, proposal.kept, proposal.decision.masks, proposal.recipe, computed
+            model,
+            inputs,
+            proposal.labels,
+            proposal.kept,
+            {**proposal.decision.masks, **proposal.decision.silenced},
+            proposal.recipe,
+            search.factors(),
+            computed,
         )
         try:
             outcome = trial.run(prove=prove, doubtful=search.doubtful(proposal))
@@ -121,25 +129,43 @@ def _search(model: nn.Module, inputs: Inputs, decide: Decide, graph: OpGraph) ->
 
 
 def folded_values(model: nn.Module, plan: Plan) -> dict[str, Tensor]:
-    """Return the contents after thinning of every tensor that takes a constant or keeps a computed weight as it was.
+    """Return the contents after thinning of every tensor that takes a constant or a factor, or keeps a computed weight as it was.
 
     Args:
         model: full-size model that the plan was made for.
         plan: its outcome says which constants go where.
     """
+    folds, rescales, recipe = plan.outcome.folds, plan.outcome.rescales, plan.recipe
     tensors = tensors_of(model)
-    changed = {fold.name for fold in plan.outcome.folds}
-    recipe = plan.recipe
-    values = {
-        name: tensor
-        for name, tensor in folded_tensors(plan.outcome.folds, recipe, tensors, plan.proposal.kept).items()
-        if name in changed
+    changed = {fold.name for fold in folds} | {
+        name for item in rescales for name in (item.weight, item.bias, *item.addends)
     }
+    folded = folded_tensors(folds, recipe, tensors, plan.proposal.kept)
+    tempered = tempered_tensors(rescales, recipe, tensors, folded)
+    values = {name: tensor for name, tensor in tempered.items() if name in changed}
     computed = computed_weights(model)
     if computed:
         for changes in rescaled_tensors(model, thin_copy(model, recipe), recipe, computed.values()).values():
             values.update(changes)
     return values
+
+
+def silenced_biases(plan: Plan) -> tuple[str, ...]:
+    """Name the biases that are masked together with the filters of their channels."""
+    return tuple(
+        f"{name}: {int((~mask).sum())} values are masked together with their channels, because no layer can take over "
+        "the constant that they would emit."
+        for name, mask in plan.proposal.decision.silenced.items()
+    )
+
+
+def rescaled_layers(plan: Plan) -> tuple[str, ...]:
+    """Name the layers whose weights took over a number that the model's code computes from a size."""
+    return tuple(
+        f"{item.weight}: {item.rows.size} filters take a factor of {item.factor:.6g}, because the code computes a "
+        f"number from a size that changed: {item.op.name} in {item.op.source}."
+        for item in plan.outcome.rescales
+    )
 
 
 def inexact_layers(plan: Plan) -> tuple[str, ...]:

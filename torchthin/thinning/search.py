@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor, nn
 
 from torchthin.errors import ProofError
@@ -20,7 +21,7 @@ from torchthin.thinning.build import sized_attributes, tensors_of
 from torchthin.thinning.recipe import Recipe, kept_indices
 from torchthin.thinning.reference import Kept
 from torchthin.thinning.trial import Failure
-from torchthin.trace.opgraph import Op, OpGraph
+from torchthin.trace.opgraph import BRANCH, Op, OpGraph
 from torchthin.trace.sizes import Sizes
 
 BoolArray = npt.NDArray[np.bool_]
@@ -36,6 +37,10 @@ class Decision:
     keeps: Mapping[str, BoolArray]
     masks: Mapping[str, Tensor]
     """Weight name -> mask, True = keep: what the masked model zeroes."""
+    silence: bool = False
+    """Biases of channels that go may be zeroed too, where what they emit has no place to go."""
+    silenced: Mapping[str, Tensor] = field(default_factory=dict)
+    """Bias name -> mask of those that are."""
 
 
 Decide = Callable[[Grouping, Labels], Decision]
@@ -75,6 +80,10 @@ class Search:
     latest: tuple[int, tuple[tuple[str, str], ...]] = (-1, ())
     """Op at which attributes were last made to follow, and which."""
     sizes: Sizes | None = None
+    unscaled: set[int] = field(default_factory=set)
+    """Ops whose numbers no layer can take over: it was tried."""
+    silent: set[int] = field(default_factory=set)
+    """Ops that dead channels must reach as zeros."""
 
     def propose(self) -> Proposal:
         """Label, group, select and write the recipe with what is known."""
@@ -88,6 +97,7 @@ class Search:
         for name, kept_channels in decision.keeps.items():
             gone[grouping.channels[name][~kept_channels]] = True
         kept = Kept(labels, grouping.components, gone)
+        decision = replace(decision, silenced=self._silenced(kept, tensors))
         cut = Recipe(shapes, keep)
         attributes = sized_attributes(self.model, cut)
         self.known = {(path, name) for path, values in attributes.items() for name in values}
@@ -96,6 +106,23 @@ class Search:
         for path, name, size in (*self._used(kept, cut), *self._patched(kept)):
             attributes.setdefault(path, {})[name] = size
         return Proposal(labels, grouping, decision, Recipe(shapes, keep, attributes), kept)
+
+    def _silenced(self, kept: Kept, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Mask the biases that dead channels carry on their way to the ops that must see zeros."""
+        met = [kept.labels.contractions[op] for op in sorted(self.silent & kept.labels.contractions.keys())]
+        gone = [
+            self._gone_at(item.data, item.data_axis, kept)
+            for item in met
+            if kept.along(item.data, item.data_axis) is not None
+        ]
+        comps = np.unique(np.concatenate([np.zeros(0, np.int64), *gone]))
+        masks = {}
+        for name, axes in kept.labels.state.items():
+            if len(axes) == 1 and isinstance(axes[0], np.ndarray) and isinstance(tensors[name], nn.Parameter):
+                hit = np.isin(kept.components.of_label[axes[0]], comps)
+                if hit.any():
+                    masks[name] = torch.from_numpy(~hit).to(tensors[name].device)
+        return masks
 
     def _patched(self, kept: Kept) -> Iterator[tuple[str, str, int]]:
         for (path, name), (value, axis) in self.patches.items():
@@ -138,6 +165,11 @@ class Search:
                 if "head" in name and type(number) is int and number == size and key not in self.spent:
                     self.patches.setdefault(key, (result.value, axis))
 
+    def factors(self) -> dict[int, float]:
+        """Return what ops multiply with, where a layer may take over what becomes of it."""
+        known = {} if self.sizes is None else self.sizes.factors
+        return {op: factor for op, factor in known.items() if op not in self.unscaled}
+
     def doubtful(self, proposal: Proposal) -> bool:
         """Whether the proposal rests on choices that only a comparison can confirm."""
         return bool(proposal.labels.sites or self.patches or self.couples)
@@ -145,6 +177,8 @@ class Search:
     def learn(self, failure: Failure, proposal: Proposal) -> None:
         """Change the next proposal after a failure."""
         kept = proposal.kept
+        if self._unscale(failure) or (proposal.decision.silence and self._silence(failure)):
+            return
         blamed = self._blamed(failure, kept)
         if blamed is None:
             if not self._revert(self.latest[0]):
@@ -163,6 +197,24 @@ class Search:
         )
         if not learnt:
             self._freeze(op, seen, failure.text, kept)
+
+    def _silence(self, failure: Failure) -> bool:
+        """Let dead channels be silent where what they emit had no place to go."""
+        new = set(failure.homeless) - self.silent
+        self.silent |= new
+        return bool(new)
+
+    def _unscale(self, failure: Failure) -> bool:
+        """Leave numbers as they are that were taken over where the model now computes something else."""
+        where = {op.index: op.source.module for op in self.graph.ops}
+        last = failure.op == max(index for index in where if index < BRANCH)
+        wrong = {
+            item.op.index
+            for item in failure.rescales
+            if last or (item.op.index <= failure.op and item.op.source.module == where.get(failure.op))
+        }
+        self.unscaled |= wrong
+        return bool(wrong)
 
     def _revert(self, op: int) -> bool:
         """Take back attributes that were made to follow at this op and did not help."""
@@ -346,13 +398,18 @@ def _same_unit(site: Site, kept: Kept) -> list[Op]:
     """Ops that divide tied channels in the same way: queries, keys and values change their unit together."""
     if not site.candidates[site.chosen].startswith("unit "):
         return []
-    comps = kept.components.of_label[site.labels]
-    return [
-        other.op
-        for other in kept.labels.sites
-        if (other.candidates, other.chosen) == (site.candidates, site.chosen)
-        and np.isin(kept.components.of_label[other.labels], comps).any()
-    ]
+    alike = [other for other in kept.labels.sites if _way(other) == _way(site)]
+    comps = [kept.components.of_label[other.labels] for other in alike]
+    met = kept.components.of_label[site.labels]
+    found: set[int] = set()
+    while new := {n for n, own in enumerate(comps) if n not in found and np.isin(own, met).any()}:
+        found |= new
+        met = np.unique(np.concatenate([met, *(comps[n] for n in new)]))
+    return [alike[n].op for n in sorted(found)]
+
+
+def _way(site: Site) -> tuple[tuple[str, ...], int]:
+    return site.candidates, site.chosen
 
 
 def _values(op: Op) -> list[int]:

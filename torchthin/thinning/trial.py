@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -20,10 +20,12 @@ from torchthin.thinning.fingerprints import ReferenceDigests, first_difference, 
 from torchthin.thinning.recipe import Recipe, cut
 from torchthin.thinning.reference import Constant, Kept, ReferenceMode
 from torchthin.thinning.rescale import rescaled_tensors, settled_ops
+from torchthin.thinning.temperature import Rescale, plan_rescales, tempered_tensors
 from torchthin.trace.clone import clone
 from torchthin.trace.inputs import Inputs, call, refreshed
 from torchthin.trace.opgraph import BRANCH, Op
 from torchthin.trace.recorder import CountingMode, quiet, training_branch
+from torchthin.trace.sizes import FactorMode
 
 DIFFERENT = "the thinned model computes something else"
 
@@ -43,6 +45,10 @@ class Failure:
     """The model's code raised an exception; else it ran and computed something else."""
     axes: tuple[tuple[int, int], ...] = ()
     """Values and axes that are to blame, where that is known."""
+    rescales: tuple[Rescale, ...] = ()
+    """The numbers that layers had taken over."""
+    homeless: tuple[int, ...] = ()
+    """Indices of ops into which dead channels emit a constant that no bias can take."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,7 @@ class Success:
     constants: tuple[Constant, ...]
     left_out: tuple[Op, ...]
     """Ops whose statistics lost channels."""
+    rescales: tuple[Rescale, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,7 @@ class _Pair:
     small: nn.Module
     recipe: Recipe
     folds: tuple[Fold, ...]
+    rescales: tuple[Rescale, ...]
     reference: ReferenceMode
     expected: Any
     """Outputs of the reference."""
@@ -91,6 +99,8 @@ class Trial:
     kept: Kept
     masks: Mapping[str, Tensor]
     recipe: Recipe
+    factors: Mapping[int, float] = field(default_factory=dict)
+    """Op index -> what the full-size model multiplies with; where the thinned one differs, a layer takes it over."""
     computed: tuple[Computed, ...] = ()
     """Weights that layers compute from other parameters."""
 
@@ -102,29 +112,31 @@ class Trial:
             doubtful: choices were made, so look for differences op by op first, which is cheaper than a failed proof.
         """
         small = thin_copy(self.model, self.recipe)  # unmasked: of what a mask zeroes nothing stays
-        failure = _attempt(small, self.inputs, CountingMode(), nn.Module.eval)
+        mode = FactorMode()
+        failure = _attempt(small, self.inputs, mode, nn.Module.eval)
         if failure is None and self.labels.graph.branched:
             failure = _attempt(small, self.inputs, CountingMode(BRANCH), training_branch)
         if failure is not None:
             return failure
         if not prove:
             return Success(self.recipe, (), None, (), ())
+        rescales = plan_rescales(self.labels, self.factors, mode.factors)
         if doubtful:
-            pair = self._pair(double=False)
+            pair = self._pair(False, rescales)
             different = pair if isinstance(pair, Failure) else self._difference(pair, self.inputs, False)
             if different is not None:
                 return different
-        return self._proved()
+        return self._proved(rescales)
 
-    def _proved(self) -> Failure | Success:
+    def _proved(self, rescales: tuple[Rescale, ...]) -> Failure | Success:
         double = can_double(self.model)
         try:
-            pair = self._pair(double)
+            pair = self._pair(double, rescales)
         except Diverged:
             if not double:
                 raise
             double = False  # code with float32 written into it
-            pair = self._pair(double)
+            pair = self._pair(double, rescales)
         if isinstance(pair, Failure):
             return pair
         given = in_double(self.inputs, double)
@@ -143,10 +155,10 @@ class Trial:
                 return different
         if not proof.holds:
             last = max(op.index for op in self.labels.graph.ops if op.index < BRANCH)
-            return Failure(last, DIFFERENT)
-        return Success(pair.recipe, pair.folds, proof, tuple(met.constants), tuple(met.left_out))
+            return Failure(last, DIFFERENT, rescales=rescales)
+        return Success(pair.recipe, pair.folds, proof, tuple(met.constants), tuple(met.left_out), rescales)
 
-    def _pair(self, double: bool) -> _Pair | Failure:
+    def _pair(self, double: bool, rescales: tuple[Rescale, ...]) -> _Pair | Failure:
         """Run the reference, and make the thinned model that takes over its constants."""
         masked = self._masked(double)
         scaled = {}
@@ -168,14 +180,17 @@ class Trial:
         tensors = {name: tensor.detach() for name, tensor in tensors_of(masked).items()}
         folds, homeless = plan_folds(self.model, self.labels, reference.constants, tensors)
         if homeless:
+            ops = tuple(constant.op.index for constant in homeless)
             contraction = homeless[0].contraction
             return Failure(
-                homeless[0].op.index,
+                ops[0],
                 "the constant of its dead channels has no bias to go to",
                 axes=((contraction.data, contraction.data_axis),),
+                homeless=ops,
             )
         values = folded_tensors(folds, self.recipe, tensors, self.kept)
         recipe = _with_added(self.recipe, folds, values)
+        values = tempered_tensors(rescales, recipe, tensors, values)
         for changes in scaled.values():
             values.update(changes)
         small = self._small(double, recipe)
@@ -183,7 +198,7 @@ class Trial:
             for name, tensor in tensors_of(small).items():
                 if name in values:
                     tensor.copy_(values[name])
-        pair = _Pair(masked, masked, small, recipe, tuple(folds), reference, expected, settled)
+        pair = _Pair(masked, masked, small, recipe, tuple(folds), rescales, reference, expected, settled)
         return self._carried(pair, double) if pair.placed else pair
 
     def _carried(self, pair: _Pair, double: bool) -> _Pair:
@@ -197,16 +212,20 @@ class Trial:
     def _difference(self, pair: _Pair, inputs: Inputs, double: bool) -> Failure | None:
         """Look for the first op that differs.
 
-        One whose constant a BatchNorm behind it took over does so rightly; a module with a new bias runs other ops.
+        One whose constant a BatchNorm behind it took over does so rightly, and so does one that sees a factor ahead of the
+        number which cancels it; a module with a new bias runs other ops.
         """
         moved = {index for fold in pair.folds for index in fold.between}
+        moved |= {index for rescale in pair.rescales for index in rescale.between}
         grown = {fold.constant.op.source.module for fold in pair.folds if fold.new}
         moved |= {op.index for op in self.labels.graph.ops if _inside(op.source.module, grown)} | pair.settled
         reference = ReferenceDigests(
             self.labels, self.kept, pair.reference.constants, pair.placed, pair.settled
         )
         different = first_difference(pair.carrier, pair.small, inputs, reference, double, moved, grown)
-        return None if different is None else Failure(different, DIFFERENT)
+        if different is None:
+            return None
+        return Failure(different, DIFFERENT, rescales=pair.rescales)
 
     def _prepared(self, name: str, tensor: Tensor, double: bool, thin: bool = False) -> Tensor:
         """Mask and convert a tensor of the full-size model or, if `thin`, one that is cut already."""

@@ -7,8 +7,8 @@ plain integer.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -21,6 +21,8 @@ from torchthin.trace.opgraph import OpGraph
 from torchthin.trace.recorder import CountingMode, quiet
 
 _SPLITS = frozenset({"split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "tensor_split"})
+_MULTIPLIES = frozenset({"aten.mul", "aten.mul_"})
+_DIVIDES = frozenset({"aten.div", "aten.div_"})
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,27 @@ class Sizes:
     uses: tuple[SizeUse, ...] = ()
     compared: frozenset[tuple[str, str]] = frozenset()
     """Module path and name of attributes that the code compared with other numbers."""
+    factors: Mapping[int, float] = field(default_factory=dict)
+    """Op index -> the number that a tensor was multiplied with (of a division its inverse)."""
+
+
+class FactorMode(CountingMode):
+    """Notes the numbers that tensors are multiplied and divided with."""
+
+    def __init__(self, start: int = 0) -> None:
+        super().__init__(start)
+        self.factors: dict[int, float] = {}
+
+    def execute(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run one op."""
+        name = str(func.overloadpacket)
+        if name in _MULTIPLIES | _DIVIDES and len(args) == 2:
+            number = args[1]
+            if isinstance(number, Tensor) and number.dim() == 0 and not number.is_meta:
+                number = number.item()
+            if isinstance(number, (int, float)) and number:
+                self.factors[self.completed] = float(number) if name in _MULTIPLIES else 1.0 / number
+        return func(*args, **kwargs)
 
 
 class _Named(int):
@@ -141,7 +164,7 @@ def read_sizes(model: nn.Module, inputs: Inputs, graph: OpGraph) -> Sizes:
         for name, number in list(vars(module).items()):
             if type(number) is int and number > 1:
                 vars(module)[name] = _Named.of(number, (path, name), compared)
-    counter = CountingMode()
+    counter = FactorMode()
     reader = _Reader(graph, counter)
     try:
         with quiet(copy):
@@ -152,4 +175,4 @@ def read_sizes(model: nn.Module, inputs: Inputs, graph: OpGraph) -> Sizes:
         return Sizes()
     if counter.completed != graph.steps:
         return Sizes()
-    return Sizes(tuple(dict.fromkeys(reader.found)), frozenset(compared))
+    return Sizes(tuple(dict.fromkeys(reader.found)), frozenset(compared), counter.factors)

@@ -10,6 +10,9 @@ from torchthin.labels.registry import Call, positive, rule
 from torchthin.labels.rules.dividing import tie_rows
 from torchthin.labels.space import Axes, Axis, Dims, Merged, Vector
 
+FEW = 5
+"""Axes shorter than this are cut last when an axis is divided: they count kinds (queries, keys, values), then heads."""
+
 
 @rule("aten.view", "aten._unsafe_view", "aten._reshape_alias", accepts_merged=True)
 def view(call: Call) -> list[Axes]:
@@ -143,7 +146,7 @@ def read_off(call: Call, moved: Vector) -> dict[int, Vector]:
         return {}
     unit = varying[0]
     if len(varying) > 1:
-        order = sorted(varying, key=lambda d: moved.shape[d] < 5)
+        order = sorted(varying, key=lambda d: (moved.shape[d] < FEW, min(-moved.shape[d], -FEW)))
         chosen = call.choose(np.unique(moved), *(f"unit {d}" for d in order))
         if chosen == "frozen":
             return {}

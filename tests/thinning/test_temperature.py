@@ -1,0 +1,132 @@
+"""Attention whose scale is computed from the width of its heads loses width: the queries take over the ratio."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import torchthin
+
+
+def by_torch(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return F.scaled_dot_product_attention(q, k, v)
+
+
+def scores_divided(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).softmax(-1) @ v
+
+
+def by_tensor(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return (q @ k.transpose(-1, -2) / torch.tensor(float(q.shape[-1])).sqrt()).softmax(-1) @ v
+
+
+def query_scaled(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return ((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)).softmax(-1) @ v
+
+
+def rotated(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def turn(x: Tensor) -> Tensor:
+        a, b = x.chunk(2, -1)
+        angle = torch.arange(x.shape[-2]).view(-1, 1) * 0.3
+        return x * angle.cos() + torch.cat([-b, a], -1) * angle.sin()
+
+    return scores_divided(turn(q), turn(k), v)
+
+
+def curved(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """No factor of the layer is a factor of what is divided."""
+    return (q.tanh() @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).softmax(-1) @ v
+
+
+class Attention(nn.Module):
+    """The number of heads is written into the code, so only their width can change."""
+
+    def __init__(self, run: Callable[..., Tensor], fused: bool, bias: bool) -> None:
+        super().__init__()
+        self.run, self.fused = run, fused
+        self.first = nn.Linear(6, 24)
+        names = ("qkv",) if fused else ("q", "k", "v")
+        for name in names:
+            self.add_module(name, nn.Linear(24, 72 if fused else 24, bias=bias))
+        self.out = nn.Linear(24, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        parts = self.qkv(x).chunk(3, -1) if self.fused else (self.q(x), self.k(x), self.v(x))
+        q, k, v = (t.view(*t.shape[:2], 3, -1).transpose(1, 2) for t in parts)
+        return self.out(self.run(q, k, v).transpose(1, 2).flatten(2))
+
+
+def pruned(run: Callable[..., Tensor], fused: bool, bias: bool) -> torchthin.PruneResult:
+    torch.manual_seed(0)
+    model = Attention(run, fused, bias).eval()
+    return torchthin.prune(model, torch.randn(2, 7, 6), method="l1-structured", weights=["*"], thin=True)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("run", [by_torch, scores_divided, by_tensor, query_scaled, rotated])
+def test_heads_get_narrower(run: Callable[..., Tensor], fused: bool, bias: bool) -> None:
+    result = pruned(run, fused, bias)
+    assert result.proof is not None
+    assert result.proof.holds
+    assert result.model.get_parameter("qkv.weight" if fused else "q.weight").shape[0] == (36 if fused else 12)
+    assert any("take a factor of" in note for note in result.report.notes)
+
+
+def test_the_factor_is_what_the_proof_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torchthin.thinning.trial.plan_rescales", lambda *_: ())
+    result = pruned(scores_divided, False, True)
+    assert result.model.q.weight.shape[0] == 24
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_what_is_not_linear_stays(fused: bool) -> None:
+    result = pruned(curved, fused, True)
+    assert result.proof is not None
+    assert result.proof.holds
+    assert not any("take a factor of" in note for note in result.report.notes)
+    if not fused:
+        assert (result.model.q.weight.shape[0], result.model.v.weight.shape[0]) == (24, 12)
+
+
+def test_masks_in_place() -> None:
+    torch.manual_seed(0)
+    model, x = Attention(by_torch, False, True).eval(), torch.randn(2, 7, 6)
+    result = torchthin.prune(model, x, method="l1-structured", weights=["*"])
+    with torch.no_grad():
+        expected = result.model(x)
+    thinned = torchthin.thin_(model, x, masks=result.masks)
+    assert thinned.proof.holds
+    assert model.q.weight.shape == (12, 12)
+    torch.testing.assert_close(model(x), expected)
+
+
+class Shared(nn.Module):
+    """One projection makes queries and values: a factor for the one would be wrong for the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.both = nn.Linear(6, 24), nn.Linear(24, 24)
+        self.k, self.out = nn.Linear(24, 24), nn.Linear(24, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        q, k = (layer(x).view(*x.shape[:2], 3, -1).transpose(1, 2) for layer in (self.both, self.k))
+        return self.out(scores_divided(q, k, q).transpose(1, 2).flatten(2))
+
+
+def test_a_wrong_factor_is_taken_back() -> None:
+    torch.manual_seed(0)
+    result = torchthin.prune(
+        Shared().eval(), torch.randn(2, 7, 6), method="l1-structured", weights=["*"], thin=True
+    )
+    assert result.proof is not None
+    assert result.proof.holds
+    assert result.model.both.weight.shape == (24, 12)
+    assert not any("take a factor of" in note for note in result.report.notes)
