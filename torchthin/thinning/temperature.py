@@ -119,7 +119,11 @@ def _at(
     along[contraction.out_axis] = size
     numbers = torch.arange(size).view(along).expand(shape)
     rows = np.unique(_moved(numbers, made.value, path).numpy())
-    addends = tuple(_addends(labels, reads, path))
+    addends = tuple(dict.fromkeys(_addends(labels, reads, path)))
+    if bias is None:  # a bias that the code adds itself, row for row
+        shapes = {item: labels.graph.values[labels.graph.state[item]].shape for item in addends}
+        bias = next((item for item in addends if shapes[item] == (size,)), None)
+    addends = tuple(item for item in addends if item != bias)
     between = _between(labels, (name, bias, *addends), op)
     return Rescale(op, name, axis, bias, addends, rows, factor, between)
 
