@@ -202,8 +202,10 @@ def expanded(x: Tensor) -> Tensor:
     return heads(x, 2)[:, :, None].expand(2, 2, 2, 5, -1).reshape(2, 4, 5, -1)
 
 
-# the scale of fused attention is computed from the size of its heads: here they cannot narrow, and their number is fixed
-attention("separate q, k, v", "a v", lambda s, x: fused(heads(s.q(x), 4), heads(s.k(x), 4), heads(s.v(x), 4)))
+# the scale of fused attention is computed from the size of its heads, and their number is fixed: queries take over the ratio
+attention(
+    "separate q, k, v", "a q k v", lambda s, x: fused(heads(s.q(x), 4), heads(s.k(x), 4), heads(s.v(x), 4))
+)
 attention("own softmax", "a q k v", lambda s, x: plain(heads(s.q(x), 4), heads(s.k(x), 4), heads(s.v(x), 4)))
 attention("by einsum", "a q k v", lambda s, x: by_einsum(*(m(x).view(2, 5, 4, -1) for m in (s.q, s.k, s.v))))
 attention(
