@@ -225,7 +225,9 @@ def tempered_tensors(
             hit = torch.from_numpy(np.isin(np.asarray(stay), rescale.rows)).to(tensor.device)
             shape = [1] * tensor.dim()
             shape[axis] = -1
-            factors = torch.where(hit, rescale.factor, 1.0).double().view(shape)
+            factors = torch.ones(hit.shape, dtype=torch.float64, device=tensor.device)
+            factors[hit] = rescale.factor
+            factors = factors.view(shape)
             found[name] = (tensor.double() * factors).to(tensor.dtype)
     return found
 
