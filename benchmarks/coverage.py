@@ -3,6 +3,7 @@
     python benchmarks/coverage.py                                  # all models, this package
     python benchmarks/coverage.py --tool torchthin torch-pruning   # both on the same cases in one run (extra: bench)
     python benchmarks/coverage.py --models 'resnet*' --json out.jsonl
+    python benchmarks/coverage.py --table out.jsonl more.jsonl --markdown coverage.md    # of earlier runs; runs nothing
 
 Every case runs in a process of its own, on one thread, with a time limit.
 """
@@ -16,6 +17,7 @@ import subprocess
 import sys
 from fnmatch import fnmatchcase
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 HERE = Path(__file__).parent
@@ -32,6 +34,11 @@ def main() -> int:
         from coverage_case import measure_case
 
         print(json.dumps(measure_case(options.one, options.tool[0], options.seed)))
+        return 0
+    if options.table:
+        lines = [line for path in options.table for line in Path(path).read_text().splitlines()]
+        text = markdown([json.loads(line) for line in lines])
+        Path(options.markdown or "coverage.md").write_text(text)
         return 0
     sys.path.insert(0, str(HERE))
     from zoo import cases
@@ -64,6 +71,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit", type=float, default=300.0, help="seconds a case may take")
     parser.add_argument("--json", help="append one JSON line per case to this file")
+    parser.add_argument("--table", nargs="+", help="JSON files of earlier runs to make the table from")
     parser.add_argument("--markdown", help="write the table to this file")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -120,12 +128,44 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     for tool in dict.fromkeys(row["tool"] for row in rows):
         of_tool = [row for row in rows if row["tool"] == tool]
         lines.append(f"{tool}: {sum(row['ok'] for row in of_tool)} of {len(of_tool)} models.")
+    lines += _compared(rows)
     loads = [row["load"] for row in rows if "load" in row]
     if loads:
         lines.append(f"Load of the machine while it ran: {min(loads):.1f} to {max(loads):.1f}.")
     table = [" | ".join(COLUMNS), " | ".join("---" for _ in COLUMNS)]
     table += [" | ".join(_cells(row)) for row in rows]
     return "\n\n".join(lines) + "\n\n" + "\n".join(f"| {line} |" for line in table) + "\n"
+
+
+def _compared(rows: list[dict[str, Any]]) -> list[str]:
+    """Return what the tools did to the models that both managed."""
+    by_tool = {
+        tool: {row["model"]: row for row in rows if row["tool"] == tool and row["ok"]} for tool in TOOLS
+    }
+    ours, theirs = (by_tool[tool] for tool in TOOLS)
+    both = sorted(ours.keys() & theirs.keys())
+    if not both:
+        return []
+    ratios = {name: ours[name]["unproved_s"] / theirs[name]["prune_s"] for name in both}
+    slower = [f"{name} {ratios[name]:.2f}" for name in both if ratios[name] > 1.0]
+    larger, smaller = [], []
+    for name in both:
+        mine, other = ours[name]["parameters_left"], theirs[name]["parameters_left"]
+        if mine != other:
+            shares = (
+                f"{name} {mine / ours[name]['parameters']:.3f} against {other / ours[name]['parameters']:.3f}"
+            )
+            (larger if mine > other else smaller).append(shares)
+    return [
+        f"{len(both)} models went through both tools. CPU seconds of graph, selection and thinning without the proof, as "
+        f"a ratio to Torch-Pruning's: median {median(ratios.values()):.2f}, from {min(ratios.values()):.2f} to "
+        f"{max(ratios.values()):.2f}; slower on {len(slower)}"
+        + (f": {', '.join(slower)}." if slower else "."),
+        f"Parameters left: equal on {len(both) - len(larger) - len(smaller)}; fewer on {len(smaller)}"
+        + (f" ({', '.join(smaller)})" if smaller else "")
+        + f"; more on {len(larger)}"
+        + (f" ({', '.join(larger)})." if larger else "."),
+    ]
 
 
 if __name__ == "__main__":
