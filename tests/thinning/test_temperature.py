@@ -130,3 +130,44 @@ def test_a_wrong_factor_is_taken_back() -> None:
     assert result.proof.holds
     assert result.model.both.weight.shape == (24, 12)
     assert not any("take a factor of" in note for note in result.report.notes)
+
+
+class Attending(nn.Module):
+    """torch's own multi-head attention between two linear layers."""
+
+    def __init__(self, bias: bool, need_weights: bool) -> None:
+        super().__init__()
+        self.need_weights = need_weights
+        self.first = nn.Linear(6, 24)
+        self.attention = nn.MultiheadAttention(24, 4, batch_first=True, bias=bias)
+        self.out = nn.Linear(24, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        return self.out(x + self.attention(x, x, x, need_weights=self.need_weights)[0])
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("need_weights", [True, False])
+def test_torch_attention_loses_width(bias: bool, need_weights: bool) -> None:
+    torch.manual_seed(0)
+    model = Attending(bias, need_weights)
+    result = torchthin.prune(
+        model, torch.randn(2, 5, 6), method="l1-structured", target_sparsity=0.5, thin=True, weights=["*"]
+    )
+    assert result.proof is not None and result.proof.holds and result.proof.relative <= 1e-9
+    attention = result.model.get_submodule("attention")
+    assert attention.in_proj_weight.shape == (36, 12)
+    assert (attention.embed_dim, attention.head_dim, attention.num_heads) == (12, 3, 4)
+
+
+def test_torch_encoder_loses_width() -> None:
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(24, 4, 48, batch_first=True)
+    model = nn.Sequential(nn.Linear(6, 24), nn.TransformerEncoder(layer, 2), nn.Linear(24, 5))
+    result = torchthin.prune(
+        model, torch.randn(2, 5, 6), method="l1-structured", target_sparsity=0.5, thin=True, weights=["*"]
+    )
+    assert result.proof is not None and result.proof.holds and result.proof.relative <= 1e-9
+    assert result.model.get_parameter("1.layers.1.self_attn.in_proj_weight").shape == (36, 12)
+    assert result.model.get_parameter("1.layers.1.linear1.weight").shape == (24, 12)

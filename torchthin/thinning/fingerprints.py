@@ -93,12 +93,14 @@ def first_difference(
     inputs: Inputs,
     reference: ReferenceDigests,
     double: bool,
+    moved: Container[int] = (),
     skipped: Container[int] = (),
     grown: Container[str] = (),
 ) -> int | None:
     """Return the index of the first op after which the thinned model differs from the reference, if there is one.
 
-    Ops in `skipped` may differ. Modules in `grown`, by path, may run more ops than in the reference.
+    Ops in `moved` may hold other numbers, of the same shapes; ops in `skipped` may differ. Modules in `grown`, by
+    path, may run more ops than in the reference.
     """
     thin = _ThinDigests(reference.labels, None)
     lengths: dict[str, list[int]] = defaultdict(list)
@@ -119,7 +121,7 @@ def first_difference(
             continue
         others = thin.found.get(index, [])
         same = len(prints) == len(others) and all(
-            shape == other and _close(a, b, tolerance)
+            shape == other and (index in moved or _close(a, b, tolerance))
             for (shape, a), (other, b) in zip(prints, others, strict=True)
         )
         if not same:

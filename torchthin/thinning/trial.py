@@ -218,11 +218,15 @@ class Trial:
         moved = {index for fold in pair.folds for index in fold.between}
         moved |= {index for rescale in pair.rescales for index in rescale.between}
         grown = {fold.constant.op.source.module for fold in pair.folds if fold.new}
-        moved |= {op.index for op in self.labels.graph.ops if _inside(op.source.module, grown)} | pair.settled
+        skipped = {
+            op.index for op in self.labels.graph.ops if _inside(op.source.module, grown)
+        } | pair.settled
         reference = ReferenceDigests(
             self.labels, self.kept, pair.reference.constants, pair.placed, pair.settled
         )
-        different = first_difference(pair.carrier, pair.small, inputs, reference, double, moved, grown)
+        different = first_difference(
+            pair.carrier, pair.small, inputs, reference, double, moved, skipped, grown
+        )
         if different is None:
             return None
         return Failure(different, DIFFERENT, rescales=pair.rescales)
