@@ -202,7 +202,7 @@ def _prune_groups(model: nn.Module, plan: TargetPlan, config: PruneConfig, input
             *_frozen_targets(found, decide.axes, ranked),
             *_silenced(biases),
             *silenced_biases(found),
-            *filter(None, [found.proposal.labels.graph.note]),
+            *filter(None, [found.proposal.labels.graph.note, found.outcome.note]),
         ),
     )
     if not config.thin:

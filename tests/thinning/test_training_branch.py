@@ -59,21 +59,61 @@ def test_the_helper_is_thinned_with_the_stem() -> None:
     assert small.eval()(image()).shape == (2, 4)
 
 
-def test_the_training_branch_computes_what_the_masked_one_does() -> None:
-    model = lively(WithHelper())
-    nn.init.zeros_(model.stem[1].bias)
-    nn.init.zeros_(model.stem[1].running_mean)
-    for conv in (model.stem[0], model.helper[0]):  # the training branch alone has no constants to fold
-        nn.init.zeros_(conv.bias)
-    masked = torchthin.prune(model, image()).model
-    small = torchthin.prune(model, image(), thin=True).model
-    for one in (masked, small):
-        one.train()
-        for module in one.modules():
-            if isinstance(module, (nn.BatchNorm2d, nn.Dropout)):
-                module.eval()
-    for expected, actual in zip(masked(image(5)), small(image(5)), strict=True):
-        torch.testing.assert_close(actual, expected)
+class Biased(WithHelper):
+    """The helper's own filters are pruned and emit constants; dropout and noise come as functions."""
+
+    def __init__(self, *, bias: bool = True, noise: bool = False) -> None:
+        super().__init__()
+        layers = [nn.Conv2d(8, 6, 1, bias=bias), nn.ReLU(), nn.Conv2d(6, 4, 1, bias=bias), nn.Flatten()]
+        self.helper = nn.Sequential(*layers, nn.Linear(4 * 64, 4))
+        self.noise = noise
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        y = self.stem(x)
+        out = self.head(F.dropout(self.body(y), 0.5, self.training).mean((2, 3)))
+        if not self.training:
+            return out
+        y = F.dropout(y, training=True, p=0.3)
+        return out, self.helper(y * torch.rand_like(y) if self.noise else y)
+
+
+def still_(model: nn.Module) -> nn.Module:
+    model.train()
+    for module in model.modules():
+        if isinstance(module, (nn.BatchNorm2d, nn.Dropout)):
+            module.eval()
+    return model
+
+
+@pytest.mark.parametrize("kind", ["helper", "functions", "no bias"])
+def test_the_training_branch_computes_what_the_masked_one_does(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = lively(WithHelper() if kind == "helper" else Biased(bias=kind == "functions")).double()
+    inputs = image().double()
+    masked = torchthin.prune(model, inputs).model
+    result = torchthin.prune(model, inputs, thin=True)
+    small = result.model
+    assert isinstance(small, WithHelper)
+    assert small.helper[0].out_channels == 3
+    assert result.proof is not None
+    assert [agreement.shape for agreement in result.proof.outputs] == [
+        (2, 4)
+    ] * 6  # 1 + 2, on two sets of inputs
+    assert result.report.notes == ()
+    still_(masked), still_(small)
+    monkeypatch.setattr(F, "dropout", lambda x, *_, **__: x)
+    fresh = image(5).double()
+    for expected, actual in zip(masked(fresh), small(fresh), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_a_training_branch_that_draws_numbers_is_tried_and_said() -> None:
+    result = torchthin.prune(lively(Biased(noise=True)), image(), thin=True)
+    assert result.proof is not None
+    assert len(result.proof.outputs) == 2
+    assert any("The training branch draws random numbers (aten.rand_like" in n for n in result.report.notes)
+    assert result.model.train()(image())[1].shape == (2, 4)
 
 
 @pytest.mark.parametrize("mode", [True, False])

@@ -41,22 +41,56 @@ class Fold:
         return self.sign * self.constant.delta / self.factor
 
 
+@dataclass(frozen=True)
+class Folds:
+    """Where all constants go."""
+
+    folds: tuple[Fold, ...]
+    """One for every tensor that takes a constant."""
+    twins: tuple[Fold, ...]
+    """The same folds as the training branch meets them."""
+    homeless: tuple[Constant, ...]
+    """Constants that have no place."""
+
+
 def plan_folds(
     model: nn.Module, labels: Labels, constants: Sequence[Constant], tensors: Mapping[str, Tensor]
-) -> tuple[list[Fold], list[Constant]]:
-    """Find a place for every constant; return the folds and the constants that have none.
+) -> Folds:
+    """Find a place for every constant.
 
-    A tensor that several ops take for a bias (a module called twice) takes a constant only when all ask for the same.
+    A tensor that several ops take for a bias (a module called twice) takes a constant only when all ask for the same;
+    so does one that both the evaluation run and the training branch read.
 
     Args:
         model: full-size model.
         labels: its labels.
-        constants: what dead channels emit.
+        constants: what dead channels emit, in the evaluation run and, where that was run, in the training branch.
         tensors: the model's full-size tensors by name, in the precision of the constants.
     """
     if not constants:
-        return [], []
-    places = _Places(model, labels, tensors)
+        return Folds((), (), ())
+    own = [constant for constant in constants if constant.op.index < BRANCH]
+    others = [constant for constant in constants if constant.op.index >= BRANCH]
+    places, branch = (_Places(model, labels, tensors, training) for training in (False, True))
+    folds, homeless = _agreed(places, own)
+    if not others:
+        return Folds(tuple(folds.values()), (), tuple(homeless))
+    more, rest = _agreed(branch, others)
+    homeless += rest
+    for name in folds.keys() | more.keys():
+        first, second = folds.get(name), more.get(name)
+        if first is None and second is not None and not places.meets(second):
+            folds[name] = second
+        elif first is None or (second is None and branch.meets(first)):
+            homeless += [fold.constant for fold in (first, second) if fold is not None]
+        elif second is not None and not torch.allclose(first.constant.delta, second.constant.delta):
+            homeless.append(second.constant)
+    twins = [fold for name, fold in more.items() if folds.get(name) not in (None, fold)]
+    return Folds(tuple(folds.values()), tuple(twins), tuple(homeless))
+
+
+def _agreed(places: _Places, constants: Iterable[Constant]) -> tuple[dict[str, Fold], list[Constant]]:
+    """Return the folds of one run by the tensor that takes them, and the constants that have no place."""
     found: dict[str, list[Fold]] = {}
     homeless: list[Constant] = []
     for constant in constants:
@@ -65,27 +99,30 @@ def plan_folds(
             homeless.append(constant)
         else:
             found.setdefault(fold.name, []).append(fold)
-    folds = []
+    folds = {}
     for name, wanted in found.items():
         first = wanted[0].constant.delta
         agreed = all(torch.allclose(first, fold.constant.delta) for fold in wanted[1:])
         if agreed and len(wanted) >= places.calls(name):
-            folds.append(wanted[0])
+            folds[name] = wanted[0]
         else:
             homeless.extend(fold.constant for fold in wanted)
     return folds, homeless
 
 
 class _Places:
-    """Where constants can go."""
+    """Where the constants of one run can go."""
 
-    def __init__(self, model: nn.Module, labels: Labels, tensors: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self, model: nn.Module, labels: Labels, tensors: Mapping[str, Tensor], training: bool
+    ) -> None:
         self._modules = dict(model.named_modules())
         self._tensors = tensors
         self._state = labels.graph.state
         self._names = {number: name for name, number in self._state.items()}
         self._shapes = [value.shape for value in labels.graph.values]
-        ops = [op for op in labels.graph.ops if op.index < BRANCH]
+        ops = [op for op in labels.graph.ops if (op.index >= BRANCH) == training]
+        self._ran = {op.source.module for op in ops}
         self._makers = {ref.value: op for op in ops for ref in op.outputs if ref is not None}
         self._users: dict[int, list[Op]] = {}
         for op in ops:
@@ -98,6 +135,10 @@ class _Places:
     def calls(self, name: str) -> int:
         """Count how often a tensor is a bias, or read if it is none."""
         return self._biases[name] or self._reads(name)
+
+    def meets(self, fold: Fold) -> bool:
+        """Whether the run reads the tensor that takes a constant, or calls the module that gets a bias."""
+        return fold.constant.op.source.module in self._ran if fold.new else self._reads(fold.name) > 0
 
     def find(self, constant: Constant) -> Fold | None:
         """Return the place of a constant, if it has one."""

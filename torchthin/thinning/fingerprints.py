@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torchthin.labels.propagate import Labels
 from torchthin.thinning.reference import Constant, Kept, ReferenceMode
 from torchthin.trace.inputs import Inputs, call
-from torchthin.trace.recorder import CountingMode, as_outputs, quiet
+from torchthin.trace.opgraph import BRANCH
+from torchthin.trace.recorder import CountingMode, as_outputs, running
 
 Print = tuple[tuple[int, ...], Tensor]
 """Shape, and two sums over the numbers."""
@@ -23,8 +24,8 @@ Print = tuple[tuple[int, ...], Tensor]
 class _Digests(CountingMode):
     """Short fingerprints of every op's results, of what stays of them."""
 
-    def __init__(self, labels: Labels, kept: Kept | None) -> None:
-        super().__init__()
+    def __init__(self, labels: Labels, kept: Kept | None, start: int) -> None:
+        super().__init__(start)
         self._ops = {op.index: op for op in labels.graph.ops}
         self._kept = kept
         self._consumed = {ref.value for op in labels.graph.ops for ref in op.inputs()} | set(
@@ -64,10 +65,11 @@ class ReferenceDigests(ReferenceMode):
         known: Sequence[Constant] | None,
         placed: Container[int],
         settled: Container[int],
+        start: int = 0,
     ) -> None:
-        super().__init__(labels, kept, known, placed, settled)
+        super().__init__(labels, kept, known, placed, settled, start)
         self.labels = labels
-        self.digests = _Digests(labels, kept)
+        self.digests = _Digests(labels, kept, start)
 
     def execute(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run one op as the thinned model must, and take the fingerprints of its results."""
@@ -102,7 +104,7 @@ def first_difference(
     Ops in `moved` may hold other numbers, of the same shapes; ops in `skipped` may differ. Modules in `grown`, by
     path, may run more ops than in the reference.
     """
-    thin = _ThinDigests(reference.labels, None)
+    thin = _ThinDigests(reference.labels, None, reference.completed)
     lengths: dict[str, list[int]] = defaultdict(list)
 
     def read(path: str, start: int) -> None:
@@ -154,8 +156,6 @@ def _close(a: Tensor, b: Tensor, tolerance: float) -> bool:
 
 
 def run(model: nn.Module, inputs: Inputs, mode: CountingMode) -> Any:
-    """Call a model in evaluation mode under `mode`."""
-    with quiet(model):
-        model.eval()
-        with mode:
-            return call(model, inputs)
+    """Call a model under `mode`; in training mode if its ops count from `BRANCH`."""
+    with running(model, training=mode.completed >= BRANCH), mode:
+        return call(model, inputs)

@@ -23,7 +23,7 @@ from torchthin.thinning.trial import Diverged, Success, Trial
 from torchthin.trace.clone import clone, share
 from torchthin.trace.inputs import Inputs
 from torchthin.trace.opgraph import OpGraph, merged
-from torchthin.trace.recorder import record, training_branch
+from torchthin.trace.recorder import record
 from torchthin.trace.sizes import read_sizes
 
 ROUNDS = 200
@@ -65,14 +65,21 @@ def trace(model: nn.Module, inputs: Inputs) -> OpGraph:
     if all(name in graph.state for name, _ in model.named_parameters()):
         return graph
     try:
-        branch = record(clone(model, share), inputs, prepare=training_branch).live()
+        branch = record(clone(model, share), inputs, training=True).live()
     except Exception as error:  # whatever the user's code raises
         cause = " ".join(str(error).split())
         note = (
             f"The training branch does not run on the example inputs, what only it uses stays whole: {cause}"
         )
         return replace(graph, note=note)
-    return merged(graph, branch) if set(branch.state) - set(graph.state) else graph
+    if not set(branch.state) - set(graph.state):
+        return graph
+    both = merged(graph, branch)
+    drawn = both.chance()
+    if drawn is None:
+        return both
+    note = f"The training branch draws random numbers ({drawn.name} in {drawn.source}): it was tried, not compared."
+    return replace(both, note=note)
 
 
 def find_plan(

@@ -17,15 +17,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from torchthin.labels.components import Components
 from torchthin.labels.propagate import Labels
 from torchthin.labels.registry import Contraction
 from torchthin.labels.space import FROZEN, Axes, Merged, Vector
-from torchthin.trace.inputs import Inputs, call
 from torchthin.trace.opgraph import Op, Ref
-from torchthin.trace.recorder import CountingMode, as_outputs, by_name, quiet
+from torchthin.trace.recorder import CountingMode, as_outputs, by_name
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -105,8 +104,9 @@ class ReferenceMode(CountingMode):
         known: Sequence[Constant] | None = None,
         placed: Container[int] = (),
         settled: Container[int] = (),
+        start: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(start)
         self._placed = placed
         self._settled = settled
         self._known = None if known is None else {constant.op.index: constant.delta for constant in known}
@@ -263,13 +263,3 @@ def _bordered(op: Op) -> bool:
     if op.name != "aten.convolution":
         return False
     return any(op.arguments.get("padding", ())) or bool(op.arguments.get("transposed", False))
-
-
-def run_reference(masked: nn.Module, inputs: Inputs, labels: Labels, kept: Kept) -> tuple[Any, ReferenceMode]:
-    """Run the masked model as reference; return its outputs and what was met."""
-    mode = ReferenceMode(labels, kept)
-    with quiet(masked):
-        masked.eval()
-        with mode:
-            outputs = call(masked, inputs)
-    return outputs, mode

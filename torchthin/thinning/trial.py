@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,16 +15,16 @@ from torchthin.errors import InputError
 from torchthin.labels.propagate import Labels
 from torchthin.proof import Proof, can_double, compare, in_double, joined
 from torchthin.thinning.build import tensors_of, thin_copy
-from torchthin.thinning.constants import Fold, folded_tensors, plan_folds
+from torchthin.thinning.constants import Fold, Folds, folded_tensors, plan_folds
 from torchthin.thinning.fingerprints import ReferenceDigests, first_difference, run
 from torchthin.thinning.recipe import Recipe, cut
 from torchthin.thinning.reference import Constant, Kept, ReferenceMode
 from torchthin.thinning.rescale import rescaled_tensors, settled_ops
 from torchthin.thinning.temperature import Rescale, plan_rescales, tempered_tensors
 from torchthin.trace.clone import clone
-from torchthin.trace.inputs import Inputs, call, refreshed
+from torchthin.trace.inputs import Inputs, refreshed
 from torchthin.trace.opgraph import BRANCH, Op
-from torchthin.trace.recorder import CountingMode, quiet, training_branch
+from torchthin.trace.recorder import CountingMode
 from torchthin.trace.sizes import FactorMode
 
 DIFFERENT = "the thinned model computes something else"
@@ -63,6 +63,8 @@ class Success:
     left_out: tuple[Op, ...]
     """Ops whose statistics lost channels."""
     rescales: tuple[Rescale, ...] = ()
+    note: str = ""
+    """What could not be compared, in words."""
 
 
 @dataclass(frozen=True)
@@ -74,18 +76,30 @@ class _Pair:
     """The masked model, with those constants in its biases that the thinned model's biases pass through functions."""
     small: nn.Module
     recipe: Recipe
-    folds: tuple[Fold, ...]
+    folds: Folds
     rescales: tuple[Rescale, ...]
-    reference: ReferenceMode
-    expected: Any
-    """Outputs of the reference."""
+    constants: tuple[Constant, ...]
+    left_out: tuple[Op, ...]
     settled: frozenset[int]
     """Ops of weights that a rescaled tensor keeps as they were."""
+    expected: tuple[Any, ...]
+    """Outputs of the reference, in evaluation mode and, where that can be compared, in the training branch."""
+    note: str = ""
+
+    @property
+    def starts(self) -> tuple[int, ...]:
+        """Where the ops of the runs that are compared begin to count."""
+        return (0, BRANCH)[: len(self.expected)]
 
     @property
     def placed(self) -> frozenset[int]:
         """Indices of ops whose constant the carrier's bias holds."""
-        return frozenset(fold.constant.op.index for fold in self.folds if fold.carried)
+        return frozenset(fold.constant.op.index for fold in self.all_folds if fold.carried)
+
+    @property
+    def all_folds(self) -> tuple[Fold, ...]:
+        """All folds as each run meets them."""
+        return (*self.folds.folds, *self.folds.twins)
 
 
 @dataclass(frozen=True)
@@ -113,9 +127,9 @@ class Trial:
         """
         small = thin_copy(self.model, self.recipe)  # unmasked: of what a mask zeroes nothing stays
         mode = FactorMode()
-        failure = _attempt(small, self.inputs, mode, nn.Module.eval)
+        failure = _attempt(small, self.inputs, mode)
         if failure is None and self.labels.graph.branched:
-            failure = _attempt(small, self.inputs, CountingMode(BRANCH), training_branch)
+            failure = _attempt(small, self.inputs, CountingMode(BRANCH))
         if failure is not None:
             return failure
         if not prove:
@@ -140,15 +154,11 @@ class Trial:
         if isinstance(pair, Failure):
             return pair
         given = in_double(self.inputs, double)
-        met = pair.reference
-        exact = not (met.constants or met.left_out)
-        plain = pair.expected if exact else run(pair.masked, given, CountingMode())
-        proof = compare(plain, pair.expected, run(pair.small, given, CountingMode()), double)
+        proof = self._compared(pair, given, pair.expected, double, beside=True)
         if double and proof.holds:
             fresh = refreshed(given, seed=1)
-            reference = ReferenceMode(self.labels, self.kept, met.constants, pair.placed, pair.settled)
-            again = run(pair.carrier, fresh, reference)
-            proof = joined([proof, compare(None, again, run(pair.small, fresh, CountingMode()), double)])
+            again = tuple(run(pair.carrier, fresh, self._reference(pair, start)) for start in pair.starts)
+            proof = joined([proof, self._compared(pair, fresh, again, double)])
         if not proof.holds or proof.vacuous:
             different = self._difference(pair, given, double)
             if different is not None:
@@ -156,40 +166,54 @@ class Trial:
         if not proof.holds:
             last = max(op.index for op in self.labels.graph.ops if op.index < BRANCH)
             return Failure(last, DIFFERENT, rescales=rescales)
-        return Success(pair.recipe, pair.folds, proof, tuple(met.constants), tuple(met.left_out), rescales)
+        return Success(
+            pair.recipe, pair.folds.folds, proof, pair.constants, pair.left_out, rescales, pair.note
+        )
+
+    def _compared(
+        self, pair: _Pair, inputs: Inputs, expected: tuple[Any, ...], double: bool, beside: bool = False
+    ) -> Proof:
+        """Compare the thinned model with what the reference gave; `beside`: with the masked model as it is, too."""
+        exact = not (pair.constants or pair.left_out)
+        proofs = []
+        for start, wanted in zip(pair.starts, expected, strict=True):
+            plain = None
+            if beside:
+                plain = wanted if exact else run(pair.masked, inputs, CountingMode(start))
+            proofs.append(compare(plain, wanted, run(pair.small, inputs, CountingMode(start)), double))
+        return joined(proofs)
 
     def _pair(self, double: bool, rescales: tuple[Rescale, ...]) -> _Pair | Failure:
         """Run the reference, and make the thinned model that takes over its constants."""
-        masked = self._masked(double)
+        masked, given = self._masked(double), in_double(self.inputs, double)
         scaled = {}
         if self.computed:
             scaled = rescaled_tensors(masked, self._small(double, self.recipe), self.recipe, self.computed)
         settled = settled_ops(self.labels, scaled)
-        reference = ReferenceMode(self.labels, self.kept, settled=settled)
-        try:
-            expected = run(masked, in_double(self.inputs, double), reference)
-        except Exception as error:  # whatever the user's code raises
-            cause = " ".join(str(error).split())
-            raise Diverged(f"The masked model does not run as it was recorded: {cause}") from error
-        if reference.completed != self.labels.graph.steps:
-            raise Diverged(
-                f"The model ran {self.labels.graph.steps} operations when recorded and {reference.completed} later; "
-                "what changes from run to run cannot be proved."
-            )
-        _refuse_nan(expected)
+        mode = ReferenceMode(self.labels, self.kept, settled=settled)
+        modes, expected, note = [mode], [self._recorded(masked, given, mode)], ""
+        _refuse_nan(expected[0])
+        if self.labels.graph.branched and self.labels.graph.chance() is None:
+            mode = ReferenceMode(self.labels, self.kept, settled=settled, start=BRANCH)
+            try:
+                expected.append(self._recorded(masked, given, mode))
+                modes.append(mode)
+            except Diverged as error:
+                note = f"What only the training branch computes was not compared. {error}"
+        constants = tuple(constant for mode in modes for constant in mode.constants)
         tensors = {name: tensor.detach() for name, tensor in tensors_of(masked).items()}
-        folds, homeless = plan_folds(self.model, self.labels, reference.constants, tensors)
-        if homeless:
-            ops = tuple(constant.op.index for constant in homeless)
-            contraction = homeless[0].contraction
+        folds = plan_folds(self.model, self.labels, constants, tensors)
+        if folds.homeless:
+            ops = tuple(constant.op.index for constant in folds.homeless)
+            contraction = folds.homeless[0].contraction
             return Failure(
                 ops[0],
                 "the constant of its dead channels has no bias to go to",
                 axes=((contraction.data, contraction.data_axis),),
                 homeless=ops,
             )
-        values = folded_tensors(folds, self.recipe, tensors, self.kept)
-        recipe = _with_added(self.recipe, folds, values)
+        values = folded_tensors(folds.folds, self.recipe, tensors, self.kept)
+        recipe = _with_added(self.recipe, folds.folds, values)
         values = tempered_tensors(rescales, recipe, tensors, values)
         for changes in scaled.values():
             values.update(changes)
@@ -198,16 +222,47 @@ class Trial:
             for name, tensor in tensors_of(small).items():
                 if name in values:
                     tensor.copy_(values[name])
-        pair = _Pair(masked, masked, small, recipe, tuple(folds), rescales, reference, expected, settled)
+        left_out = tuple(op for mode in modes for op in mode.left_out)
+        pair = _Pair(
+            masked,
+            masked,
+            small,
+            recipe,
+            folds,
+            rescales,
+            constants,
+            left_out,
+            settled,
+            tuple(expected),
+            note,
+        )
         return self._carried(pair, double) if pair.placed else pair
+
+    def _recorded(self, model: nn.Module, inputs: Inputs, mode: CountingMode) -> Any:
+        """Run a model and see that it does what was recorded."""
+        graph = self.labels.graph
+        steps = mode.completed + (graph.branch_steps if mode.completed else graph.steps)
+        try:
+            outputs = run(model, inputs, mode)
+        except Exception as error:  # whatever the user's code raises
+            cause = " ".join(str(error).split())
+            raise Diverged(f"The masked model does not run as it was recorded: {cause}") from error
+        if mode.completed != steps:
+            raise Diverged(
+                f"The model ran {steps % BRANCH} operations when recorded and {mode.completed % BRANCH} later; "
+                "what changes from run to run cannot be proved."
+            )
+        return outputs
 
     def _carried(self, pair: _Pair, double: bool) -> _Pair:
         """Let the reference hold constants where the thinned model does, since rounding a bias changes them."""
-        changes = {fold.name: fold.change for fold in pair.folds if fold.carried}
-        carrier = self._masked(double, changes)
-        mode = ReferenceMode(self.labels, self.kept, pair.reference.constants, pair.placed, pair.settled)
-        expected = run(carrier, in_double(self.inputs, double), mode)
+        changes = {fold.name: fold.change for fold in pair.folds.folds if fold.carried}
+        carrier, given = self._masked(double, changes), in_double(self.inputs, double)
+        expected = tuple(run(carrier, given, self._reference(pair, start)) for start in pair.starts)
         return replace(pair, carrier=carrier, expected=expected)
+
+    def _reference(self, pair: _Pair, start: int) -> ReferenceMode:
+        return ReferenceMode(self.labels, self.kept, pair.constants, pair.placed, pair.settled, start)
 
     def _difference(self, pair: _Pair, inputs: Inputs, double: bool) -> Failure | None:
         """Look for the first op that differs.
@@ -215,21 +270,22 @@ class Trial:
         One whose constant a BatchNorm behind it took over does so rightly, and so does one that sees a factor ahead of the
         number which cancels it; a module with a new bias runs other ops.
         """
-        moved = {index for fold in pair.folds for index in fold.between}
+        moved = {index for fold in pair.all_folds for index in fold.between}
         moved |= {index for rescale in pair.rescales for index in rescale.between}
-        grown = {fold.constant.op.source.module for fold in pair.folds if fold.new}
+        grown = {fold.constant.op.source.module for fold in pair.all_folds if fold.new}
         skipped = {
             op.index for op in self.labels.graph.ops if _inside(op.source.module, grown)
         } | pair.settled
-        reference = ReferenceDigests(
-            self.labels, self.kept, pair.reference.constants, pair.placed, pair.settled
-        )
-        different = first_difference(
-            pair.carrier, pair.small, inputs, reference, double, moved, skipped, grown
-        )
-        if different is None:
-            return None
-        return Failure(different, DIFFERENT, rescales=pair.rescales)
+        for start in pair.starts:
+            reference = ReferenceDigests(
+                self.labels, self.kept, pair.constants, pair.placed, pair.settled, start
+            )
+            different = first_difference(
+                pair.carrier, pair.small, inputs, reference, double, moved, skipped, grown
+            )
+            if different is not None:
+                return Failure(different, DIFFERENT, rescales=pair.rescales)
+        return None
 
     def _prepared(self, name: str, tensor: Tensor, double: bool, thin: bool = False) -> Tensor:
         """Mask and convert a tensor of the full-size model or, if `thin`, one that is cut already."""
@@ -271,14 +327,9 @@ def _refuse_nan(outputs: Any) -> None:
             )
 
 
-def _attempt(
-    model: nn.Module, inputs: Inputs, mode: CountingMode, prepare: Callable[[nn.Module], object]
-) -> Failure | None:
+def _attempt(model: nn.Module, inputs: Inputs, mode: CountingMode) -> Failure | None:
     try:
-        with quiet(model):
-            prepare(model)
-            with mode:
-                call(model, inputs)
+        run(model, inputs, mode)
     except Exception as error:  # whatever the user's code raises
         first = str(error).strip().splitlines()
         return Failure(mode.completed, f"{type(error).__name__}: {first[0] if first else ''}", True)

@@ -86,6 +86,8 @@ class OpGraph:
     outputs: tuple[int, ...]
     steps: int = 0
     """Number of ops of the first run, dead ones included: another run of the same model must have as many."""
+    branch_steps: int = 0
+    """The same of the second run."""
     note: str = ""
     """What could not be recorded, in words."""
 
@@ -93,6 +95,17 @@ class OpGraph:
     def branched(self) -> bool:
         """Whether a second run, of the training branch, is part of the graph."""
         return bool(self.ops) and self.ops[-1].index >= BRANCH
+
+    def chance(self) -> Op | None:
+        """Return the first op of the second run that draws random numbers: two such runs cannot be compared."""
+        return next(
+            (
+                op
+                for op in self.ops
+                if op.index >= BRANCH and torch.Tag.nondeterministic_seeded in op.target.tags
+            ),
+            None,
+        )
 
     def live(self) -> OpGraph:
         """Return the graph without ops that reach no output (ai8x computes unused statistics) and what only they read."""
@@ -149,5 +162,6 @@ def merged(first: OpGraph, second: OpGraph) -> OpGraph:
         (*first.inputs, *(shared.get(number, number + offset) for number in second.inputs)),
         (*first.outputs, *(shared.get(number, number + offset) for number in second.outputs)),
         first.steps,
+        second.steps,
         first.note,
     )

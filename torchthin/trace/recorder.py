@@ -7,7 +7,7 @@ import os
 import random
 import sys
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules import module as module_hooks
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
@@ -272,26 +274,52 @@ def _set_generators(states: tuple[Any, ...]) -> None:
         torch.cuda.set_rng_state_all(states[3])
 
 
-def training_branch(model: nn.Module) -> None:
-    """Set training mode, in which some models run auxiliary heads, with normalisation and dropout kept still."""
-    model.train()
-    for module in model.modules():
-        if isinstance(module, (_NormBase, _DropoutNd)):
-            module.eval()
+@contextlib.contextmanager
+def running(model: nn.Module, *, training: bool = False) -> Iterator[None]:
+    """`quiet`, in evaluation mode, or in training mode, in which some models run auxiliary heads.
+
+    In training mode normalisation and dropout are kept still, so that two runs compute the same.
+    """
+    with quiet(model):
+        if not training:
+            yield
+            return
+        model.train()
+        for module in model.modules():
+            if isinstance(module, (_NormBase, _DropoutNd, nn.RNNBase)):
+                module.eval()
+        with _NoDropout():
+            yield
 
 
-def record(
-    model: nn.Module, inputs: Inputs, *, prepare: Callable[[nn.Module], object] = nn.Module.eval
-) -> OpGraph:
+class _NoDropout(TorchFunctionMode):
+    """Functions of dropout hand on what they are given."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func in _DROPOUTS:  # input, p, training, inplace
+            return func(*args[:2], **{**kwargs, "training": False, "inplace": False})
+        if func is functional.scaled_dot_product_attention:  # query, key, value, attn_mask, dropout_p, ...
+            args = (*args[:4], 0.0, *args[5:]) if len(args) > 4 else args
+            kwargs |= {"dropout_p": 0.0} if len(args) <= 4 else {}
+        return func(*args, **kwargs)
+
+
+_DROPOUTS = (
+    functional.dropout, functional.dropout1d, functional.dropout2d, functional.dropout3d,
+    functional.alpha_dropout, functional.feature_alpha_dropout,
+)  # fmt: skip
+
+
+def record(model: nn.Module, inputs: Inputs, *, training: bool = False) -> OpGraph:
     """Run `model` once on `inputs` and return the record.
 
     The forward pass runs without autograd and may leave state on `model`: give a `clone`.
-    `prepare` sets the modules' modes: ``nn.Module.eval`` or `training_branch`.
+    `training`: see `running`.
     """
     paths = ModulePaths(model)
     recorder = _Recorder(paths, {id(tensor): name for name, tensor in state_tensors(model)})
-    with quiet(model), paths.watch():
-        prepare(model)
+    with running(model, training=training), paths.watch():
         given = [recorder.number(tensor) for tensor in inputs.tensors()]
         with recorder:
             outputs = call(model, inputs)
