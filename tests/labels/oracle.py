@@ -173,6 +173,15 @@ class LawMode(ReferenceMode):
             return func(*args, **kwargs)
         return result
 
+    def copy(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        op = self._ops.get(-1 - self.copies)
+        if op is not None:
+            given = by_name(func, args, kwargs)
+            before = {name: self._selected(op.arguments.get(name), value) for name, value in given.items()}
+            problems = self._compare(op, before, func(*args, **kwargs))
+            self.wrong.extend(Wrong(op, problem) for problem in problems)
+        return func(*args, **kwargs)
+
     def _contract(self, op: Any, contraction: Any, func: Any, args: Any, kwargs: Any) -> Any:
         """Leave out what went; in a whole model its constant would be folded into the bias."""
         keep = self._kept.along(contraction.data, contraction.data_axis)

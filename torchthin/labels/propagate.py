@@ -103,6 +103,9 @@ class _Propagation:
         self.contractions: dict[int, Contraction] = {}
         self.unknown: list[Op] = []
         self.from_input: set[int] = set(graph.inputs)
+        self.sharing: dict[int, set[int]] = {}
+        for number, value in enumerate(graph.values):
+            self.sharing.setdefault(value.alias, set()).add(number)
         self.consumed = {ref.value for op in graph.ops for ref in op.inputs()} | set(graph.outputs)
 
     def labels(self) -> Labels:
@@ -153,7 +156,8 @@ class _Propagation:
             if depends:
                 self.from_input.add(ref.value)
         if depends:
-            self.from_input.update(ref.value for ref in op.written())
+            for ref in op.written():
+                self.from_input |= self.sharing[self.graph.values[ref.value].alias]
         if op.index in self.couples:
             self._couple(self.couples[op.index])
 

@@ -121,7 +121,7 @@ class _Places:
         self._state = labels.graph.state
         self._names = {number: name for name, number in self._state.items()}
         self._shapes = [value.shape for value in labels.graph.values]
-        ops = [op for op in labels.graph.ops if (op.index >= BRANCH) == training]
+        ops = [op for op in labels.graph.ops if op.trained == training]
         self._ran = {op.source.module for op in ops}
         self._makers = {ref.value: op for op in ops for ref in op.outputs if ref is not None}
         self._users: dict[int, list[Op]] = {}

@@ -46,6 +46,7 @@ class Op:
     """One call of an ATen operator."""
 
     index: int
+    """Number among the ops of the run; copies, which another run may do without, count down from -1."""
     target: torch._ops.OpOverload
     arguments: dict[str, Any]
     """By the schema's names, defaults left out; tensors as `Ref`, lists of tensors as lists of `Ref` or None."""
@@ -56,6 +57,11 @@ class Op:
     def name(self) -> str:
         """Operator name without overload, for instance ``aten.convolution``."""
         return str(self.target.overloadpacket)
+
+    @property
+    def trained(self) -> bool:
+        """Whether the op is part of the second run, of the training branch."""
+        return abs(self.index) >= BRANCH
 
     def inputs(self) -> Iterator[Ref]:
         """All tensor arguments, in schema order."""
@@ -94,16 +100,12 @@ class OpGraph:
     @property
     def branched(self) -> bool:
         """Whether a second run, of the training branch, is part of the graph."""
-        return bool(self.ops) and self.ops[-1].index >= BRANCH
+        return any(op.trained for op in self.ops)
 
     def chance(self) -> Op | None:
         """Return the first op of the second run that draws random numbers: two such runs cannot be compared."""
         return next(
-            (
-                op
-                for op in self.ops
-                if op.index >= BRANCH and torch.Tag.nondeterministic_seeded in op.target.tags
-            ),
+            (op for op in self.ops if op.trained and torch.Tag.nondeterministic_seeded in op.target.tags),
             None,
         )
 
@@ -147,7 +149,7 @@ def merged(first: OpGraph, second: OpGraph) -> OpGraph:
     ops = tuple(
         replace(
             op,
-            index=op.index + BRANCH,
+            index=op.index + (BRANCH if op.index >= 0 else -BRANCH),
             arguments={name: moved(argument) for name, argument in op.arguments.items()},
             outputs=tuple(moved(ref) for ref in op.outputs),
         )

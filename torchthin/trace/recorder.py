@@ -38,6 +38,7 @@ class CountingMode(TorchDispatchMode):
     def __init__(self, start: int = 0) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.completed = start
+        self.copies = 0
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -59,9 +60,17 @@ class CountingMode(TorchDispatchMode):
             if result.is_floating_point():
                 self.passed(args[0], result)
                 return result
+        if func is torch.ops.aten.clone.default:
+            result = self.copy(func, args, kwargs or {})
+            self.copies += 1
+            return result
         result = self.execute(func, args, kwargs or {})
         self.completed += 1
         return result
+
+    def copy(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a copy. It is not counted: whether ``contiguous`` and ``reshape`` copy depends on sizes."""
+        return func(*args, **kwargs)
 
     def passed(self, given: Tensor, result: Tensor) -> None:
         """Take note of a result that is what went in.
@@ -87,6 +96,12 @@ class _Recorder(CountingMode):
         self.state: dict[str, int] = {}
 
     def execute(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return self._recorded(self.completed, func, args, kwargs)
+
+    def copy(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return self._recorded(-1 - self.copies, func, args, kwargs)
+
+    def _recorded(self, index: int, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         named = by_name(func, args, kwargs)
         arguments = {name: self._reference(argument) for name, argument in named.items()}
         result = func(*args, **kwargs)
@@ -94,7 +109,7 @@ class _Recorder(CountingMode):
         if torch.Tag.inplace_view in func.tags:
             self._renumber(as_outputs(result))
         made = tuple(self._output(t, given) for t in as_outputs(result))
-        self.ops.append(Op(len(self.ops), func, arguments, made, self._paths.source()))
+        self.ops.append(Op(index, func, arguments, made, self._paths.source()))
         return result
 
     def passed(self, given: Tensor, result: Tensor) -> None:
