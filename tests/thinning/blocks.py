@@ -211,6 +211,40 @@ def recurrent(c: int, w: int, v: int) -> tuple[nn.Module, int]:
 
 
 @block
+def recurrent_cell(c: int, w: int, v: int) -> tuple[nn.Module, int]:
+    cell = [
+        nn.LSTMCell(c, w),
+        nn.GRUCell(c, w),
+        nn.RNNCell(c, w),
+        nn.LSTM(c, 2 * w, proj_size=w, num_layers=2),
+    ][v]
+
+    def run(self: Apply, x: Tensor) -> Tensor:
+        steps = _tokens(x).transpose(0, 1)
+        if v == 3:
+            hidden = self.cell(steps)[0][-1]
+        else:
+            state = self.cell(steps[0])
+            for step in steps[1:]:
+                state = self.cell(step, state)
+            hidden = state[0] if v == 0 else state
+        return self.out(hidden)[:, :, None, None].expand(-1, -1, 6, 6)
+
+    return Apply(run, cell=cell, out=nn.Linear(w, w)), w
+
+
+@block
+def computed_weight(c: int, w: int, v: int) -> tuple[nn.Module, int]:
+    wrap: Callable[[nn.Module], nn.Module] = [
+        nn.utils.parametrizations.weight_norm,
+        nn.utils.parametrizations.spectral_norm,
+        lambda layer: nn.utils.parametrizations.weight_norm(layer, dim=1),
+        lambda layer: nn.utils.parametrize.register_parametrization(layer, "weight", nn.Tanh()),
+    ][v]
+    return nn.Sequential(wrap(nn.Conv2d(c, w, 1)), nn.ReLU(), wrap(nn.Conv2d(w, w, 3, padding=1))), w
+
+
+@block
 def shared(c: int, w: int, v: int) -> tuple[nn.Module, int]:
     def run(self: Apply, x: Tensor) -> Tensor:
         y = F.relu(self.a(x))
