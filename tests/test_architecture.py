@@ -6,7 +6,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "torchthin"
 
 LAYERS = [
-    {"errors"},
+    {"errors", "release"},
     {"schedule", "chips"},
     {"config"},
     {"trace"},
@@ -22,6 +22,7 @@ LAYERS = [
     {"structured"},
     {"report"},
     {"ai8x", "checkpoints", "factory"},
+    {"saving"},
     {"pipeline", "in_place", "inspection", "reload"},
     {"pruner", "export"},
     {"pose"},

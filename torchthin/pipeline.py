@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from torchthin.importance.values import check_values
 from torchthin.masks import apply_masks_, channel_masks
 from torchthin.proof import Proof
 from torchthin.report.facts import Filters, PruneReport, build_report
+from torchthin.saving import save_pruned
 from torchthin.selection import prune_count, select_channels, select_weights
 from torchthin.structured import ByImportance, DeadChannels, effective_weights, masks_of_sources
 from torchthin.targets import TargetPlan, find_targets
@@ -49,6 +51,21 @@ class PruneResult:
     """What thins the model; None without example inputs or when nothing can be removed."""
     proof: Proof | None = None
     """How masked and thinned model compare; None without example inputs."""
+    config: PruneConfig = field(default_factory=PruneConfig, repr=False)
+    """What was asked for."""
+
+    def save(self, path: str | Path) -> None:
+        """Write the checkpoint that ``--save-to`` writes; `load` reads it into a full-size instance of the class.
+
+        The file (a torch file that loads with ``weights_only=True``, or safetensors by its ending) appears whole.
+
+        Raises:
+            CheckpointError: the file cannot be written; what was there before is untouched.
+        """
+        recipe = self.recipe if self.config.thin else None
+        state = self.model.state_dict()
+        source = type(self.model).__name__
+        save_pruned(path, state, self.masks, self.report, self.config, recipe, source=source)
 
     def __str__(self) -> str:
         return str(self.report)
@@ -168,9 +185,9 @@ def prune_with(model: nn.Module, config: PruneConfig, example_inputs: Any = None
         notes=plan.notes,
     )
     if not config.thin or inputs is None:
-        return PruneResult(pruned, masks, report)
+        return PruneResult(pruned, masks, report, config=config)
     found = find_plan(pruned, inputs, DeadChannels(effective_weights(pruned)))
-    return _thinned(pruned, masks, found, report, inputs)
+    return _thinned(pruned, masks, found, report, inputs, config)
 
 
 def _prune_groups(model: nn.Module, plan: TargetPlan, config: PruneConfig, inputs: Inputs) -> PruneResult:
@@ -206,8 +223,8 @@ def _prune_groups(model: nn.Module, plan: TargetPlan, config: PruneConfig, input
         ),
     )
     if not config.thin:
-        return PruneResult(masked, zeroed, report, found.recipe or None, found.outcome.proof)
-    return _thinned(masked, zeroed, found, report, inputs)
+        return PruneResult(masked, zeroed, report, found.recipe or None, found.outcome.proof, config)
+    return _thinned(masked, zeroed, found, report, inputs, config)
 
 
 def _asked_of_groups(
@@ -253,7 +270,12 @@ def _frozen_targets(found: Plan, axes: Mapping[str, int], masks: Mapping[str, Te
 
 
 def _thinned(
-    masked: nn.Module, masks: Mapping[str, Tensor], found: Plan, report: PruneReport, inputs: Inputs
+    masked: nn.Module,
+    masks: Mapping[str, Tensor],
+    found: Plan,
+    report: PruneReport,
+    inputs: Inputs,
+    config: PruneConfig,
 ) -> PruneResult:
     """Remove what is masked from the masked copy, and add to the report what that brought."""
     before = measure(masked, inputs)
@@ -273,7 +295,7 @@ def _thinned(
         proof=found.outcome.proof,
         inexact=inexact_layers(found),
     )
-    return PruneResult(masked, masks, report, found.recipe or None, found.outcome.proof)
+    return PruneResult(masked, masks, report, found.recipe or None, found.outcome.proof, config)
 
 
 def prune(

@@ -55,6 +55,46 @@ def test_into_a_full_size_and_into_a_thinned_instance(prune: Callable[..., None]
         assert torch.equal(model.state_dict()[name], tensor)
 
 
+@pytest.mark.parametrize("thin", [True, False])
+@pytest.mark.parametrize("file", ["a.pth", "a.safetensors"])
+def test_saved_from_python_as_from_the_command_line(
+    prune: Callable[..., None], file: str, thin: bool
+) -> None:
+    prune(*(["--thin"] if thin else []), "--save-to", f"cli_{file}")
+    result = torchthin.prune(lively(Plain()).eval(), image(), thin=thin)
+    result.save(file)
+    mine, theirs = read_checkpoint(file), read_checkpoint(f"cli_{file}")
+    assert {name: t.tolist() for name, t in mine.state_dict.items()} == {
+        name: t.tolist() for name, t in theirs.state_dict.items()
+    }
+    assert mine.torchthin["config"] == theirs.torchthin["config"]
+    assert mine.torchthin.get("recipe") == theirs.torchthin.get("recipe")
+    assert ("recipe" in mine.torchthin) == thin
+    torch.testing.assert_close(torchthin.load(file, full())(image()), result.model(image()))
+
+
+def test_saving_that_fails_leaves_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = torchthin.prune(lively(Plain()).eval(), image(), thin=True)
+    file = tmp_path / "a.pth"
+    result.save(file)
+    before = file.read_bytes()
+
+    def full_disk(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full_disk)
+    with pytest.raises(CheckpointError, match="No space left"):
+        result.save(file)
+    assert file.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_text_file_is_no_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "a.pth").write_text("hello")
+    with pytest.raises(CheckpointError, match=r"is not of the form that torch\.save writes"):
+        torchthin.load(tmp_path / "a.pth", full())
+
+
 @pytest.mark.parametrize(
     "files", [("a.pth", "b.pth"), ("a.safetensors", "b.safetensors"), ("a.pth", "b.safetensors")]
 )

@@ -78,6 +78,8 @@ def _refuse_unreadable(path: Path) -> None:
 def _damaged(path: Path, error: Exception) -> CheckpointError:
     if isinstance(error, pickle.UnpicklingError):  # torch's text is about how to load without safety
         error = pickle.UnpicklingError("its pickle cannot be read")
+    if isinstance(error, KeyError):  # the number of a byte that no pickle begins with
+        error = pickle.UnpicklingError("it is not of the form that torch.save writes")
     reason = str(error).strip().splitlines() or [type(error).__name__]
     return CheckpointError(
         f"The checkpoint {path} is damaged or no checkpoint ({reason[0][:120]}). Save or download it again."

@@ -11,7 +11,8 @@ from torchthin.cli.inspect import run as run_inspect
 from torchthin.cli.options import EXAMPLE, add_prune_arguments, prune_options
 from torchthin.cli.prune import DESCRIPTION as PRUNE_DESCRIPTION
 from torchthin.cli.prune import run as run_prune
-from torchthin.cli.shell import Parser, run_command, version
+from torchthin.cli.shell import Parser, run_command
+from torchthin.release import version
 
 _EXAMPLE = """\
 example:

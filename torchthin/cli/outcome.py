@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torchthin.checkpoints import PrunedCheckpoint, write_checkpoint
-from torchthin.cli.shell import version
+from torchthin.saving import save_pruned
 
 if TYPE_CHECKING:
     from torchthin.checkpoints import Checkpoint
@@ -50,27 +49,17 @@ def save(
     Raises:
         CheckpointError: the file cannot be written; what was there before is untouched.
     """
-    entry: dict[str, Any] = {
-        "version": version(),
-        "config": config.to_dict(),
-        "report": result.report.to_dict(),
-    }
-    recipe = _whole_recipe(result if config.thin else None, checkpoint)
-    if recipe is not None:
-        entry["recipe"] = recipe.to_dict()
-    write_checkpoint(
+    save_pruned(
         path,
-        PrunedCheckpoint(
-            state_dict=_in_source_dtypes(result.model.state_dict(), checkpoint),
-            masks=result.masks,
-            target_sparsity=config.target_sparsity,
-            method=config.method,
-            source=source,
-            epoch=checkpoint.epoch if checkpoint else 0,
-            arch=arch or (checkpoint.arch if checkpoint else None),
-            extras={**(checkpoint.extras if checkpoint else {}), **(extras or {})},
-            torchthin=entry,
-        ),
+        _in_source_dtypes(result.model.state_dict(), checkpoint),
+        result.masks,
+        result.report,
+        config,
+        _whole_recipe(result if config.thin else None, checkpoint),
+        source=source,
+        epoch=checkpoint.epoch if checkpoint else 0,
+        arch=arch or (checkpoint.arch if checkpoint else None),
+        extras={**(checkpoint.extras if checkpoint else {}), **(extras or {})},
     )
 
 

@@ -10,7 +10,6 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from importlib import metadata
 from typing import NoReturn
 
 from torchthin.errors import ConfigError, TorchthinError, near_matches
@@ -89,11 +88,3 @@ def _fail(message: str, code: int, arguments: Sequence[str]) -> int:
     )  # file names may hold escape codes
     print("error:", " ".join(line.split()), file=sys.stderr)
     return code
-
-
-def version() -> str:
-    """Return the version of the installed package."""
-    try:
-        return metadata.version("torchthin")
-    except metadata.PackageNotFoundError:  # run from a source tree that is not installed
-        return "unknown"
