@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten
 
 from torchthin.errors import InputError, ProofError, one_line
 from torchthin.trace.clone import clone, duplicate, state_tensors, to_double
 from torchthin.trace.inputs import Inputs, as_inputs, call, on_device_of
 from torchthin.trace.model import check_model
+from torchthin.trace.outputs import output_tensors
 from torchthin.trace.recorder import quiet
 
 DOUBLE_UP_TO = 64 * 2**20
@@ -139,7 +139,7 @@ def _check_comparable(outputs: Any) -> None:
     tensors = _tensors(outputs)
     if not any(tensor.numel() for tensor in tensors):
         raise InputError(
-            "The masked model of verify must return tensors with values, alone or in lists, tuples and dicts. "
+            "The masked model of verify must return tensors with values, alone or in lists, tuples, dicts and objects. "
             f"Got {type(outputs).__name__}."
         )
     if any(tensor.numel() and bool(torch.isnan(tensor).all()) for tensor in tensors):
@@ -205,7 +205,7 @@ def joined(proofs: Sequence[Proof]) -> Proof:
 
 
 def _tensors(outputs: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_flatten(outputs)[0] if isinstance(leaf, Tensor)]
+    return output_tensors(outputs)
 
 
 def _agreements(expected: list[Tensor], actual: list[Tensor]) -> tuple[Agreement, ...]:

@@ -71,7 +71,7 @@ def trace(model: nn.Module, inputs: Inputs) -> OpGraph:
         note = (
             f"The training branch does not run on the example inputs, what only it uses stays whole: {cause}"
         )
-        return replace(graph, note=note)
+        return replace(graph, note=f"{graph.note} {note}".strip())
     if not set(branch.state) - set(graph.state):
         return graph
     both = merged(graph, branch)
@@ -79,7 +79,7 @@ def trace(model: nn.Module, inputs: Inputs) -> OpGraph:
     if drawn is None:
         return both
     note = f"The training branch draws random numbers ({drawn.name} in {drawn.source}): it was tried, not compared."
-    return replace(both, note=note)
+    return replace(both, note=f"{both.note} {note}".strip())
 
 
 def find_plan(

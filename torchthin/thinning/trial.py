@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten
 
 from torchthin.computed import Computed
 from torchthin.errors import InputError
@@ -24,6 +23,7 @@ from torchthin.thinning.temperature import Rescale, plan_rescales, tempered_tens
 from torchthin.trace.clone import clone
 from torchthin.trace.inputs import Inputs, refreshed
 from torchthin.trace.opgraph import BRANCH, Op
+from torchthin.trace.outputs import output_tensors
 from torchthin.trace.recorder import CountingMode
 from torchthin.trace.sizes import FactorMode
 
@@ -319,8 +319,8 @@ def _inside(path: str, modules: Container[str]) -> bool:
 
 def _refuse_nan(outputs: Any) -> None:
     """A comparison of NaN with NaN would be no proof."""
-    for leaf in tree_flatten(outputs)[0]:
-        if isinstance(leaf, Tensor) and leaf.numel() and bool(torch.isnan(leaf).all()):
+    for leaf in output_tensors(outputs):
+        if leaf.numel() and bool(torch.isnan(leaf).all()):
             raise InputError(
                 "An output of the masked model is NaN throughout, so nothing can be proved. "
                 "Look for NaN or negative variances in the weights, or give other example_inputs."

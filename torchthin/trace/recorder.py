@@ -22,11 +22,11 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten
 
 from torchthin.trace.clone import state_tensors
 from torchthin.trace.inputs import Inputs, call
 from torchthin.trace.opgraph import Op, OpGraph, Ref, Source, Value
+from torchthin.trace.outputs import opaque_types, output_tensors
 
 _LIBRARY = tuple(str(folder) + os.sep for folder in (Path(torch.__file__).parent, Path(__file__).parents[1]))
 _KEPT_DTYPES = {torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8, torch.bool}
@@ -338,6 +338,27 @@ def record(model: nn.Module, inputs: Inputs, *, training: bool = False) -> OpGra
         given = [recorder.number(tensor) for tensor in inputs.tensors()]
         with recorder:
             outputs = call(model, inputs)
-    made = [recorder.number(item) for item in tree_flatten(outputs)[0] if isinstance(item, Tensor)]
+    made = [recorder.number(item) for item in output_tensors(outputs)]
     ops = tuple(recorder.ops)
-    return OpGraph(ops, tuple(recorder.values), recorder.state, tuple(given), tuple(made), recorder.completed)
+    return OpGraph(
+        ops,
+        tuple(recorder.values),
+        recorder.state,
+        tuple(given),
+        tuple(made),
+        recorder.completed,
+        note=_unseen(made, outputs),
+    )
+
+
+def _unseen(made: list[int], outputs: Any) -> str:
+    """Say what of the outputs cannot be followed."""
+    hidden = opaque_types(outputs)
+    if made and not hidden:
+        return ""
+    what = ", ".join(hidden) or type(outputs).__name__
+    then = "is not compared" if made else "so nothing can be proved, and nothing was pruned"
+    return (
+        f"The model returns {what}, in which no tensor is seen: {then}. "
+        "Return tensors, alone or in lists, tuples, dicts or objects with attributes."
+    )
