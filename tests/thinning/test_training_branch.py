@@ -108,6 +108,15 @@ def test_the_training_branch_computes_what_the_masked_one_does(
         torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-9)
 
 
+def test_the_power_iteration_of_spectral_norm_stands_still() -> None:
+    model = lively(Biased()).double()
+    nn.utils.parametrizations.spectral_norm(model.body[0])
+    result = torchthin.prune(model, image().double(), thin=True)
+    assert result.proof is not None
+    assert len(result.proof.outputs) == 6
+    assert result.proof.relative_to_masked <= 1e-9 or result.report.inexact
+
+
 def test_a_training_branch_that_draws_numbers_is_tried_and_said() -> None:
     result = torchthin.prune(lively(Biased(noise=True)), image(), thin=True)
     assert result.proof is not None

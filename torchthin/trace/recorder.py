@@ -20,6 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules import module as module_hooks
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -301,10 +302,16 @@ def running(model: nn.Module, *, training: bool = False) -> Iterator[None]:
             return
         model.train()
         for module in model.modules():
-            if isinstance(module, (_NormBase, _DropoutNd, nn.RNNBase)):
-                module.eval()
+            if isinstance(module, (_NormBase, _DropoutNd, nn.RNNBase)) or _normalises_weights(module):
+                module.training = False
         with _NoDropout():
             yield
+
+
+def _normalises_weights(module: nn.Module) -> bool:
+    """Whether a module takes a step of spectral norm's power iteration when it runs in training mode."""
+    hooked = any(isinstance(hook, SpectralNorm) for hook in module._forward_pre_hooks.values())
+    return hooked or type(module).__module__.startswith("torch.nn.utils.")
 
 
 class _NoDropout(TorchFunctionMode):
