@@ -313,27 +313,27 @@ def prune(
 ) -> PruneResult:
     """Return a pruned copy of `model`; the model itself is left as it is.
 
-    Structured methods mask ``floor(target_sparsity * n)`` whole filters of every layer (all layers together
-    with ``scope="global"``), ``agp-unstructured`` that share of the single weights; ties go by index. Only
-    weights are set to zero: biases and BatchNorm keep their values. (Of channels whose constant no layer could
-    take over when they are removed the biases are masked too, and a note of the report names them.) AGP (Zhu &
-    Gupta 2017) grows the sparsity over `agp_steps` virtual steps; the steps change the outcome only where
-    training runs between them.
+        Structured methods mask ``floor(target_sparsity * n)`` whole filters of every layer (all layers together
+        with ``scope="global"``), ``agp-unstructured`` that share of the single weights; ties go by index. Only
+        weights are set to zero: biases and BatchNorm keep their values. (The biases of recurrent hidden states that go are
+    masked too, since they would keep them moving, and those of channels whose constant no layer could take over when
+    they are removed; a note of the report names them.) AGP (Zhu & Gupta 2017) grows the sparsity over `agp_steps`
+    virtual steps; the steps change the outcome only where training runs between them.
 
-    example_inputs: a tensor, a tuple of positional or a dict of keyword arguments of the model. With them,
-    structured methods decide per group of coupled layers, keep output layers, and what they mask can be
-    thinned; without them every weight is ranked alone. method: a key of `METHODS`. target_sparsity: in [0, 1).
-    weights: names that replace the default targets (convolutions; for unstructured also linear layers).
-    keep: fnmatch patterns of weight or module names to keep whole, such as output layers.
-    compat: "distiller" for Distiller's masks bit for bit, overshoot and ties included.
-    thin: remove what is masked, and prove the result (needs example_inputs). scope: "group" or "global".
+        example_inputs: a tensor, a tuple of positional or a dict of keyword arguments of the model. With them,
+        structured methods decide per group of coupled layers, keep output layers, and what they mask can be
+        thinned; without them every weight is ranked alone. method: a key of `METHODS`. target_sparsity: in [0, 1).
+        weights: names that replace the default targets (convolutions; for unstructured also linear layers).
+        keep: fnmatch patterns of weight or module names to keep whole, such as output layers.
+        compat: "distiller" for Distiller's masks bit for bit, overshoot and ties included.
+        thin: remove what is masked, and prove the result (needs example_inputs). scope: "group" or "global".
 
-    Raises `InputError` (also a ValueError): `ConfigError` for bad arguments, `WeightNameError` for weight
-    names, and for models with nothing to prune, with NaN, without values, or that cannot be copied.
+        Raises `InputError` (also a ValueError): `ConfigError` for bad arguments, `WeightNameError` for weight
+        names, and for models with nothing to prune, with NaN, without values, or that cannot be copied.
 
-    >>> result = prune(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)), keep=["2"])
-    >>> {name: int(mask.flatten(1).all(1).sum()) for name, mask in result.masks.items()}
-    {'0.weight': 4}
+        >>> result = prune(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)), keep=["2"])
+        >>> {name: int(mask.flatten(1).all(1).sum()) for name, mask in result.masks.items()}
+        {'0.weight': 4}
     """
     config = PruneConfig(
         method=method,
