@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -29,7 +31,7 @@ class Agreement:
     output: int
     shape: tuple[int, ...]
     max_error: float
-    """Largest absolute difference."""
+    """Largest absolute difference; infinite where the other value has another shape."""
     scale: float
     """Largest absolute value of the expected output."""
 
@@ -37,6 +39,10 @@ class Agreement:
     def relative(self) -> float:
         """`max_error` in units of `scale`."""
         return self.max_error / self.scale if self.scale > 0 else self.max_error
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-able data; None stands for an infinite distance."""
+        return {**asdict(self), "max_error": _finite(self.max_error)}
 
 
 @dataclass(frozen=True)
@@ -81,11 +87,13 @@ class Proof:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the proof as JSON-able data."""
+        """Return the proof as JSON-able data; None stands for an infinite distance."""
         return {
             **asdict(self),
-            "relative": self.relative,
-            "relative_to_masked": self.relative_to_masked,
+            "outputs": [agreement.to_dict() for agreement in self.outputs],
+            "masked": [agreement.to_dict() for agreement in self.masked],
+            "relative": _finite(self.relative),
+            "relative_to_masked": _finite(self.relative_to_masked),
             "holds": self.holds,
         }
 
@@ -204,16 +212,23 @@ def joined(proofs: Sequence[Proof]) -> Proof:
     return Proof(outputs, masked, first.dtype, first.tolerance, problem)
 
 
+def _finite(number: float) -> float | None:
+    return number if math.isfinite(number) else None
+
+
 def _tensors(outputs: Any) -> list[Tensor]:
     return output_tensors(outputs)
 
 
 def _agreements(expected: list[Tensor], actual: list[Tensor]) -> tuple[Agreement, ...]:
-    return tuple(_agreement(i, a, b) for i, (a, b) in enumerate(zip(expected, actual, strict=True)))
+    pairs = zip_longest(expected, actual, fillvalue=torch.zeros(()))
+    return tuple(_agreement(i, a, b) for i, (a, b) in enumerate(pairs))
 
 
 def _agreement(number: int, expected: Tensor, actual: Tensor) -> Agreement:
     a, b = expected.double(), actual.double()
+    if a.shape != b.shape:  # as many detections as the data gave
+        return Agreement(number, tuple(a.shape), float("inf"), float(a.abs().max()) if a.numel() else 0.0)
     if not a.numel():
         return Agreement(number, tuple(a.shape), 0.0, 0.0)
     same = (a == b) | (torch.isnan(a) & torch.isnan(b))

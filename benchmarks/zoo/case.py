@@ -29,12 +29,16 @@ class Case:
     """Inputs as small as the model allows, for tests."""
     training: Callable[[], Inputs]
     """Inputs of a training step (two samples, targets where the model computes its own loss)."""
+    ranks: bool = False
+    """The model ranks what it finds: its activations must neither explode nor die, or ranks are rounding."""
 
     def build(self, seed: int = 0) -> nn.Module:
         """Return the model in evaluation mode with random weights and no constant parameter."""
         torch.manual_seed(seed)
         model = self.make()
         randomise_(model)
+        if self.ranks:
+            settle_(model, self.inputs())
         return model.eval()
 
 
@@ -56,6 +60,26 @@ def randomise_(model: nn.Module) -> None:
                 and bool((parameter == parameter.flatten()[0]).all())
             ):
                 _fill_(parameter)
+
+
+def settle_(model: nn.Module, inputs: Inputs) -> None:
+    """Give every norm with running statistics, frozen ones too, nearly those that its input has."""
+
+    def take(norm: Any, given: tuple[Tensor, ...]) -> None:
+        axes = [axis for axis in range(given[0].dim()) if axis != 1]
+        variance, mean = torch.var_mean(given[0], axes, correction=0)
+        norm.running_mean.copy_(mean + 0.2 * variance.sqrt() * torch.randn_like(mean))
+        norm.running_var.copy_(variance * torch.empty_like(variance).uniform_(0.5, 1.5) + 1e-3)
+
+    hooks = [
+        module.register_forward_pre_hook(take)
+        for module in model.modules()
+        if getattr(module, "running_mean", None) is not None
+    ]
+    with torch.no_grad():
+        run(model.eval(), inputs)
+    for hook in hooks:
+        hook.remove()
 
 
 def _fill_(parameter: Tensor) -> None:

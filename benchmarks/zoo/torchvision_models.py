@@ -31,9 +31,10 @@ def _make(name: str) -> nn.Module:
 _FEW = {"rpn_pre_nms_top_n_train": 200, "rpn_post_nms_top_n_train": 50,
         "rpn_pre_nms_top_n_test": 200, "rpn_post_nms_top_n_test": 50}  # fmt: skip
 _SIDE = {"min_size": 320, "max_size": 320}
-_TWO_STAGES = {**_FEW, **_SIDE, "box_score_thresh": 0.0}
-_ONE_STAGE = {"score_thresh": 0.0, "topk_candidates": 100}
-"""Few candidates, so that a pass is quick, and no threshold: an untrained detector would find nothing to compare."""
+_TWO_STAGES = {**_FEW, **_SIDE, "box_score_thresh": -1.0}
+_ONE_STAGE = {"score_thresh": -1.0, "topk_candidates": 100}
+"""Few candidates, so that a pass is quick, and no threshold: an untrained detector would find nothing to compare
+(scores of zero must pass too)."""
 
 
 def _is(name: str, parts: tuple[str, ...]) -> bool:
@@ -100,6 +101,7 @@ def torchvision_cases() -> list[Case]:
             bound(_inputs, name, False, 1),
             bound(_inputs, name, True, 1),
             bound(_training, name),
+            ranks=_is(name, _DETECTORS),
         )
         for name in list_models()
         if not name.startswith("quantized")

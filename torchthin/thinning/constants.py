@@ -17,6 +17,9 @@ from torchthin.thinning.recipe import Recipe, cut
 from torchthin.thinning.reference import Constant, Kept
 from torchthin.trace.opgraph import BRANCH, Op, Ref
 
+ROUNDING = 1e-5
+"""Share of the largest number by which constants of two calls may differ."""
+
 
 @dataclass(frozen=True)
 class Fold:
@@ -102,12 +105,17 @@ def _agreed(places: _Places, constants: Iterable[Constant]) -> tuple[dict[str, F
     folds = {}
     for name, wanted in found.items():
         first = wanted[0].constant.delta
-        agreed = all(torch.allclose(first, fold.constant.delta) for fold in wanted[1:])
+        agreed = all(_same(first, fold.constant.delta) for fold in wanted[1:])
         if agreed and len(wanted) >= places.calls(name):
             folds[name] = wanted[0]
         else:
             homeless.extend(fold.constant for fold in wanted)
     return folds, homeless
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    """Whether two constants are equal but for rounding: each number is a sum, so its error goes with the largest."""
+    return torch.allclose(a, b, rtol=0.0, atol=ROUNDING * float(a.abs().max()))
 
 
 class _Places:

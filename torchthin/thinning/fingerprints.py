@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections import defaultdict
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Container, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -15,7 +13,7 @@ from torchthin.labels.propagate import Labels
 from torchthin.thinning.reference import Constant, Kept, ReferenceMode
 from torchthin.trace.inputs import Inputs, call
 from torchthin.trace.opgraph import BRANCH
-from torchthin.trace.recorder import CountingMode, as_outputs, running
+from torchthin.trace.recorder import CountingMode, as_outputs, following, running
 
 Print = tuple[tuple[int, ...], Tensor]
 """Shape, and two sums over the numbers."""
@@ -25,7 +23,7 @@ class _Digests(CountingMode):
     """Short fingerprints of every op's results, of what stays of them."""
 
     def __init__(self, labels: Labels, kept: Kept | None, start: int) -> None:
-        super().__init__(start)
+        super().__init__(start, labels.graph.calls(start))
         self._ops = {op.index: op for op in labels.graph.ops}
         self._kept = kept
         self._consumed = {ref.value for op in labels.graph.ops for ref in op.inputs()} | set(
@@ -35,7 +33,7 @@ class _Digests(CountingMode):
 
     def note(self, result: Any) -> None:
         """Fingerprint the results of the op that has just run."""
-        op = self._ops.get(self.completed)
+        op = self._ops.get(self.completed) if self.recorded else None
         if op is None:
             return
         prints = []
@@ -74,7 +72,7 @@ class ReferenceDigests(ReferenceMode):
     def execute(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run one op as the thinned model must, and take the fingerprints of its results."""
         result = super().execute(func, args, kwargs)
-        self.digests.completed = self.completed
+        self.digests.completed, self.digests.recorded = self.completed, self.recorded
         self.digests.note(result)
         return result
 
@@ -97,26 +95,14 @@ def first_difference(
     double: bool,
     moved: Container[int] = (),
     skipped: Container[int] = (),
-    grown: Container[str] = (),
 ) -> int | None:
     """Return the index of the first op after which the thinned model differs from the reference, if there is one.
 
-    Ops in `moved` may hold other numbers, of the same shapes; ops in `skipped` may differ. Modules in `grown`, by
-    path, may run more ops than in the reference.
+    Ops in `moved` may hold other numbers, of the same shapes; ops in `skipped` may differ.
     """
     thin = _ThinDigests(reference.labels, None, reference.completed)
-    lengths: dict[str, list[int]] = defaultdict(list)
-
-    def read(path: str, start: int) -> None:
-        lengths[path].append(reference.completed - start)
-
-    def impose(path: str, start: int) -> None:
-        thin.completed = start + lengths[path].pop(0)
-
-    with _after_calls(masked, grown, reference, read):
-        run(masked, inputs, reference)
-    with _after_calls(small, grown, thin, impose):
-        run(small, inputs, thin)
+    run(masked, inputs, reference)
+    run(small, inputs, thin)
     tolerance = 1e-7 if double else 1e-3
     for index, prints in reference.digests.found.items():
         if index in skipped:
@@ -131,24 +117,6 @@ def first_difference(
     return None
 
 
-@contextlib.contextmanager
-def _after_calls(
-    model: nn.Module, paths: Container[str], mode: CountingMode, act: Callable[[str, int], None]
-) -> Iterator[None]:
-    """Call `act` with path and number of completed ops before, whenever one of these modules returns."""
-    starts: list[int] = []
-    hooks = []
-    for path, module in model.named_modules():
-        if path in paths:
-            hooks.append(module.register_forward_pre_hook(lambda *_: starts.append(mode.completed)))
-            hooks.append(module.register_forward_hook(lambda *_, path=path: act(path, starts.pop())))
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
 def _close(a: Tensor, b: Tensor, tolerance: float) -> bool:
     """Whether two fingerprints agree; NaN agrees with NaN, and what is infinite in both says nothing more."""
     size = float(a[1]) if bool(torch.isfinite(a[1])) else 0.0
@@ -157,5 +125,5 @@ def _close(a: Tensor, b: Tensor, tolerance: float) -> bool:
 
 def run(model: nn.Module, inputs: Inputs, mode: CountingMode) -> Any:
     """Call a model under `mode`; in training mode if its ops count from `BRANCH`."""
-    with running(model, training=mode.completed >= BRANCH), mode:
+    with running(model, training=mode.completed >= BRANCH), following(model, mode):
         return call(model, inputs)

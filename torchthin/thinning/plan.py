@@ -113,13 +113,16 @@ def find_plan(
             proposal.recipe,
             search.factors(),
             computed,
+            warm,
         )
         try:
             outcome = trial.run(prove=prove, doubtful=search.doubtful(proposal))
         except Diverged as error:
             if warm:
                 raise ProofError(str(error)) from error
-            warm = True  # what the first run cached, later runs do not compute again: record once more
+            # What the first run cached, later runs do not compute again: record once more. If ops still come and go,
+            # the data decide.
+            warm = True
             search = _search(model, inputs, decide, trace(model, inputs))
             continue
         if isinstance(outcome, Success):

@@ -23,7 +23,7 @@ from torchthin.labels.components import Components
 from torchthin.labels.propagate import Labels
 from torchthin.labels.registry import Contraction
 from torchthin.labels.space import FROZEN, Axes, Merged, Vector
-from torchthin.trace.opgraph import Op, Ref
+from torchthin.trace.opgraph import BRANCH, Op, Ref
 from torchthin.trace.recorder import CountingMode, as_outputs, by_name
 
 BoolArray = npt.NDArray[np.bool_]
@@ -106,7 +106,8 @@ class ReferenceMode(CountingMode):
         settled: Container[int] = (),
         start: int = 0,
     ) -> None:
-        super().__init__(start)
+        super().__init__(start, labels.graph.calls(start))
+        self._trained = start >= BRANCH
         self._placed = placed
         self._settled = settled
         self._known = None if known is None else {constant.op.index: constant.delta for constant in known}
@@ -117,12 +118,24 @@ class ReferenceMode(CountingMode):
         self._ops = {op.index: op for op in labels.graph.ops}
         self.constants: list[Constant] = []
         self.left_out: list[Op] = []
+        self._met: set[int] = set()
+
+    @property
+    def complete(self) -> bool:
+        """Whether every recorded op that sums or takes statistics over channels that go was met."""
+        summed = [(index, c.data) for index, c in self._contractions.items()]
+        measured = [(index, ref.value) for index in self._statistics for ref in self._ops[index].inputs()]
+        return all(
+            index in self._met or (index >= BRANCH) != self._trained or not self._kept.cut_axes(value)
+            for index, value in summed + measured
+        )
 
     def execute(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run one op as the thinned model must."""
-        op = self._ops.get(self.completed)
+        op = self._ops.get(self.completed) if self.recorded else None
         if op is None or op.target is not func:
             return func(*args, **kwargs)
+        self._met.add(op.index)
         if self.completed in self._contractions:
             return self._contract(op, self._contractions[self.completed], func, args, kwargs)
         if self.completed in self._statistics and self.completed not in self._settled:

@@ -179,6 +179,9 @@ class Search:
         kept = proposal.kept
         if self._unscale(failure) or (proposal.decision.silence and self._silence(failure)):
             return
+        if failure.axes:
+            self.blocks.update({key: Block(*key, failure.text) for key in failure.axes})
+            return
         blamed = self._blamed(failure, kept)
         if blamed is None:
             if not self._revert(self.latest[0]):
@@ -239,8 +242,6 @@ class Search:
         A view that Python code asks for is recorded as a copy and a view: where code raised, the view is to blame.
         """
         ops = self.graph.ops
-        if failure.axes:
-            return next(op for op in ops if op.index == failure.op), list(failure.axes)
         position = next((i for i, op in enumerate(ops) if op.index >= failure.op), len(ops) - 1)
         near = ops[position : position + 3]
         views = [op for op in near[:2] if op.name in VIEWS] if failure.raised else []

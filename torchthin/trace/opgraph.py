@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -80,6 +80,13 @@ class Op:
                     yield argument
 
 
+Place = tuple[str, int, int]
+"""Path of the innermost module, number of its call, number of the op among those of this call's own code.
+
+Code that loops as often as the data ask (over detected boxes) shifts the ops behind it in its own call only.
+"""
+
+
 @dataclass(frozen=True)
 class OpGraph:
     """A recorded forward pass."""
@@ -90,10 +97,10 @@ class OpGraph:
     """Value number of every parameter and buffer that some op read, by its first name in the model."""
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
-    steps: int = 0
-    """Number of ops of the first run, dead ones included: another run of the same model must have as many."""
-    branch_steps: int = 0
-    """The same of the second run."""
+    places: Mapping[Place, int] = field(default_factory=dict, repr=False)
+    """Where in the model every op of the first run was called -> its index, dead ops included."""
+    branch_places: Mapping[Place, int] = field(default_factory=dict, repr=False)
+    """The same of the second run, counted from 0."""
     note: str = ""
     """What could not be recorded, in words."""
 
@@ -101,6 +108,10 @@ class OpGraph:
     def branched(self) -> bool:
         """Whether a second run, of the training branch, is part of the graph."""
         return any(op.trained for op in self.ops)
+
+    def calls(self, start: int) -> Mapping[Place, int]:
+        """Return the places of the run whose ops count from `start`: 0 or `BRANCH`."""
+        return self.branch_places if start else self.places
 
     def chance(self) -> Op | None:
         """Return the first op of the second run that draws random numbers: two such runs cannot be compared."""
@@ -163,7 +174,7 @@ def merged(first: OpGraph, second: OpGraph) -> OpGraph:
         {**first.state, **state},
         (*first.inputs, *(shared.get(number, number + offset) for number in second.inputs)),
         (*first.outputs, *(shared.get(number, number + offset) for number in second.outputs)),
-        first.steps,
-        second.steps,
+        first.places,
+        second.places,
         first.note,
     )

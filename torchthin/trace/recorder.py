@@ -7,7 +7,9 @@ import os
 import random
 import sys
 import weakref
+from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from torchthin.trace.clone import state_tensors
 from torchthin.trace.inputs import Inputs, call
-from torchthin.trace.opgraph import Op, OpGraph, Ref, Source, Value
+from torchthin.trace.opgraph import Op, OpGraph, Place, Ref, Source, Value
 from torchthin.trace.outputs import opaque_types, output_tensors
 
 _LIBRARY = tuple(str(folder) + os.sep for folder in (Path(torch.__file__).parent, Path(__file__).parents[1]))
@@ -34,12 +36,28 @@ _KEPT_DTYPES = {torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8, 
 
 
 class CountingMode(TorchDispatchMode):
-    """Counts the ops that completed; ops and their order are those that `record` sees."""
+    """Counts the ops that completed; ops and their order are those that `record` sees.
 
-    def __init__(self, start: int = 0) -> None:
+    With a graph's `places` (and `following` the model) it knows which op of the record each one is.
+    """
+
+    def __init__(self, start: int = 0, places: Mapping[Place, int] | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.completed = start
+        """Index of the op that runs; between ops, of the next."""
+        self.recorded = True
+        """Whether the op that runs is one of the record."""
+        self.paths: ModulePaths | None = None
+        self._start = start
+        self._places = places
+        self._ran = 0
+        self._strange = 0
         self.copies = 0
+
+    @property
+    def repeats(self) -> bool:
+        """Whether the run had the ops of the record, all of them and no others."""
+        return not self._strange and (self._places is None or self._ran == len(self._places))
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -65,13 +83,24 @@ class CountingMode(TorchDispatchMode):
             result = self.copy(func, args, kwargs or {})
             self.copies += 1
             return result
+        self._locate()
         result = self.execute(func, args, kwargs or {})
-        self.completed += 1
+        self.completed += self.recorded
         return result
 
     def copy(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a copy. It is not counted: whether ``contiguous`` and ``reshape`` copy depends on sizes."""
         return func(*args, **kwargs)
+
+    def _locate(self) -> None:
+        if self._places is None or self.paths is None:
+            return
+        index = self._places.get(self.paths.place())
+        self.recorded = index is not None
+        self._ran += self.recorded
+        self._strange += not self.recorded
+        if index is not None:
+            self.completed = self._start + index
 
     def passed(self, given: Tensor, result: Tensor) -> None:
         """Take note of a result that is what went in.
@@ -88,15 +117,17 @@ class CountingMode(TorchDispatchMode):
 class _Recorder(CountingMode):
     def __init__(self, paths: ModulePaths, names: Mapping[int, str]) -> None:
         super().__init__()
-        self._paths = paths
+        self.paths: ModulePaths = paths
         self._names = names
         self._ids: dict[int, tuple[weakref.ref[Tensor], int]] = {}
         self._aliases = 0
         self.values: list[Value] = []
         self.ops: list[Op] = []
         self.state: dict[str, int] = {}
+        self.places: dict[Place, int] = {}
 
     def execute(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self.places[self.paths.place()] = self.completed
         return self._recorded(self.completed, func, args, kwargs)
 
     def copy(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -110,7 +141,7 @@ class _Recorder(CountingMode):
         if torch.Tag.inplace_view in func.tags:
             self._renumber(as_outputs(result))
         made = tuple(self._output(t, given) for t in as_outputs(result))
-        self.ops.append(Op(index, func, arguments, made, self._paths.source()))
+        self.ops.append(Op(index, func, arguments, made, self.paths.source()))
         return result
 
     def passed(self, given: Tensor, result: Tensor) -> None:
@@ -157,12 +188,22 @@ class _Recorder(CountingMode):
         return number
 
 
+@dataclass(slots=True)
+class _Frame:
+    """One running call of a module."""
+
+    module: str
+    call: int
+    ops: int = 0
+
+
 class ModulePaths:
     """Knows which module is running, through hooks that do not touch the model."""
 
     def __init__(self, model: nn.Module) -> None:
         self._names = {id(module): name for name, module in model.named_modules()}
-        self._stack: list[str] = []
+        self._calls: Counter[str] = Counter()
+        self._stack: list[_Frame] = [_Frame("", 0)]
 
     @contextlib.contextmanager
     def watch(self) -> Iterator[None]:
@@ -174,18 +215,26 @@ class ModulePaths:
         finally:
             enter.remove()
             leave.remove()
-            self._stack.clear()
+            del self._stack[1:]
 
     def _enter(self, module: nn.Module, inputs: Any) -> None:
-        self._stack.append(self._names.get(id(module), ""))
+        name = self._names.get(id(module), "")
+        self._calls[name] += 1
+        self._stack.append(_Frame(name, self._calls[name]))
 
     def _leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        if self._stack:
+        if len(self._stack) > 1:
             self._stack.pop()
+
+    def place(self) -> Place:
+        """Return the place of the op that is called now; every call of `place` stands for one op."""
+        frame = self._stack[-1]
+        frame.ops += 1
+        return frame.module, frame.call, frame.ops
 
     def source(self) -> Source:
         """The running module and the innermost line of code that is neither torch's nor ours."""
-        path = self._stack[-1] if self._stack else ""
+        path = self._stack[-1].module
         frame: Any = sys._getframe(1)
         while frame is not None:
             file = frame.f_code.co_filename
@@ -193,6 +242,14 @@ class ModulePaths:
                 return Source(path, file, frame.f_lineno)
             frame = frame.f_back
         return Source(path, "", 0)
+
+
+@contextlib.contextmanager
+def following(model: nn.Module, mode: CountingMode) -> Iterator[None]:
+    """Run what stands inside the block under `mode`, which knows at each op where in `model` it is."""
+    mode.paths = ModulePaths(model)
+    with mode.paths.watch(), mode:
+        yield
 
 
 def storage_key(tensor: Tensor) -> int:
@@ -353,7 +410,7 @@ def record(model: nn.Module, inputs: Inputs, *, training: bool = False) -> OpGra
         recorder.state,
         tuple(given),
         tuple(made),
-        recorder.completed,
+        recorder.places,
         note=_unseen(made, outputs),
     )
 

@@ -17,8 +17,8 @@ from torch.overrides import TorchFunctionMode
 
 from torchthin.trace.clone import clone, share
 from torchthin.trace.inputs import Inputs, call
-from torchthin.trace.opgraph import OpGraph
-from torchthin.trace.recorder import CountingMode, quiet
+from torchthin.trace.opgraph import OpGraph, Place
+from torchthin.trace.recorder import CountingMode, following, quiet
 
 _SPLITS = frozenset({"split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "tensor_split"})
 _MULTIPLIES = frozenset({"aten.mul", "aten.mul_"})
@@ -50,14 +50,14 @@ class Sizes:
 class FactorMode(CountingMode):
     """Notes the numbers that tensors are multiplied and divided with."""
 
-    def __init__(self, start: int = 0) -> None:
-        super().__init__(start)
+    def __init__(self, places: Mapping[Place, int]) -> None:
+        super().__init__(places=places)
         self.factors: dict[int, float] = {}
 
     def execute(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run one op."""
         name = str(func.overloadpacket)
-        if name in _MULTIPLIES | _DIVIDES and len(args) == 2:
+        if self.recorded and name in _MULTIPLIES | _DIVIDES and len(args) == 2:
             number = args[1]
             if isinstance(number, Tensor) and number.dim() == 0 and not number.is_meta:
                 number = number.item()
@@ -164,15 +164,15 @@ def read_sizes(model: nn.Module, inputs: Inputs, graph: OpGraph) -> Sizes:
         for name, number in list(vars(module).items()):
             if type(number) is int and number > 1:
                 vars(module)[name] = _Named.of(number, (path, name), compared)
-    counter = FactorMode()
+    counter = FactorMode(graph.places)
     reader = _Reader(graph, counter)
     try:
         with quiet(copy):
             copy.eval()
-            with reader, counter:
+            with reader, following(copy, counter):
                 call(copy, inputs)
     except Exception:  # code that insists on plain integers; whatever it raises, it is not seen at work
         return Sizes()
-    if counter.completed != graph.steps:
+    if not counter.repeats:
         return Sizes()
     return Sizes(tuple(dict.fromkeys(reader.found)), frozenset(compared), counter.factors)

@@ -55,3 +55,12 @@ def affine_grid(call: Call) -> list[Axes]:
     for axis in data[1:]:
         call.freeze(axis, "coefficients of a transformation")
     return [(data[0], *(None for _ in call.out_shape()[1:]))]
+
+
+@rule("torchvision.roi_align", "torchvision.roi_pool")
+def regions(call: Call) -> list[Axes]:
+    """(N, C, H, W) pictures and (K, 5) regions -> (K, C, h, w): the first column of a region is a picture's number."""
+    data, rois = call.axes("input"), call.axes("rois")
+    for axis in (data[0], *data[2:], rois[1]):
+        call.freeze(axis, "regions are cut out by their position")
+    return [(rois[0], data[1], None, None) for _ in call.op.outputs]

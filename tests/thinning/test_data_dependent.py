@@ -1,0 +1,138 @@
+"""Models whose ops depend on the numbers: they loop over what they find, rank it, or call one head on several maps."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from models import image, lively
+from torch import Tensor, nn
+
+import torchthin
+from torchthin.errors import ProofError
+
+
+class Finder(nn.Module):
+    """Does something for every position that it finds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.score = nn.Conv2d(16, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found, score = torch.zeros_like(x), self.score(x)
+        for row, column in (score[0, 0] > 0.3).nonzero().tolist():
+            found[:, :, row, column] = x[:, :, row, column]
+        return x * score + found
+
+
+class Detector(nn.Module):
+    """Channels, a search among them, and channels again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU())
+        self.search = Finder()
+        self.last = nn.Sequential(nn.Conv2d(16, 12, 1), nn.ReLU(), nn.Conv2d(12, 4, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.last(self.search(self.first(x)))
+        return out
+
+
+def test_what_follows_a_search_is_known_by_its_place_in_the_model() -> None:
+    model = lively(Detector())
+    result = torchthin.prune(model, image(), thin=True)
+    assert result.proof is not None and result.proof.holds
+    assert isinstance(result.model, Detector)
+    assert result.model.last[0].weight.shape[:2] == (6, 8)
+
+
+class Choosy(nn.Module):
+    """Calls one of two experts, whichever the numbers choose."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 16, 3)
+        self.level = 0.0
+        self.experts = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(16, 8, 1), nn.ReLU(), nn.Conv2d(8, 4, 1)) for _ in range(2)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        out: Tensor = self.experts[int(y.detach().abs().mean() < self.level)](y)
+        return out
+
+
+def test_an_expert_that_the_masked_model_does_not_call_cannot_be_proved() -> None:
+    model = lively(Choosy())
+    with torch.no_grad():
+        model.level = 0.99 * float(model.first(image()).abs().mean())
+    with pytest.raises(ProofError, match="runs other operations"):
+        torchthin.prune(model, image(), thin=True)
+
+
+class Levels(nn.Module):
+    """One head for two maps whose dead channels hold different constants."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fine, self.coarse = nn.Conv2d(3, 16, 1), nn.Conv2d(3, 16, 1)
+        self.head = nn.Sequential(nn.Conv2d(16, 64, 1), nn.ReLU(), nn.Conv2d(64, 5, 1))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.head(self.fine(x)), self.head(self.coarse(x)[..., ::2, ::2])
+
+
+def test_a_head_of_several_maps_loses_its_own_channels_and_the_maps_keep_theirs() -> None:
+    result = torchthin.prune(lively(Levels()), image(), thin=True)
+    assert result.proof is not None and result.proof.holds
+    assert isinstance(result.model, Levels)
+    assert result.model.head[0].weight.shape[:2] == (32, 16)
+    assert any("no bias to go to" in note for note in result.report.notes)
+
+
+class Ranking(nn.Module):
+    """Ranks positions whose scores are further apart than float64 rounds, but not than float32 does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.outer = nn.Linear(8, 16, bias=False), nn.Linear(16, 6, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.inner(x).relu().view(*x.shape[:2], 4, -1).flatten(2)
+        y = self.outer(y)
+        y = y / y.norm(dim=-1, keepdim=True)
+        score = y.sum(-1) + 1e-9 * torch.arange(x.shape[1], dtype=x.dtype)
+        return x[:, score[0].topk(x.shape[1]).indices]
+
+
+def test_ranks_that_float32_cannot_tell_are_settled_in_float64() -> None:
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.rand(1, 1, 8, generator=generator) * torch.rand(1, 64, 1, generator=generator)
+    result = torchthin.prune(lively(Ranking()), tokens, weights=["*"], thin=True)
+    assert result.proof is not None and result.proof.holds
+    assert isinstance(result.model, Ranking)
+    assert result.model.inner.out_features == 8
+
+
+class Finds(nn.Module):
+    """Gives as many results as it finds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 1, 3, padding=1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores = self.layers(x).flatten()
+        return scores[scores > scores.mean()]
+
+
+def test_results_of_another_number_than_the_masked_models_are_infinitely_far() -> None:
+    model = lively(Finds())
+    with torch.no_grad():
+        model.layers[0].bias.add_(3.0)
+    result = torchthin.prune(model, image(), thin=True)
+    assert result.proof is not None and result.proof.holds
+    assert result.proof.relative_to_masked == float("inf")
+    assert result.proof.to_dict()["relative_to_masked"] is None
