@@ -84,12 +84,20 @@ class Levels(nn.Module):
         return self.head(self.fine(x)), self.head(self.coarse(x)[..., ::2, ::2])
 
 
-def test_a_head_of_several_maps_loses_its_own_channels_and_the_maps_keep_theirs() -> None:
+def test_a_head_of_several_maps_loses_its_own_channels_and_those_of_the_maps() -> None:
     result = torchthin.prune(lively(Levels()), image(), thin=True)
     assert result.proof is not None and result.proof.holds
     assert isinstance(result.model, Levels)
-    assert result.model.head[0].weight.shape[:2] == (32, 16)
-    assert any("no bias to go to" in note for note in result.report.notes)
+    assert result.model.head[0].weight.shape[:2] == (32, 8)
+
+
+def test_maps_whose_dead_channels_must_go_on_emitting_keep_them_and_the_head_loses_its_own() -> None:
+    model = lively(Levels())
+    with torch.no_grad():
+        for weight in (model.fine.weight, model.coarse.weight, model.head[0].weight):
+            weight[: len(weight) // 2] = 0.0
+    torchthin.thin_(model, image())
+    assert model.head[0].weight.shape[:2] == (32, 16)
 
 
 class Ranking(nn.Module):
