@@ -1,0 +1,124 @@
+"""Where kernels lie in kernel memory: first fit at multiples of 4 words, the same offset in all processors of a layer.
+
+Layers that use all processors come first, then the others in their order; holes are filled. Layers that only use processors with
+larger memories go to the end of those first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+from torchthin.chips.chip import Chip
+from torchthin.chips.words import up
+
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """The kernels of a layer: words in each of the processors."""
+
+    name: str
+    words: int
+    processors: Sequence[int]
+    depthwise: bool = False
+
+
+@dataclass(frozen=True)
+class KernelMap:
+    """Where the kernels of a network lie."""
+
+    offsets: tuple[int, ...]
+    """First word of each layer's kernels."""
+    depths: tuple[int, ...]
+    """Words up to the end of the deepest kernel, by processor; kernels at the far end of a larger memory left out."""
+    problems: tuple[str, ...]
+    """Layers that found no place, in words."""
+
+    @property
+    def deepest(self) -> int:
+        """The deepest processor."""
+        return max(self.depths)
+
+
+def place_kernels(layers: Sequence[Kernels], chip: Chip) -> KernelMap:
+    """Give the kernels of every layer their place. What finds none stands behind the end."""
+    taken: list[list[Span]] = [[] for _ in range(chip.processors)]
+    offsets = [0] * len(layers)
+    depths = [0] * chip.processors
+    problems = []
+    whole = [number for number, layer in enumerate(layers) if len(layer.processors) == chip.processors]
+    rest = [number for number in range(len(layers)) if len(layers[number].processors) < chip.processors]
+    for number in whole + rest:
+        layer = layers[number]
+        if not layer.words:
+            continue
+        offset = _at_far_end(layer, taken, chip)
+        if offset is None:
+            offset = _first_fit(layer, taken, chip)
+            end = offset + layer.words
+            for processor in layer.processors:
+                depths[processor] = max(depths[processor], end)
+            if any(end > chip.kernel_capacity(processor) for processor in layer.processors):
+                problems.append(_refusal(layer, end, chip))
+        offsets[number] = offset
+        for processor in layer.processors:
+            taken[processor].append((offset, offset + layer.words))
+    return KernelMap(tuple(offsets), tuple(depths), tuple(problems))
+
+
+def _merged(layer: Kernels, taken: Sequence[Sequence[Span]]) -> list[Span]:
+    return sorted({span for processor in layer.processors for span in taken[processor]})
+
+
+def _free(offset: int, words: int, spans: Iterable[Span]) -> bool:
+    return all(offset + words <= low or offset >= high for low, high in spans)
+
+
+def _first_fit(layer: Kernels, taken: Sequence[Sequence[Span]], chip: Chip) -> int:
+    spans = _merged(layer, taken)
+    step = chip.processors_per_memory
+    starts = {0, *(up(high, step) for _, high in spans)}
+    if layer.depthwise:
+        starts |= set(accumulate(chip.depthwise_blocks))
+    return min(
+        start
+        for start in starts
+        if _free(start, layer.words, spans)
+        and (not layer.depthwise or _inside_block(start, layer.words, chip))
+    )
+
+
+def _inside_block(start: int, words: int, chip: Chip) -> bool:
+    """Whether the kernels cross no block that depthwise layers must stay in; behind the end there are none."""
+    ends = list(accumulate(chip.depthwise_blocks))
+    return all(start >= end or start + words <= end for end in ends)
+
+
+def _at_far_end(layer: Kernels, taken: Sequence[Sequence[Span]], chip: Chip) -> int | None:
+    """Return the place nearest to the end of the larger memories, or None when the layer may not go there."""
+    if not chip.large_processors.issuperset(layer.processors) or not layer.processors:
+        return None
+    if layer.depthwise and chip.depthwise_blocks and layer.words > min(chip.depthwise_blocks):
+        return None
+    spans = _merged(layer, taken)
+    step = chip.processors_per_memory
+    ends = {chip.large_kernel_words, *(low for low, _ in spans)}
+    starts = [(end - layer.words) // step * step for end in ends if end >= layer.words]
+    fitting = [
+        start
+        for start in starts
+        if _free(start, layer.words, spans)
+        and (not layer.depthwise or _inside_block(start, layer.words, chip))
+    ]
+    return max(fitting, default=None)
+
+
+def _refusal(layer: Kernels, end: int, chip: Chip) -> str:
+    capacity = min(chip.kernel_capacity(processor) for processor in layer.processors)
+    return (
+        f"{layer.name}: kernels of {layer.words:,} words end at word {end:,} of processor {layer.processors[0]}; "
+        f"{chip.name} has {capacity:,}, remove output channels, cross a multiple of {chip.processors} inputs, or use fewer bits"
+    )

@@ -1,0 +1,79 @@
+"""Kernel words, processors and bias bytes of a layer.
+
+Channels beyond 64 are worked off in passes. A layer's kernels take the same number of words in every processor it uses; a word
+holds nine weights of 8 bits, more of fewer bits.
+"""
+
+from __future__ import annotations
+
+from torchthin.chips.chip import WORD_BITS, WORD_BYTES, Chip
+from torchthin.chips.layer import Layer
+
+
+def up(number: int, multiple: int) -> int:
+    """Round `number` up to a multiple.
+
+    >>> up(13, 4), up(16, 4)
+    (16, 16)
+    """
+    return -(-number // multiple) * multiple
+
+
+def passes(channels: int, chip: Chip) -> tuple[int, int]:
+    """Return how many passes `channels` take, and the processors of a pass.
+
+    >>> from torchthin.chips.table import MAX78000
+    >>> passes(63, MAX78000), passes(64, MAX78000), passes(65, MAX78000), passes(100, MAX78000)
+    ((1, 63), (1, 64), (2, 36), (2, 52))
+    """
+    count = -(-channels // chip.processors)
+    each = -(-channels // count)
+    return count, each if count == 1 else min(up(each, chip.processors_per_memory), chip.processors)
+
+
+def output_slots(channels: int, chip: Chip) -> int:
+    """Return the output channels that are computed, padding included.
+
+    >>> from torchthin.chips.table import MAX78000
+    >>> output_slots(64, MAX78000), output_slots(65, MAX78000), output_slots(72, MAX78000)
+    (64, 72, 72)
+    """
+    count, each = passes(channels, chip)
+    return count * each
+
+
+def kernel_words(layer: Layer, chip: Chip) -> int:
+    """Return the words of the layer's kernels in each processor that it uses; 0 without weights."""
+    layer = layer.as_executed()
+    if not layer.has_weights:
+        return 0
+    in_passes, _ = passes(layer.in_channels, chip)
+    area = layer.kernel_area
+    if layer.flatten:
+        kernels, area = layer.out_channels * layer.in_size[0] * layer.in_size[1] * in_passes, 1
+    elif layer.depthwise:
+        kernels = in_passes
+    else:
+        kernels = output_slots(layer.out_channels, chip) * in_passes
+    per_byte = 8 // layer.weight_bits
+    left_over = (kernels % per_byte) * area * (per_byte - 1)
+    return -(-(kernels * area * layer.weight_bits + left_over) // WORD_BITS)
+
+
+def kernel_bytes(layer: Layer, chip: Chip) -> int:
+    """Return the bytes of kernel memory that the layer takes from others, in all processors together.
+
+    Every layer starts at a multiple of 4 words, so the last words of a block of four are lost.
+    """
+    _, processors = passes(layer.in_channels, chip)
+    return up(kernel_words(layer, chip), chip.processors_per_memory) * WORD_BYTES * processors
+
+
+def weight_bytes(layer: Layer) -> int:
+    """Return what ADI's tool prints as weight memory: weights times bits, no padding. It does not decide whether they fit."""
+    return layer.as_executed().weight_count * layer.weight_bits // 8
+
+
+def bias_bytes(layer: Layer) -> int:
+    """Return the bytes of the layer's biases; they lie in one quadrant (depthwise: in every one that is used)."""
+    return layer.out_channels if layer.bias and layer.has_weights else 0

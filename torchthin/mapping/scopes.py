@@ -1,0 +1,40 @@
+"""ai8x layers, found by what they have and not by their class: ADI's, or the stand-ins of this package."""
+
+from __future__ import annotations
+
+from torch import nn
+
+_SETTINGS = ("output_shift", "weight_bits", "bias_bits", "quantize_activation")
+_BITWISE = {"BitwiseXor", "BitwiseOr"}
+
+
+class Scopes:
+    """Says of a module path whether it lies in an ai8x layer, where scaling and rounding are the chip's own."""
+
+    def __init__(self, model: nn.Module, weight_bits: int) -> None:
+        self._modules = dict(model.named_modules())
+        self._weight_bits = weight_bits
+
+    def _ancestors(self, path: str) -> list[nn.Module]:
+        parts = path.split(".") if path else []
+        paths = [".".join(parts[:count]) for count in range(len(parts), 0, -1)]
+        return [self._modules[one] for one in paths if one in self._modules]
+
+    def _layer(self, path: str) -> nn.Module | None:
+        return next((one for one in self._ancestors(path) if all(hasattr(one, s) for s in _SETTINGS)), None)
+
+    def scales(self, path: str) -> bool:
+        """Whether products with constants, rounding and the like in `path` are how the chip stores numbers."""
+        bitwise = any(
+            cls.__name__ in _BITWISE for module in self._ancestors(path) for cls in type(module).__mro__
+        )
+        return bitwise or self._layer(path) is not None
+
+    def wide(self, path: str) -> bool:
+        """Whether the layer keeps outputs of 32 bits."""
+        return bool(getattr(self._layer(path), "wide", False))
+
+    def weight_bits(self, path: str) -> int:
+        """Return the bits of the layer's weights: as it says itself when it is quantised, else what was asked for."""
+        setting = getattr(self._layer(path), "weight_bits", None)
+        return (int(setting) or self._weight_bits) if setting is not None else self._weight_bits
