@@ -41,6 +41,7 @@ class Chip:
     """Longest kernel of a 1-d convolution."""
     pool_size: int
     pool_stride: int
+    pool_dilation: int
     flatten_pixels: int
     """Most pixels of a feature map that a linear layer flattens."""
     flatten_features: int

@@ -7,6 +7,7 @@ The formula is that of ai8x-synthesis (izer/latency.py), in our own words.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 from torchthin.chips.chip import Chip
@@ -30,17 +31,18 @@ class _Reading:
     """How often each column of data is read."""
 
 
-def cycles(layer: Layer, chip: Chip, kernel_offset: int = 0) -> int:
+def cycles(layer: Layer, chip: Chip, kernel_offset: int = 0, first_processor: int = 0) -> int:
     """Return the cycles of `layer`.
 
     Args:
         layer: what to run.
         chip: where.
         kernel_offset: first word of the layer's kernels; matters only for pooling behind an element-wise operation.
+        first_processor: that reads its input; matters only without kernels.
     """
     layer = layer.as_executed()
     if layer.kind == "passthrough":
-        return _passthrough(layer, chip)
+        return _passthrough(layer, chip, first_processor)
     if layer.flatten:
         return _flatten(layer, chip)
     return _convolution(layer, chip, kernel_offset)
@@ -54,12 +56,13 @@ def _reading(layer: Layer, input_passes: int) -> _Reading:
     return _Reading(2 * input_passes, input_passes * (layer.operands * area + 1), input_passes)
 
 
-def _passthrough(layer: Layer, chip: Chip) -> int:
+def _passthrough(layer: Layer, chip: Chip, first: int) -> int:
     """Nothing is convolved: read, pool, combine, write."""
     count, processors = passes(layer.in_channels, chip)
     if layer.pools and passes(layer.out_channels, chip)[0] > 1:
         count = 2 * count - 1
-    fullest = min(processors, chip.processors_per_quadrant)
+    quadrants = Counter(number // chip.processors_per_quadrant for number in range(first, first + processors))
+    fullest = max(quadrants.values())
     slots = -(-fullest // chip.processors_per_memory)  # words of 32 bits that the fullest quadrant writes
     rows, columns = layer.pooled_size
     return rows * columns * (_reading(layer, count).data + count * slots)

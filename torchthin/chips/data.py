@@ -7,7 +7,7 @@ processor.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torchthin.chips.chip import Chip
@@ -41,14 +41,17 @@ class FeatureMap:
 
 
 @dataclass(frozen=True)
-class _Block:
+class Block:
     """What must lie together: a map, the operands of an element-wise operation, or the parts of a concatenation."""
 
     maps: tuple[int, ...]
+    """Numbers of the layers that make them, in order."""
     processors: int
     size: int
+    """Bytes in each memory."""
     born: int
     dies: int
+    """Number of the last layer that reads one of them."""
 
 
 def map_bytes(channels: int, size: Size, chip: Chip, *, wide: bool = False, planar: bool = False) -> int:
@@ -57,18 +60,26 @@ def map_bytes(channels: int, size: Size, chip: Chip, *, wide: bool = False, plan
     return size[0] * size[1] * passes(channels, chip)[0] * per_pixel * (_WIDE_FACTOR if wide else 1)
 
 
-def place_maps(layers: Sequence[Layer], chip: Chip) -> tuple[dict[int, FeatureMap], tuple[str, ...]]:
+def place_maps(
+    layers: Sequence[Layer], chip: Chip, wanted: Mapping[int, int] | None = None
+) -> tuple[dict[int, FeatureMap], tuple[str, ...]]:
     """Give every feature map its place: first fit in the order in which they are made.
+
+    Args:
+        layers: a network.
+        chip: where it runs.
+        wanted: first map of a block -> first processor to try before all others, which come in order.
 
     Returns:
         Layer number (`INPUT` for the network's input) -> place, and what did not fit, in words. A map that did not fit
         stands at offset 0.
     """
-    placed: list[tuple[_Block, FeatureMap]] = []
+    placed: list[tuple[Block, FeatureMap]] = []
     found: dict[int, FeatureMap] = {}
     problems = []
-    for block in _blocks(layers, chip):
-        spot = _find(block, placed, chip)
+    for block in blocks(layers, chip):
+        starts = _starts(block, layers, chip, found, (wanted or {}).get(block.maps[0], 0))
+        spot = _find(block, placed, chip, starts)
         if spot is None and block.maps == (INPUT,):
             block, spot = _planar(block, layers[0], placed, chip)
         if spot is None:
@@ -86,8 +97,8 @@ def _out(layers: Sequence[Layer], number: int) -> tuple[int, Size, bool]:
     return layers[number].out_channels, layers[number].out_size, layers[number].wide
 
 
-def _blocks(layers: Sequence[Layer], chip: Chip) -> list[_Block]:
-    """Return the blocks in the order in which their first map is made."""
+def blocks(layers: Sequence[Layer], chip: Chip) -> list[Block]:
+    """Return what must lie together, in the order in which the first map of each is made."""
     home = {number: {number} for number in range(INPUT, len(layers))}
     for layer in layers:
         joined = set().union(*(home[source] for source in layer.sources))
@@ -97,15 +108,16 @@ def _blocks(layers: Sequence[Layer], chip: Chip) -> list[_Block]:
     for number, layer in enumerate(layers):
         for source in layer.sources:
             last[source] = number if last[source] == len(layers) else max(number, last[source])
-    blocks = []
+    read = {source for layer in layers for source in layer.sources}
+    found = []
     for number, members in home.items():
-        if number == min(members):
+        if number == min(members) and (number != INPUT or INPUT in read):
             maps = tuple(sorted(members))
-            blocks.append(_block(maps, layers, chip, max(last[one] for one in maps)))
-    return blocks
+            found.append(_block(maps, layers, chip, max(last[one] for one in maps)))
+    return found
 
 
-def _block(maps: tuple[int, ...], layers: Sequence[Layer], chip: Chip, dies: int) -> _Block:
+def _block(maps: tuple[int, ...], layers: Sequence[Layer], chip: Chip, dies: int) -> Block:
     readers = {
         (layer.sources, layer.operands): layer
         for layer in layers
@@ -113,20 +125,52 @@ def _block(maps: tuple[int, ...], layers: Sequence[Layer], chip: Chip, dies: int
     }
     if not readers:
         channels, size, wide = _out(layers, maps[0])
-        return _Block(
+        return Block(
             maps, passes(channels, chip)[1], map_bytes(channels, size, chip, wide=wide), maps[0], dies
         )
     sizes = [map_bytes(layer.in_channels, layer.in_size, chip) * layer.operands for layer in readers.values()]
     processors = max(passes(layer.in_channels, chip)[1] for layer in readers.values())
-    return _Block(maps, processors, sum(sizes), maps[0], dies)
+    return Block(maps, processors, sum(sizes), maps[0], dies)
+
+
+def _starts(
+    block: Block, layers: Sequence[Layer], chip: Chip, found: Mapping[int, FeatureMap], wanted: int
+) -> Iterable[int]:
+    """Return the processors at which a block may start, those to try first in front.
+
+    A layer without kernels passes every channel on to the processor it comes from.
+    """
+    made = {
+        number: layers[number] for number in block.maps if number != INPUT and not layers[number].has_weights
+    }
+    bound = {
+        found[layer.sources[0]].first_processor - _parts_before(number, layers)
+        for number, layer in made.items()
+        if layer.sources[0] in found
+    }
+    if bound:
+        return sorted(start for start in bound if start >= 0) if len(bound) == 1 else ()
+    starts = range(0, chip.processors - block.processors + 1, chip.processors_per_memory)
+    return sorted(starts, key=lambda start: start != wanted)
+
+
+def _parts_before(number: int, layers: Sequence[Layer]) -> int:
+    """Return the channels that stand before map `number` where it is part of a concatenation."""
+    for layer in layers:
+        if number in layer.sources and layer.operands == 1:
+            before = layer.sources[: layer.sources.index(number)]
+            return sum(_out(layers, one)[0] for one in before)
+    return 0
 
 
 def _find(
-    block: _Block, placed: Sequence[tuple[_Block, FeatureMap]], chip: Chip, step: int = 1
+    block: Block, placed: Sequence[tuple[Block, FeatureMap]], chip: Chip, starts: Iterable[int], step: int = 1
 ) -> FeatureMap | None:
     """Return the first place at which nothing that is needed at the same time lies."""
     span = block.processors * step
-    for first in range(0, chip.processors - span + 1, chip.processors_per_memory):
+    for first in starts:
+        if first + span > chip.processors:
+            continue
         taken = [
             (spot.offset, spot.offset + spot.size)
             for other, spot in placed
@@ -149,19 +193,20 @@ def _share_memory(spot: FeatureMap, first: int, span: int, chip: Chip) -> bool:
 
 
 def _planar(
-    block: _Block, reader: Layer, placed: Sequence[tuple[_Block, FeatureMap]], chip: Chip
-) -> tuple[_Block, FeatureMap | None]:
+    block: Block, reader: Layer, placed: Sequence[tuple[Block, FeatureMap]], chip: Chip
+) -> tuple[Block, FeatureMap | None]:
     """Try the network's input in CHW form, where there are memories enough for its channels."""
     step = chip.processors_per_memory
     if reader.in_channels * step > chip.processors or reader.operands > 1:
         return block, None
     size = map_bytes(reader.in_channels, reader.in_size, chip, planar=True)
-    planar = _Block(block.maps, reader.in_channels, size, block.born, block.dies)
-    spot = _find(planar, placed, chip, step)
+    planar = Block(block.maps, reader.in_channels, size, block.born, block.dies)
+    starts = range(0, chip.processors, step)
+    spot = _find(planar, placed, chip, starts, step)
     return (planar, spot) if spot else (block, None)
 
 
-def _parts(block: _Block, spot: FeatureMap, layers: Sequence[Layer]) -> dict[int, FeatureMap]:
+def _parts(block: Block, spot: FeatureMap, layers: Sequence[Layer]) -> dict[int, FeatureMap]:
     """Return the place of each map of a block; parts of a concatenation that fits one pass stand side by side."""
     starts = dict.fromkeys(block.maps, spot.first_processor)
     for layer in layers:
@@ -184,7 +229,7 @@ def _parts(block: _Block, spot: FeatureMap, layers: Sequence[Layer]) -> dict[int
     }
 
 
-def _refusal(block: _Block, layers: Sequence[Layer], chip: Chip) -> str:
+def _refusal(block: Block, layers: Sequence[Layer], chip: Chip) -> str:
     names = " and ".join("the input" if number == INPUT else layers[number].name for number in block.maps)
     _, size, _ = _out(layers, block.maps[0])
     where = f"a map of {size[0]}x{size[1]} from {names} takes {block.size:,} bytes of each data memory"

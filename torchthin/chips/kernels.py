@@ -36,6 +36,8 @@ class KernelMap:
     """Words up to the end of the deepest kernel, by processor; kernels at the far end of a larger memory left out."""
     problems: tuple[str, ...]
     """Layers that found no place, in words."""
+    excess: int
+    """Words beyond the ends of all kernel memories together."""
 
     @property
     def deepest(self) -> int:
@@ -66,7 +68,8 @@ def place_kernels(layers: Sequence[Kernels], chip: Chip) -> KernelMap:
         offsets[number] = offset
         for processor in layer.processors:
             taken[processor].append((offset, offset + layer.words))
-    return KernelMap(tuple(offsets), tuple(depths), tuple(problems))
+    excess = sum(max(0, depth - chip.kernel_capacity(number)) for number, depth in enumerate(depths))
+    return KernelMap(tuple(offsets), tuple(depths), tuple(problems), excess)
 
 
 def _merged(layer: Kernels, taken: Sequence[Sequence[Span]]) -> list[Span]:

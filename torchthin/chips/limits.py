@@ -104,6 +104,12 @@ def _linear(layer: Layer, chip: Chip) -> Iterator[str]:
         yield f"flattens {_shape(layer.in_size)}; at most {chip.flatten_pixels} pixels, pool first"
     if pixels * layer.in_channels > chip.flatten_features:
         yield f"flattens to {pixels * layer.in_channels} features; at most {chip.flatten_features}"
+    count, each = passes(layer.in_channels, chip)
+    if count * each != layer.in_channels:
+        yield (
+            f"flattens {layer.in_channels} channels; beyond {chip.processors} they must be a multiple of "
+            f"{count * chip.processors_per_memory}"
+        )
     if layer.pools:
         yield "pooling in front of a flattening layer; put a layer of its own between"
 
@@ -114,6 +120,8 @@ def _pooling(layer: Layer, chip: Chip) -> Iterator[str]:
     flat = layer.kind == "conv1d" or layer.in_size[1] == 1
     if max(layer.pool_stride) > chip.pool_stride or (len(set(layer.pool_stride)) > 1 and not flat):
         yield f"pooling stride {_shape(layer.pool_stride)}; equal in both directions and at most {chip.pool_stride}"
+    if max(layer.pool_dilation) > chip.pool_dilation:
+        yield f"pooling dilation {_shape(layer.pool_dilation)}; at most {chip.pool_dilation}"
     alone = layer.kind == "passthrough" and layer.pools
     wide = layer.in_channels > chip.processors and layer.pooled_size != (1, 1)
     if alone and wide and not chip.pools_alone_beyond_parallel:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from torchthin.chips.bias import place_biases
 from torchthin.chips.chip import Chip
 from torchthin.chips.cycles import START_CYCLES, cycles
-from torchthin.chips.data import FeatureMap, map_bytes, place_maps
-from torchthin.chips.kernels import Kernels, place_kernels
-from torchthin.chips.layer import Layer
+from torchthin.chips.data import FeatureMap, blocks, map_bytes, place_maps
+from torchthin.chips.kernels import KernelMap, Kernels, place_kernels
+from torchthin.chips.layer import INPUT, Layer
 from torchthin.chips.limits import violations
+from torchthin.chips.spread import spread
 from torchthin.chips.words import bias_bytes, kernel_words, output_slots, passes, weight_bytes
 
 
@@ -41,7 +42,12 @@ class LayerCost:
     first_processor: int
     input_offset: int
     """In data memory."""
+    output_processor: int
+    """First that the output is written for."""
+    output_offset: int
     cycles: int
+    runs: bool
+    """Whether the chip can run it; if not, its words and cycles are 0."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,8 @@ class NetworkCost:
     cycles_exact: bool
     """False: a guide only, ADI's tool gives no figure for this chip."""
     clock_hz: int
+    moved: bool
+    """Whether it fits only with feature maps moved from processor 0; the layers then say where they start."""
     violations: tuple[str, ...]
     """What is in the way, one line each; empty when the network fits."""
 
@@ -81,23 +89,62 @@ class NetworkCost:
         return {**asdict(self), "fits": self.fits, "latency_ms": self.latency_ms}
 
 
-def network_cost(layers: Sequence[Layer], chip: Chip) -> NetworkCost:
-    """Return what `layers`, in the order in which they run, cost on `chip`."""
-    maps, map_problems = place_maps(layers, chip)
-    inputs = [_input_map(layer, maps, chip) for layer in layers]
+@dataclass(frozen=True)
+class _Placement:
+    """Where all maps and kernels of a network lie."""
+
+    maps: dict[int, FeatureMap]
+    inputs: tuple[FeatureMap, ...]
+    """What each layer reads."""
+    kernels: KernelMap
+    problems: tuple[str, ...]
+    homeless: int
+    """Maps without a place in data memory."""
+    moved: bool = False
+    """Whether maps had to be moved from processor 0."""
+
+
+def _words(layer: Layer, chip: Chip) -> int:
+    return 0 if violations(layer, chip) else kernel_words(layer, chip)
+
+
+def _placed(layers: Sequence[Layer], chip: Chip) -> _Placement:
+    """Return a placement that fits; where none is found, the one with all maps at processor 0."""
+    usual = _place(layers, chip, {})
+    if not usual.problems:
+        return usual
+    moved = spread(
+        blocks(layers, chip),
+        chip,
+        lambda wanted: _place(layers, chip, wanted),
+        lambda placement: (placement.homeless, placement.kernels.excess),
+    )
+    return usual if moved.problems else replace(moved, moved=True)
+
+
+def _place(layers: Sequence[Layer], chip: Chip, wanted: Mapping[int, int]) -> _Placement:
+    maps, problems = place_maps(layers, chip, wanted)
+    inputs = tuple(_input_map(layer, maps, chip) for layer in layers)
     kernels = place_kernels(
         [
-            Kernels(layer.name, kernel_words(layer, chip), spot.processor_numbers, layer.depthwise)
+            Kernels(layer.name, _words(layer, chip), spot.processor_numbers, layer.depthwise)
             for layer, spot in zip(layers, inputs, strict=True)
         ],
         chip,
     )
+    return _Placement(maps, inputs, kernels, (*kernels.problems, *problems), len(problems))
+
+
+def network_cost(layers: Sequence[Layer], chip: Chip) -> NetworkCost:
+    """Return what `layers`, in the order in which they run, cost on `chip`."""
+    placement = _placed(layers, chip)
+    inputs, maps, kernels = placement.inputs, placement.maps, placement.kernels
     numbers = [spot.processor_numbers for spot in (*inputs, *maps.values())]
     quadrants = sorted({number // chip.processors_per_quadrant for each in numbers for number in each})
     biases, bias_problems = place_biases(layers, numbers[: len(layers)], quadrants, chip)
     rows = tuple(
-        _layer_cost(layer, chip, spot, offset)
-        for layer, spot, offset in zip(layers, inputs, kernels.offsets, strict=True)
+        _layer_cost(layer, chip, spot, maps[number], offset)
+        for number, (layer, spot, offset) in enumerate(zip(layers, inputs, kernels.offsets, strict=True))
     )
     return NetworkCost(
         chip.name,
@@ -110,14 +157,33 @@ def network_cost(layers: Sequence[Layer], chip: Chip) -> NetworkCost:
         START_CYCLES + sum(row.cycles for row in rows),
         chip.cycles_exact,
         chip.clock_hz,
+        placement.moved,
         (
             *(text for layer in layers for text in violations(layer, chip)),
+            *_unequal_parts(layers, chip),
             *_too_many(layers, chip),
-            *kernels.problems,
-            *map_problems,
+            *placement.problems,
             *bias_problems,
         ),
     )
+
+
+def _unequal_parts(layers: Sequence[Layer], chip: Chip) -> tuple[str, ...]:
+    """ADI's tool refuses to concatenate other than equal numbers of channels; parts start at a data memory of their own."""
+    found = []
+    for layer in layers:
+        if len(layer.sources) == 1 or layer.operands > 1:
+            continue
+        known = {layers[source].out_channels for source in layer.sources if source != INPUT}
+        if len(known) > 1 or any(count % chip.processors_per_memory for count in known):
+            counts = " + ".join(
+                str(layers[one].out_channels) if one != INPUT else "input" for one in layer.sources
+            )
+            found.append(
+                f"{layer.name}: concatenates {counts} channels; the parts must be equal and multiples of "
+                f"{chip.processors_per_memory}"
+            )
+    return tuple(found)
 
 
 def _too_many(layers: Sequence[Layer], chip: Chip) -> tuple[str, ...]:
@@ -135,8 +201,9 @@ def _input_map(layer: Layer, maps: dict[int, FeatureMap], chip: Chip) -> Feature
     return replace(first, processors=processors)
 
 
-def _layer_cost(layer: Layer, chip: Chip, spot: FeatureMap, offset: int) -> LayerCost:
+def _layer_cost(layer: Layer, chip: Chip, spot: FeatureMap, out: FeatureMap, offset: int) -> LayerCost:
     count, processors = passes(layer.in_channels, chip)
+    runs = not violations(layer, chip)
     return LayerCost(
         layer.name,
         layer.kind,
@@ -145,12 +212,15 @@ def _layer_cost(layer: Layer, chip: Chip, spot: FeatureMap, offset: int) -> Laye
         count,
         processors,
         output_slots(layer.out_channels, chip),
-        kernel_words(layer, chip),
+        _words(layer, chip),
         offset,
         bias_bytes(layer),
         map_bytes(layer.in_channels, layer.in_size, chip, planar=spot.processor_step > 1) * layer.operands,
         map_bytes(layer.out_channels, layer.out_size, chip, wide=layer.wide),
         spot.first_processor,
         spot.offset,
-        cycles(layer, chip, offset),
+        out.first_processor,
+        out.offset,
+        cycles(layer, chip, offset, spot.first_processor) if runs else 0,
+        runs,
     )

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torchthin.cli.chip import DESCRIPTION as CHIP_DESCRIPTION
+from torchthin.cli.chip import EXAMPLE as CHIP_EXAMPLE
+from torchthin.cli.chip import add_chip_arguments, chip_options
+from torchthin.cli.chip import run as run_chip
 from torchthin.cli.inspect import DESCRIPTION as INSPECT_DESCRIPTION
 from torchthin.cli.inspect import EXAMPLE as INSPECT_EXAMPLE
 from torchthin.cli.inspect import add_inspect_arguments, inspect_options
@@ -40,9 +44,15 @@ def _command(arguments: Sequence[str]) -> int:
         "inspect", help=INSPECT_DESCRIPTION, description=INSPECT_DESCRIPTION, epilog=INSPECT_EXAMPLE
     )
     add_inspect_arguments(look)
+    chip = commands.add_parser(
+        "chip", help=CHIP_DESCRIPTION, description=CHIP_DESCRIPTION, epilog=CHIP_EXAMPLE
+    )
+    add_chip_arguments(chip)
     namespace = parser.parse(arguments)
     command = namespace.command
     del namespace.command
     if command == "inspect":
         return run_inspect(inspect_options(namespace))
+    if command == "chip":
+        return run_chip(chip_options(namespace))
     return run_prune(prune_options(namespace))

@@ -1,0 +1,47 @@
+"""Facts about a model on a chip."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torchthin.chips.network import NetworkCost
+
+
+@dataclass(frozen=True)
+class ChipReport:
+    """What a model costs on a chip, and what of it does not run there."""
+
+    cost: NetworkCost
+    """Of the layers that map."""
+    unmapped: tuple[str, ...]
+    """What stands between layers and has no place on the chip: module path, operator, reason."""
+    outside: tuple[str, ...]
+    """What the host computes behind the network; not counted."""
+    notes: tuple[str, ...]
+    """Layers that look different on the chip."""
+
+    @property
+    def fits(self) -> bool:
+        """Whether all of the model maps and no limit is violated."""
+        return self.cost.fits and not self.unmapped
+
+    @property
+    def obstacles(self) -> tuple[str, ...]:
+        """All that is in the way, one line each."""
+        return (*self.unmapped, *self.cost.violations)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all facts as JSON types."""
+        return {
+            **self.cost.to_dict(),
+            "fits": self.fits,
+            "unmapped": list(self.unmapped),
+            "outside": list(self.outside),
+            "notes": list(self.notes),
+        }
+
+    def __str__(self) -> str:
+        from torchthin.report.chip_text import chip_text
+
+        return chip_text(self)
