@@ -24,6 +24,13 @@ class Kernels:
     words: int
     processors: Sequence[int]
     depthwise: bool = False
+    written: int = 0
+    """Words that loading overwrites, where they are more than `words`."""
+
+    @property
+    def blocked(self) -> int:
+        """Words that no other layer can have."""
+        return max(self.words, self.written)
 
 
 @dataclass(frozen=True)
@@ -60,14 +67,14 @@ def place_kernels(layers: Sequence[Kernels], chip: Chip) -> KernelMap:
         offset = _at_far_end(layer, taken, chip)
         if offset is None:
             offset = _first_fit(layer, taken, chip)
-            end = offset + layer.words
+            end = offset + layer.blocked
             for processor in layer.processors:
                 depths[processor] = max(depths[processor], end)
             if any(end > chip.kernel_capacity(processor) for processor in layer.processors):
                 problems.append(_refusal(layer, end, chip))
         offsets[number] = offset
         for processor in layer.processors:
-            taken[processor].append((offset, offset + layer.words))
+            taken[processor].append((offset, offset + layer.blocked))
     excess = sum(max(0, depth - chip.kernel_capacity(number)) for number, depth in enumerate(depths))
     return KernelMap(tuple(offsets), tuple(depths), tuple(problems), excess)
 
@@ -101,22 +108,27 @@ def _inside_block(start: int, words: int, chip: Chip) -> bool:
 
 
 def _at_far_end(layer: Kernels, taken: Sequence[Sequence[Span]], chip: Chip) -> int | None:
-    """Return the place nearest to the end of the larger memories, or None when the layer may not go there."""
+    """Return the place nearest to the end of the larger memories that ADI's tool finds, or None when it goes to the front.
+
+    Having met something in the way, the tool goes on below it only where the layer would also fit above.
+    """
     if not chip.large_processors.issuperset(layer.processors) or not layer.processors:
         return None
     if layer.depthwise and chip.depthwise_blocks and layer.words > min(chip.depthwise_blocks):
         return None
-    spans = _merged(layer, taken)
-    step = chip.processors_per_memory
-    ends = {chip.large_kernel_words, *(low for low, _ in spans)}
-    starts = [(end - layer.words) // step * step for end in ends if end >= layer.words]
-    fitting = [
-        start
-        for start in starts
-        if _free(start, layer.words, spans)
-        and (not layer.depthwise or _inside_block(start, layer.words, chip))
-    ]
-    return max(fitting, default=None)
+    spans, step = _merged(layer, taken), chip.processors_per_memory
+    last = chip.large_kernel_words - 1
+    while any(low <= last < high for low, high in spans):
+        last -= step
+    while last >= layer.words - 1:
+        first = last - layer.words + 1
+        met = max((min(high - 1, last) for low, high in spans if low <= last and high > first), default=None)
+        if met is None:
+            return first // step * step
+        last = (met - 1) // step * step
+        if last + layer.words > chip.large_kernel_words:
+            return None
+    return None
 
 
 def _refusal(layer: Kernels, end: int, chip: Chip) -> str:

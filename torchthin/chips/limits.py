@@ -93,10 +93,10 @@ def _sequence(layer: Layer, chip: Chip) -> Iterator[str]:
 def _linear(layer: Layer, chip: Chip) -> Iterator[str]:
     if layer.kind != "linear":
         return
-    pixels = prod(layer.in_size)
+    pixels = prod(layer.pooled_size)
     if not layer.flatten:
         if pixels != 1:
-            yield f"a linear layer on a feature map of {_shape(layer.in_size)}; flatten it first"
+            yield f"a linear layer on a feature map of {_shape(layer.pooled_size)}; flatten it first"
         elif max(layer.in_channels, layer.out_channels) > chip.linear_features:
             yield f"{layer.in_channels} to {layer.out_channels} features; at most {chip.linear_features}"
         return

@@ -14,7 +14,7 @@ from torchthin.chips.kernels import KernelMap, Kernels, place_kernels
 from torchthin.chips.layer import INPUT, Layer
 from torchthin.chips.limits import violations
 from torchthin.chips.spread import spread
-from torchthin.chips.words import bias_bytes, kernel_words, output_slots, passes, weight_bytes
+from torchthin.chips.words import bias_bytes, kernel_words, output_slots, passes, weight_bytes, written_words
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,12 @@ def _words(layer: Layer, chip: Chip) -> int:
     return 0 if violations(layer, chip) else kernel_words(layer, chip)
 
 
+def _kernels(layer: Layer, chip: Chip, spot: FeatureMap) -> Kernels:
+    words = _words(layer, chip)
+    written = written_words(layer, chip) if words else 0
+    return Kernels(layer.name, words, spot.processor_numbers, layer.depthwise, written)
+
+
 def _placed(layers: Sequence[Layer], chip: Chip) -> _Placement:
     """Return a placement that fits; where none is found, the one with all maps at processor 0."""
     usual = _place(layers, chip, {})
@@ -126,10 +132,7 @@ def _place(layers: Sequence[Layer], chip: Chip, wanted: Mapping[int, int]) -> _P
     maps, problems = place_maps(layers, chip, wanted)
     inputs = tuple(_input_map(layer, maps, chip) for layer in layers)
     kernels = place_kernels(
-        [
-            Kernels(layer.name, _words(layer, chip), spot.processor_numbers, layer.depthwise)
-            for layer, spot in zip(layers, inputs, strict=True)
-        ],
+        [_kernels(layer, chip, spot) for layer, spot in zip(layers, inputs, strict=True)],
         chip,
     )
     return _Placement(maps, inputs, kernels, (*kernels.problems, *problems), len(problems))
@@ -141,7 +144,8 @@ def network_cost(layers: Sequence[Layer], chip: Chip) -> NetworkCost:
     inputs, maps, kernels = placement.inputs, placement.maps, placement.kernels
     numbers = [spot.processor_numbers for spot in (*inputs, *maps.values())]
     quadrants = sorted({number // chip.processors_per_quadrant for each in numbers for number in each})
-    biases, bias_problems = place_biases(layers, numbers[: len(layers)], quadrants, chip)
+    outputs = [maps[number].first_processor for number in range(len(layers))]
+    biases, bias_problems = place_biases(layers, numbers[: len(layers)], outputs, quadrants, chip)
     rows = tuple(
         _layer_cost(layer, chip, spot, maps[number], offset)
         for number, (layer, spot, offset) in enumerate(zip(layers, inputs, kernels.offsets, strict=True))

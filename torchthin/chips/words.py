@@ -60,13 +60,24 @@ def kernel_words(layer: Layer, chip: Chip) -> int:
     return -(-(kernels * area * layer.weight_bits + left_over) // WORD_BITS)
 
 
-def kernel_bytes(layer: Layer, chip: Chip) -> int:
-    """Return the bytes of kernel memory that the layer takes from others, in all processors together.
+def written_words(layer: Layer, chip: Chip) -> int:
+    """Return the words that ADI's tool writes for the layer, at least `kernel_words`.
 
-    Every layer starts at a multiple of 4 words, so the last words of a block of four are lost.
+    Kernels of less than 8 bits are packed output by output; an output count that does not fill the last byte makes it write more
+    words than it reports.
     """
-    _, processors = passes(layer.in_channels, chip)
-    return up(kernel_words(layer, chip), chip.processors_per_memory) * WORD_BYTES * processors
+    layer = layer.as_executed()
+    reported = kernel_words(layer, chip)
+    if not layer.has_weights or layer.flatten or layer.depthwise:
+        return reported
+    (out_passes, each), (in_passes, _) = passes(layer.out_channels, chip), passes(layer.in_channels, chip)
+    packed = out_passes * -(-each * layer.weight_bits // 8)
+    return max(reported, -(-packed * in_passes * layer.kernel_area // WORD_BYTES))
+
+
+def kernel_bytes(layer: Layer, chip: Chip) -> int:
+    """Return the bytes of kernel memory that the layer's words take, in all its processors together, padding included."""
+    return kernel_words(layer, chip) * WORD_BYTES * passes(layer.in_channels, chip)[1]
 
 
 def weight_bytes(layer: Layer) -> int:

@@ -1,0 +1,110 @@
+"""torchthin chip: its table, its exit codes, as a real process."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from workplace import Outcome, Workplace
+
+import torchthin
+from torchthin.cli.main import main
+
+MODELS = """
+from torch import nn
+
+def small():
+    print("building")
+    return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 1))
+
+def odd():
+    return nn.Sequential(nn.Conv2d(3, 8, 5), nn.Conv2d(8, 8, 3, stride=2))
+
+def deep():
+    return nn.Sequential(nn.Conv2d(3, 500, 1), nn.Conv2d(500, 500, 3))
+"""
+SHAPE = ("--input-shape", "1,3,16,16")
+CHIP = ("--chip", "MAX78000")
+
+
+@pytest.fixture
+def models(place: Workplace) -> Workplace:
+    (place.path / "models.py").write_text(MODELS)
+    return place
+
+
+def run(place: Workplace, *arguments: str) -> Outcome:
+    script = place.path / "program.py"
+    script.write_text("import sys\nfrom torchthin.cli.main import main\nsys.exit(main())\n")
+    return place.process(
+        "chip", *arguments, script=script, env={"PYTHONPATH": str(Path(torchthin.__file__).parents[1])}
+    )
+
+
+def test_the_pose_student(models: Workplace) -> None:
+    outcome = run(models, "torchthin.pose.student:pose_student", *CHIP, "--input-shape", "1,3,128,128")
+    assert (outcome.code, outcome.err) == (0, "")
+    lines = outcome.out.splitlines()
+    assert [line.split()[1] for line in lines[2:17]][:3] == ["conv1", "conv2", "conv3"]
+    assert "| conv8     | conv2d | 96 -> 96 |      2 |         48 |   192 |" in outcome.out
+    assert "deepest processor 729 of 768 (94.9 %)" in outcome.out
+    assert "Cycles: 745,665, 14.91 ms at 50 MHz, without loading and unloading." in lines
+    assert lines[-1] == "Fits MAX78000."
+
+
+def test_json_and_other_bits(models: Workplace) -> None:
+    outcome = run(models, "models.py:small", "--chip", "max78002", *SHAPE, "--weight-bits", "4", "--json")
+    assert outcome.code == 0
+    assert outcome.err == "building\n"
+    facts = json.loads(outcome.out)
+    assert facts["chip"] == "MAX78002"
+    assert facts["fits"] is True
+    assert facts["cycles_exact"] is False
+    assert [row["kernel_words"] for row in facts["layers"]] == [4, 1]
+    assert facts["cycles"] == 1 + sum(row["cycles"] for row in facts["layers"])
+
+
+def test_a_model_that_does_not_fit_exits_with_3(models: Workplace) -> None:
+    outcome = run(models, "--model-factory", "models.py:odd", *CHIP, *SHAPE)
+    assert outcome.code == 3
+    assert outcome.err == (
+        "error: The model does not fit MAX78000. 0: kernel 5x5; allowed is 1x1 or 3x3. And 1 more.\n"
+    )
+    assert "1: stride 2x2; it must be 1" in outcome.out
+    deep = run(models, "models.py:deep", *CHIP, *SHAPE, "--json")
+    assert deep.code == 3
+    assert json.loads(deep.out)["fits"] is False
+    assert "kernels of 4,096 words" in deep.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((*CHIP, *SHAPE), "A model factory is needed"),
+        (("models.py:small", *SHAPE), "A chip is needed. Give --chip, one of MAX78000, MAX78002"),
+        (("models.py:small", *CHIP), "An input size is needed"),
+        (("models.py:small", "--chip", "MAX7800", *SHAPE), "Did you mean 'MAX78002' or 'MAX78000'?"),
+        (("models.py:small", "--model-factory", "models.py:odd", *CHIP, *SHAPE), "must be given once"),
+        (("models.py:none", *CHIP, *SHAPE), "models.py has no 'none'"),
+        (("models.py:small", *CHIP, "--input-shape", "1,5,8,8"), "does not run on the example_inputs"),
+        (("models.py:small", *CHIP, "--input-shape", "1,3"), "does not run on the example_inputs"),
+        (("models.py:small", *CHIP, *SHAPE, "--weight-bits", "3"), "must be 1, 2, 4 or 8"),
+        (("models.py:small", *CHIP, *SHAPE, "--weight-bit", "4"), "Did you mean '--weight-bits'"),
+        (("models.py:small", *CHIP, *SHAPE, "--checkpoint", "none.pth"), "does not exist"),
+    ],
+)
+def test_bad_input(models: Workplace, arguments: Any, message: str) -> None:
+    models.assert_refused(message, *arguments, run=lambda *given: models.run("chip", *given, main=main))
+
+
+def test_help_does_not_import_torch(models: Workplace) -> None:
+    program = models.path / "program.py"
+    program.write_text(
+        "import sys\nfrom torchthin.cli.main import main\n"
+        "try:\n    main(['chip', '--help'])\nexcept SystemExit:\n    pass\nassert 'torch' not in sys.modules\n"
+    )
+    outcome = models.process(script=program, env={"PYTHONPATH": str(Path(torchthin.__file__).parents[1])})
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "MAX78000, MAX78002" in outcome.out
+    assert sys.executable
