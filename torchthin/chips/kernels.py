@@ -22,7 +22,7 @@ class Kernels:
 
     name: str
     words: int
-    processors: Sequence[int]
+    processors: range
     depthwise: bool = False
     written: int = 0
     """Words that loading overwrites, where they are more than `words`."""
@@ -54,7 +54,7 @@ class KernelMap:
 
 def place_kernels(layers: Sequence[Kernels], chip: Chip) -> KernelMap:
     """Give the kernels of every layer their place. What finds none stands behind the end."""
-    taken: list[list[Span]] = [[] for _ in range(chip.processors)]
+    placed: list[tuple[range, Span]] = []
     offsets = [0] * len(layers)
     depths = [0] * chip.processors
     problems = []
@@ -64,31 +64,33 @@ def place_kernels(layers: Sequence[Kernels], chip: Chip) -> KernelMap:
         layer = layers[number]
         if not layer.words:
             continue
-        offset = _at_far_end(layer, taken, chip)
+        spans = [span for processors, span in placed if _meet(processors, layer.processors)]
+        offset = _at_far_end(layer, spans, chip)
         if offset is None:
-            offset = _first_fit(layer, taken, chip)
+            offset = _first_fit(layer, spans, chip)
             end = offset + layer.blocked
             for processor in layer.processors:
                 depths[processor] = max(depths[processor], end)
-            if any(end > chip.kernel_capacity(processor) for processor in layer.processors):
+            if end > min(chip.kernel_capacity(processor) for processor in layer.processors):
                 problems.append(_refusal(layer, end, chip))
         offsets[number] = offset
-        for processor in layer.processors:
-            taken[processor].append((offset, offset + layer.blocked))
+        placed.append((layer.processors, (offset, offset + layer.blocked)))
     excess = sum(max(0, depth - chip.kernel_capacity(number)) for number, depth in enumerate(depths))
     return KernelMap(tuple(offsets), tuple(depths), tuple(problems), excess)
 
 
-def _merged(layer: Kernels, taken: Sequence[Sequence[Span]]) -> list[Span]:
-    return sorted({span for processor in layer.processors for span in taken[processor]})
+def _meet(one: range, other: range) -> bool:
+    """Whether two sets of processors have one in common."""
+    if one[0] > other[-1] or other[0] > one[-1]:
+        return False
+    return one.step == other.step == 1 or not set(one).isdisjoint(other)
 
 
 def _free(offset: int, words: int, spans: Iterable[Span]) -> bool:
     return all(offset + words <= low or offset >= high for low, high in spans)
 
 
-def _first_fit(layer: Kernels, taken: Sequence[Sequence[Span]], chip: Chip) -> int:
-    spans = _merged(layer, taken)
+def _first_fit(layer: Kernels, spans: Sequence[Span], chip: Chip) -> int:
     step = chip.processors_per_memory
     starts = {0, *(up(high, step) for _, high in spans)}
     if layer.depthwise:
@@ -107,7 +109,7 @@ def _inside_block(start: int, words: int, chip: Chip) -> bool:
     return all(start >= end or start + words <= end for end in ends)
 
 
-def _at_far_end(layer: Kernels, taken: Sequence[Sequence[Span]], chip: Chip) -> int | None:
+def _at_far_end(layer: Kernels, spans: Sequence[Span], chip: Chip) -> int | None:
     """Return the place nearest to the end of the larger memories that ADI's tool finds, or None when it goes to the front.
 
     Having met something in the way, the tool goes on below it only where the layer would also fit above.
@@ -116,7 +118,7 @@ def _at_far_end(layer: Kernels, taken: Sequence[Sequence[Span]], chip: Chip) -> 
         return None
     if layer.depthwise and chip.depthwise_blocks and layer.words > min(chip.depthwise_blocks):
         return None
-    spans, step = _merged(layer, taken), chip.processors_per_memory
+    step = chip.processors_per_memory
     last = chip.large_kernel_words - 1
     while any(low <= last < high for low, high in spans):
         last -= step
