@@ -21,6 +21,7 @@ LAYERS = [
     {"thinning"},
     {"structured"},
     {"report", "mapping"},
+    {"chipwise"},
     {"ai8x", "checkpoints", "factory"},
     {"saving"},
     {"pipeline", "in_place", "inspection", "reload", "chipcost"},

@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass, fields
 from numbers import Integral, Real
 from typing import Any, Literal
 
+from torchthin.chips.goals import Goals, parse_limit
+from torchthin.chips.table import chip_named, chip_names
 from torchthin.errors import ConfigError, near_matches
 
 Criterion = Literal["l1", "l2", "magnitude"]
@@ -97,6 +99,14 @@ class PruneConfig:
     """Whether to remove the pruned channels physically."""
     scope: str = "group"
     """``"group"``: the target holds in every group. ``"global"``: it holds over all groups together."""
+    chip: str | None = None
+    """Chip that channels are chosen for; the targets below then take the place of `target_sparsity`."""
+    target_cycles: str | None = None
+    """Most cycles of one run: a share of what it was (``"0.6x"``) or a number."""
+    target_kernel_words: str | None = None
+    """Most kernel words of the deepest processor, in the same forms."""
+    fit: bool = False
+    """Whether the network has to fit the chip."""
 
     def __post_init__(self) -> None:
         if self.compat is not None and self.compat not in COMPATS:
@@ -111,6 +121,7 @@ class PruneConfig:
             raise _expected("thin", "true or false", self.thin)
         self._check_method()
         self._check_numbers()
+        self._check_chip()
         if self.weights is not None:
             object.__setattr__(self, "weights", _names("weights", self.weights))
             if not self.weights:
@@ -142,6 +153,40 @@ class PruneConfig:
             hint = " At 1.0 nothing would be left to compute with." if value == 1 else ""
             raise _expected("target_sparsity", allowed, value, hint)
         object.__setattr__(self, "target_sparsity", value)
+
+    def _check_chip(self) -> None:
+        if not isinstance(self.fit, bool):
+            raise _expected("fit", "true or false", self.fit)
+        for name in ("target_cycles", "target_kernel_words"):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, str(value))
+                parse_limit(name, str(value))
+        asked = self.fit or self.target_cycles is not None or self.target_kernel_words is not None
+        if self.chip is None:
+            if asked:
+                raise _expected("chip", f"one of {', '.join(chip_names())} for targets in its terms", None)
+            return
+        object.__setattr__(self, "chip", chip_named(str(self.chip)).name)
+        if not asked:
+            raise _expected("chip", "given with target_cycles, target_kernel_words or fit", self.chip)
+        if not self.rule.structured or self.compat is not None or self.scope != "group":
+            raise _expected(
+                "chip",
+                "given with a structured method, without compat and scope",
+                self.chip,
+                " Zeros save nothing there.",
+            )
+
+    @property
+    def goals(self) -> Goals:
+        """What is asked for in the chip's terms."""
+        cycles, words = self.target_cycles, self.target_kernel_words
+        return Goals(
+            None if cycles is None else parse_limit("target_cycles", cycles),
+            None if words is None else parse_limit("target_kernel_words", words),
+            self.fit,
+        )
 
     @property
     def rule(self) -> Method:

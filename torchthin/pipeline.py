@@ -7,9 +7,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from torch import Tensor, nn
 
 from torchthin import schedule
+from torchthin.chips.table import chip_named
+from torchthin.chipwise import ByChip, by_chip
 from torchthin.config import PruneConfig
 from torchthin.cost import measure
 from torchthin.distiller import agp_target, distiller_masks
@@ -158,6 +162,11 @@ def prune_with(model: nn.Module, config: PruneConfig, example_inputs: Any = None
             "The thin of prune needs example_inputs: channels are followed through one run of the model. "
             "Give a tensor, a tuple or a dict (on the command line --input-shape 1,3,224,224 or --dataset)."
         )
+    if config.chip is not None and example_inputs is None:
+        raise ConfigError(
+            "The chip of prune needs example_inputs: cycles depend on the input's size. "
+            "Give a tensor (on the command line --input-shape 1,3,128,128)."
+        )
     plan = find_targets(
         model,
         structured=config.rule.structured,
@@ -198,8 +207,13 @@ def _prune_groups(model: nn.Module, plan: TargetPlan, config: PruneConfig, input
     decide = ByImportance(
         model, plan.targets, kept, planned[-1], config.scope, config.rule.criterion, patterns, plan.computed
     )
+    if config.chip is not None:
+        decide = by_chip(decide, inputs, chip_named(config.chip), config.goals)
     found = find_plan(model, inputs, decide)
     decision = found.proposal.decision
+    if isinstance(decide, ByChip):
+        config = replace(config, target_sparsity=_share_gone(decision.keeps))
+        planned = (config.target_sparsity,)
     masks = dict(decision.masks)
     biases = [name for name in masks if name not in decide.axes]
     ranked = {name: mask for name, mask in masks.items() if name in decide.axes}
@@ -222,9 +236,16 @@ def _prune_groups(model: nn.Module, plan: TargetPlan, config: PruneConfig, input
             *filter(None, [found.proposal.labels.graph.note, found.outcome.note]),
         ),
     )
+    if isinstance(decide, ByChip):
+        report = replace(report, chip=decide.change)
     if not config.thin:
         return PruneResult(masked, zeroed, report, found.recipe or None, found.outcome.proof, config)
     return _thinned(masked, zeroed, found, report, inputs, config)
+
+
+def _share_gone(keeps: Mapping[str, npt.NDArray[np.bool_]]) -> float:
+    total = sum(keep.size for keep in keeps.values())
+    return sum(int((~keep).sum()) for keep in keeps.values()) / total if total else 0.0
 
 
 def _asked_of_groups(
@@ -236,13 +257,14 @@ def _asked_of_groups(
     total = 0
     for group in groups:
         gone = int((~found.proposal.decision.keeps[group.name]).sum())
-        count = gone if group.balances else prune_count(config.target_sparsity, group.size)
+        exact = bool(group.balances) or config.chip is not None
+        count = gone if exact else prune_count(config.target_sparsity, group.size)
         total += count
         for member in group.members:
             if axes.get(member.parameter) == member.axis and member.parameter in asked:
                 lost = member.of(found.proposal.decision.keeps[group.name]).size
                 asked[member.parameter] += (
-                    lost if config.scope == "global" or group.balances else count * member.indices.shape[1]
+                    lost if config.scope == "global" or exact else count * member.indices.shape[1]
                 )
     filters = {name: Filters(axes[name], 1, asked[name]) for name in masks}
     if config.scope == "global":
@@ -310,30 +332,37 @@ def prune(
     compat: str | None = None,
     thin: bool = False,
     scope: str = "group",
+    chip: str | None = None,
+    target_cycles: str | int | None = None,
+    target_kernel_words: str | int | None = None,
+    fit: bool = False,
 ) -> PruneResult:
     """Return a pruned copy of `model`; the model itself is left as it is.
 
-        Structured methods mask ``floor(target_sparsity * n)`` whole filters of every layer (all layers together
-        with ``scope="global"``), ``agp-unstructured`` that share of the single weights; ties go by index. Only
-        weights are set to zero: biases and BatchNorm keep their values. (The biases of recurrent hidden states that go are
+    Structured methods mask ``floor(target_sparsity * n)`` whole filters of every layer (all layers together
+    with ``scope="global"``), ``agp-unstructured`` that share of the single weights; ties go by index. Only
+    weights are set to zero: biases and BatchNorm keep their values. (The biases of recurrent hidden states that go are
     masked too, since they would keep them moving, and those of channels whose constant no layer could take over when
     they are removed; a note of the report names them.) AGP (Zhu & Gupta 2017) grows the sparsity over `agp_steps`
     virtual steps; the steps change the outcome only where training runs between them.
 
-        example_inputs: a tensor, a tuple of positional or a dict of keyword arguments of the model. With them,
-        structured methods decide per group of coupled layers, keep output layers, and what they mask can be
-        thinned; without them every weight is ranked alone. method: a key of `METHODS`. target_sparsity: in [0, 1).
-        weights: names that replace the default targets (convolutions; for unstructured also linear layers).
-        keep: fnmatch patterns of weight or module names to keep whole, such as output layers.
-        compat: "distiller" for Distiller's masks bit for bit, overshoot and ties included.
-        thin: remove what is masked, and prove the result (needs example_inputs). scope: "group" or "global".
+    example_inputs: a tensor, a tuple of positional or a dict of keyword arguments of the model. With them,
+    structured methods decide per group of coupled layers, keep output layers, and what they mask can be
+    thinned; without them every weight is ranked alone. method: a key of `METHODS`. target_sparsity: in [0, 1).
+    weights: names that replace the default targets (convolutions; for unstructured also linear layers).
+    keep: fnmatch patterns of weight or module names to keep whole, such as output layers.
+    compat: "distiller" for Distiller's masks bit for bit, overshoot and ties included.
+    thin: remove what is masked, and prove the result (needs example_inputs). scope: "group" or "global".
+    chip: MAX78000 or MAX78002; channels then go where they save most there for their importance, until the
+    chip's targets hold, and target_sparsity counts for nothing: target_cycles and target_kernel_words (of the
+    deepest processor) as a share ("0.6x") or a number, fit=True for the network to fit.
 
-        Raises `InputError` (also a ValueError): `ConfigError` for bad arguments, `WeightNameError` for weight
-        names, and for models with nothing to prune, with NaN, without values, or that cannot be copied.
+    Raises `InputError` (also a ValueError): `ConfigError` for bad arguments, `WeightNameError` for weight
+    names, and for models with nothing to prune, with NaN, without values, or that cannot be copied.
 
-        >>> result = prune(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)), keep=["2"])
-        >>> {name: int(mask.flatten(1).all(1).sum()) for name, mask in result.masks.items()}
-        {'0.weight': 4}
+    >>> result = prune(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)), keep=["2"])
+    >>> {name: int(mask.flatten(1).all(1).sum()) for name, mask in result.masks.items()}
+    {'0.weight': 4}
     """
     config = PruneConfig(
         method=method,
@@ -344,5 +373,9 @@ def prune(
         compat=compat,
         thin=thin,
         scope=scope,
+        chip=chip,
+        target_cycles=None if target_cycles is None else str(target_cycles),
+        target_kernel_words=None if target_kernel_words is None else str(target_kernel_words),
+        fit=fit,
     )
     return prune_with(model, config, example_inputs)

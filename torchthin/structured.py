@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,6 +24,7 @@ from torchthin.trace.clone import state_tensors
 from torchthin.trace.recorder import quiet
 
 BoolArray = npt.NDArray[np.bool_]
+FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass
@@ -64,10 +65,14 @@ class ByImportance:
             if makers(group, axes) & targets.keys() and not makers(group, axes) & self.kept
         ]
         scores = group_scores(groups, weights, axes, self.criterion)
-        keeps = select_channels(groups, scores, self.target_sparsity, self.scope)
+        keeps = self.select(groups, scores)
         return Decision(
             keeps, masks_of(groups, keeps, self.model, axes, targets, self.computed), silence=True
         )
+
+    def select(self, groups: Sequence[Group], scores: Mapping[str, FloatArray]) -> dict[str, BoolArray]:
+        """Return which channels of every group stay."""
+        return select_channels(groups, scores, self.target_sparsity, self.scope)
 
 
 def maskable(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from torchthin.chips.table import chip_names
 from torchthin.cli.shell import Parser
 from torchthin.config import METHODS, PruneConfig
 from torchthin.errors import ConfigError, near_matches
@@ -121,6 +122,7 @@ def add_prune_arguments(parser: Parser) -> None:
         action="store_true",
         help="remove what is masked, and check the smaller model against the masked one",
     )
+    add_chip_targets(parser)
 
     output = parser.add_argument_group("output")
     output.add_argument(
@@ -142,6 +144,23 @@ def add_prune_arguments(parser: Parser) -> None:
     output.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 
+def add_chip_targets(parser: Parser) -> None:
+    """Add the flags that let a chip decide which channels go, in place of --target-sparsity, to `parser`."""
+    chip = parser.add_argument_group("pruning for a chip, in place of --target-sparsity")
+    chip.add_argument("--chip", metavar="NAME", help=f"one of {', '.join(chip_names())}")
+    chip.add_argument("--target-cycles", metavar="LIMIT", help="most cycles: 0.6x of what it was, or 450000")
+    chip.add_argument(
+        "--target-kernel-words", metavar="LIMIT", help="most words in the deepest processor: 0.6x, or 700"
+    )
+    chip.add_argument("--fit", action="store_true", help="the smallest cut found with which the network fits")
+
+
+def refuse_two_targets(given: Mapping[str, Any]) -> None:
+    """Raise ConfigError when both a sparsity and a chip are to decide how much goes."""
+    if given.get("chip") is not None and "target_sparsity" in given:
+        raise ConfigError("Give either --target-sparsity or targets for --chip. Got both.")
+
+
 def prune_options(namespace: argparse.Namespace) -> PruneOptions:
     """Merge flags over the configuration file over the defaults.
 
@@ -158,6 +177,7 @@ def prune_options(namespace: argparse.Namespace) -> PruneOptions:
             "A model factory is needed. Give --model-factory package.module:function or "
             "path/to/file.py:function."
         )
+    refuse_two_targets(merged)
     how = {key: value for key, value in merged.items() if key not in _RUN_TYPES}
     return PruneOptions(**run, prune=PruneConfig.from_mapping(how))
 

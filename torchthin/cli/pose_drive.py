@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from torchthin.cli.options import add_chip_targets, refuse_two_targets
 from torchthin.cli.prune import refuse_missed_target
 from torchthin.cli.shell import Parser, run_command
 from torchthin.config import METHODS, PruneConfig
@@ -60,14 +61,15 @@ def find_places(source: str | None, out_dir: str | None, drive: Path) -> Places:
     )
 
 
-def file_name(target_sparsity: float) -> str:
-    """Return ``best_pruned_50.pth`` for 0.5, ``best_pruned_37.5.pth`` for 0.375."""
-    return f"best_pruned_{100 * target_sparsity:.10g}.pth"
+def file_name(target_sparsity: float, chip: str | None = None) -> str:
+    """Return ``best_pruned_50.pth`` for 0.5, ``best_pruned_37.5.pth`` for 0.375, ``best_pruned_MAX78000.pth`` for a chip."""
+    return f"best_pruned_{chip or f'{100 * target_sparsity:.10g}'}.pth"
 
 
 def _command(arguments: Sequence[str], drive: Path) -> int:
     options = _parse(arguments)
-    keys = ("method", "target_sparsity", "thin")
+    keys = ("method", "target_sparsity", "thin", "chip", "target_cycles", "target_kernel_words", "fit")
+    refuse_two_targets(vars(options))
     config = PruneConfig.from_mapping(
         {key: vars(options)[key] for key in keys if key in options} | {"keep": _HEADS}
     )
@@ -105,6 +107,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         action="store_true",
         help="remove what is masked, and check the smaller model against the masked one",
     )
+    add_chip_targets(parser)
     parser.add_argument(
         "--coco-annotations", metavar="FILE", help="score on these COCO keypoints, not on synthetic people"
     )
@@ -138,7 +141,7 @@ def _prune(
     from torchthin.reload import shrink_to_
     from torchthin.trace.inputs import from_shapes
 
-    target = places.out_dir / file_name(config.target_sparsity)
+    target = places.out_dir / file_name(config.target_sparsity, config.chip)
     check_destination(target)
     device = usable_device(device_name)
     score = _scorer(coco, str(device))
@@ -158,7 +161,13 @@ def _prune(
         target_sparsity=config.target_sparsity,
         keep=config.keep,
         thin=config.thin,
+        chip=config.chip,
+        target_cycles=config.target_cycles,
+        target_kernel_words=config.target_kernel_words,
+        fit=config.fit,
     )
+    if config.chip is not None:
+        config = replace(config, target_sparsity=result.report.target_sparsity)
     after = score(result.model)
     voice.say(result)
     save(target, result, config, source=source, checkpoint=checkpoint)

@@ -6,6 +6,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,13 @@ def _prune(options: PruneOptions) -> dict[str, Any]:
         compat=how.compat,
         thin=how.thin,
         scope=how.scope,
+        chip=how.chip,
+        target_cycles=how.target_cycles,
+        target_kernel_words=how.target_kernel_words,
+        fit=how.fit,
     )
+    if how.chip is not None:
+        how = replace(how, target_sparsity=result.report.target_sparsity)
     voice.say(result)
     if options.save_to is None:
         voice.say("Nothing was written; give --save-to FILE to keep the result.")

@@ -45,3 +45,22 @@ class ChipReport:
         from torchthin.report.chip_text import chip_text
 
         return chip_text(self)
+
+
+@dataclass(frozen=True)
+class ChipChange:
+    """A cut that was chosen for a chip."""
+
+    asked: str
+    """The targets, in words."""
+    before: NetworkCost
+    after: NetworkCost
+    uniform: NetworkCost
+    """Had the same share of every group gone, for at least as many weights removed."""
+    uniform_share: float
+    """That share of the channels."""
+
+    def __str__(self) -> str:
+        from torchthin.report.chip_text import change_text
+
+        return change_text(self)

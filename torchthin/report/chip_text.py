@@ -6,7 +6,7 @@ from rich import box
 from rich.table import Table
 
 from torchthin.chips.network import LayerCost, NetworkCost
-from torchthin.report.chip_facts import ChipReport
+from torchthin.report.chip_facts import ChipChange, ChipReport
 from torchthin.report.text import table_lines
 
 _HEADINGS = (
@@ -93,3 +93,46 @@ def _verdict(report: ChipReport) -> list[str]:
     if report.unmapped:
         counted = " Figures are for the layers that map."
     return [f"Does not fit {cost.chip}.{counted}", *(f"  {text}." for text in report.obstacles)]
+
+
+def change_text(change: ChipChange) -> str:
+    """Return the table of layers before and after, and the totals beside those of a uniform cut."""
+    table = Table(box=box.MARKDOWN)
+    table.add_column("layer")
+    for heading in ("channels", "words", "cycles", "cycles saved"):
+        table.add_column(heading, justify="right")
+    for old, new in zip(change.before.layers, change.after.layers, strict=True):
+        table.add_row(
+            old.name,
+            _moved(f"{old.in_channels} to {old.out_channels}", f"{new.in_channels} to {new.out_channels}"),
+            _moved(f"{old.kernel_words:,}", f"{new.kernel_words:,}"),
+            _moved(f"{old.cycles:,}", f"{new.cycles:,}"),
+            f"{old.cycles - new.cycles:,}",
+        )
+    return "\n".join([*table_lines(table), "", *_totals(change)])
+
+
+def _moved(old: str, new: str) -> str:
+    return old if old == new else f"{old} -> {new}"
+
+
+def _totals(change: ChipChange) -> list[str]:
+    before, after, uniform = change.before, change.after, change.uniform
+    fits = "fits" if after.fits else f"does not fit: {after.violations[0]}"
+    guide = "" if after.cycles_exact else " Cycles of this chip are a guide."
+    lines = [f"{before.chip}, asked {change.asked}; the result {fits}.{guide}"]
+    figures = (
+        ("cycles", before.cycles, after.cycles, uniform.cycles),
+        ("words of the deepest processor", before.deepest_words, after.deepest_words, uniform.deepest_words),
+        ("weight bytes", before.weight_bytes, after.weight_bytes, uniform.weight_bytes),
+    )
+    for name, old, new, plain in figures:
+        lines.append(
+            f"  {name}: {old:,} -> {new:,} ({_percent(new, old)}); a uniform cut of "
+            f"{100 * change.uniform_share:.0f} %: {plain:,} ({_percent(plain, old)})."
+        )
+    return lines
+
+
+def _percent(new: int, old: int) -> str:
+    return f"{100 * new / old - 100:+.1f} %" if old else "0 %"

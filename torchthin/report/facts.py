@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from torchthin.config import PruneConfig
 from torchthin.proof import Proof
+from torchthin.report.chip_facts import ChipChange
 from torchthin.trace.clone import state_tensors
 
 
@@ -82,6 +83,8 @@ class PruneReport:
     thinned_macs: int | None = None
     proof: Proof | None = None
     """The comparison of the thinned with the masked model."""
+    chip: ChipChange | None = None
+    """What the cut brings on the chip that channels were chosen for."""
     inexact: tuple[str, ...] = ()
     """Layers where the thinned model cannot equal the masked one, with the cause."""
 

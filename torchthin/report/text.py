@@ -48,9 +48,15 @@ def _summary(report: PruneReport) -> list[str]:
     achieved = report.channel_sparsity if report.structured else report.weight_sparsity
     where = "over all groups together" if report.scope == "global" else "per layer, rounded down"
     compat = f", as {report.compat}" if report.compat else ""
-    lines = [
+    asked = (
         f"{report.method}{compat}: asked {_percent(report.target_sparsity)} of the {unit} ({where}), "
-        f"achieved {_percent(achieved)}" + ("." if report.target_reached else ": TARGET MISSED."),
+        f"achieved {_percent(achieved)}" + ("." if report.target_reached else ": TARGET MISSED.")
+    )
+    if report.chip is not None:
+        asked = f"{report.method}: channels chosen for {report.chip.before.chip}, {_percent(achieved)} of them go."
+    lines = [
+        *([str(report.chip)] if report.chip is not None else []),
+        asked,
         f"All parameters: {report.zeroed_weights:,} of {report.parameters:,} zeroed "
         f"({_percent(report.model_weight_sparsity)}); {report.parameter_bytes:,} bytes.",
     ]
