@@ -143,8 +143,8 @@ def test_no_saving_inside_a_step_of_eight() -> None:
 
 
 def _layers(entry: dict[str, Any]) -> list[Layer]:
-    tuples = ({k: tuple(v) if isinstance(v, list) else v for k, v in one.items()} for one in entry["layers"])
-    return [Layer(**one) for one in tuples]
+    values = ({k: tuple(v) if isinstance(v, list) else v for k, v in one.items()} for one in entry["layers"])
+    return [Layer(name=f"l{number}", **one) for number, one in enumerate(values)]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from workplace import Outcome, Workplace
 
 import torchthin
@@ -96,6 +97,40 @@ def test_a_model_that_does_not_fit_exits_with_3(models: Workplace) -> None:
 )
 def test_bad_input(models: Workplace, arguments: Any, message: str) -> None:
     models.assert_refused(message, *arguments, run=lambda *given: models.run("chip", *given, main=main))
+
+
+PRUNE = ("prune", "--model-factory", "models.py:small", *SHAPE, "--save-to", "small.pth")
+
+
+def test_pruning_for_a_chip(models: Workplace) -> None:
+    outcome = models.run(*PRUNE, *CHIP, "--target-cycles", "0.8x", "--thin", main=main)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "MAX78000, asked at most 0.8x cycles; the result fits." in outcome.out
+    assert "a uniform cut of" in outcome.out
+    saved = torch.load(models.path / "small.pth", weights_only=True)
+    assert saved["torchthin"]["report"]["chip"]["after"]["fits"] is True
+    assert saved["state_dict"]["0.weight"].shape[0] == 4
+    assert saved["target_sparsity"] == 0.5
+
+
+def test_a_target_that_is_missed_exits_with_3_and_writes_nothing(models: Workplace) -> None:
+    outcome = models.run(*PRUNE, *CHIP, "--target-cycles", "10", main=main)
+    assert outcome.code == 3
+    assert outcome.err.startswith("error: The target cannot be reached on MAX78000: asked at most 10 cycles")
+    assert not (models.path / "small.pth").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((*CHIP, "--fit", "--target-sparsity", "0.5"), "Give either --target-sparsity or targets for --chip"),
+        (CHIP, "given with target_cycles, target_kernel_words or fit"),
+        (("--fit",), "must be one of MAX78000, MAX78002"),
+        ((*CHIP, "--target-cycles", "fast"), "must be a share such as 0.6x"),
+    ],
+)
+def test_bad_chip_targets(models: Workplace, arguments: Any, message: str) -> None:
+    models.assert_refused(message, *arguments, run=lambda *given: models.run(*PRUNE, *given, main=main))
 
 
 def test_help_does_not_import_torch(models: Workplace) -> None:

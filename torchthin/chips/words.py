@@ -71,8 +71,11 @@ def written_words(layer: Layer, chip: Chip) -> int:
     if not layer.has_weights or layer.flatten or layer.depthwise:
         return reported
     (out_passes, each), (in_passes, _) = passes(layer.out_channels, chip), passes(layer.in_channels, chip)
-    packed = out_passes * -(-each * layer.weight_bits // 8)
-    return max(reported, -(-packed * in_passes * layer.kernel_area // WORD_BYTES))
+    per_byte = 8 // layer.weight_bits
+    steps = out_passes * -(-each // per_byte)
+    used = min(steps, -(-layer.out_channels // per_byte))
+    written = in_passes * (used * layer.kernel_area + (steps - used) * (layer.kernel_area // per_byte))
+    return max(reported, -(-written // WORD_BYTES))
 
 
 def kernel_bytes(layer: Layer, chip: Chip) -> int:
