@@ -28,7 +28,7 @@ from torchthin.pose import score
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-DOCUMENTS = (README, ROOT / "docs/how-it-works.md", ROOT / "docs/extending.md")
+DOCUMENTS = (README, ROOT / "docs/how-it-works.md", ROOT / "docs/extending.md", ROOT / "docs/chip.md")
 _PYTHON = re.compile(
     r"(<!-- python -->\n```python\n(?P<code>.*?)```\n```text\n)(?P<text>.*?)(```)", re.DOTALL
 )

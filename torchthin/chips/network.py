@@ -86,7 +86,8 @@ class NetworkCost:
 
     def to_dict(self) -> dict[str, Any]:
         """Return all figures as JSON types."""
-        return {**asdict(self), "fits": self.fits, "latency_ms": self.latency_ms}
+        facts = {**asdict(self), "fits": self.fits, "latency_ms": self.latency_ms}
+        return {**facts, "layers": list(facts["layers"]), "violations": list(self.violations)}
 
 
 @dataclass(frozen=True)

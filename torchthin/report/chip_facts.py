@@ -60,6 +60,15 @@ class ChipChange:
     uniform_share: float
     """That share of the channels."""
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return all facts as JSON types."""
+        costs = {"before": self.before, "after": self.after, "uniform": self.uniform}
+        return {
+            "asked": self.asked,
+            "uniform_share": self.uniform_share,
+            **{name: cost.to_dict() for name, cost in costs.items()},
+        }
+
     def __str__(self) -> str:
         from torchthin.report.chip_text import change_text
 

@@ -91,7 +91,8 @@ class PruneReport:
     def to_dict(self) -> dict[str, Any]:
         """Return all facts as JSON types: dicts, lists, str, int, float, bool, None."""
         facts = {key: _plain(value) for key, value in asdict(self).items()}
-        return {**facts, "proof": None if self.proof is None else _plain(self.proof.to_dict())}
+        proof = None if self.proof is None else _plain(self.proof.to_dict())
+        return {**facts, "proof": proof, "chip": None if self.chip is None else self.chip.to_dict()}
 
     def __str__(self) -> str:
         from torchthin.report.text import report_text  # text imports these facts
