@@ -242,6 +242,26 @@ def test_a_layer_that_is_called_twice_has_two_names() -> None:
     assert names(mapped(model, 3, 8, 8)) == ["a", "a#2"]
 
 
+def test_a_layer_that_is_called_twice_is_stored_once() -> None:
+    twice = mapped(Net(lambda net, x: net.b(net.a(net.a(x))), a=conv(8, 8), b=conv(8, 8)), 8, 8, 8)
+    assert [layer.shares for layer in twice.layers] == [None, 0, None]
+    cost = network_cost(twice.layers, MAX78000)
+    assert [row.kernel_offset for row in cost.layers] == [0, 0, 8]
+    assert (cost.kernel_words, cost.deepest_words, cost.bias_bytes) == (2 * 64, 16, 16)
+    assert cost.weight_bytes == 3 * 8 * 8 * 9
+
+
+def test_a_wide_sum_is_a_layer_of_its_own_where_the_chip_wants_that() -> None:
+    def forward(net: Any, x: torch.Tensor) -> torch.Tensor:
+        return net.c(net.a(x) + net.b(x))  # type: ignore[no-any-return]
+
+    model = Net(forward, a=conv(3, 72), b=conv(3, 72), c=conv(72, 8))
+    assert names(mapped(model, 3, 8, 8)) == ["a", "b", "c"]
+    wide = mapped(model, 3, 8, 8, chip=MAX78002)
+    assert names(wide) == ["a", "b", "forward", "c"]
+    assert network_cost(wide.layers, MAX78002).fits
+
+
 def test_weight_bits_of_layers_that_do_not_say() -> None:
     assert {layer.weight_bits for layer in mapped(conv(3, 8), 3, 8, 8, weight_bits=2).layers} == {2}
     with pytest.raises(InputError, match="must be 1, 2, 4 or 8"):

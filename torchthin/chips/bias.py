@@ -29,7 +29,7 @@ def place_biases(
     problems = []
     movable = []
     for layer, numbers, output in zip(layers, processors, outputs, strict=True):
-        if not bias_bytes(layer):
+        if not bias_bytes(layer) or layer.shares is not None:
             continue
         if not layer.depthwise:
             movable.append(layer)

@@ -26,6 +26,8 @@ class Kernels:
     depthwise: bool = False
     written: int = 0
     """Words that loading overwrites, where they are more than `words`."""
+    shares: int | None = None
+    """Number of an earlier layer with the same weights."""
 
     @property
     def blocked(self) -> int:
@@ -45,6 +47,8 @@ class KernelMap:
     """Layers that found no place, in words."""
     excess: int
     """Words beyond the ends of all kernel memories together."""
+    words: int
+    """Words of all layers in all their processors, those that layers share once."""
 
     @property
     def deepest(self) -> int:
@@ -58,11 +62,15 @@ def place_kernels(layers: Sequence[Kernels], chip: Chip) -> KernelMap:
     offsets = [0] * len(layers)
     depths = [0] * chip.processors
     problems = []
+    words = 0
     whole = [number for number, layer in enumerate(layers) if len(layer.processors) == chip.processors]
     rest = [number for number in range(len(layers)) if len(layers[number].processors) < chip.processors]
     for number in whole + rest:
         layer = layers[number]
         if not layer.words:
+            continue
+        if layer.shares is not None and layers[layer.shares].processors == layer.processors:
+            offsets[number] = offsets[layer.shares]
             continue
         spans = [span for processors, span in placed if _meet(processors, layer.processors)]
         offset = _at_far_end(layer, spans, chip)
@@ -74,9 +82,10 @@ def place_kernels(layers: Sequence[Kernels], chip: Chip) -> KernelMap:
             if end > min(chip.kernel_capacity(processor) for processor in layer.processors):
                 problems.append(_refusal(layer, end, chip))
         offsets[number] = offset
+        words += layer.words * len(layer.processors)
         placed.append((layer.processors, (offset, offset + layer.blocked)))
     excess = sum(max(0, depth - chip.kernel_capacity(number)) for number, depth in enumerate(depths))
-    return KernelMap(tuple(offsets), tuple(depths), tuple(problems), excess)
+    return KernelMap(tuple(offsets), tuple(depths), tuple(problems), excess, words)
 
 
 def _meet(one: range, other: range) -> bool:

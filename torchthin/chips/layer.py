@@ -45,6 +45,8 @@ class Layer:
     """Outputs of 32 bits."""
     sources: tuple[int, ...] = (INPUT,)
     """Numbers of the layers it reads: one for each operand, or the parts of a concatenation."""
+    shares: int | None = None
+    """Number of an earlier layer with the same weights and biases; where processors agree they are stored once."""
 
     @property
     def pooled_size(self) -> Size:

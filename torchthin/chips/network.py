@@ -112,7 +112,7 @@ def _words(layer: Layer, chip: Chip) -> int:
 def _kernels(layer: Layer, chip: Chip, spot: FeatureMap) -> Kernels:
     words = _words(layer, chip)
     written = written_words(layer, chip) if words else 0
-    return Kernels(layer.name, words, spot.processor_numbers, layer.depthwise, written)
+    return Kernels(layer.name, words, spot.processor_numbers, layer.depthwise, written, layer.shares)
 
 
 def _placed(layers: Sequence[Layer], chip: Chip) -> _Placement:
@@ -154,7 +154,7 @@ def network_cost(layers: Sequence[Layer], chip: Chip) -> NetworkCost:
     return NetworkCost(
         chip.name,
         rows,
-        sum(row.kernel_words * row.processors for row in rows),
+        kernels.words,
         kernels.deepest,
         chip.kernel_words,
         sum(map(weight_bytes, layers)),

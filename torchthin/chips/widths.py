@@ -73,5 +73,7 @@ class Resized:
             processors = range(passes(layer.in_channels, chip)[1])
             words = kernel_words(layer, chip)
             written = written_words(layer, chip)
-            self._kernels[key] = Kernels(layer.name, words, processors, layer.depthwise, written)
+            self._kernels[key] = Kernels(
+                layer.name, words, processors, layer.depthwise, written, layer.shares
+            )
         return self._kernels[key]

@@ -36,7 +36,8 @@ class Draft:
         while name in names:
             name, count = f"{layer.name}#{count}", count + 1
         number = len(self.layers)
-        self.layers.append(replace(layer, name=name))
+        shares = self.weights.index(weight) if weight in self.weights and weight is not None else None
+        self.layers.append(replace(layer, name=name, shares=shares))
         self.weights.append(weight)
         self._steps[number] = 0
         sequence = layer.kind == "conv1d"

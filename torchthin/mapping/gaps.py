@@ -30,7 +30,8 @@ def with_copies(layers: Sequence[Layer], chip: Chip) -> tuple[tuple[Layer, ...],
     for number, layer in enumerate(layers):
         sources = tuple(copies.get((source, number), place[source]) for source in layer.sources)
         place[number] = len(found)
-        found.append(replace(layer, sources=sources))
+        shares = None if layer.shares is None else place[layer.shares]
+        found.append(replace(layer, sources=sources, shares=shares))
         origin.append(number)
         copy_for_operations(number)
     return tuple(found), tuple(origin)

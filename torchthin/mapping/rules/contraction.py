@@ -77,7 +77,9 @@ def _oriented(call: Call, features: Features) -> Features:
 
 def _ready(call: Call, features: Features, *, eltwise: bool) -> Features:
     """Return features whose pending work the layer can do on the way in; the rest becomes a layer of its own."""
-    late = features.shared or features.negated or (features.eltwise is not None and not eltwise)
+    wide = features.channels > call.chip.processors and not call.chip.biased_wide_eltwise
+    apart = features.eltwise is not None and (not eltwise or wide)
+    late = features.shared or features.negated or apart
     return call.draft.settle(features) if late else features
 
 
