@@ -55,7 +55,7 @@ def test_only_whole_blocks_of_64_inputs_count(into: int, out: int) -> None:
     ),
     CHIPS,
 )
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 def test_kernels_never_overlap(sizes: list[tuple[int, int, int, bool]], chip: object) -> None:
     assert chip in (MAX78000, MAX78002)
     layers = [
@@ -93,7 +93,7 @@ def networks(draw: st.DrawFn) -> list[Layer]:
 
 
 @given(networks())
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 def test_maps_that_are_needed_at_the_same_time_never_overlap(layers: list[Layer]) -> None:
     maps, problems = place_maps(layers, MAX78000)
     if problems:
@@ -115,7 +115,7 @@ def test_maps_that_are_needed_at_the_same_time_never_overlap(layers: list[Layer]
 
 
 @given(networks())
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 def test_the_cost_of_a_network_is_that_of_its_layers(layers: list[Layer]) -> None:
     cost = network_cost(layers, MAX78000)
     assert cost.cycles == 1 + sum(row.cycles for row in cost.layers)

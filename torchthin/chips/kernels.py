@@ -135,7 +135,8 @@ def _at_far_end(layer: Kernels, spans: Sequence[Span], chip: Chip) -> int | None
         first = last - layer.words + 1
         met = max((min(high - 1, last) for low, high in spans if low <= last and high > first), default=None)
         if met is None:
-            return first // step * step
+            start = first // step * step
+            return start if _free(start, layer.words, spans) else None
         last = (met - 1) // step * step
         if last + layer.words > chip.large_kernel_words:
             return None
