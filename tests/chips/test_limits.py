@@ -38,7 +38,10 @@ SEQUENCE = Layer(name="s", kind="conv1d", in_channels=8, out_channels=8, in_size
         (replace(PLAIN, pool=(2, 2), pool_dilation=(2, 2)), "pooling dilation 2x2; at most 1"),
         (replace(PLAIN, kind="convtranspose2d"), "stride 1x1; it must be 2"),
         (replace(PLAIN, operands=17, eltwise="add", sources=tuple(range(17))), "17 operands; at most 16"),
-        (replace(PLAIN, in_channels=150, operands=2, eltwise="add", sources=(0, 1)), "with two operands 128"),
+        (
+            replace(PLAIN, in_channels=150, operands=2, eltwise="add", sources=(0, 1)),
+            "two operands of at most 128",
+        ),
         (replace(ALONE, activation="relu"), "relu without a convolution"),
         (replace(ALONE, wide=True), "32 bits without a convolution"),
         (replace(ALONE, in_channels=65, out_channels=65, pool=(2, 2)), "pooling of 65 channels without"),
@@ -68,6 +71,12 @@ def test_layers_that_run(layer: Layer, chip: Chip) -> None:
 def test_chips_differ() -> None:
     assert violations(replace(PLAIN, conv_groups=8), MAX78002) == ()
     assert violations(replace(PLAIN, in_channels=16, conv_groups=8), MAX78002)
+    summed = replace(PLAIN, operands=2, eltwise="add", sources=(0, 1))
+    assert violations(summed, MAX78000) == ()
+    assert violations(summed, MAX78002)
+    assert violations(replace(summed, bias=False, in_channels=150), MAX78002) == ()
+    alone = replace(ALONE, operands=2, eltwise="add", sources=(0, 1), in_channels=150, out_channels=150)
+    assert violations(alone, MAX78000) == ()
     wide = replace(SEQUENCE, in_channels=65, padding=(1, 0))
     assert violations(wide, MAX78000) == ()
     assert violations(wide, MAX78002)

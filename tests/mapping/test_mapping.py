@@ -160,7 +160,7 @@ def test_a_sum_goes_into_the_next_layer_and_its_operand_is_copied(quantised: boo
     assert (last.operands, last.eltwise, last.sources) == (2, "add", (2, 1))
     assert (last.pool, last.pool_first) == ((2, 2), False)
     assert network_cost(mapping.layers, MAX78000).fits
-    assert names(mapped(model, 3, 16, 16, chip=MAX78002)) == ["a", "b", "c"]
+    assert names(mapped(model, 3, 16, 16, chip=MAX78002)) == ["a", "b", "add", "c"]
 
 
 def test_a_sum_that_several_read_becomes_a_layer() -> None:
@@ -251,15 +251,17 @@ def test_a_layer_that_is_called_twice_is_stored_once() -> None:
     assert cost.weight_bytes == 3 * 8 * 8 * 9
 
 
-def test_a_wide_sum_is_a_layer_of_its_own_where_the_chip_wants_that() -> None:
+@pytest.mark.parametrize(
+    ("channels", "chip", "alone"), [(72, MAX78000, False), (136, MAX78000, True), (8, MAX78002, True)]
+)
+def test_a_sum_is_a_layer_of_its_own_where_the_chip_wants_that(channels: int, chip: Any, alone: bool) -> None:
     def forward(net: Any, x: torch.Tensor) -> torch.Tensor:
         return net.c(net.a(x) + net.b(x))  # type: ignore[no-any-return]
 
-    model = Net(forward, a=conv(3, 72), b=conv(3, 72), c=conv(72, 8))
-    assert names(mapped(model, 3, 8, 8)) == ["a", "b", "c"]
-    wide = mapped(model, 3, 8, 8, chip=MAX78002)
-    assert names(wide) == ["a", "b", "forward", "c"]
-    assert network_cost(wide.layers, MAX78002).fits
+    model = Net(forward, a=conv(3, channels), b=conv(3, channels), c=conv(channels, 8))
+    mapping = mapped(model, 3, 8, 8, chip=chip)
+    assert names(mapping) == (["a", "b", "forward", "c"] if alone else ["a", "b", "c"])
+    assert network_cost(mapping.layers, chip).fits
 
 
 def test_weight_bits_of_layers_that_do_not_say() -> None:

@@ -62,8 +62,10 @@ class Chip:
     """Whether a layer can read a map that was written with gaps for an element-wise operation."""
     pads_wide_conv1d: bool
     """Whether a 1-d convolution with padding may have more inputs than `processors`."""
-    biased_wide_eltwise: bool
-    """Whether a convolution with a bias may follow an element-wise operation on more channels than `processors`."""
+    biases_behind_eltwise: bool
+    """Whether a convolution with a bias may do an element-wise operation on the way in."""
+    reads_operands_as_passes: bool
+    """Whether operands count as passes: with more channels than `processors` a convolution takes two operands in two passes."""
     flatten_bias_first: bool
     """Whether biases of flattening layers are placed before all others."""
     reads_before_writing: bool

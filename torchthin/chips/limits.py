@@ -134,19 +134,23 @@ def _pooling(layer: Layer, chip: Chip) -> Iterator[str]:
 def _eltwise(layer: Layer, chip: Chip) -> Iterator[str]:
     if layer.operands == 1:
         return
-    wide = passes(layer.in_channels, chip)[0] > 1
     if layer.operands > chip.operands:
         yield f"{layer.operands} operands; at most {chip.operands}"
     if not layer.pool_first and layer.pools and layer.operands > 2:
         yield f"pooling behind {layer.operands} operands; at most 2"
-    # Several passes are emulated there by reading operands as passes: two of two at most.
-    if wide and not chip.reads_gaps and (layer.in_channels > 2 * chip.processors or layer.operands > 2):
+    if not joins_eltwise(layer.operands, layer.in_channels, chip) and (layer.has_weights or layer.pools):
         yield (
-            f"{layer.operands} operands of {layer.in_channels} channels; at most {chip.processors} channels, with two "
-            f"operands {2 * chip.processors}"
+            f"{layer.operands} operands of {layer.in_channels} channels with pooling or a convolution; with more than "
+            f"{chip.processors} channels two operands of at most {2 * chip.processors}, or a layer of its own"
         )
-    if wide and layer.has_weights and layer.bias and not chip.biased_wide_eltwise:
-        yield f"an element-wise operation on {layer.in_channels} channels in front of a convolution with a bias"
+    if layer.has_weights and layer.bias and not chip.biases_behind_eltwise:
+        yield "an element-wise operation and a convolution with a bias; put a layer of its own between"
+
+
+def joins_eltwise(operands: int, channels: int, chip: Chip) -> bool:
+    """Whether an element-wise operation leaves room for pooling or a convolution in the same layer."""
+    count = passes(channels, chip)[0]
+    return not chip.reads_operands_as_passes or count == 1 or operands == count == 2
 
 
 def _passthrough(layer: Layer, chip: Chip) -> Iterator[str]:

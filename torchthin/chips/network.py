@@ -9,7 +9,7 @@ from typing import Any
 from torchthin.chips.bias import place_biases
 from torchthin.chips.chip import Chip
 from torchthin.chips.cycles import START_CYCLES, cycles
-from torchthin.chips.data import FeatureMap, blocks, map_bytes, place_maps
+from torchthin.chips.data import Block, FeatureMap, blocks, map_bytes, place_maps
 from torchthin.chips.kernels import KernelMap, Kernels, place_kernels
 from torchthin.chips.layer import INPUT, Layer
 from torchthin.chips.limits import violations
@@ -121,12 +121,17 @@ def _placed(layers: Sequence[Layer], chip: Chip) -> _Placement:
     if not usual.problems:
         return usual
     moved = spread(
-        blocks(layers, chip),
+        [(block, _demand(block, layers, chip)) for block in blocks(layers, chip)],
         chip,
         lambda wanted: _place(layers, chip, wanted),
         lambda placement: (placement.homeless, placement.kernels.excess),
     )
     return usual if moved.problems else replace(moved, moved=True)
+
+
+def _demand(block: Block, layers: Sequence[Layer], chip: Chip) -> int:
+    """Return the kernel words of the layers that read a block."""
+    return sum(_words(layer, chip) for layer in layers if not set(block.maps).isdisjoint(layer.sources))
 
 
 def _place(layers: Sequence[Layer], chip: Chip, wanted: Mapping[int, int]) -> _Placement:

@@ -12,6 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 Widths = tuple[int, ...]
+_STEPS = 4
+"""Neighbouring widths that are looked at in one move."""
+_PASS = 64
+"""Inputs of one pass: a width that is a multiple saves more than those just above."""
 
 
 @dataclass(frozen=True)
@@ -80,12 +84,13 @@ class _Search:
         return sum(unit.penalty(width) for unit, width in zip(self._units, widths, strict=True))
 
     def _narrower(self, widths: Widths) -> list[Widths]:
-        return [
-            (*widths[:number], width, *widths[number + 1 :])
-            for number, unit in enumerate(self._units)
-            for width in unit.widths
-            if width < widths[number]
-        ]
+        """All single moves: a few of the next widths, and all those at which a pass is saved."""
+        moves = []
+        for number, unit in enumerate(self._units):
+            below = [width for width in unit.widths if width < widths[number]]
+            chosen = [*below[:_STEPS], *(width for width in below[_STEPS:] if width % _PASS == 0)]
+            moves += [(*widths[:number], width, *widths[number + 1 :]) for width in chosen]
+        return moves
 
     def _best_step(self, widths: Widths) -> Widths | None:
         """The move with the most gain for its loss; gains beyond the target count for nothing."""
@@ -107,12 +112,11 @@ class _Search:
         return best if best is not None and rate(best) > 0 else None
 
     def _wider(self, widths: Widths) -> list[Widths]:
-        return [
-            (*widths[:number], width, *widths[number + 1 :])
-            for number, unit in enumerate(self._units)
-            for width in unit.widths
-            if width > widths[number]
-        ]
+        moves = []
+        for number, unit in enumerate(self._units):
+            above = [width for width in unit.widths if width > widths[number]][-_STEPS:]
+            moves += [(*widths[:number], width, *widths[number + 1 :]) for width in above]
+        return moves
 
     def _given_back(self, widths: Widths, fixed: int | None = None) -> Widths:
         """Widen units (but not `fixed`), those first that save most penalty, as long as the targets hold."""

@@ -73,7 +73,8 @@ MAX78000 = register_chip(
         pools_alone_beyond_parallel=False,  # D: MAX_POOL_PASSES
         reads_gaps=False,  # D: SUPPORT_MULTIPASS_STRIDE
         pads_wide_conv1d=True,  # D: SUPPORT_MULTIPASS_PADDED_CONV1D
-        biased_wide_eltwise=True,  # D: SUPPORT_MULTIPASS_ELTWISE_CONV_BIAS
+        biases_behind_eltwise=True,  # D: SUPPORT_MULTIPASS_ELTWISE_CONV_BIAS
+        reads_operands_as_passes=True,  # D: EMULATE_ELTWISE_MP
         flatten_bias_first=True,  # D: REQUIRE_FLATTEN_BIAS_FIRST
         reads_before_writing=True,  # D: REQUIRE_MP_KERNOFF_MULTIWRITE
     )
@@ -109,7 +110,8 @@ MAX78002 = register_chip(
         pools_alone_beyond_parallel=True,  # D: MAX_POOL_PASSES
         reads_gaps=True,  # D: SUPPORT_MULTIPASS_STRIDE
         pads_wide_conv1d=False,  # D: SUPPORT_MULTIPASS_PADDED_CONV1D
-        biased_wide_eltwise=False,  # D: SUPPORT_MULTIPASS_ELTWISE_CONV_BIAS
+        biases_behind_eltwise=False,  # D: SUPPORT_MULTIPASS_ELTWISE_CONV_BIAS; B refuses one pass as well
+        reads_operands_as_passes=False,  # D: EMULATE_ELTWISE_MP
         flatten_bias_first=False,  # D: REQUIRE_FLATTEN_BIAS_FIRST
         reads_before_writing=False,  # D: REQUIRE_MP_KERNOFF_MULTIWRITE
     )

@@ -86,7 +86,7 @@ class Draft:
 
 def passthrough(features: Features, name: str) -> Layer:
     """Return a layer that does what is pending and nothing else."""
-    where = features.pool.where if features.pool else name
+    where = features.pool.where if features.pool and not features.eltwise else name
     return pooled_layer(
         Layer(
             name=where or "forward",

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from torchthin.chips.layer import INPUT, Kind, Layer, Size
+from torchthin.chips.limits import joins_eltwise
 from torchthin.mapping.draft import Unmappable, pooled_layer
 from torchthin.mapping.features import Features, Pool
 from torchthin.mapping.folding import folded_kernel
@@ -77,8 +78,8 @@ def _oriented(call: Call, features: Features) -> Features:
 
 def _ready(call: Call, features: Features, *, eltwise: bool) -> Features:
     """Return features whose pending work the layer can do on the way in; the rest becomes a layer of its own."""
-    wide = features.channels > call.chip.processors and not call.chip.biased_wide_eltwise
-    apart = features.eltwise is not None and (not eltwise or wide)
+    joins = call.chip.biases_behind_eltwise and joins_eltwise(features.operands, features.channels, call.chip)
+    apart = features.eltwise is not None and not (eltwise and joins)
     late = features.shared or features.negated or apart
     return call.draft.settle(features) if late else features
 
