@@ -19,8 +19,7 @@ from torchthin.chips.search import Unit, Widths, search
 from torchthin.chips.widths import Resized
 from torchthin.errors import InputError, TargetMissedError
 from torchthin.groups import Group
-from torchthin.mapping import Mapping as Mapped
-from torchthin.mapping import map_model
+from torchthin.mapping import ChipMapping, map_model
 from torchthin.report.chip_facts import ChipChange
 from torchthin.selection import select_channels
 from torchthin.structured import BoolArray, ByImportance, FloatArray
@@ -40,7 +39,7 @@ def by_chip(how: ByImportance, inputs: Inputs, chip: Chip, goals: Goals) -> ByCh
     return ByChip(**choices, goals=goals, chip=chip, mapped=_map(how.model, inputs, chip))
 
 
-def _map(model: nn.Module, inputs: Inputs, chip: Chip) -> Mapped:
+def _map(model: nn.Module, inputs: Inputs, chip: Chip) -> ChipMapping:
     mapped = map_model(model, inputs, chip)
     found = [*mapped.problems, *(text for layer in mapped.layers for text in violations(layer, chip))]
     if not mapped.layers:
@@ -71,7 +70,7 @@ class ByChip(ByImportance):
 
     goals: Goals = field(kw_only=True)
     chip: Chip = field(kw_only=True)
-    mapped: Mapped = field(kw_only=True)
+    mapped: ChipMapping = field(kw_only=True)
     change: ChipChange | None = None
     """What the last decision brings."""
 
@@ -201,7 +200,7 @@ def _kept(group: Group, scores: FloatArray, count: int) -> BoolArray:
 
 
 def _bundles(
-    groups: Sequence[Group], makers: Mapping[str, set[int]], mapped: Mapped
+    groups: Sequence[Group], makers: Mapping[str, set[int]], mapped: ChipMapping
 ) -> list[tuple[Group, ...]]:
     """Return groups that are decided together: the chip concatenates only parts of equal width."""
     bundles: list[tuple[Group, ...]] = [(group,) for group in groups]

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 from networks import FULL, QUARTER, conv, pose
 
+from torchthin.chips.chip import WORD_BYTES
 from torchthin.chips.cycles import cycles
 from torchthin.chips.layer import Layer
 from torchthin.chips.network import network_cost
 from torchthin.chips.table import MAX78000, MAX78002, chip_named
-from torchthin.chips.words import kernel_bytes, kernel_words, passes, weight_bytes
+from torchthin.chips.words import kernel_words, passes, weight_bytes
 
 PRINTED = Path(__file__).parents[1] / "data" / "adi_networks.json"
 
@@ -39,7 +40,7 @@ def test_one_layer_of_3x3_kernels(
     layer = conv(into, out)
     assert kernel_words(layer, MAX78000) == words
     assert passes(into, MAX78000)[1] == processors
-    assert kernel_bytes(layer, MAX78000) == blocked
+    assert kernel_words(layer, MAX78000) * WORD_BYTES * passes(into, MAX78000)[1] == blocked
     assert weight_bytes(layer) == raw
     assert cycles(layer, MAX78000) == expected
 

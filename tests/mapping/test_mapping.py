@@ -15,7 +15,7 @@ from torchthin.chips.layer import INPUT, Layer
 from torchthin.chips.network import network_cost
 from torchthin.chips.table import MAX78000, MAX78002
 from torchthin.errors import InputError
-from torchthin.mapping import Mapping, map_model
+from torchthin.mapping import ChipMapping, map_model
 from torchthin.mapping.folding import folded_kernel
 from torchthin.pose.student import pose_student
 from torchthin.trace.inputs import as_inputs
@@ -34,11 +34,11 @@ class Net(nn.Module):
         return self.function(self, *given)
 
 
-def mapped(model: nn.Module, *shape: int, chip: Any = MAX78000, weight_bits: int = 8) -> Mapping:
+def mapped(model: nn.Module, *shape: int, chip: Any = MAX78000, weight_bits: int = 8) -> ChipMapping:
     return map_model(model.eval(), as_inputs(torch.randn(1, *shape)), chip, weight_bits)
 
 
-def names(mapping: Mapping) -> list[str]:
+def names(mapping: ChipMapping) -> list[str]:
     return [layer.name for layer in mapping.layers]
 
 

@@ -78,11 +78,6 @@ def written_words(layer: Layer, chip: Chip) -> int:
     return max(reported, -(-written // WORD_BYTES))
 
 
-def kernel_bytes(layer: Layer, chip: Chip) -> int:
-    """Return the bytes of kernel memory that the layer's words take, in all its processors together, padding included."""
-    return kernel_words(layer, chip) * WORD_BYTES * passes(layer.in_channels, chip)[1]
-
-
 def weight_bytes(layer: Layer) -> int:
     """Return what ADI's tool prints as weight memory: weights times bits, no padding. It does not decide whether they fit."""
     return layer.as_executed().weight_count * layer.weight_bits // 8

@@ -8,7 +8,7 @@ gaps.py       copies that the chip needs in front of element-wise operations
 follow.py     the walk along the record
 """
 
-from torchthin.mapping.features import Mapping
+from torchthin.mapping.features import ChipMapping
 from torchthin.mapping.follow import map_model
 
-__all__ = ["Mapping", "map_model"]
+__all__ = ["ChipMapping", "map_model"]

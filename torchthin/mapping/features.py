@@ -85,7 +85,7 @@ class Outside:
 
 
 @dataclass(frozen=True)
-class Mapping:
+class ChipMapping:
     """What of a model runs on a chip."""
 
     layers: tuple[Layer, ...]

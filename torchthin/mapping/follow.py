@@ -12,7 +12,7 @@ from torchthin.chips.layer import INPUT
 from torchthin.errors import ConfigError, InputError
 from torchthin.mapping import rules
 from torchthin.mapping.draft import Draft, Unmappable
-from torchthin.mapping.features import Features, Mapping, Outside
+from torchthin.mapping.features import ChipMapping, Features, Outside
 from torchthin.mapping.gaps import with_copies
 from torchthin.mapping.registry import Call, Tracked, apply_rule
 from torchthin.mapping.scopes import Scopes
@@ -24,7 +24,7 @@ __all__ = ["map_model", "rules"]
 WEIGHT_BITS = (1, 2, 4, 8)
 
 
-def map_model(model: nn.Module, inputs: Inputs, chip: Chip, weight_bits: int = 8) -> Mapping:
+def map_model(model: nn.Module, inputs: Inputs, chip: Chip, weight_bits: int = 8) -> ChipMapping:
     """Return the layers that `model` becomes on `chip`; the model is left as it is.
 
     Args:
@@ -61,7 +61,7 @@ def map_model(model: nn.Module, inputs: Inputs, chip: Chip, weight_bits: int = 8
         if number is None
     )
     weights = tuple(None if number is None else draft.weights[number] for number in origin)
-    return Mapping(layers, weights, tuple(draft.problems), outside, (*draft.notes, *copies))
+    return ChipMapping(layers, weights, tuple(draft.problems), outside, (*draft.notes, *copies))
 
 
 def _first(graph: OpGraph) -> Features:

@@ -50,7 +50,7 @@ class PruneReport:
 
     method: str
     target_sparsity: float
-    """Of channels (structured) or weights (unstructured)."""
+    """Of channels (structured) or weights (unstructured); what went, where a chip decided."""
     agp_steps: int
     scope: str
     compat: str | None
