@@ -151,7 +151,7 @@ def _compared(rows: list[dict[str, Any]]) -> list[str]:
     larger, smaller = [], []
     for name in both:
         mine, other = ours[name]["parameters_left"], theirs[name]["parameters_left"]
-        if mine != other:
+        if abs(mine - other) > 0.001 * ours[name]["parameters"]:
             shares = (
                 f"{name} {mine / ours[name]['parameters']:.3f} against {other / ours[name]['parameters']:.3f}"
             )
@@ -161,7 +161,7 @@ def _compared(rows: list[dict[str, Any]]) -> list[str]:
         f"a ratio to Torch-Pruning's: median {median(ratios.values()):.2f}, from {min(ratios.values()):.2f} to "
         f"{max(ratios.values()):.2f}; slower on {len(slower)}"
         + (f": {', '.join(slower)}." if slower else "."),
-        f"Parameters left: equal on {len(both) - len(larger) - len(smaller)}; fewer on {len(smaller)}"
+        f"Parameters left: equal to a thousandth on {len(both) - len(larger) - len(smaller)}; fewer on {len(smaller)}"
         + (f" ({', '.join(smaller)})" if smaller else "")
         + f"; more on {len(larger)}"
         + (f" ({', '.join(larger)})." if larger else "."),

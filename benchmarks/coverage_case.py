@@ -161,7 +161,8 @@ def _check(
         after, row["thinned_forward_s"] = _timed(lambda: tensors(run(small.eval(), inputs)))
     if len(after) != len(before):
         raise ValueError(f"{len(before)} outputs before, {len(after)} after")
-    if "error" not in row and [t.shape for t in after] != [t.shape for t in before]:
+    # how many boxes a detector finds is no matter of shape
+    if "error" not in row and [t.shape[1:] for t in after] != [t.shape[1:] for t in before]:
         raise ValueError(
             f"output shapes {[tuple(t.shape) for t in after]}, were {[tuple(t.shape) for t in before]}"
         )
