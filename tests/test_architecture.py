@@ -23,9 +23,12 @@ LAYERS = [
     {"report", "mapping"},
     {"chipwise"},
     {"ai8x", "checkpoints", "factory"},
+    {"calibration"},
+    {"recovery"},
     {"saving"},
     {"pipeline", "in_place", "inspection", "reload", "chipcost"},
-    {"pruner", "export"},
+    {"pruner", "sensitivity", "export", "bench"},
+    {"integrations", "compare"},
     {"pose"},
     {"cli"},
 ]

@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "torchthin"
 PROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-MODULES = {"PyYAML": "yaml", "pillow": "PIL", "scipy-stubs": "scipy"}
+MODULES = {"PyYAML": "yaml", "pillow": "PIL", "scipy-stubs": "scipy", "ruamel.yaml": "ruamel"}
 """What packages are called in import statements, where that is not their name."""
 
 
@@ -25,12 +25,19 @@ def _array(name: str) -> str:
 
 
 def _imported_as(requirements: str) -> set[str]:
-    names = re.findall(r'"([A-Za-z][A-Za-z0-9_-]*)[^"]*"', requirements)
+    names = re.findall(r'"([A-Za-z][A-Za-z0-9_.-]*)[^"]*"', requirements)
     return {MODULES.get(name, name.replace("-", "_")) for name in names}
 
 
 DECLARED = _imported_as(_array("dependencies"))
-EXTRAS = _imported_as(_array("pose-data") + _array("coco") + _array("zoo") + _array("bench"))
+EXTRAS = _imported_as(
+    "".join(
+        _array(name)
+        for name in (
+            "pose-data", "coco", "images", "lightning", "hf", "export", "plot", "search", "synthesis", "zoo", "bench",
+        )
+    )
+)  # fmt: skip
 
 
 def _imports(node: ast.AST, lazy: bool) -> Iterator[tuple[str, bool]]:
@@ -50,7 +57,7 @@ def third_party(source: str) -> list[tuple[str, bool]]:
 
 
 def test_declarations_are_read() -> None:
-    assert {"torch", "numpy", "scipy", "safetensors", "rich", "yaml"} == DECLARED
+    assert {"torch", "numpy", "scipy", "safetensors", "rich", "yaml", "jinja2"} == DECLARED
     assert {"PIL", "pycocotools"} <= EXTRAS
     assert "torchvision" not in DECLARED
 

@@ -1,20 +1,13 @@
-"""The program ``torchthin``."""
+"""The program ``torchthin``: a table of commands."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from torchthin.cli.chip import DESCRIPTION as CHIP_DESCRIPTION
-from torchthin.cli.chip import EXAMPLE as CHIP_EXAMPLE
-from torchthin.cli.chip import add_chip_arguments, chip_options
-from torchthin.cli.chip import run as run_chip
-from torchthin.cli.inspect import DESCRIPTION as INSPECT_DESCRIPTION
-from torchthin.cli.inspect import EXAMPLE as INSPECT_EXAMPLE
-from torchthin.cli.inspect import add_inspect_arguments, inspect_options
-from torchthin.cli.inspect import run as run_inspect
-from torchthin.cli.options import EXAMPLE, add_prune_arguments, prune_options
-from torchthin.cli.prune import DESCRIPTION as PRUNE_DESCRIPTION
-from torchthin.cli.prune import run as run_prune
+from torchthin.cli import chip, inspect, options, prune
 from torchthin.cli.shell import Parser, run_command
 from torchthin.release import version
 
@@ -23,6 +16,33 @@ example:
   torchthin prune --model-factory models/net.py:small --checkpoint best.pth \\
       --target-sparsity 0.5 --save-to pruned.pth
 """
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command: its texts, its flags, what they are read into, and what runs."""
+
+    description: str
+    example: str
+    add_arguments: Callable[[Parser], None]
+    read: Callable[[argparse.Namespace], Any]
+    run: Callable[[Any], int]
+
+
+COMMANDS: dict[str, Command] = {
+    "prune": Command(
+        prune.DESCRIPTION, options.EXAMPLE, options.add_prune_arguments, options.prune_options, prune.run
+    ),
+    "inspect": Command(
+        inspect.DESCRIPTION,
+        inspect.EXAMPLE,
+        inspect.add_inspect_arguments,
+        inspect.inspect_options,
+        inspect.run,
+    ),
+    "chip": Command(chip.DESCRIPTION, chip.EXAMPLE, chip.add_chip_arguments, chip.chip_options, chip.run),
+}
+"""Name -> command. Their modules import torch only when they run, so that ``--help`` stays fast."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,23 +56,13 @@ def _command(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {version()}")
     commands = parser.add_subparsers(dest="command", required=True, parser_class=Parser)
-    prune = commands.add_parser(
-        "prune", help=PRUNE_DESCRIPTION, description=PRUNE_DESCRIPTION, epilog=EXAMPLE
-    )
-    add_prune_arguments(prune)
-    look = commands.add_parser(
-        "inspect", help=INSPECT_DESCRIPTION, description=INSPECT_DESCRIPTION, epilog=INSPECT_EXAMPLE
-    )
-    add_inspect_arguments(look)
-    chip = commands.add_parser(
-        "chip", help=CHIP_DESCRIPTION, description=CHIP_DESCRIPTION, epilog=CHIP_EXAMPLE
-    )
-    add_chip_arguments(chip)
+    for name, command in COMMANDS.items():
+        command.add_arguments(
+            commands.add_parser(
+                name, help=command.description, description=command.description, epilog=command.example
+            )
+        )
     namespace = parser.parse(arguments)
-    command = namespace.command
+    chosen = COMMANDS[namespace.command]
     del namespace.command
-    if command == "inspect":
-        return run_inspect(inspect_options(namespace))
-    if command == "chip":
-        return run_chip(chip_options(namespace))
-    return run_prune(prune_options(namespace))
+    return chosen.run(chosen.read(namespace))

@@ -136,7 +136,7 @@ def _prune(
     from torchthin.checkpoints import check_destination, load_into, read_checkpoint
     from torchthin.cli.inputs import usable_device
     from torchthin.cli.outcome import Voice, save
-    from torchthin.pipeline import prune
+    from torchthin.pipeline import prune_with
     from torchthin.pose.student import STUDENT_FILE, pose_student
     from torchthin.reload import shrink_to_
     from torchthin.trace.inputs import from_shapes
@@ -154,18 +154,7 @@ def _prune(
     voice.say(f"Source: {source}")
     voice.say(f"Output: {target}")
     before = score(model.to(device))
-    result = prune(
-        model,
-        from_shapes([((1, 3, 128, 128), torch.float32)]),
-        method=config.method,
-        target_sparsity=config.target_sparsity,
-        keep=config.keep,
-        thin=config.thin,
-        chip=config.chip,
-        target_cycles=config.target_cycles,
-        target_kernel_words=config.target_kernel_words,
-        fit=config.fit,
-    )
+    result = prune_with(model, config, from_shapes([((1, 3, 128, 128), torch.float32)]))
     if config.chip is not None:
         config = replace(config, target_sparsity=result.report.target_sparsity)
     after = score(result.model)

@@ -46,29 +46,14 @@ def _prune(options: PruneOptions) -> dict[str, Any]:
     from torchthin.cli.inputs import example_inputs, placed, usable_device
     from torchthin.cli.model import load_model
     from torchthin.cli.outcome import Voice, save
-    from torchthin.pipeline import prune
+    from torchthin.pipeline import prune_with
 
     voice = Voice(quiet=options.quiet)
     device = usable_device(options.device)
     inputs = example_inputs(options.input_shape, options.dataset)
     model, checkpoint = load_model(options, voice)
     how = options.prune
-    result = prune(
-        placed(model, device),
-        inputs and tuple(value.to(device) for value in inputs),
-        method=how.method,
-        target_sparsity=how.target_sparsity,
-        agp_steps=how.agp_steps,
-        weights=how.weights,
-        keep=how.keep,
-        compat=how.compat,
-        thin=how.thin,
-        scope=how.scope,
-        chip=how.chip,
-        target_cycles=how.target_cycles,
-        target_kernel_words=how.target_kernel_words,
-        fit=how.fit,
-    )
+    result = prune_with(placed(model, device), how, inputs and tuple(value.to(device) for value in inputs))
     if how.chip is not None:
         how = replace(how, target_sparsity=result.report.target_sparsity)
     voice.say(result)
