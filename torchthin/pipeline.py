@@ -18,6 +18,7 @@ from torchthin.config import PruneConfig
 from torchthin.cost import measure
 from torchthin.distiller import agp_target, distiller_masks
 from torchthin.errors import ConfigError
+from torchthin.groups import Group
 from torchthin.importance.scores import group_scores
 from torchthin.importance.values import check_values
 from torchthin.masks import apply_masks_, channel_masks
@@ -217,7 +218,8 @@ def _prune_groups(model: nn.Module, plan: TargetPlan, config: PruneConfig, input
     masks = dict(decision.masks)
     biases = [name for name in masks if name not in decide.axes]
     ranked = {name: mask for name, mask in masks.items() if name in decide.axes}
-    filters, asked = _asked_of_groups(model, found, config, decide.axes, ranked)
+    groups = found.proposal.grouping.groups.groups
+    filters, asked = asked_of_groups(groups, decision.keeps, config, decide.axes, ranked)
     zeroed = {**masks, **decision.silenced}
     masked = clone(model, lambda name, t: t.detach() * zeroed[name] if name in zeroed else duplicate(name, t))
     report = build_report(
@@ -248,25 +250,29 @@ def _share_gone(keeps: Mapping[str, npt.NDArray[np.bool_]]) -> float:
     return sum(int((~keep).sum()) for keep in keeps.values()) / total if total else 0.0
 
 
-def _asked_of_groups(
-    model: nn.Module, found: Plan, config: PruneConfig, axes: Mapping[str, int], masks: Mapping[str, Tensor]
+def asked_of_groups(
+    groups: Iterable[Group],
+    keeps: Mapping[str, npt.NDArray[np.bool_]],
+    config: PruneConfig,
+    axes: Mapping[str, int],
+    masks: Iterable[str],
 ) -> tuple[dict[str, Filters], int]:
     """Return what the target stands for, per weight and in all: what balances round off is not asked, nor what is frozen."""
-    groups = [g for g in found.proposal.grouping.groups.groups if g.name in found.proposal.decision.keeps]
+    groups = [group for group in groups if group.name in keeps]
     asked = dict.fromkeys(masks, 0)
     total = 0
     for group in groups:
-        gone = int((~found.proposal.decision.keeps[group.name]).sum())
+        gone = int((~keeps[group.name]).sum())
         exact = bool(group.balances) or config.chip is not None
         count = gone if exact else prune_count(config.target_sparsity, group.size)
         total += count
         for member in group.members:
             if axes.get(member.parameter) == member.axis and member.parameter in asked:
-                lost = member.of(found.proposal.decision.keeps[group.name]).size
+                lost = member.of(keeps[group.name]).size
                 asked[member.parameter] += (
                     lost if config.scope == "global" or exact else count * member.indices.shape[1]
                 )
-    filters = {name: Filters(axes[name], 1, asked[name]) for name in masks}
+    filters = {name: Filters(axes[name], 1, asked[name]) for name in asked}
     if config.scope == "global":
         return filters, prune_count(config.target_sparsity, sum(group.size for group in groups))
     return filters, sum(asked.values())

@@ -27,6 +27,17 @@ BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float64]
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """The groups that a selection decides about."""
+
+    groups: tuple[Group, ...]
+    axes: Mapping[str, int]
+    """Filter axis of every weight that makes channels."""
+    targets: frozenset[str]
+    """Weights whose filters are pruned; others are masked where they share a group with one."""
+
+
 @dataclass
 class ByImportance:
     """A decision by importance: per group or globally the least important channels go.
@@ -47,6 +58,8 @@ class ByImportance:
     computed: Mapping[str, Computed] = field(default_factory=dict)
     axes: dict[str, int] = field(default_factory=dict)
     """Filter axis of every weight that makes channels, and of what is masked instead, known after the first call."""
+    chosen: Chosen | None = None
+    """What was decided about in the last call."""
 
     def __call__(self, grouping: Grouping, labels: Labels) -> Decision:
         """Select over the groups as they are now."""
@@ -64,6 +77,7 @@ class ByImportance:
             for group in maskable(grouping.groups.groups, axes, self.computed)
             if makers(group, axes) & targets.keys() and not makers(group, axes) & self.kept
         ]
+        self.chosen = Chosen(tuple(groups), axes, frozenset(targets))
         scores = group_scores(groups, weights, axes, self.criterion)
         keeps = self.select(groups, scores)
         return Decision(
