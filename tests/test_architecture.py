@@ -27,6 +27,7 @@ LAYERS = [
     {"recovery"},
     {"saving"},
     {"pipeline", "in_place", "inspection", "reload", "chipcost"},
+    {"gradual"},
     {"pruner", "sensitivity", "export", "bench"},
     {"integrations", "compare"},
     {"pose"},

@@ -16,6 +16,7 @@ NAMES = {
     "PruneConfig",
     "PruneReport",
     "PruneResult",
+    "Pruner",
     "Recipe",
     "TargetMissedError",
     "Thinned",

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torchthin.inspection import inspect
     from torchthin.pipeline import PruneResult, prune
     from torchthin.proof import Proof, verify
+    from torchthin.pruner import Pruner
     from torchthin.reload import load
     from torchthin.report.facts import PruneReport
     from torchthin.report.inspection_facts import Inspection
@@ -27,6 +28,7 @@ __all__ = [
     "PruneConfig",
     "PruneReport",
     "PruneResult",
+    "Pruner",
     "Recipe",
     "TargetMissedError",
     "Thinned",
@@ -44,6 +46,7 @@ _LAZY = {
     "Proof": "torchthin.proof",
     "PruneReport": "torchthin.report.facts",
     "PruneResult": "torchthin.pipeline",
+    "Pruner": "torchthin.pruner",
     "Recipe": "torchthin.thinning.recipe",
     "Thinned": "torchthin.in_place",
     "inspect": "torchthin.inspection",

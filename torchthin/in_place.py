@@ -14,10 +14,10 @@ from torchthin.masks import apply_masks_
 from torchthin.proof import Proof
 from torchthin.structured import DeadChannels, effective_weights
 from torchthin.thinning.apply import apply_
-from torchthin.thinning.plan import find_plan, folded_values, inexact_layers
+from torchthin.thinning.plan import Plan, find_plan, folded_values, inexact_layers
 from torchthin.thinning.recipe import Recipe
 from torchthin.trace.clone import clone, duplicate
-from torchthin.trace.inputs import as_inputs, on_device_of
+from torchthin.trace.inputs import Inputs, as_inputs, on_device_of
 from torchthin.trace.model import check_model
 
 
@@ -68,9 +68,19 @@ def thin_(
         ProofError: no way to thin held. In all cases the model is as it was.
     """
     check_model(model, "thin_")
-    inputs = on_device_of(model, as_inputs(example_inputs))
+    masked, plan = plan_thinning(model, on_device_of(model, as_inputs(example_inputs)), masks or {})
+    return carry_out_(model, masked, plan, masks or {}, optimizer)
+
+
+def plan_thinning(model: nn.Module, inputs: Inputs, masks: Mapping[str, Tensor]) -> tuple[nn.Module, Plan]:
+    """Return a masked copy of `model` and a plan, tried and proved, that removes what is dead in it.
+
+    Raises:
+        TargetMissedError: no channel can be removed.
+        ProofError: no way to thin held.
+    """
     masked = clone(model, duplicate)
-    apply_masks_(masked, masks or {})
+    apply_masks_(masked, masks)
     plan = find_plan(masked, inputs, DeadChannels(effective_weights(masked)))
     if not plan.recipe or plan.outcome.proof is None:
         frozen = plan.proposal.grouping.groups.frozen
@@ -78,9 +88,25 @@ def thin_(
         raise TargetMissedError(
             f"The model has no dead channel that can be removed.{why} Prune first, or see inspect."
         )
+    return masked, plan
+
+
+def carry_out_(
+    model: nn.Module,
+    masked: nn.Module,
+    plan: Plan,
+    masks: Mapping[str, Tensor],
+    optimizer: torch.optim.Optimizer | None,
+) -> Thinned:
+    """Thin `model` as planned by `plan_thinning`, and zero what the masks still name.
+
+    Raises:
+        InputError: the optimizer does not fit the model; nothing is changed then.
+    """
     before = sum(p.numel() for p in model.parameters())
     apply_(model, plan.recipe, optimizer, folded_values(masked, plan))
-    remaining = {name: mask for name, mask in (masks or {}).items() if name not in plan.recipe.keep}
+    remaining = {name: mask for name, mask in masks.items() if name not in plan.recipe.keep}
     apply_masks_(model, remaining)
     after = sum(p.numel() for p in model.parameters())
+    assert plan.outcome.proof is not None
     return Thinned(plan.recipe, plan.outcome.proof, inexact_layers(plan), before, after)

@@ -232,7 +232,7 @@ def _prune_groups(model: nn.Module, plan: TargetPlan, config: PruneConfig, input
         kept=plan.kept,
         notes=(
             *plan.notes,
-            *_frozen_targets(found, decide.axes, ranked),
+            *frozen_targets(found, decide.axes, ranked),
             *_silenced(biases),
             *silenced_biases(found),
             *filter(None, [found.proposal.labels.graph.note, found.outcome.note]),
@@ -287,8 +287,9 @@ def _silenced(biases: list[str]) -> tuple[str, ...]:
     )
 
 
-def _frozen_targets(found: Plan, axes: Mapping[str, int], masks: Mapping[str, Tensor]) -> tuple[str, ...]:
-    """Say why filters of targets stay."""
+def frozen_targets(found: Plan, axes: Mapping[str, int], masks: Iterable[str]) -> tuple[str, ...]:
+    """Say why filters of the masked weights stay."""
+    masks = set(masks)
     frozen = found.proposal.grouping.groups.frozen
     return tuple(
         f"{item.parameter}: {item.count} filters stay, {item.reason}."

@@ -1,0 +1,207 @@
+"""Whole channels that go step by step: groups are found once, every step scores and selects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from torchthin.computed import Computed, computed_weights
+from torchthin.config import PruneConfig
+from torchthin.gradual.growth import composed, recipe_entry, recipe_of
+from torchthin.gradual.ranks import WholeTensors, from_first
+from torchthin.gradual.shrinking import shrunk, staying
+from torchthin.groups import Group, Member
+from torchthin.importance.scores import group_scores
+from torchthin.pipeline import asked_of_groups
+from torchthin.report.facts import Filters, share
+from torchthin.selection import prune_count, select_channels
+from torchthin.structured import Chosen, masks_of
+from torchthin.thinning.recipe import Recipe
+
+BoolArray = npt.NDArray[np.bool_]
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Channels:
+    """Which channels are gone; see `Growth`."""
+
+    chosen: Chosen
+    """Groups of the full-size model."""
+    alive: Mapping[str, BoolArray]
+    """Group name -> which channels of the full-size group are neither masked nor removed."""
+    silent: frozenset[str] = frozenset()
+    """Biases that are masked with their channels."""
+    computed: Mapping[str, Computed] = field(default_factory=dict)
+    """The model's computed weights; their values may be those of an earlier step."""
+    recipe: Recipe | None = None
+
+    @classmethod
+    def of(cls, chosen: Chosen, silent: frozenset[str], computed: Mapping[str, Computed]) -> Channels:
+        """Return the decision that nothing goes yet."""
+        alive = {group.name: np.ones(group.size, np.bool_) for group in chosen.groups}
+        return cls(chosen, alive, silent, computed)
+
+    @cached_property
+    def groups(self) -> tuple[Group, ...]:
+        """The groups of the model at hand."""
+        return tuple(
+            group if self.recipe is None else shrunk(group, self.recipe) for group in self.chosen.groups
+        )
+
+    @cached_property
+    def left(self) -> dict[str, BoolArray]:
+        """Group name -> which channels of the full-size group the model at hand has."""
+        return {
+            group.name: np.ones(group.size, np.bool_) if self.recipe is None else staying(group, self.recipe)
+            for group in self.chosen.groups
+        }
+
+    @property
+    def keeps(self) -> dict[str, BoolArray]:
+        """Group name -> which channels of the model at hand are not masked."""
+        return {name: alive[self.left[name]] for name, alive in self.alive.items()}
+
+    @property
+    def sparsity(self) -> float:
+        """Share of the full-size groups' channels that are gone."""
+        gone = sum(int((~alive).sum()) for alive in self.alive.values())
+        return share(gone, sum(alive.size for alive in self.alive.values()))
+
+    def grown(self, model: nn.Module, config: PruneConfig, sparsity: float) -> Channels:
+        """Score the channels that are there and let the least important go, as many as `sparsity` asks for."""
+        computed = computed_weights(model) if self.computed else {}
+        weights = WholeTensors(model, {name: item.values for name, item in computed.items()})
+        scores = group_scores(self.groups, weights, self.chosen.axes, config.rule.criterion)
+        keeps = self._shared(self._selected(scores, sparsity, config.scope), model)
+        alive = {}
+        for name, before in self.alive.items():
+            alive[name] = before.copy()
+            alive[name][self.left[name]] = keeps[name]
+        return replace(self, alive=alive)
+
+    def _selected(
+        self, scores: Mapping[str, FloatArray], sparsity: float, scope: str
+    ) -> dict[str, BoolArray]:
+        before = self.keeps
+        bundles = [self.groups] if scope == "global" else [(group,) for group in self.groups]
+        found: dict[str, BoolArray] = {}
+        for bundle in bundles:
+            found |= select_channels(bundle, scores, self._share(bundle, sparsity), scope, before)
+        # Where equal numbers must go from parts, more in all can mean fewer of one part: such a step is left out.
+        return {name: before[name] if (keep & ~before[name]).any() else keep for name, keep in found.items()}
+
+    def _share(self, bundle: Sequence[Group], sparsity: float) -> float:
+        """Return what a share of the full-size groups is of the channels that are still there."""
+        now = sum(group.size for group in bundle)
+        was = sum(self.left[group.name].size for group in bundle)
+        count = max(prune_count(sparsity, was) - (was - now), 0)
+        return min((count + 0.5) / now, 1 - 1e-9) if now else 0.0
+
+    def _shared(self, keeps: dict[str, BoolArray], model: nn.Module) -> dict[str, BoolArray]:
+        """Return what rank 0 has decided."""
+        joined = np.concatenate([keeps[name] for name in keeps]) if keeps else np.zeros(0, np.bool_)
+        device = next(model.parameters()).device
+        agreed = from_first(torch.from_numpy(joined).to(device)).cpu().numpy()
+        ends = np.cumsum([keep.size for keep in keeps.values()])[:-1]
+        return dict(zip(keeps, np.split(agreed, ends), strict=True))
+
+    def masks(self, model: nn.Module) -> dict[str, Tensor]:
+        """Return the masks of the model at hand."""
+        return self._masks(self.groups, self.keeps, model)
+
+    def whole_masks(self, whole: nn.Module) -> dict[str, Tensor]:
+        """Return masks of the full-size model."""
+        return self._masks(self.chosen.groups, self.alive, whole)
+
+    def _masks(
+        self, groups: Sequence[Group], keeps: Mapping[str, BoolArray], model: nn.Module
+    ) -> dict[str, Tensor]:
+        masks = masks_of(groups, keeps, model, self.chosen.axes, self.chosen.targets, self.computed)
+        for name in self.silent:
+            bias = model.get_parameter(name)
+            mask = torch.ones(bias.shape, dtype=torch.bool)
+            for group in groups:
+                for member in group.members:
+                    if (member.parameter, member.axis) == (name, 0):
+                        mask[torch.from_numpy(member.of(keeps[group.name]))] = False
+            masks[name] = mask.to(bias.device)
+        return masks
+
+    def thinned(self, recipe: Recipe) -> Channels:
+        """Return the same decision about the thinned model; what it lacks is gone, masked or not."""
+        after = replace(self, recipe=composed(self.recipe, recipe))
+        return replace(after, alive={name: alive & after.left[name] for name, alive in self.alive.items()})
+
+    def asked(self, config: PruneConfig) -> tuple[dict[str, Filters], int]:
+        """Return what the target stands for."""
+        masked = {item.masked: item.axis for item in self.computed.values() if item.masked}
+        axes = {**self.chosen.axes, **masked}
+        return asked_of_groups(self.chosen.groups, self.alive, config, axes, axes)
+
+    def parts(self) -> Iterator[Any]:
+        """Yield the groups and what is gone of them."""
+        for group in self.chosen.groups:
+            yield group.name, group.size
+            for member in group.members:
+                yield member.parameter, member.axis
+                yield member.indices
+            yield self.alive[group.name]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return tensors and plain types."""
+        return {
+            "groups": [_group_entry(group) for group in self.chosen.groups],
+            "axes": dict(self.chosen.axes),
+            "targets": sorted(self.chosen.targets),
+            "alive": {name: torch.from_numpy(alive.copy()) for name, alive in self.alive.items()},
+            "silent": sorted(self.silent),
+            "recipe": recipe_entry(self.recipe),
+        }
+
+    def restored(self, entry: Mapping[str, Any]) -> Channels:
+        """Return what `to_dict` wrote."""
+        chosen = Chosen(
+            tuple(_group_of(group) for group in entry["groups"]), entry["axes"], frozenset(entry["targets"])
+        )
+        alive = {name: tensor.cpu().numpy() for name, tensor in entry["alive"].items()}
+        return Channels(chosen, alive, frozenset(entry["silent"]), self.computed, recipe_of(entry["recipe"]))
+
+
+def _group_entry(group: Group) -> dict[str, Any]:
+    return {
+        "name": group.name,
+        "size": group.size,
+        "members": [
+            {
+                "parameter": member.parameter,
+                "axis": member.axis,
+                "indices": torch.from_numpy(np.ascontiguousarray(member.indices)),
+                "channels": None if member.channels is None else torch.from_numpy(member.channels),
+            }
+            for member in group.members
+        ],
+        "balances": [torch.from_numpy(np.ascontiguousarray(balance)) for balance in group.balances],
+    }
+
+
+def _group_of(entry: Mapping[str, Any]) -> Group:
+    members = tuple(
+        Member(
+            item["parameter"],
+            item["axis"],
+            item["indices"].cpu().numpy(),
+            None if item["channels"] is None else item["channels"].cpu().numpy(),
+        )
+        for item in entry["members"]
+    )
+    return Group(
+        entry["name"], entry["size"], members, tuple(balance.cpu().numpy() for balance in entry["balances"])
+    )

@@ -1,0 +1,33 @@
+"""Masks held on a model that is trained, whole or sharded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from torchthin.gradual.ranks import is_sharded, local, part_of
+from torchthin.trace.clone import state_tensors
+
+
+class Enforcement:
+    """Masks, and the part of each that belongs to what this process holds of its weight."""
+
+    def __init__(self, masks: Mapping[str, Tensor]) -> None:
+        self.masks = dict(masks)
+        self._parts: dict[str, Tensor] = {}
+        self._layout: dict[str, tuple[bool, torch.device]] = {}
+
+    def on_(self, model: nn.Module) -> None:
+        """Set masked weights to zero; on a sharded model every rank calls this."""
+        tensors = {name: tensor for name, tensor in state_tensors(model) if name in self.masks}
+        layout = {name: (is_sharded(tensor), tensor.device) for name, tensor in tensors.items()}
+        if layout != self._layout:  # the model was moved or sharded since
+            self._parts = {name: part_of(self.masks[name], tensor) for name, tensor in tensors.items()}
+            self._layout = layout
+        with torch.no_grad():
+            for name, part in self._parts.items():
+                local(tensors[name]).mul_(
+                    part
+                )  # a product, not masked_fill_: the same zeros in a fifth of the time
