@@ -86,6 +86,23 @@ def write_checkpoint(path: str | Path, contents: PrunedCheckpoint) -> None:
         _write(path, lambda file: _save_torch({"state_dict": state, "masks": masks, **others}, file))
 
 
+def write_torch(
+    path: str | Path, contents: Mapping[str, Any], foreign: Mapping[str, Any] | None = None
+) -> None:
+    """Write a torch file of plain types and tensors under any keys, whole or not at all.
+
+    Args:
+        path: file to write.
+        contents: entries in the types that ``weights_only`` reading admits.
+        foreign: entries that are pickled as they are; a file with them needs their classes to be read.
+
+    Raises:
+        CheckpointError: the contents are not plain, or the file cannot be written.
+    """
+    entries = {key: _plain(value, key) for key, value in contents.items()}
+    _write(Path(path), lambda file: _save_torch({**entries, **(foreign or {})}, file))
+
+
 def _stored(value: object) -> object:
     """Return a tensor detached, on the CPU, without the rest of a larger storage; tied weights stay tied."""
     if not isinstance(value, torch.Tensor):

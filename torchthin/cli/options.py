@@ -31,6 +31,7 @@ class PruneOptions:
     factory_args: Mapping[str, Any] | None = None
     checkpoint: str | None = None
     save_to: str | None = None
+    training_to: str | None = None
     arch: str | None = None
     dataset: str | None = None
     input_shape: tuple[str, ...] = ()
@@ -45,6 +46,7 @@ _RUN_TYPES: dict[str, tuple[type[Any], str]] = {
     "factory_args": (dict, "a mapping of argument names to values"),
     "checkpoint": (str, "a path"),
     "save_to": (str, "a path"),
+    "training_to": (str, "a path"),
     "arch": (str, "text"),
     "dataset": (str, "text"),
     "input_shape": (tuple, "a shape such as 1,3,128,128, or a list of them"),
@@ -132,6 +134,11 @@ def add_prune_arguments(parser: Parser) -> None:
         "--save-to",
         metavar="FILE",
         help="file to write: .safetensors or a torch checkpoint, by its name (without it: none)",
+    )
+    output.add_argument(
+        "--training-to",
+        metavar="FILE",
+        help="checkpoint for ai8x-training's train.py: it shrinks the full-size class on loading (needs --arch)",
     )
     output.add_argument("--json", action="store_true", help="report as JSON on stdout, all else on stderr")
     output.add_argument("--quiet", action="store_true", help="print errors only")

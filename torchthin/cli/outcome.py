@@ -55,7 +55,7 @@ def save(
         result.masks,
         result.report,
         config,
-        _whole_recipe(result if config.thin else None, checkpoint),
+        whole_recipe(result if config.thin else None, checkpoint),
         source=source,
         epoch=checkpoint.epoch if checkpoint else 0,
         arch=arch or (checkpoint.arch if checkpoint else None),
@@ -63,7 +63,7 @@ def save(
     )
 
 
-def _whole_recipe(thinned: PruneResult | None, checkpoint: Checkpoint | None) -> Recipe | None:
+def whole_recipe(thinned: PruneResult | None, checkpoint: Checkpoint | None) -> Recipe | None:
     """Return what leads from the user's full-size class to the result: a thinned source carries the first part."""
     from torchthin.reload import stored_recipe
 

@@ -42,10 +42,11 @@ def run(options: PruneOptions) -> int:
 
 def _prune(options: PruneOptions) -> dict[str, Any]:
     """Look at everything first, prune, write last; return the report as JSON types."""
-    _check_save_to(options)
+    check_destinations(options)
     from torchthin.cli.inputs import example_inputs, placed, usable_device
     from torchthin.cli.model import load_model
     from torchthin.cli.outcome import Voice, save
+    from torchthin.cli.training import write_for_training
     from torchthin.pipeline import prune_with
 
     voice = Voice(quiet=options.quiet)
@@ -57,8 +58,11 @@ def _prune(options: PruneOptions) -> dict[str, Any]:
     if how.chip is not None:
         how = replace(how, target_sparsity=result.report.target_sparsity)
     voice.say(result)
+    if options.training_to is not None:
+        write_for_training(options, result, checkpoint, inputs, voice)
     if options.save_to is None:
-        voice.say("Nothing was written; give --save-to FILE to keep the result.")
+        if options.training_to is None:
+            voice.say("Nothing was written; give --save-to FILE to keep the result.")
     else:
         source = options.checkpoint or options.model_factory
         save(Path(options.save_to), result, how, source=source, checkpoint=checkpoint, arch=options.arch)
@@ -75,16 +79,28 @@ def refuse_missed_target(facts: Mapping[str, Any]) -> None:
         )
 
 
-def _check_save_to(options: PruneOptions) -> None:
-    if options.save_to is None:
+def check_destinations(options: PruneOptions) -> None:
+    """Raise before anything runs when a file to write cannot be written, or is the checkpoint or another output."""
+    asked = {"--save-to": options.save_to, "--training-to": options.training_to}
+    places = {flag: Path(path) for flag, path in asked.items() if path is not None}
+    if not places:
         return
     from torchthin.checkpoints import check_destination
 
-    path = Path(options.save_to)
-    check_destination(path)
-    if options.checkpoint is not None and path.exists() and path.samefile(options.checkpoint):
+    for flag, path in places.items():
+        check_destination(path)
+        if options.checkpoint is not None and path.exists() and path.samefile(options.checkpoint):
+            raise ConfigError(
+                f"The file to save must not be the checkpoint itself. Got {path} for both; choose another name."
+            )
+        others = [
+            other for other, there in places.items() if other != flag and there.resolve() == path.resolve()
+        ]
+        if others:
+            raise ConfigError(f"The files of {flag} and {others[0]} must differ. Got {path} for both.")
+    if options.training_to is not None and options.training_to.endswith(".safetensors"):
         raise ConfigError(
-            f"The file to save must not be the checkpoint itself. Got {path} for both; choose another name."
+            f"The file of --training-to must be a torch checkpoint, which train.py reads. Got {options.training_to}."
         )
 
 

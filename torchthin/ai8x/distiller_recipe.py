@@ -1,0 +1,89 @@
+"""A recipe in the terms of Distiller's thinning: what it can say, what it cannot, and what running it does.
+
+Distiller's loader does this with a ``ThinningRecipe`` (``modules``, ``parameters``), in this order:
+
+- ``modules[module][attribute]``: the attribute is set to the value; ``running_mean`` and ``running_var`` hold
+  ``(axis, kept indices)`` and are cut;
+- ``parameters[name]``: a list of ``(axis, kept indices)``; each cuts that axis of the parameter's data.
+
+So it cuts parameters along any axis, but no other buffers, and it makes no parameter that the class has not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchthin.errors import InputError
+from torchthin.thinning.recipe import Recipe
+
+Cut = tuple[int, Tensor]
+"""Axis and the indices that stay, int64."""
+STATISTICS = ("running_mean", "running_var")
+"""The only buffers that Distiller cuts."""
+_ELSE = "Keep the thin model with --save-to and torchthin.load instead."
+
+
+@dataclass(frozen=True)
+class DistillerRecipe:
+    """The two parts of a ``ThinningRecipe``."""
+
+    modules: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Module name -> attribute -> value after, or for BatchNorm's statistics the cut."""
+    parameters: dict[str, list[Cut]] = field(default_factory=dict)
+    """Parameter name -> cuts, one for each axis."""
+
+
+def in_distillers_terms(recipe: Recipe, full_size: nn.Module) -> DistillerRecipe:
+    """Return `recipe` as Distiller would run it on `full_size`.
+
+    Raises:
+        InputError: it adds a bias, cuts a buffer that Distiller leaves whole, or is empty; the message names it.
+    """
+    if recipe.added:
+        name = next(iter(recipe.added))
+        raise InputError(
+            f"A ThinningRecipe cannot add a parameter, and {name} takes over the constants of removed channels. "
+            f"Give that layer a bias in the class. Or: {_ELSE}"
+        )
+    if not recipe:
+        raise InputError(f"A ThinningRecipe must cut something, and nothing was removed. {_ELSE}")
+    parameters, buffers = dict(full_size.named_parameters()), dict(full_size.named_buffers())
+    found = DistillerRecipe({path: dict(values) for path, values in recipe.attributes.items()})
+    for name, axes in recipe.keep.items():
+        cuts = [(axis, torch.tensor(kept, dtype=torch.int64)) for axis, kept in axes.items()]
+        path, _, local = name.rpartition(".")
+        if name in parameters:
+            found.parameters[name] = cuts
+        elif name in buffers and local not in STATISTICS:
+            raise InputError(
+                f"A ThinningRecipe cuts parameters, running_mean and running_var. {name} is another buffer. {_ELSE}"
+            )
+        elif name in buffers:
+            found.modules.setdefault(path, {})[local] = cuts[0]
+        else:
+            raise InputError(
+                f"The full-size {type(full_size).__name__} has no parameter or statistics {name}, which was cut. "
+                "Build the class that was pruned."
+            )
+    if not found.parameters:
+        raise InputError(f"A ThinningRecipe must cut a parameter; this one cuts buffers only. {_ELSE}")
+    return found
+
+
+@torch.no_grad()
+def run_(model: nn.Module, recipe: DistillerRecipe) -> None:
+    """Do to `model` what Distiller's loader does, to see beforehand where that leads."""
+    modules, parameters = dict(model.named_modules()), dict(model.named_parameters())
+    for path, values in recipe.modules.items():
+        for name, value in values.items():
+            if name in STATISTICS:
+                axis, kept = value
+                value = getattr(modules[path], name).index_select(axis, kept)
+            setattr(modules[path], name, value)
+    for name, cuts in recipe.parameters.items():
+        for axis, kept in cuts:
+            parameters[name].data = parameters[name].data.index_select(axis, kept)
