@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from numbers import Integral, Real
 from typing import Any, Literal
 
@@ -15,11 +15,17 @@ from torchthin.chips.goals import Goals, parse_limit
 from torchthin.chips.table import chip_named, chip_names
 from torchthin.errors import ConfigError, near_matches
 
-Criterion = Literal["l1", "l2", "magnitude"]
+Criterion = str
 Schedule = Literal["agp", "one-shot"]
 Scope = Literal["group", "global"]
 SCOPES: tuple[Scope, ...] = ("group", "global")
 COMPATS = ("distiller",)
+CHANNEL_CRITERIA = ("l1", "l2", "max", "fpgm", "bn-scale", "lamp", "random", "taylor", "activation")
+"""Criteria of the package that rank channels, for help texts; the registry in `importance` decides what there is."""
+WEIGHT_CRITERIA = ("magnitude", "lamp", "random")
+"""Criteria that rank single weights."""
+FLOOR = 0.1
+"""Share of every group that stays at least with scope="global", unless the target leaves less than twice that."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +105,12 @@ class PruneConfig:
     """Whether to remove the pruned channels physically."""
     scope: str = "group"
     """``"group"``: the target holds in every group. ``"global"``: it holds over all groups together."""
+    criterion: str | None = None
+    """What ranks channels or weights; None: the method's own."""
+    seed: int = 0
+    """Of random numbers that criteria draw."""
+    keep_at_least: float | None = None
+    """Share of every group (of every tensor) that stays with scope="global"; None: 0.1, or half of what stays on average."""
     chip: str | None = None
     """Chip that channels are chosen for; the targets below then take the place of `target_sparsity`."""
     target_cycles: str | None = None
@@ -121,6 +133,8 @@ class PruneConfig:
             raise _expected("thin", "true or false", self.thin)
         self._check_method()
         self._check_numbers()
+        self._check_criterion()
+        self._check_floor()
         self._check_chip()
         if self.weights is not None:
             object.__setattr__(self, "weights", _names("weights", self.weights))
@@ -153,6 +167,44 @@ class PruneConfig:
             hint = " At 1.0 nothing would be left to compute with." if value == 1 else ""
             raise _expected("target_sparsity", allowed, value, hint)
         object.__setattr__(self, "target_sparsity", value)
+
+    def _check_criterion(self) -> None:
+        seed: Any = self.seed
+        if isinstance(seed, bool) or not isinstance(seed, Integral) or int(seed) < 0:
+            raise _expected("seed", "a whole number of at least 0", seed)
+        object.__setattr__(self, "seed", int(seed))
+        name = self.criterion
+        if name is None:
+            return
+        known = CHANNEL_CRITERIA if self.rule.structured else WEIGHT_CRITERIA
+        if not isinstance(name, str) or (not self.rule.structured and name not in known):
+            hint = near_matches(name, known) if isinstance(name, str) else ""
+            raise _expected(
+                "criterion", f"one of {', '.join(known)} with the method {self.method}", name, hint
+            )
+        if self.compat is not None:
+            raise _expected("criterion", "None with compat='distiller', whose methods have their own", name)
+
+    def _check_floor(self) -> None:
+        share: Any = self.keep_at_least
+        if share is None:
+            return
+        if isinstance(share, bool) or not isinstance(share, Real) or not 0 <= float(share) < 1:
+            raise _expected("keep_at_least", "in [0, 1)", share)
+        object.__setattr__(self, "keep_at_least", float(share))
+        if self.scope != "global":
+            raise _expected(
+                "keep_at_least", "None without scope='global': each group loses the same share then", share
+            )
+        if float(share) > 1 - self.target_sparsity:
+            raise _expected("keep_at_least", f"at most 1 - {self.target_sparsity:g}, what stays", share)
+
+    @property
+    def floor(self) -> float:
+        """Share of every group that stays at least, whatever the scores say."""
+        if self.keep_at_least is not None or self.scope != "global":
+            return self.keep_at_least or 0.0
+        return min(FLOOR, (1 - self.target_sparsity) / 2)
 
     def _check_chip(self) -> None:
         if not isinstance(self.fit, bool):
@@ -190,8 +242,9 @@ class PruneConfig:
 
     @property
     def rule(self) -> Method:
-        """What the chosen method ranks, by what, along which schedule."""
-        return METHODS.get(self.method) or DISTILLER_METHODS[self.method]
+        """What the chosen method ranks, by what (the criterion, if one was given), along which schedule."""
+        method = METHODS.get(self.method) or DISTILLER_METHODS[self.method]
+        return method if self.criterion is None else replace(method, criterion=self.criterion)
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any]) -> PruneConfig:

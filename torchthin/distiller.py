@@ -20,7 +20,7 @@ from torch import Tensor
 
 from torchthin.config import Method
 from torchthin.errors import ConfigError, InputError
-from torchthin.importance.registry import criterion
+from torchthin.importance.registry import row_criterion
 from torchthin.importance.scores import filter_rows, widened
 from torchthin.masks import axis_mask
 from torchthin.selection import kth_smallest
@@ -73,7 +73,7 @@ def ranked_keep(weight: Tensor, fraction: float, norm: str = "l1", axis: int = 0
         count -= 1
     if count == 0:
         return None
-    return _above_kth(criterion(norm)(filter_rows(weight, axis)), count)
+    return _above_kth(row_criterion(norm)(filter_rows(weight, axis)), count)
 
 
 def ranked(weight: Tensor, fraction: float, norm: str = "l1", axis: int = 0) -> Tensor | None:
@@ -140,7 +140,7 @@ def baidu_threshold(
 
 def threshold(weight: Tensor, limit: float, score: str = "l1") -> Tensor:
     """Return the mask of the filters whose criterion (l1: mean |w|, max: largest |w|) is above `limit`."""
-    return axis_mask(criterion(score)(filter_rows(weight, 0)) > limit, weight, 0)
+    return axis_mask(row_criterion(score)(filter_rows(weight, 0)) > limit, weight, 0)
 
 
 def blocks(weight: Tensor, fraction: float, block: int) -> Tensor:

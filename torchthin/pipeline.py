@@ -19,7 +19,9 @@ from torchthin.cost import measure
 from torchthin.distiller import agp_target, distiller_masks
 from torchthin.errors import ConfigError
 from torchthin.groups import Group
-from torchthin.importance.scores import group_scores
+from torchthin.importance.measuring import Loss, Measure, batches_of
+from torchthin.importance.registry import criterion as registered
+from torchthin.importance.scores import FALLBACK, Ranking, ranked
 from torchthin.importance.values import check_values
 from torchthin.masks import apply_masks_, channel_masks
 from torchthin.proof import Proof
@@ -102,8 +104,15 @@ def _structured_masks(
     }
     # The weights stand still between virtual steps, and selections at fixed scores are nested: the last step
     # says all.
-    scores = group_scores(groups, weights, axes, config.rule.criterion)
-    keeps = select_channels(groups, scores, sparsity, config.scope)
+    ranking = ranked(groups, weights, axes, config.rule.criterion, seed=config.seed)
+    keeps = select_channels(
+        groups,
+        ranking.scores,
+        sparsity,
+        config.scope,
+        keep_at_least=config.floor,
+        absolute=ranking.absolute,
+    )
     sizes = [group.size for group in groups]
     masks = channel_masks(groups, keeps, model, axes)
     return masks_of_sources(masks, model, plan.computed), _asked(config, sizes)
@@ -114,7 +123,14 @@ def _unstructured_masks(
 ) -> tuple[dict[str, Tensor], int]:
     """Return the masks of single weights and how many weights were asked for."""
     weights = {target.name: model.get_parameter(target.name) for target in plan.targets}
-    masks = select_weights(weights, sparsity, config.scope)
+    masks = select_weights(
+        weights,
+        sparsity,
+        config.scope,
+        criterion=config.rule.criterion,
+        keep_at_least=config.floor,
+        seed=config.seed,
+    )
     return masks, _asked(config, [weight.numel() for weight in weights.values()])
 
 
@@ -153,9 +169,18 @@ def _filters(model: nn.Module, plan: TargetPlan, config: PruneConfig) -> dict[st
     return found
 
 
-def prune_with(model: nn.Module, config: PruneConfig, example_inputs: Any = None) -> PruneResult:
+def prune_with(
+    model: nn.Module,
+    config: PruneConfig,
+    example_inputs: Any = None,
+    *,
+    data: Any = None,
+    loss: Loss | None = None,
+) -> PruneResult:
     """Prune a copy of `model` as `config` says; see `prune`."""
     check_model(model, "prune")
+    if config.rule.structured:
+        _check_evidence(config, example_inputs, data, loss)
     if config.thin and example_inputs is None:
         example_inputs = own_example(model)
     if config.thin and example_inputs is None:
@@ -179,7 +204,7 @@ def prune_with(model: nn.Module, config: PruneConfig, example_inputs: Any = None
     check_values(model, {target.name for target in plan.targets})
     inputs = None if example_inputs is None else on_device_of(model, as_inputs(example_inputs))
     if inputs is not None and config.rule.structured and config.compat is None:
-        return _prune_groups(model, plan, config, inputs)
+        return _prune_groups(model, plan, config, inputs, _measure(model, plan, config, data, loss))
     planned = planned_sparsities(config)
     masks, asked = _decide(model, plan, config, planned[-1])
     pruned = clone(model, duplicate)
@@ -200,13 +225,60 @@ def prune_with(model: nn.Module, config: PruneConfig, example_inputs: Any = None
     return _thinned(pruned, masks, found, report, inputs, config)
 
 
-def _prune_groups(model: nn.Module, plan: TargetPlan, config: PruneConfig, inputs: Inputs) -> PruneResult:
+def _check_evidence(config: PruneConfig, example_inputs: Any, data: Any, loss: Loss | None) -> None:
+    """Refuse a criterion that is unknown, or that needs what was not given."""
+    rule = registered(config.rule.criterion)
+    if rule.needs_data and data is None and loss is None:
+        raise ConfigError(
+            f"The criterion {rule.name!r} of prune needs data. Give data=[...] (on the command line --data), "
+            "or choose one that looks at weights, such as l1."
+        )
+    if rule.needs_data and example_inputs is None:
+        raise ConfigError(
+            f"The criterion {rule.name!r} of prune needs example_inputs: values are followed through one run of the "
+            "model. Give a tensor, a tuple or a dict (on the command line --input-shape)."
+        )
+
+
+def _measure(
+    model: nn.Module, plan: TargetPlan, config: PruneConfig, data: Any, loss: Loss | None
+) -> Measure | None:
+    if not registered(config.rule.criterion).needs_data:
+        return None
+    batches = () if data is None else batches_of(data, model)
+    return Measure(model, batches, plan.computed, loss, config.seed)
+
+
+def _fallen_back(ranking: Ranking | None, criterion: str) -> tuple[str, ...]:
+    """Say which groups the criterion could not rank."""
+    if ranking is None or not ranking.fallen_back:
+        return ()
+    names = ranking.fallen_back
+    listed = f"{', '.join(names[:4])}{', ...' if len(names) > 4 else ''}"
+    return (
+        f"{len(names)} of {len(ranking.scores)} groups have nothing that {criterion} looks at; {FALLBACK} ranks them: {listed}.",
+    )
+
+
+def _prune_groups(
+    model: nn.Module, plan: TargetPlan, config: PruneConfig, inputs: Inputs, measure: Measure | None
+) -> PruneResult:
     """Prune by groups: what is masked can be thinned, and a trial has shown it."""
     planned = planned_sparsities(config)
     kept = frozenset(plan.kept)
     patterns = tuple(name for name in config.weights or () if any(sign in name for sign in "*?["))
     decide = ByImportance(
-        model, plan.targets, kept, planned[-1], config.scope, config.rule.criterion, patterns, plan.computed
+        model,
+        plan.targets,
+        kept,
+        planned[-1],
+        config.scope,
+        config.rule.criterion,
+        patterns,
+        plan.computed,
+        keep_at_least=config.floor,
+        measure=measure,
+        seed=config.seed,
     )
     if config.chip is not None:
         decide = by_chip(decide, inputs, chip_named(config.chip), config.goals)
@@ -232,6 +304,7 @@ def _prune_groups(model: nn.Module, plan: TargetPlan, config: PruneConfig, input
         kept=plan.kept,
         notes=(
             *plan.notes,
+            *_fallen_back(decide.ranking, config.rule.criterion),
             *frozen_targets(found, decide.axes, ranked),
             *_silenced(biases),
             *silenced_biases(found),
@@ -343,6 +416,11 @@ def prune(
     target_cycles: str | int | None = None,
     target_kernel_words: str | int | None = None,
     fit: bool = False,
+    criterion: str | None = None,
+    seed: int = 0,
+    keep_at_least: float | None = None,
+    data: Any = None,
+    loss: Loss | None = None,
 ) -> PruneResult:
     """Return a pruned copy of `model`; the model itself is left as it is.
 
@@ -363,6 +441,11 @@ def prune(
     chip: MAX78000 or MAX78002; channels then go where they save most there for their importance, until the
     chip's targets hold, and target_sparsity counts for nothing: target_cycles and target_kernel_words (of the
     deepest processor) as a share ("0.6x") or a number, fit=True for the network to fit.
+    criterion: what ranks channels or weights, such as l2, fpgm, bn-scale, lamp, random; with data also taylor and
+    activation (all in docs/methods.md). seed: of random numbers that criteria draw. keep_at_least: share of every group
+    that stays with scope="global". data: batches of inputs, each as example_inputs, without labels (or an object
+    with such an iterable as ``batches``). loss: for taylor, a function of the model that yields a loss per batch of the
+    user's own data; None: the model's own outputs on `data` decide.
 
     Raises `InputError` (also a ValueError): `ConfigError` for bad arguments, `WeightNameError` for weight
     names, and for models with nothing to prune, with NaN, without values, or that cannot be copied.
@@ -384,5 +467,8 @@ def prune(
         target_cycles=None if target_cycles is None else str(target_cycles),
         target_kernel_words=None if target_kernel_words is None else str(target_kernel_words),
         fit=fit,
+        criterion=criterion,
+        seed=seed,
+        keep_at_least=keep_at_least,
     )
-    return prune_with(model, config, example_inputs)
+    return prune_with(model, config, example_inputs, data=data, loss=loss)

@@ -9,6 +9,7 @@ training in between ends where one shot ends.
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -19,6 +20,7 @@ from torch import Tensor
 from torchthin.balance import balanced_keep
 from torchthin.errors import ConfigError
 from torchthin.groups import Group, IntArray
+from torchthin.importance.filters import lamp_scores
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
@@ -53,12 +55,22 @@ def _is_even(places: IntArray) -> NDArray[np.bool_]:
     return np.asarray((places == places[..., :1]).all(axis=-1))
 
 
-def _units(scores: FloatArray, balances: tuple[IntArray, ...]) -> IntArray:
+def least_kept(share: float, size: int) -> int:
+    """Return how many of `size` must stay when at least `share` of them has to: one at least.
+
+    >>> least_kept(0.1, 64), least_kept(0.0, 64), least_kept(0.25, 8)
+    (7, 1, 2)
+    """
+    return max(1, math.ceil(share * size - 1e-9))
+
+
+def _units(scores: FloatArray, balances: tuple[IntArray, ...], keep_at_least: float) -> IntArray:
     """Return the unit each channel goes with, shape (channels,); -1: it stays whatever is asked.
 
-    Without balances every channel is a unit, and the best one stays. Channels that stand in the same rows of
+    Without balances every channel is a unit, and the best ones stay, `keep_at_least` of all and one at least.
+    Channels that stand in the same rows of
     all balances form a cell; a unit is then a round, the j-th lowest channel of every cell, and the last
-    round stays. Channels that no balance concerns are units of their own. When rounds cannot keep the
+    rounds stay. Channels that no balance concerns are units of their own. When rounds cannot keep the
     balances, nothing of the cells goes.
     """
     places = [_places(balance, scores.size) for balance in balances]
@@ -66,7 +78,7 @@ def _units(scores: FloatArray, balances: tuple[IntArray, ...]) -> IntArray:
     alone = np.broadcast_to(alone, scores.shape)
     units = np.where(alone, np.arange(scores.size), -1)
     if alone.all():
-        units[np.argsort(scores, kind="stable")[-1:]] = -1
+        units[np.argsort(scores, kind="stable")[-least_kept(keep_at_least, scores.size) :]] = -1
         return units
     bound = np.flatnonzero(~alone)
     kinds, cell = np.unique(np.concatenate(places, axis=1)[bound], axis=0, return_inverse=True)
@@ -77,7 +89,9 @@ def _units(scores: FloatArray, balances: tuple[IntArray, ...]) -> IntArray:
     order = np.lexsort((scores[bound], cell))
     sizes = np.bincount(cell)
     rank = np.arange(bound.size) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    units[bound[order]] = np.where(rank < sizes.min() - 1, scores.size + rank, -1)
+    units[bound[order]] = np.where(
+        rank < sizes.min() - least_kept(keep_at_least, int(sizes.min())), scores.size + rank, -1
+    )
     return units
 
 
@@ -117,14 +131,14 @@ def _relative(scores: FloatArray) -> FloatArray:
 
 
 def _ranking(
-    group: Group, scores: FloatArray, scope: str, previous: Mapping[str, BoolArray] | None
+    group: Group, scores: FloatArray, relative: bool, previous: Mapping[str, BoolArray] | None
 ) -> FloatArray:
     """Return what the channels of `group` are ordered by: channels masked before come first."""
     if scores.shape != (group.size,):
         raise ConfigError(
             f"The scores of group {group.name} must have shape ({group.size},). Got {scores.shape}."
         )
-    ranking = _relative(scores) if scope == "global" else scores
+    ranking = _relative(scores) if relative else scores
     if previous is None or group.name not in previous:
         return ranking
     return np.where(previous[group.name], ranking, -np.inf)
@@ -136,12 +150,16 @@ def select_channels(
     target_sparsity: float,
     scope: str = "group",
     previous: Mapping[str, BoolArray] | None = None,
+    *,
+    keep_at_least: float = 0.0,
+    absolute: bool = False,
 ) -> dict[str, BoolArray]:
     """Return which channels of every scored group stay.
 
     In a group of n channels ``floor(s * n)`` go, fewer where equal numbers must go from blocks; at least one
     channel of every group (of every block) stays. With ``scope="global"`` the count is taken of the channels
-    of all groups together, and scores are compared relative to their group's mean.
+    of all groups together, scores are compared relative to their group's mean (as they are, if `absolute`),
+    and at least the share `keep_at_least` of every group stays.
 
     groups: channels to decide about; a group without scores is left out. scores: group name -> (channels,).
     previous: keeps of an earlier step; a channel masked there goes first, so that masks only grow.
@@ -149,9 +167,13 @@ def select_channels(
     """
     _check(target_sparsity, scope)
     chosen = [group for group in groups if group.name in scores and group.size]
-    rankings = [_ranking(group, scores[group.name], scope, previous) for group in chosen]
+    rankings = [
+        _ranking(group, scores[group.name], scope == "global" and not absolute, previous) for group in chosen
+    ]
     if scope == "global" and chosen:
-        units = [_units(rank, group.balances) for group, rank in zip(chosen, rankings, strict=True)]
+        units = [
+            _units(rank, group.balances, keep_at_least) for group, rank in zip(chosen, rankings, strict=True)
+        ]
         sizes = [group.size for group in chosen]
         starts = np.repeat(2 * np.cumsum([0, *sizes[:-1]]), sizes)
         joined = np.concatenate(units)
@@ -201,12 +223,22 @@ def _smallest(values: Tensor, count: int) -> Tensor:
     return gone
 
 
-def _magnitudes(weight: Tensor, previous: Tensor | None) -> Tensor:
-    """Return ``|w|``, flat in logical order, with -1 where an earlier mask is off already."""
+def _magnitudes(weight: Tensor, criterion: str, seed: int) -> Tensor:
+    """Return what ranks the weights of a tensor, flat in logical order, at least 0: ``|w|``, or what `criterion` says."""
     sizes = weight.detach().reshape(-1).abs()
     # Half types order exactly as their float32 values do, and every torch has kthvalue for float32.
     sizes = sizes.float() if sizes.dtype in (torch.float16, torch.bfloat16) else sizes
-    return sizes if previous is None else sizes.masked_fill(~previous.reshape(-1), -1.0)
+    if criterion == "lamp":
+        return lamp_scores(sizes.double().square())
+    if criterion == "random":
+        return torch.rand(sizes.numel(), generator=torch.Generator().manual_seed(seed)).to(sizes.device)
+    return sizes
+
+
+def _protected(sizes: Tensor, keep_at_least: float) -> Tensor:
+    """Return `sizes`, infinite where they are among the largest that must stay."""
+    free = _smallest(sizes, sizes.numel() - least_kept(keep_at_least, sizes.numel()))
+    return sizes.masked_fill(~free, torch.inf)
 
 
 def select_weights(
@@ -214,17 +246,27 @@ def select_weights(
     target_sparsity: float,
     scope: str = "group",
     previous: Mapping[str, Tensor] | None = None,
+    *,
+    criterion: str = "magnitude",
+    keep_at_least: float = 0.0,
+    seed: int = 0,
 ) -> dict[str, Tensor]:
     """Return masks that drop the ``floor(s * numel)`` least magnitudes of each tensor, ties by index.
 
     With ``scope="global"`` the count is taken over all tensors together (compared on the CPU in float64 when
-    they differ in device or type). `previous`: masks of an earlier step; what is masked there goes first.
+    they differ in device or type), and at least the share `keep_at_least` of every tensor stays. `criterion`:
+    magnitude, lamp (Lee et al. 2021: magnitudes that compare across tensors) or random. `previous`: masks of an
+    earlier step; what is masked there goes first.
     Returns name -> bool tensor of the weight's shape and device, True = keep.
     """
     _check(target_sparsity, scope)
     sizes = {
-        name: _magnitudes(w, None if previous is None else previous[name]) for name, w in weights.items()
+        name: _magnitudes(w, criterion, zlib.crc32(f"{seed} {name}".encode())) for name, w in weights.items()
     }
+    if scope == "global" and keep_at_least > 0:
+        sizes = {name: _protected(size, keep_at_least) for name, size in sizes.items()}
+    if previous is not None:
+        sizes = {name: s.masked_fill(~previous[name].reshape(-1), -1.0) for name, s in sizes.items()}
     if scope == "global" and sizes:
         if len({(size.device, size.dtype) for size in sizes.values()}) > 1:
             sizes = {name: size.to("cpu", torch.float64) for name, size in sizes.items()}

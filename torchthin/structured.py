@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torchthin.balance import balanced_keep
 from torchthin.computed import Computed, computed_weights, layer_of, recompute_
 from torchthin.groups import Group
-from torchthin.importance.scores import group_scores, is_filter_member
+from torchthin.importance.measuring import Measure
+from torchthin.importance.scores import Ranking, is_filter_member, ranked
 from torchthin.labels.components import Grouping, producers
 from torchthin.labels.propagate import Labels
 from torchthin.masks import axis_mask, channel_masks
@@ -60,6 +61,13 @@ class ByImportance:
     """Filter axis of every weight that makes channels, and of what is masked instead, known after the first call."""
     chosen: Chosen | None = None
     """What was decided about in the last call."""
+    keep_at_least: float = 0.0
+    """Share of every group that stays with scope="global"."""
+    measure: Measure | None = None
+    """The model on data, for criteria that need it."""
+    seed: int = 0
+    ranking: Ranking | None = None
+    """The scores of the last call."""
 
     def __call__(self, grouping: Grouping, labels: Labels) -> Decision:
         """Select over the groups as they are now."""
@@ -78,15 +86,23 @@ class ByImportance:
             if makers(group, axes) & targets.keys() and not makers(group, axes) & self.kept
         ]
         self.chosen = Chosen(tuple(groups), axes, frozenset(targets))
-        scores = group_scores(groups, weights, axes, self.criterion)
-        keeps = self.select(groups, scores)
+        measured = None if self.measure is None else self.measure.at(grouping, labels, axes)
+        self.ranking = ranked(groups, weights, axes, self.criterion, measured, self.seed)
+        keeps = self.select(groups, self.ranking.scores)
         return Decision(
             keeps, masks_of(groups, keeps, self.model, axes, targets, self.computed), silence=True
         )
 
     def select(self, groups: Sequence[Group], scores: Mapping[str, FloatArray]) -> dict[str, BoolArray]:
         """Return which channels of every group stay."""
-        return select_channels(groups, scores, self.target_sparsity, self.scope)
+        return select_channels(
+            groups,
+            scores,
+            self.target_sparsity,
+            self.scope,
+            keep_at_least=self.keep_at_least,
+            absolute=self.ranking is not None and self.ranking.absolute,
+        )
 
 
 def maskable(

@@ -11,7 +11,7 @@ from typing import Any
 
 from torchthin.chips.table import chip_names
 from torchthin.cli.shell import Parser
-from torchthin.config import METHODS, PruneConfig
+from torchthin.config import CHANNEL_CRITERIA, METHODS, WEIGHT_CRITERIA, PruneConfig
 from torchthin.errors import ConfigError, near_matches
 
 EXAMPLE = """\
@@ -117,6 +117,21 @@ def add_prune_arguments(parser: Parser) -> None:
     )
     pruning.add_argument(
         "--scope", help="group: the target holds in every group; global: over all (default: group)"
+    )
+    pruning.add_argument(
+        "--criterion",
+        metavar="NAME",
+        help=f"what ranks channels: {', '.join(CHANNEL_CRITERIA)}; or single weights: {', '.join(WEIGHT_CRITERIA)} "
+        "(default: the method's own)",
+    )
+    pruning.add_argument(
+        "--seed", metavar="N", type=int, help="of random numbers that criteria draw (default: 0)"
+    )
+    pruning.add_argument(
+        "--keep-at-least",
+        metavar="SHARE",
+        type=float,
+        help="share of every group that stays with --scope global (default: 0.1, or half of what stays on average)",
     )
     pruning.add_argument("--compat", metavar="TOOL", help="distiller: the masks Distiller makes, bit for bit")
     pruning.add_argument(

@@ -18,7 +18,7 @@ from torchthin.gradual.growth import composed, recipe_entry, recipe_of
 from torchthin.gradual.ranks import WholeTensors, from_first
 from torchthin.gradual.shrinking import shrunk, staying
 from torchthin.groups import Group, Member
-from torchthin.importance.scores import group_scores
+from torchthin.importance.scores import Ranking, ranked
 from torchthin.pipeline import asked_of_groups
 from torchthin.report.facts import Filters, share
 from torchthin.selection import prune_count, select_channels
@@ -79,22 +79,28 @@ class Channels:
         """Score the channels that are there and let the least important go, as many as `sparsity` asks for."""
         computed = computed_weights(model) if self.computed else {}
         weights = WholeTensors(model, {name: item.values for name, item in computed.items()})
-        scores = group_scores(self.groups, weights, self.chosen.axes, config.rule.criterion)
-        keeps = self._shared(self._selected(scores, sparsity, config.scope), model)
+        ranking = ranked(self.groups, weights, self.chosen.axes, config.rule.criterion, seed=config.seed)
+        keeps = self._shared(self._selected(ranking, sparsity, config), model)
         alive = {}
         for name, before in self.alive.items():
             alive[name] = before.copy()
             alive[name][self.left[name]] = keeps[name]
         return replace(self, alive=alive)
 
-    def _selected(
-        self, scores: Mapping[str, FloatArray], sparsity: float, scope: str
-    ) -> dict[str, BoolArray]:
+    def _selected(self, ranking: Ranking, sparsity: float, config: PruneConfig) -> dict[str, BoolArray]:
         before = self.keeps
-        bundles = [self.groups] if scope == "global" else [(group,) for group in self.groups]
+        bundles = [self.groups] if config.scope == "global" else [(group,) for group in self.groups]
         found: dict[str, BoolArray] = {}
         for bundle in bundles:
-            found |= select_channels(bundle, scores, self._share(bundle, sparsity), scope, before)
+            found |= select_channels(
+                bundle,
+                ranking.scores,
+                self._share(bundle, sparsity),
+                config.scope,
+                before,
+                keep_at_least=config.floor,
+                absolute=ranking.absolute,
+            )
         # Where equal numbers must go from parts, more in all can mean fewer of one part: such a step is left out.
         return {name: before[name] if (keep & ~before[name]).any() else keep for name, keep in found.items()}
 

@@ -57,6 +57,9 @@ class Weights:
                 self._share(names, sparsity),
                 config.scope,
                 {name: self.kept[name].to(weights[name].device) for name in names},
+                criterion=config.rule.criterion,
+                keep_at_least=config.floor,
+                seed=config.seed,
             )
         return replace(self, kept={name: from_first(mask) for name, mask in kept.items()})
 

@@ -1,30 +1,37 @@
-"""Scores of groups: what each member's filters are worth, summed over the members that are targets."""
+"""Scores of groups: what a criterion says of the channels of each."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
-import torch
 from torch import Tensor
 
-from torchthin.errors import InputError
+from torchthin.errors import ConfigError, InputError
 from torchthin.groups import Group, Member
-from torchthin.importance import norms as norms  # registers its criteria
+from torchthin.importance import data as data  # registers its criteria
+from torchthin.importance import filters as filters
+from torchthin.importance import norms as norms
+from torchthin.importance.channels import Channels, FloatArray, Measured
+from torchthin.importance.channels import filter_rows as filter_rows
+from torchthin.importance.channels import widened as widened
 from torchthin.importance.registry import Criterion, criterion
 
-FloatArray = npt.NDArray[np.float64]
+FALLBACK = "l1"
+"""What ranks the groups that the criterion asked for cannot rank."""
 
 
-def filter_rows(weight: Tensor, axis: int) -> Tensor:
-    """Return `weight` as (size of `axis`, everything else), in logical order whatever the memory format."""
-    return weight.detach().movedim(axis, 0).flatten(1)
+@dataclass(frozen=True)
+class Ranking:
+    """Scores of groups by one criterion."""
 
-
-def widened(weight: Tensor) -> Tensor:
-    """Return `weight` in at least float32: sums of half-precision numbers lose digits and overflow."""
-    return weight.float() if weight.dtype in (torch.float16, torch.bfloat16) else weight
+    scores: dict[str, FloatArray]
+    """Group name -> (channels,); higher = keep."""
+    absolute: bool = False
+    """Scores of different groups compare as they are."""
+    fallen_back: tuple[str, ...] = ()
+    """Groups that the criterion cannot rank, ranked by `FALLBACK` instead."""
 
 
 def is_filter_member(member: Member, filter_axes: Mapping[str, int]) -> bool:
@@ -32,45 +39,69 @@ def is_filter_member(member: Member, filter_axes: Mapping[str, int]) -> bool:
     return filter_axes.get(member.parameter) == member.axis
 
 
-def _member_rows(member: Member, weight: Tensor) -> Tensor:
-    """Return all weights of each channel: (channels, indices per channel * weights per index)."""
-    rows = filter_rows(weight, member.axis)
-    flat = np.ascontiguousarray(member.indices.reshape(-1))
-    if not np.array_equal(flat, np.arange(rows.shape[0])):
-        rows = rows.index_select(0, torch.from_numpy(flat).to(rows.device))
-    return rows.reshape(member.indices.shape[0], -1)
+def ranked(
+    groups: Iterable[Group],
+    values: Mapping[str, Tensor],
+    filter_axes: Mapping[str, int],
+    name: str = "l1",
+    measured: Measured | None = None,
+    seed: int = 0,
+) -> Ranking:
+    """Return the scores, by one criterion, of every group that has a target among its members.
 
+    groups: channels to rank. values: parameters (and buffers) by name. filter_axes: target name -> its filter axis;
+    members on other axes follow but have no say in criteria of weights. name: a registered criterion. measured: statistics
+    from data, for criteria that need them. seed: for `random`.
 
-def _member_scores(member: Member, weight: Tensor, score: Criterion) -> FloatArray:
-    scores = score(widened(_member_rows(member, weight))).to("cpu", torch.float64).numpy()
-    if not np.isfinite(scores).all():
-        raise InputError(
-            f"The weight {member.parameter} gives channel scores that are not finite: it holds NaN, "
-            "infinite or overflowing numbers. Load weights of a training run that has not diverged."
+    Raises:
+        InputError: weights that are not finite.
+        ConfigError: an unknown criterion, one that needs data without them, or one that can rank no group at all.
+    """
+    rule = criterion(name)
+    if rule.needs_data and measured is None:
+        raise ConfigError(
+            f"The criterion {name!r} of prune needs data. Give data=[...] (on the command line --data), or choose l1 or l2."
         )
-    return np.asarray(scores, dtype=np.float64)
+    scores: dict[str, FloatArray] = {}
+    fallen = []
+    for group in groups:
+        makers = tuple(member for member in group.members if is_filter_member(member, filter_axes))
+        if makers:
+            channels = Channels(group, makers, values, measured, seed)
+            found = _scores(rule, channels)
+            if found is None:
+                fallen.append(group.name)
+                found = _scores(criterion(FALLBACK), channels)
+            assert found is not None
+            scores[group.name] = found
+    if fallen and len(fallen) == len(scores):
+        raise ConfigError(
+            f"The criterion {name!r} of prune can rank no channel of this model, such as those of {fallen[0]}: the "
+            "layers it looks at are not in the group (with no example_inputs, no group has any). Choose l1 or l2."
+        )
+    return Ranking(scores, rule.absolute and not fallen, tuple(fallen))
+
+
+def _scores(rule: Criterion, channels: Channels) -> FloatArray | None:
+    if rule.of_rows is not None:
+        return np.asarray(channels.summed(rule.of_rows).numpy())
+    assert rule.of_channels is not None
+    found = rule.of_channels(channels)
+    if found is None:
+        return None
+    if not bool(found.isfinite().all()):
+        raise InputError(
+            f"The criterion {rule.name!r} gives scores of {channels.group.name} that are not finite. "
+            "The weights or the data hold NaN, infinite or overflowing numbers."
+        )
+    return np.asarray(found.double().cpu().numpy())
 
 
 def group_scores(
     groups: Iterable[Group], weights: Mapping[str, Tensor], filter_axes: Mapping[str, int], norm: str = "l1"
 ) -> dict[str, FloatArray]:
-    """Return one score per channel of every group that has a target among its members.
+    """Return one score per channel of every group that has a target among its members; see `ranked`.
 
-    The score of a channel is the sum over those members of the criterion over all weights of the member's
-    filters. For a group of one member this is Distiller's ranking.
-
-    groups: channels to rank. weights: parameter name -> tensor. filter_axes: target name -> its filter axis;
-    members on other axes follow but have no say. norm: name of a registered criterion.
-    Returns group name -> float64 (channels,). Raises `InputError` for weights that are not finite.
+    For a group of one member and l1 or l2 this is Distiller's ranking.
     """
-    score = criterion(norm)
-    scores: dict[str, FloatArray] = {}
-    for group in groups:
-        members = [member for member in group.members if is_filter_member(member, filter_axes)]
-        if members:
-            total = np.zeros(group.size)
-            for member in members:
-                covered = slice(None) if member.channels is None else member.channels
-                total[covered] += _member_scores(member, weights[member.parameter], score)
-            scores[group.name] = total
-    return scores
+    return ranked(groups, weights, filter_axes, norm).scores

@@ -1,0 +1,222 @@
+"""What running the model on data tells of its channels: effects of removing them, and the size of their values.
+
+Both are sums over one pass through the data, batch by batch: kept are numbers per channel, never activations.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from torchthin.computed import Computed
+from torchthin.errors import InputError, one_line
+from torchthin.groups import Group
+from torchthin.importance.channels import FloatArray
+from torchthin.labels.components import Grouping
+from torchthin.labels.propagate import Labels
+from torchthin.trace.clone import clone, state_tensors
+from torchthin.trace.inputs import Inputs, as_inputs, call, on_device_of
+from torchthin.trace.opgraph import OpGraph, Ref
+from torchthin.trace.outputs import output_tensors
+from torchthin.trace.recorder import CountingMode, by_name, following, quiet
+
+Loss = Callable[[nn.Module], Iterable[Tensor]]
+"""The model -> a loss (a number with a gradient) for every batch."""
+DRAWS = 16
+"""Gradients that are drawn at least: with few batches several per batch, at random signs of the outputs."""
+
+
+def batches_of(data: Any, model: nn.Module) -> tuple[Inputs, ...]:
+    """Return `data`, or its ``batches``, as inputs on the model's device.
+
+    data: an iterable of what `prune` takes as example_inputs, or an object with such an iterable as ``batches``.
+
+    Raises:
+        InputError: there is no batch, or one is no input.
+    """
+    found = getattr(data, "batches", data)
+    if isinstance(found, (Tensor, Mapping, Inputs)) or not isinstance(found, Iterable):
+        raise InputError(
+            f"The data of prune must be a list of batches, each as example_inputs. Got {type(found).__name__}; "
+            "put it into a list."
+        )
+    batches = tuple(on_device_of(model, as_inputs(batch)) for batch in found)
+    if not batches:
+        raise InputError("The data of prune must hold at least one batch. Got none.")
+    return batches
+
+
+@dataclass
+class Measure:
+    """Statistics of a model on data, taken when first asked for; the model is left as it is."""
+
+    model: nn.Module
+    batches: Sequence[Inputs]
+    computed: Mapping[str, Computed] = field(default_factory=dict)
+    loss: Loss | None = None
+    seed: int = 0
+    _effects: dict[tuple[str, int], FloatArray] = field(default_factory=dict)
+    _sizes: tuple[OpGraph, dict[int, FloatArray]] | None = None
+
+    def at(self, grouping: Grouping, labels: Labels, axes: Mapping[str, int]) -> MeasuredGroups:
+        """Return the statistics of groups. axes: filter axis of every weight that makes channels."""
+        return MeasuredGroups(self, grouping, labels, axes)
+
+    def effects(self, parameter: str, axis: int, axes: Mapping[str, int]) -> FloatArray:
+        """Return sum(w * g) of each index of an axis for every draw; those of `axes` are taken in the same pass."""
+        if (parameter, axis) not in self._effects:
+            wanted = {**axes, parameter: axis}
+            self._effects |= _effects(self, set(wanted.items()))
+        return self._effects[parameter, axis]
+
+    def sizes(self, labels: Labels) -> dict[int, FloatArray]:
+        """Return, for every contraction's op, the mean ``|a|`` along the axis that it sums over."""
+        if self._sizes is None or self._sizes[0] is not labels.graph:
+            self._sizes = (labels.graph, _sizes(self, labels))
+        return self._sizes[1]
+
+
+@dataclass(frozen=True)
+class MeasuredGroups:
+    """The statistics of a measure, by the channels of groups."""
+
+    measure: Measure
+    grouping: Grouping
+    labels: Labels
+    axes: Mapping[str, int]
+
+    def effects(self, parameter: str, axis: int) -> FloatArray:
+        """Return sum(w * g) over all weights of each index of an axis, for every draw of g: (draws, size of axis)."""
+        return self.measure.effects(parameter, axis, self.axes)
+
+    def magnitudes(self, group: Group) -> FloatArray:
+        """Return the mean absolute value of every channel where it is consumed, shape (channels,)."""
+        of_label = self.grouping.components.of_label
+        own = np.full(self.grouping.components.reason.size, -1, np.int64)
+        own[self.grouping.channels[group.name]] = np.arange(group.size)
+        total, count = np.zeros(group.size), np.zeros(group.size)
+        for index, sizes in self.measure.sizes(self.labels).items():
+            contraction = self.labels.contractions[index]
+            vector = self.labels.values[contraction.data][contraction.data_axis]
+            if isinstance(vector, np.ndarray):
+                channel = own[of_label[vector]]
+                met = channel >= 0
+                total += np.bincount(channel[met], sizes[met], group.size)
+                count += np.bincount(channel[met], minlength=group.size)
+        return np.asarray(total / np.maximum(count, 1))
+
+
+def _effects(measure: Measure, wanted: set[tuple[str, int]]) -> dict[tuple[str, int], FloatArray]:
+    """Draw gradients, and add up w * g along the wanted axes."""
+    copy = clone(measure.model, lambda name, t: t.detach() if isinstance(t, nn.Parameter) else t.clone())
+    parameters = dict(copy.named_parameters())
+    shapes = {name: tensor.shape for name, tensor in state_tensors(copy)}
+    sources = {key: _source(key, measure.computed) for key in wanted}
+    learnt = {name: parameters[name] for name, _ in sources.values() if name in parameters}
+    for name, parameter in parameters.items():
+        parameter.requires_grad_(name in learnt and parameter.is_floating_point())
+    rows: dict[tuple[str, int], list[FloatArray]] = {key: [] for key in wanted}
+    for gradients in _gradients(copy, measure, list(learnt.values())):
+        given = dict(zip(learnt, gradients, strict=True))
+        for key, (name, axis) in sources.items():
+            gradient = given.get(name)  # none: a buffer, or a parameter that no output depends on
+            along = np.zeros(shapes[key[0]][key[1]])
+            if gradient is not None:
+                product = learnt[name].detach().double() * gradient.double()
+                along = product.movedim(axis, 0).reshape(product.shape[axis], -1).sum(1).cpu().numpy()
+            rows[key].append(along)
+    for key, found in rows.items():
+        if not all(np.isfinite(along).all() for along in found):
+            raise InputError(
+                f"The gradients of {key[0]} are not finite on the data of prune. Check the data for NaN and the loss."
+            )
+    return {key: np.stack(found) for key, found in rows.items()}
+
+
+def _source(key: tuple[str, int], computed: Mapping[str, Computed]) -> tuple[str, int]:
+    """Return the parameter whose w * g is that of a weight: where a weight is computed, what scales its filters."""
+    item = computed.get(key[0])
+    return key if item is None or item.masked is None else (item.masked, item.axis)
+
+
+def _gradients(copy: nn.Module, measure: Measure, wanted: list[Tensor]) -> Iterator[list[Tensor | None]]:
+    with quiet(copy), torch.enable_grad():
+        try:
+            for loss, more in _losses(copy, measure):
+                yield list(torch.autograd.grad(loss, wanted, retain_graph=more, allow_unused=True))
+        except InputError:
+            raise
+        except Exception as error:  # whatever the user's code raises
+            raise InputError(
+                f"The model ({type(copy).__name__}) gives no gradients on the data of prune: {one_line(error)}. "
+                "Give inputs of the shapes that its forward takes, or choose a criterion without gradients."
+            ) from error
+
+
+def _losses(copy: nn.Module, measure: Measure) -> Iterator[tuple[Tensor, bool]]:
+    """Yield what to take the gradient of, and whether its graph is needed again."""
+    if measure.loss is not None:
+        for loss in measure.loss(copy):
+            yield loss, False
+        return
+    random = torch.Generator().manual_seed(measure.seed)
+    draws = math.ceil(DRAWS / len(measure.batches))
+    for batch in measure.batches:
+        outputs = [out for out in output_tensors(call(copy, batch)) if out.requires_grad]
+        if not outputs:
+            raise InputError("No output of the model has a gradient. Choose a criterion without gradients.")
+        scaled = [out / out.detach().norm().clamp_min(1e-12) for out in outputs]
+        for draw in range(draws):
+            signs = [torch.randint(0, 2, out.shape, generator=random).to(out) * 2 - 1 for out in scaled]
+            total = torch.stack([(out * sign).sum() for out, sign in zip(scaled, signs, strict=True)]).sum()
+            yield total, draw + 1 < draws
+
+
+class _SizesMode(CountingMode):
+    """Adds up the absolute values that every contraction sums over."""
+
+    def __init__(self, labels: Labels) -> None:
+        super().__init__(0, labels.graph.calls(0))
+        self._ops = {op.index: op for op in labels.graph.ops if op.index in labels.contractions}
+        self._labels = labels
+        self.total: dict[int, Tensor] = {}
+        self.count: dict[int, int] = {}
+
+    def execute(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        op = self._ops.get(self.completed) if self.recorded else None
+        if op is not None and op.target is func:
+            item = self._labels.contractions[op.index]
+            name = next(n for n, a in op.arguments.items() if isinstance(a, Ref) and a.value == item.data)
+            data: Tensor = by_name(func, args, kwargs)[name]
+            rows = data.detach().movedim(item.data_axis, 0).flatten(1)
+            sizes = torch.linalg.vector_norm(rows, ord=1, dim=1, dtype=torch.float64)
+            self.total[op.index] = self.total.get(op.index, torch.zeros_like(sizes)) + sizes
+            self.count[op.index] = self.count.get(op.index, 0) + rows.shape[1]
+        return func(*args, **kwargs)
+
+
+def _sizes(measure: Measure, labels: Labels) -> dict[int, FloatArray]:
+    copy = clone(measure.model, lambda name, t: t.detach() if isinstance(t, nn.Parameter) else t.clone())
+    totals: dict[int, FloatArray] = {}
+    counts: dict[int, int] = {}
+    for batch in measure.batches:
+        mode = _SizesMode(labels)
+        with quiet(copy):
+            try:
+                with following(copy, mode):
+                    call(copy, batch)
+            except Exception as error:  # whatever the user's code raises
+                raise InputError(
+                    f"The model ({type(copy).__name__}) does not run on the data of prune: {one_line(error)}. "
+                    "Give inputs of the shapes and dtypes that its forward takes."
+                ) from error
+        for index, total in mode.total.items():
+            totals[index] = totals.get(index, np.zeros(total.numel())) + total.cpu().numpy()
+            counts[index] = counts.get(index, 0) + mode.count[index]
+    return {index: total / max(counts[index], 1) for index, total in totals.items()}
