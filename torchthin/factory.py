@@ -29,29 +29,48 @@ def build_model(factory: str, args: Mapping[str, Any] | None = None) -> nn.Modul
         FactoryError: it cannot be imported or called, lacks arguments, raises, or returns no
         ``torch.nn.Module``.
     """
-    source, separator, attribute = factory.rpartition(":")
-    if not (separator and source and attribute):
-        raise FactoryError(
-            f"The model factory must be package.module:function or path/to/file.py:function. Got {factory!r}."
-        )
-    folders = [Path.cwd()]
-    if source.endswith(".py"):
-        folders.insert(0, Path(source).absolute().parent)
-    with _importable(folders):
-        function = _find(_import(source, factory), attribute, factory)
+    with named_function(factory, "model factory") as function:
+        if isinstance(function, nn.Module):
+            raise FactoryError(
+                f"The model factory {factory} must be a function that returns a model. It is a model; wrap it "
+                "in a function."
+            )
         arguments = dict(args or {})
         _refuse_wrong_arguments(function, arguments, factory)
         try:
             model = function(**arguments)
         except (Exception, SystemExit) as error:
             raise FactoryError(
-                f"The model factory {factory} raised {_told(error)}. Use --debug for the traceback."
+                f"The model factory {factory} raised {told(error)}. Use --debug for the traceback."
             ) from error
     if not isinstance(model, nn.Module):
         raise FactoryError(
             f"The model factory {factory} must return a torch.nn.Module. It returned {type(model).__name__}."
         )
     return model
+
+
+@contextlib.contextmanager
+def named_function(reference: str, role: str) -> Iterator[Callable[..., Any]]:
+    """Give the function that ``package.module:function`` or ``path/to/file.py:function`` names.
+
+    Inside the ``with``, the current directory and the file's folder can be imported from: call the function there.
+    `role` is what messages call it, such as "model factory".
+
+    Raises:
+        FactoryError: it cannot be imported, does not exist, or is no function.
+    """
+    source, separator, attribute = reference.rpartition(":")
+    if not (separator and source and attribute):
+        raise FactoryError(
+            f"The {role} must be package.module:function or path/to/file.py:function. Got {reference!r}."
+        )
+    folders = [Path.cwd()]
+    if source.endswith(".py"):
+        folders.insert(0, Path(source).absolute().parent)
+    label = f"{role} {reference}"
+    with _importable(folders):
+        yield _find(_import(source, label), attribute, label)
 
 
 @contextlib.contextmanager
@@ -66,7 +85,7 @@ def _importable(folders: list[Path]) -> Iterator[None]:
                 sys.path.remove(folder)
 
 
-def _import(source: str, factory: str) -> ModuleType:
+def _import(source: str, label: str) -> ModuleType:
     try:
         return _import_file(Path(source)) if source.endswith(".py") else importlib.import_module(source)
     except (Exception, SystemExit) as error:
@@ -79,9 +98,9 @@ def _import(source: str, factory: str) -> ModuleType:
         elif isinstance(error, FileNotFoundError) and error.filename == str(Path(source).absolute()):
             why = "there is no such file"
         else:
-            why = f"importing it raised {_told(error)}"
+            why = f"importing it raised {told(error)}"
         raise FactoryError(
-            f"The model factory {factory} cannot be imported: {why}. Check the name and the folder."
+            f"The {label} cannot be imported: {why}. Check the name and the folder."
         ) from error
 
 
@@ -102,7 +121,7 @@ def _import_file(path: Path) -> ModuleType:
     return module
 
 
-def _find(module: ModuleType, attribute: str, factory: str) -> Callable[..., object]:
+def _find(module: ModuleType, attribute: str, label: str) -> Callable[..., object]:
     found: Any = module
     for part in attribute.split("."):
         if not hasattr(found, part):
@@ -110,20 +129,11 @@ def _find(module: ModuleType, attribute: str, factory: str) -> Callable[..., obj
                 name for name, value in vars(found).items() if callable(value) and not name.startswith("_")
             ]
             raise FactoryError(
-                f"The model factory {factory} does not exist: {_place(found)} has no "
-                f"{part!r}.{near_matches(part, callables)}"
+                f"The {label} does not exist: {_place(found)} has no {part!r}.{near_matches(part, callables)}"
             )
         found = getattr(found, part)
-    if isinstance(found, nn.Module):
-        raise FactoryError(
-            f"The model factory {factory} must be a function that returns a model. It is a model; wrap it "
-            "in a function."
-        )
     if not callable(found):
-        raise FactoryError(
-            f"The model factory {factory} must be a function that returns a model. It is of type "
-            f"{type(found).__name__}."
-        )
+        raise FactoryError(f"The {label} must be a function. It is of type {type(found).__name__}.")
     return found  # type: ignore[no-any-return]
 
 
@@ -151,6 +161,7 @@ def _refuse_wrong_arguments(function: Callable[..., object], arguments: dict[str
         raise FactoryError(f"The model factory {factory} cannot be called: {error}. {cure}.") from error
 
 
-def _told(error: BaseException) -> str:
+def told(error: BaseException) -> str:
+    """Return the kind and the words of an exception of the user's code, shortened."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
