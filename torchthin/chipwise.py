@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -89,13 +90,23 @@ class ByChip(ByImportance):
             TargetMissedError: the targets cannot be reached with these groups.
         """
         choices = self._choices(groups, scores)
-        found = search([choice.unit for choice in choices], lambda widths: self._excess(choices, widths))
+        channels = sum(group.size for group in groups)
+        asked = math.ceil(round(self.goals.sparsity * channels, 9))
+
+        def excess(widths: Widths) -> float:
+            missing = max(0, asked - _gone(choices, widths))
+            return self._excess(choices, widths) + (missing / channels if missing else 0.0)
+
+        found = search([choice.unit for choice in choices], excess)
+        gone = _gone(choices, found.widths)
         outputs = self._outputs(choices, found.widths)
         after = network_cost(self._network.layers(outputs), self.chip)
         if not found.reached or (self.goals.fit and not after.fits):
-            raise self._missed(after)
+            raise self._missed(after, gone / channels if channels else 0.0)
         uniform, share = self._uniform(choices, after.weight_bytes)
-        self.change = ChipChange(str(self.goals), self._before, after, uniform, share)
+        self.change = ChipChange(
+            str(self.goals), self._before, after, uniform, share, channels, gone, self.goals.sparsity
+        )
         keeps = {group.name: np.ones(group.size, np.bool_) for group in groups}
         for choice, width in zip(choices, found.widths, strict=True):
             for group, keep in zip(choice.groups, choice.keeps[width], strict=True):
@@ -183,13 +194,23 @@ class ByChip(ByImportance):
                 break
         return network_cost(self._network.layers(outputs), self.chip), share
 
-    def _missed(self, best: NetworkCost) -> TargetMissedError:
+    def _missed(self, best: NetworkCost, share: float) -> TargetMissedError:
         reached = f"{best.cycles:,} cycles and {best.deepest_words:,} words in the deepest processor"
+        if self.goals.sparsity:
+            reached += f" with {100 * share:.1f} % of the channels gone"
         blocked = f" {best.violations[0]}." if self.goals.fit and best.violations else ""
         return TargetMissedError(
             f"The target cannot be reached on {self.chip.name}: asked {self.goals}, the least found is {reached}.{blocked} "
             "Ask for less, or see with torchthin inspect which channels are frozen."
         )
+
+
+def _gone(choices: Sequence[_Choice], widths: Widths) -> int:
+    """Return how many channels go at these widths."""
+    return sum(
+        len(choice.groups) * (choice.unit.widths[0] - width)
+        for choice, width in zip(choices, widths, strict=True)
+    )
 
 
 def _kept(group: Group, scores: FloatArray, count: int) -> BoolArray:

@@ -26,6 +26,7 @@ WEIGHT_CRITERIA = ("magnitude", "lamp", "random")
 """Criteria that rank single weights."""
 FLOOR = 0.1
 """Share of every group that stays at least with scope="global", unless the target leaves less than twice that."""
+DEFAULT_SPARSITY = 0.5
 
 
 @dataclass(frozen=True)
@@ -91,8 +92,9 @@ class PruneConfig:
     """
 
     method: str = "agp-structured"
-    target_sparsity: float = 0.5
-    """Share of channels (structured) or weights (unstructured) to prune, in [0, 1); 1.0 only with compat."""
+    target_sparsity: float = None  # type: ignore[assignment]  # not given; __post_init__ puts a number there
+    """Share of channels (structured) or weights (unstructured) to prune, in [0, 1); 1.0 only with compat. By default
+    0.5, and 0 with a chip, whose targets then decide alone; given with a chip: the least share of channels to go."""
     agp_steps: int = 10
     """Steps over which the AGP methods grow the sparsity."""
     weights: tuple[str, ...] | None = None
@@ -112,7 +114,7 @@ class PruneConfig:
     keep_at_least: float | None = None
     """Share of every group (of every tensor) that stays with scope="global"; None: 0.1, or half of what stays on average."""
     chip: str | None = None
-    """Chip that channels are chosen for; the targets below then take the place of `target_sparsity`."""
+    """Chip that channels are chosen for; the targets below then hold, and `target_sparsity` where it is given."""
     target_cycles: str | None = None
     """Most cycles of one run: a share of what it was (``"0.6x"``) or a number."""
     target_kernel_words: str | None = None
@@ -155,6 +157,8 @@ class PruneConfig:
         # Any, since callers' files hold whatever they hold.
         steps: Any = self.agp_steps
         target: Any = self.target_sparsity
+        if target is None:
+            target = DEFAULT_SPARSITY if self.chip is None else 0.0
         if isinstance(steps, bool) or not isinstance(steps, Integral) or int(steps) < 1:
             raise _expected("agp_steps", "a whole number of at least 1", steps)
         object.__setattr__(self, "agp_steps", int(steps))
@@ -238,6 +242,7 @@ class PruneConfig:
             None if cycles is None else parse_limit("target_cycles", cycles),
             None if words is None else parse_limit("target_kernel_words", words),
             self.fit,
+            self.target_sparsity,
         )
 
     @property

@@ -405,7 +405,7 @@ def prune(
     example_inputs: Any = None,
     *,
     method: str = "agp-structured",
-    target_sparsity: float = 0.5,
+    target_sparsity: float | None = None,
     agp_steps: int = 10,
     weights: Iterable[str] | None = None,
     keep: Iterable[str] | None = None,
@@ -433,13 +433,14 @@ def prune(
 
     example_inputs: a tensor, a tuple of positional or a dict of keyword arguments of the model. With them,
     structured methods decide per group of coupled layers, keep output layers, and what they mask can be
-    thinned; without them every weight is ranked alone. method: a key of `METHODS`. target_sparsity: in [0, 1).
+    thinned; without them every weight is ranked alone. method: a key of `METHODS`. target_sparsity: in [0, 1), by
+    default 0.5.
     weights: names that replace the default targets (convolutions; for unstructured also linear layers).
     keep: fnmatch patterns of weight or module names to keep whole, such as output layers.
     compat: "distiller" for Distiller's masks bit for bit, overshoot and ties included.
     thin: remove what is masked, and prove the result (needs example_inputs). scope: "group" or "global".
     chip: MAX78000 or MAX78002; channels then go where they save most there for their importance, until the
-    chip's targets hold, and target_sparsity counts for nothing: target_cycles and target_kernel_words (of the
+    chip's targets hold, and at least a given target_sparsity of all channels: target_cycles and target_kernel_words (of the
     deepest processor) as a share ("0.6x") or a number, fit=True for the network to fit.
     criterion: what ranks channels or weights, such as l2, fpgm, bn-scale, lamp, random; with data also taylor and
     activation (all in docs/methods.md). seed: of random numbers that criteria draw. keep_at_least: share of every group
@@ -456,7 +457,7 @@ def prune(
     """
     config = PruneConfig(
         method=method,
-        target_sparsity=target_sparsity,
+        target_sparsity=target_sparsity,  # type: ignore[arg-type]
         agp_steps=agp_steps,
         weights=None if weights is None else weights,  # type: ignore[arg-type]
         keep=() if keep is None else keep,  # type: ignore[arg-type]

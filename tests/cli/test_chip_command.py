@@ -120,10 +120,20 @@ def test_a_target_that_is_missed_exits_with_3_and_writes_nothing(models: Workpla
     assert not (models.path / "small.pth").exists()
 
 
+def test_a_sparsity_beside_the_chips_targets(models: Workplace) -> None:
+    asked = ("--target-cycles", "0.9x", "--target-sparsity", "0.5", "--thin", "--json")
+    outcome = models.run(*PRUNE, *CHIP, *asked, main=main)
+    assert outcome.code == 0, outcome.err
+    chip = json.loads(outcome.out)["chip"]
+    assert (chip["channels"], chip["channels_gone"], chip["sparsity_asked"]) == (8, 4, 0.5)
+    assert chip["asked"] == "at most 0.9x cycles, at least 50 % of the channels gone"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((*CHIP, "--fit", "--target-sparsity", "0.5"), "Give either --target-sparsity or targets for --chip"),
+        ((*CHIP, "--fit", "--target-sparsity", "1.5"), "must be in [0, 1)"),
+        ((*CHIP, "--target-sparsity", "0.5"), "given with target_cycles, target_kernel_words or fit"),
         (CHIP, "given with target_cycles, target_kernel_words or fit"),
         (("--fit",), "must be one of MAX78000, MAX78002"),
         ((*CHIP, "--target-cycles", "fast"), "must be a share such as 0.6x"),

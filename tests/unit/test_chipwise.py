@@ -140,3 +140,38 @@ def test_configuration_round_trip() -> None:
     config = PruneConfig.from_mapping({"chip": "max78000", "target-cycles": 450000, "fit": True})
     assert (config.chip, config.target_cycles) == ("MAX78000", "450000")
     assert PruneConfig.from_mapping(config.to_dict()) == config
+
+
+@pytest.mark.parametrize(("sparsity", "cycles"), [(0.5, "0.9x"), (0.2, "0.5x")])
+def test_a_sparsity_and_cycles_both_hold(sparsity: float, cycles: str) -> None:
+    result = prune(
+        net(), IMAGES, chip="MAX78000", target_cycles=cycles, target_sparsity=sparsity, thin=True, keep=["9"]
+    )
+    change = result.report.chip
+    assert change is not None
+    widths = [layer.out_channels for layer in result.model if isinstance(layer, nn.Conv2d)]
+    assert (change.channels, change.channels_gone) == (24 + 80 + 40, 144 - sum(widths))
+    assert change.channels_gone >= sparsity * change.channels
+    assert chip_cost(result.model, IMAGES).cost.cycles <= float(cycles[:-1]) * change.before.cycles
+    assert f"asked at most {cycles} cycles, at least {100 * sparsity:g} % of the channels gone" in str(result)
+    assert f"channels gone: {change.channels_gone} of 144" in str(result)
+    assert result.report.target_sparsity == change.channels_gone / 144
+
+
+def test_a_sparsity_asks_for_no_more_than_the_chip_takes_anyway() -> None:
+    alone = prune(net(), IMAGES, chip="MAX78000", target_cycles="0.5x")
+    both = prune(net(), IMAGES, chip="MAX78000", target_cycles="0.5x", target_sparsity=0.05)
+    assert alone.masks.keys() == both.masks.keys()
+    assert all(torch.equal(mask, both.masks[name]) for name, mask in alone.masks.items())
+
+
+def test_a_sparsity_that_the_chips_widths_do_not_allow() -> None:
+    with pytest.raises(
+        TargetMissedError, match=r"at least 99\.9 % of the channels gone, .* with 91\.7 % of the"
+    ):
+        prune(net(), IMAGES, chip="MAX78000", target_cycles="0.9x", target_sparsity=0.999)
+
+
+def test_the_sparsity_is_half_where_none_is_given_and_no_chip_decides() -> None:
+    assert PruneConfig().target_sparsity == 0.5
+    assert PruneConfig(chip="MAX78000", fit=True).target_sparsity == 0

@@ -48,6 +48,8 @@ class Goals:
     kernel_words: Limit | None = None
     """Of the deepest processor."""
     fit: bool = False
+    sparsity: float = 0.0
+    """Least share of all channels that goes."""
 
     def __str__(self) -> str:
         asked = [
@@ -58,4 +60,6 @@ class Goals:
             )
             if limit is not None
         ]
-        return ", ".join([*asked, *(["a cut that fits"] if self.fit else [])])
+        asked += ["a cut that fits"] if self.fit else []
+        asked += [f"at least {100 * self.sparsity:g} % of the channels gone"] if self.sparsity else []
+        return ", ".join(asked)

@@ -167,20 +167,16 @@ def add_prune_arguments(parser: Parser) -> None:
 
 
 def add_chip_targets(parser: Parser) -> None:
-    """Add the flags that let a chip decide which channels go, in place of --target-sparsity, to `parser`."""
-    chip = parser.add_argument_group("pruning for a chip, in place of --target-sparsity")
+    """Add the flags that let a chip decide which channels go to `parser`."""
+    chip = parser.add_argument_group(
+        "pruning for a chip", "With --target-sparsity as well, at least that share of the channels goes."
+    )
     chip.add_argument("--chip", metavar="NAME", help=f"one of {', '.join(chip_names())}")
     chip.add_argument("--target-cycles", metavar="LIMIT", help="most cycles: 0.6x of what it was, or 450000")
     chip.add_argument(
         "--target-kernel-words", metavar="LIMIT", help="most words in the deepest processor: 0.6x, or 700"
     )
     chip.add_argument("--fit", action="store_true", help="the smallest cut found with which the network fits")
-
-
-def refuse_two_targets(given: Mapping[str, Any]) -> None:
-    """Raise ConfigError when both a sparsity and a chip are to decide how much goes."""
-    if given.get("chip") is not None and "target_sparsity" in given:
-        raise ConfigError("Give either --target-sparsity or targets for --chip. Got both.")
 
 
 def prune_options(namespace: argparse.Namespace) -> PruneOptions:
@@ -199,7 +195,6 @@ def prune_options(namespace: argparse.Namespace) -> PruneOptions:
             "A model factory is needed. Give --model-factory package.module:function or "
             "path/to/file.py:function."
         )
-    refuse_two_targets(merged)
     how = {key: value for key, value in merged.items() if key not in _RUN_TYPES}
     return PruneOptions(**run, prune=PruneConfig.from_mapping(how))
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from torchthin.cli.options import add_chip_targets, refuse_two_targets
+from torchthin.cli.options import add_chip_targets
 from torchthin.cli.prune import refuse_missed_target
 from torchthin.cli.shell import Parser, run_command
 from torchthin.config import METHODS, PruneConfig
@@ -69,7 +69,6 @@ def file_name(target_sparsity: float, chip: str | None = None) -> str:
 def _command(arguments: Sequence[str], drive: Path) -> int:
     options = _parse(arguments)
     keys = ("method", "target_sparsity", "thin", "chip", "target_cycles", "target_kernel_words", "fit")
-    refuse_two_targets(vars(options))
     config = PruneConfig.from_mapping(
         {key: vars(options)[key] for key in keys if key in options} | {"keep": _HEADS}
     )

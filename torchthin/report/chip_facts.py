@@ -59,6 +59,11 @@ class ChipChange:
     """Had the same share of every group gone, for at least as many weights removed."""
     uniform_share: float
     """That share of the channels."""
+    channels: int
+    """Channels that could be decided about, coupled ones counted once."""
+    channels_gone: int
+    sparsity_asked: float = 0.0
+    """Least share of them that had to go."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return all facts as JSON types."""
@@ -66,6 +71,9 @@ class ChipChange:
         return {
             "asked": self.asked,
             "uniform_share": self.uniform_share,
+            "sparsity_asked": self.sparsity_asked,
+            "channels": self.channels,
+            "channels_gone": self.channels_gone,
             **{name: cost.to_dict() for name, cost in costs.items()},
         }
 

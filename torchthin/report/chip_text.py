@@ -131,7 +131,10 @@ def _totals(change: ChipChange) -> list[str]:
             f"  {name}: {old:,} -> {new:,} ({_percent(new, old)}); a uniform cut of "
             f"{100 * change.uniform_share:.0f} %: {plain:,} ({_percent(plain, old)})."
         )
-    return lines
+    gone = (
+        f"{change.channels_gone} of {change.channels} ({100 * change.channels_gone / change.channels:.1f} %)"
+    )
+    return [*lines, f"  channels gone: {gone}."] if change.sparsity_asked else lines
 
 
 def _percent(new: int, old: int) -> str:
