@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 import torchthin
-from torchthin import distiller
 from torchthin.config import DISTILLER_METHODS, METHODS
+from torchthin.distiller import masks as distiller
 from torchthin.errors import InputError
 
 DATA = Path(__file__).parent / "data"

@@ -16,7 +16,7 @@ from torchthin.chips.table import chip_named
 from torchthin.chipwise import ByChip, by_chip
 from torchthin.config import PruneConfig
 from torchthin.cost import measure
-from torchthin.distiller import agp_target, distiller_masks
+from torchthin.distiller.masks import agp_target, distiller_masks
 from torchthin.errors import ConfigError
 from torchthin.groups import Group
 from torchthin.importance.measuring import Loss, Measure, batches_of

@@ -39,6 +39,8 @@ class PruneOptions:
     json: bool = False
     quiet: bool = False
     list_weights: bool = False
+    notes: tuple[str, ...] = ()
+    """What of the configuration was left out."""
 
 
 _RUN_TYPES: dict[str, tuple[type[Any], str]] = {
@@ -163,6 +165,12 @@ def add_prune_arguments(parser: Parser) -> None:
     output.add_argument(
         "--config", metavar="FILE", help="YAML file with these options as keys; flags win over it"
     )
+    output.add_argument(
+        "--distiller-schedule",
+        metavar="FILE",
+        help="YAML schedule of Distiller: its pruner instead of --method, --target-sparsity and --weights",
+    )
+    output.add_argument("--pruner", metavar="NAME", help="which pruner of that schedule, if it has several")
     output.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 
@@ -188,7 +196,8 @@ def prune_options(namespace: argparse.Namespace) -> PruneOptions:
     given = dict(vars(namespace))
     given.pop("debug", None)
     path = given.pop("config", None)
-    merged = {**(_read_config(Path(path)) if path is not None else {}), **given}
+    schedule, notes = _read_distiller(given.pop("distiller_schedule", None), given.pop("pruner", None))
+    merged = {**schedule, **(_read_config(Path(path)) if path is not None else {}), **given}
     run = {key: _checked(key, merged[key]) for key in _RUN_TYPES if key in merged}
     if "model_factory" not in run:
         raise ConfigError(
@@ -196,7 +205,19 @@ def prune_options(namespace: argparse.Namespace) -> PruneOptions:
             "path/to/file.py:function."
         )
     how = {key: value for key, value in merged.items() if key not in _RUN_TYPES}
-    return PruneOptions(**run, prune=PruneConfig.from_mapping(how))
+    return PruneOptions(**run, prune=PruneConfig.from_mapping(how), notes=notes)
+
+
+def _read_distiller(path: str | None, pruner: str | None) -> tuple[dict[str, Any], tuple[str, ...]]:
+    if path is not None:
+        from torchthin.cli.schedule import schedule_options
+
+        return schedule_options(path, pruner)
+    if pruner is not None:
+        raise ConfigError(
+            "The --pruner is one of a schedule. Give the file with --distiller-schedule as well."
+        )
+    return {}, ()
 
 
 def _json_object(text: str) -> dict[str, Any]:
@@ -232,6 +253,10 @@ def _read_config(path: Path) -> dict[str, Any]:
             f"The configuration file {path} must map options to values, such as method: l1-structured."
         )
     options = {str(key).replace("-", "_"): value for key, value in content.items()}
+    if {"pruners", "policies"} & set(options):
+        raise ConfigError(
+            f"The configuration file {path} is a schedule of Distiller. Give it as --distiller-schedule {path}."
+        )
     known = [*_RUN_TYPES, *(field.name for field in fields(PruneConfig))]
     for key in options:
         if key not in known:

@@ -58,6 +58,8 @@ def _prune(options: PruneOptions) -> dict[str, Any]:
     if how.chip is not None:
         how = replace(how, target_sparsity=result.report.target_sparsity)
     voice.say(result)
+    for note in options.notes:
+        voice.say(f"Note: {note}")
     if options.training_to is not None:
         write_for_training(options, result, checkpoint, inputs, voice)
     if options.save_to is None:
