@@ -21,7 +21,7 @@ LAYERS = [
     {"thinning"},
     {"structured"},
     {"report", "mapping"},
-    {"chipwise"},
+    {"chipwise", "budgets"},
     {"checkpoints", "factory"},
     {"ai8x"},
     {"calibration"},

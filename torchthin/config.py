@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from numbers import Integral, Real
 from typing import Any, Literal
 
-from torchthin.chips.goals import Goals, parse_limit
+from torchthin.chips.goals import Goals, Limit, parse_limit
 from torchthin.chips.table import chip_named, chip_names
 from torchthin.errors import ConfigError, near_matches
 
@@ -94,7 +94,7 @@ class PruneConfig:
     method: str = "agp-structured"
     target_sparsity: float = None  # type: ignore[assignment]  # not given; __post_init__ puts a number there
     """Share of channels (structured) or weights (unstructured) to prune, in [0, 1); 1.0 only with compat. By default
-    0.5, and 0 with a chip, whose targets then decide alone; given with a chip: the least share of channels to go."""
+    0.5, and 0 with a chip or a budget, which then decide alone; given with one: the least share of channels to go."""
     agp_steps: int = 10
     """Steps over which the AGP methods grow the sparsity."""
     weights: tuple[str, ...] | None = None
@@ -122,6 +122,11 @@ class PruneConfig:
     fit: bool = False
     """Whether the network has to fit the chip."""
 
+    target_params: str | None = None
+    """Most parameters of the thinned model: a share of what there was (``"0.4x"``) or a number."""
+    target_macs: str | None = None
+    """Most multiply-accumulates of one forward pass on the example inputs, in the same forms."""
+
     def __post_init__(self) -> None:
         if self.compat is not None and self.compat not in COMPATS:
             raise _expected("compat", "None or 'distiller'", self.compat)
@@ -138,6 +143,7 @@ class PruneConfig:
         self._check_criterion()
         self._check_floor()
         self._check_chip()
+        self._check_budgets()
         if self.weights is not None:
             object.__setattr__(self, "weights", _names("weights", self.weights))
             if not self.weights:
@@ -158,7 +164,7 @@ class PruneConfig:
         steps: Any = self.agp_steps
         target: Any = self.target_sparsity
         if target is None:
-            target = DEFAULT_SPARSITY if self.chip is None else 0.0
+            target = DEFAULT_SPARSITY if not self._targets_elsewhere() else 0.0
         if isinstance(steps, bool) or not isinstance(steps, Integral) or int(steps) < 1:
             raise _expected("agp_steps", "a whole number of at least 1", steps)
         object.__setattr__(self, "agp_steps", int(steps))
@@ -171,6 +177,10 @@ class PruneConfig:
             hint = " At 1.0 nothing would be left to compute with." if value == 1 else ""
             raise _expected("target_sparsity", allowed, value, hint)
         object.__setattr__(self, "target_sparsity", value)
+
+    def _targets_elsewhere(self) -> bool:
+        """Whether something else than a sparsity says how much goes."""
+        return any(value is not None for value in (self.chip, self.target_params, self.target_macs))
 
     def _check_criterion(self) -> None:
         seed: Any = self.seed
@@ -233,6 +243,30 @@ class PruneConfig:
                 self.chip,
                 " Zeros save nothing there.",
             )
+
+    def _check_budgets(self) -> None:
+        for name in ("target_params", "target_macs"):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            object.__setattr__(self, name, str(value))
+            parse_limit(name, str(value))
+            if not self.rule.structured or self.compat is not None or self.chip is not None:
+                raise _expected(
+                    name,
+                    "given with a structured method, without compat and chip",
+                    value,
+                    " Zeros make no model smaller.",
+                )
+
+    @property
+    def budgets(self) -> dict[str, Limit]:
+        """What the thinned model may cost at most: ``parameters`` and ``macs`` -> limit, where one was given."""
+        asked = {
+            "parameters": ("target_params", self.target_params),
+            "macs": ("target_macs", self.target_macs),
+        }
+        return {name: parse_limit(field, text) for name, (field, text) in asked.items() if text is not None}
 
     @property
     def goals(self) -> Goals:

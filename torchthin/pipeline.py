@@ -12,6 +12,8 @@ import numpy.typing as npt
 from torch import Tensor, nn
 
 from torchthin import schedule
+from torchthin.budgets.decision import ByBudget, by_budget
+from torchthin.budgets.within import budget_facts, plan_within
 from torchthin.chips.table import chip_named
 from torchthin.chipwise import ByChip, by_chip
 from torchthin.config import PruneConfig
@@ -193,6 +195,11 @@ def prune_with(
             "The chip of prune needs example_inputs: cycles depend on the input's size. "
             "Give a tensor (on the command line --input-shape 1,3,128,128)."
         )
+    if config.budgets and example_inputs is None:
+        raise ConfigError(
+            "The target_params and target_macs of prune need example_inputs: what a channel costs follows from one run of "
+            "the model. Give a tensor, a tuple or a dict (on the command line --input-shape 1,3,224,224)."
+        )
     plan = find_targets(
         model,
         structured=config.rule.structured,
@@ -261,7 +268,7 @@ def _fallen_back(ranking: Ranking | None, criterion: str) -> tuple[str, ...]:
 
 
 def _prune_groups(
-    model: nn.Module, plan: TargetPlan, config: PruneConfig, inputs: Inputs, measure: Measure | None
+    model: nn.Module, plan: TargetPlan, config: PruneConfig, inputs: Inputs, evidence: Measure | None
 ) -> PruneResult:
     """Prune by groups: what is masked can be thinned, and a trial has shown it."""
     planned = planned_sparsities(config)
@@ -277,14 +284,18 @@ def _prune_groups(
         patterns,
         plan.computed,
         keep_at_least=config.floor,
-        measure=measure,
+        measure=evidence,
         seed=config.seed,
     )
     if config.chip is not None:
         decide = by_chip(decide, inputs, chip_named(config.chip), config.goals)
-    found = find_plan(model, inputs, decide)
+    if config.budgets:
+        decide = by_budget(decide, config.budgets, measure(model, inputs))
+        found, cost = plan_within(model, inputs, decide)
+    else:
+        found = find_plan(model, inputs, decide)
     decision = found.proposal.decision
-    if isinstance(decide, ByChip):
+    if isinstance(decide, (ByChip, ByBudget)):
         config = replace(config, target_sparsity=_share_gone(decision.keeps))
         planned = (config.target_sparsity,)
     masks = dict(decision.masks)
@@ -313,6 +324,8 @@ def _prune_groups(
     )
     if isinstance(decide, ByChip):
         report = replace(report, chip=decide.change)
+    if isinstance(decide, ByBudget):
+        report = replace(report, budgets=budget_facts(decide, cost))
     if not config.thin:
         return PruneResult(masked, zeroed, report, found.recipe or None, found.outcome.proof, config)
     return _thinned(masked, zeroed, found, report, inputs, config)
@@ -336,7 +349,7 @@ def asked_of_groups(
     total = 0
     for group in groups:
         gone = int((~keeps[group.name]).sum())
-        exact = bool(group.balances) or config.chip is not None
+        exact = bool(group.balances) or config.chip is not None or bool(config.budgets)
         count = gone if exact else prune_count(config.target_sparsity, group.size)
         total += count
         for member in group.members:
@@ -419,6 +432,8 @@ def prune(
     criterion: str | None = None,
     seed: int = 0,
     keep_at_least: float | None = None,
+    target_params: str | int | None = None,
+    target_macs: str | int | None = None,
     data: Any = None,
     loss: Loss | None = None,
 ) -> PruneResult:
@@ -443,7 +458,10 @@ def prune(
     chip's targets hold, and at least a given target_sparsity of all channels: target_cycles and target_kernel_words (of the
     deepest processor) as a share ("0.6x") or a number, fit=True for the network to fit.
     criterion: what ranks channels or weights, such as l2, fpgm, bn-scale, lamp, random; with data also taylor and
-    activation (all in docs/methods.md). seed: of random numbers that criteria draw. keep_at_least: share of every group
+    activation (all in docs/methods.md). target_params, target_macs: the most that the thinned model may have, as a share
+    ("0.4x") or a number, either or both: the least sparsity that reaches them is found, and channels are given back as
+    long as they hold (and a given target_sparsity, of every group or over all).
+    seed: of random numbers that criteria draw. keep_at_least: share of every group
     that stays with scope="global". data: batches of inputs, each as example_inputs, without labels (or an object
     with such an iterable as ``batches``). loss: for taylor, a function of the model that yields a loss per batch of the
     user's own data; None: the model's own outputs on `data` decide.
@@ -471,5 +489,7 @@ def prune(
         criterion=criterion,
         seed=seed,
         keep_at_least=keep_at_least,
+        target_params=None if target_params is None else str(target_params),
+        target_macs=None if target_macs is None else str(target_macs),
     )
     return prune_with(model, config, example_inputs, data=data, loss=loss)

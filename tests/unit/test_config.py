@@ -89,7 +89,7 @@ def test_a_mapping_and_back() -> None:
     ("mapping", "sentence"),
     [
         ({"target_sparsty": 0.3}, "has no key 'target_sparsty'. Allowed: method, target_sparsity"),
-        ({"target_sparsty": 0.3}, "Did you mean 'target_sparsity'?"),
+        ({"target_sparsty": 0.3}, "Did you mean 'target_sparsity' or 'target_params'"),
         ({"agp-steps": 1, "agp_steps": 2}, "has the key 'agp_steps' twice"),
         (["agp_steps"], "must be a mapping of names to values"),
     ],

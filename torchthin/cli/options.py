@@ -135,6 +135,15 @@ def add_prune_arguments(parser: Parser) -> None:
         type=float,
         help="share of every group that stays with --scope global (default: 0.1, or half of what stays on average)",
     )
+    pruning.add_argument(
+        "--target-params",
+        metavar="LIMIT",
+        help="most parameters of the thinned model: 0.4x of what it has, or 250000 "
+        "(with --target-sparsity as well, at least that share of the channels goes)",
+    )
+    pruning.add_argument(
+        "--target-macs", metavar="LIMIT", help="most multiply-accumulates: 0.5x, or 40000000"
+    )
     pruning.add_argument("--compat", metavar="TOOL", help="distiller: the masks Distiller makes, bit for bit")
     pruning.add_argument(
         "--thin",

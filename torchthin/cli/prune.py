@@ -55,7 +55,7 @@ def _prune(options: PruneOptions) -> dict[str, Any]:
     model, checkpoint = load_model(options, voice)
     how = options.prune
     result = prune_with(placed(model, device), how, inputs and tuple(value.to(device) for value in inputs))
-    if how.chip is not None:
+    if how.chip is not None or how.budgets:
         how = replace(how, target_sparsity=result.report.target_sparsity)
     voice.say(result)
     for note in options.notes:

@@ -81,6 +81,11 @@ def _refuse(model: nn.Module, config: PruneConfig, inputs: Inputs | None) -> Non
             f"The compat of Pruner must be None: masks that grow never shrink. Got {config.compat!r}; "
             "use torchthin.prune for Distiller's masks of one step."
         )
+    if config.budgets:
+        raise ConfigError(
+            "The target_params and target_macs of Pruner must be None: give a target_sparsity. torchthin.prune finds the "
+            "one that reaches a budget: its report says which."
+        )
     if config.chip is not None:
         raise ConfigError(
             f"The chip of Pruner must be None: give a target_sparsity. Got {config.chip!r}; torchthin.prune chooses "

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from torchthin.config import PruneConfig
 from torchthin.proof import Proof
+from torchthin.report.budget_facts import BudgetFacts
 from torchthin.report.chip_facts import ChipChange
 from torchthin.trace.clone import state_tensors
 
@@ -85,6 +86,8 @@ class PruneReport:
     """The comparison of the thinned with the masked model."""
     chip: ChipChange | None = None
     """What the cut brings on the chip that channels were chosen for."""
+    budgets: tuple[BudgetFacts, ...] = ()
+    """Parameters and MACs that were asked for, and what the thinned model has."""
     inexact: tuple[str, ...] = ()
     """Layers where the thinned model cannot equal the masked one, with the cause."""
 

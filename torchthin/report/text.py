@@ -54,7 +54,13 @@ def _summary(report: PruneReport) -> list[str]:
     )
     if report.chip is not None:
         asked = f"{report.method}: channels chosen for {report.chip.before.chip}, {_percent(achieved)} of them go."
+    if report.budgets:
+        where = "by score over all groups" if report.scope == "global" else "the same share of every group"
+        asked = (
+            f"{report.method}: {_percent(achieved)} of the channels go to stay within the budget ({where})."
+        )
     lines = [
+        *map(str, report.budgets),
         *([str(report.chip)] if report.chip is not None else []),
         asked,
         f"All parameters: {report.zeroed_weights:,} of {report.parameters:,} zeroed "

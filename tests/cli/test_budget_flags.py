@@ -1,0 +1,47 @@
+"""``--target-params``, ``--target-macs`` and ``--criterion`` of ``torchthin prune``."""
+
+import json
+
+import pytest
+import torch
+from workplace import Workplace
+
+from torchthin.cli.main import main
+
+MODEL = ("prune", "--model-factory", "net.py:net", "--input-shape", "1,3,8,8")
+
+
+def test_a_budget_is_reached_from_below_and_saved(place: Workplace) -> None:
+    arguments = (*MODEL, "--thin", "--target-macs", "0.5x", "--target-params", "0.9x", "--criterion", "fpgm")
+    outcome = place.run(*arguments, "--save-to", "thin.pth", "--json", main=main)
+    assert outcome.code == 0, outcome
+    facts = json.loads(outcome.out)
+    assert [budget["name"] for budget in facts["budgets"]] == ["parameters", "macs"]
+    assert all(budget["after"] <= budget["limit"] < budget["before"] for budget in facts["budgets"])
+    assert facts["budgets"][1]["after"] == facts["thinned_macs"]
+    saved = torch.load(place.path / "thin.pth", weights_only=True)["state_dict"]
+    assert saved["conv1.weight"].shape[0] < 8
+    outcome = place.run(*arguments, main=main)
+    assert "Budget: at most" in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--target-macs", "1.5x"), "The target_macs of prune must be a share such as 0.6x, up to 1x"),
+        (
+            ("--target-params", "1"),
+            "The budget of prune cannot be reached: asked parameters of 1, the least is",
+        ),
+        (("--criterion", "fpmg"), "Did you mean 'fpgm'"),
+        (("--criterion", "taylor"), "'taylor' of prune needs data"),
+        (
+            ("--keep-at-least", "2", "--scope", "global"),
+            "The keep_at_least of prune must be in [0, 1). Got 2.0.",
+        ),
+    ],
+)
+def test_bad_flags_are_one_line(place: Workplace, arguments: tuple[str, ...], message: str) -> None:
+    place.assert_refused(
+        message, *MODEL, *arguments, "--save-to", "out.pth", run=lambda *a: place.run(*a, main=main)
+    )
