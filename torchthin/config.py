@@ -27,6 +27,13 @@ WEIGHT_CRITERIA = ("magnitude", "lamp", "random")
 FLOOR = 0.1
 """Share of every group that stays at least with scope="global", unless the target leaves less than twice that."""
 DEFAULT_SPARSITY = 0.5
+BACKENDS = ("distiller",)
+BACKEND_METHODS = {
+    "agp-structured": "L1RankedStructureParameterPruner_AGP",
+    "l1-structured": "L1RankedStructureParameterPruner",
+    "agp-unstructured": "AutomatedGradualPruner",
+}
+"""Methods that Distiller itself can carry out -> its class."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +128,8 @@ class PruneConfig:
     """Most kernel words of the deepest processor, in the same forms."""
     fit: bool = False
     """Whether the network has to fit the chip."""
+    backend: str | None = None
+    """``"distiller"``: the installed Distiller makes the masks, those of ``compat="distiller"``, which it implies."""
 
     target_params: str | None = None
     """Most parameters of the thinned model: a share of what there was (``"0.4x"``) or a number."""
@@ -128,6 +137,7 @@ class PruneConfig:
     """Most multiply-accumulates of one forward pass on the example inputs, in the same forms."""
 
     def __post_init__(self) -> None:
+        self._check_backend()
         if self.compat is not None and self.compat not in COMPATS:
             raise _expected("compat", "None or 'distiller'", self.compat)
         if self.scope not in SCOPES:
@@ -149,6 +159,17 @@ class PruneConfig:
             if not self.weights:
                 raise _expected("weights", "None (the default targets) or at least one name", [])
         object.__setattr__(self, "keep", () if self.keep is None else _names("keep", self.keep))
+
+    def _check_backend(self) -> None:
+        if self.backend is None:
+            return
+        if self.backend not in BACKENDS:
+            raise _expected("backend", "None or 'distiller'", self.backend)
+        if self.method not in BACKEND_METHODS:
+            allowed = f"one of {', '.join(BACKEND_METHODS)} with backend='distiller'"
+            raise _expected("method", allowed, self.method, " compat='distiller' has more.")
+        if self.compat is None:
+            object.__setattr__(self, "compat", "distiller")
 
     def _check_method(self) -> None:
         known = {**METHODS, **DISTILLER_METHODS} if self.compat == "distiller" else METHODS

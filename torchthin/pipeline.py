@@ -18,6 +18,7 @@ from torchthin.chips.table import chip_named
 from torchthin.chipwise import ByChip, by_chip
 from torchthin.config import PruneConfig
 from torchthin.cost import measure
+from torchthin.distiller.backend import backend_masks
 from torchthin.distiller.masks import agp_target, distiller_masks
 from torchthin.errors import ConfigError
 from torchthin.groups import Group
@@ -148,7 +149,10 @@ def _decide(
     """Return the masks of the targets, and how many channels or weights were asked for in total."""
     if config.compat == "distiller":
         weights = {target.name: model.get_parameter(target.name) for target in plan.targets}
-        masks = distiller_masks(weights, config.rule, config.target_sparsity, config.agp_steps)
+        if config.backend is None:
+            masks = distiller_masks(weights, config.rule, config.target_sparsity, config.agp_steps)
+        else:
+            masks = backend_masks(model, weights, config.method, config.target_sparsity, config.agp_steps)
         filters = _filters(model, plan, config)
         return masks, sum(item.asked for item in filters.values())
     decide = _structured_masks if config.rule.structured else _unstructured_masks
@@ -423,6 +427,7 @@ def prune(
     weights: Iterable[str] | None = None,
     keep: Iterable[str] | None = None,
     compat: str | None = None,
+    backend: str | None = None,
     thin: bool = False,
     scope: str = "group",
     chip: str | None = None,
@@ -452,7 +457,8 @@ def prune(
     default 0.5.
     weights: names that replace the default targets (convolutions; for unstructured also linear layers).
     keep: fnmatch patterns of weight or module names to keep whole, such as output layers.
-    compat: "distiller" for Distiller's masks bit for bit, overshoot and ties included.
+    compat: "distiller" for Distiller's masks bit for bit, overshoot and ties included. backend: "distiller" to have
+    these made by the Distiller that is installed.
     thin: remove what is masked, and prove the result (needs example_inputs). scope: "group" or "global".
     chip: MAX78000 or MAX78002; channels then go where they save most there for their importance, until the
     chip's targets hold, and at least a given target_sparsity of all channels: target_cycles and target_kernel_words (of the
@@ -480,6 +486,7 @@ def prune(
         weights=None if weights is None else weights,  # type: ignore[arg-type]
         keep=() if keep is None else keep,  # type: ignore[arg-type]
         compat=compat,
+        backend=backend,
         thin=thin,
         scope=scope,
         chip=chip,

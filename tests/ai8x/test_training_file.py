@@ -213,6 +213,7 @@ def test_the_arch_is_needed(tmp_path: Path) -> None:
         save_for_training(tmp_path / "x.pth", chain(), result.model, result.masks, result.recipe, arch="")
 
 
+@pytest.mark.filterwarnings("ignore")  # that weights_only is off
 def test_adis_own_loader_takes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     apputils = pytest.importorskip("distiller.apputils")
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")

@@ -1,5 +1,6 @@
 """torchthin prune with what people bring along from Distiller."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -59,3 +60,12 @@ def test_flags_win_over_the_schedule(place: Workplace) -> None:
 )
 def test_bad_schedules(place: Workplace, arguments: tuple[str, ...], message: str) -> None:
     place.assert_refused(message, *MODEL, *arguments, "--save-to", "p.pth")
+
+
+def test_the_backend_that_is_not_there(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "distiller", None)
+    monkeypatch.delitem(sys.modules, "distiller.pruning", raising=False)
+    place.assert_refused(
+        "needs Distiller, which cannot be imported here",
+        *(*MODEL, "--backend", "distiller", "--save-to", "p.pth"),
+    )

@@ -146,6 +146,9 @@ def add_prune_arguments(parser: Parser) -> None:
     )
     pruning.add_argument("--compat", metavar="TOOL", help="distiller: the masks Distiller makes, bit for bit")
     pruning.add_argument(
+        "--backend", metavar="TOOL", help="distiller: the installed Distiller makes these masks itself"
+    )
+    pruning.add_argument(
         "--thin",
         action="store_true",
         help="remove what is masked, and check the smaller model against the masked one",
