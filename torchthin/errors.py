@@ -7,6 +7,7 @@
     │   ├── CheckpointError               a checkpoint file: missing, unsafe, damaged, not fitting
     │   └── WeightNameError               a weight name that does not exist or cannot be pruned
     ├── TargetMissedError                 the target cannot be reached; exit code 3
+    ├── TrainingError                     the user's training function raised; exit code 1
     └── ProofError                        thinned and masked model disagree, or the thinned one does not run; exit code 3
 
 A message is one line: what, where, what was allowed, what to do.
@@ -50,6 +51,10 @@ class TargetMissedError(TorchthinError):
     """The target cannot be reached on this model; the message says what is in the way."""
 
     exit_code = 3
+
+
+class TrainingError(TorchthinError):
+    """The user's training function raised; what was reached before is saved."""
 
 
 class ProofError(TorchthinError):

@@ -127,6 +127,11 @@ class Pruner:
         return self._step
 
     @property
+    def last_step(self) -> int:
+        """The step with which the schedule ends."""
+        return self._when.last
+
+    @property
     def finished(self) -> bool:
         """Whether the schedule has ended; further steps change no mask."""
         return self._step >= self._when.last

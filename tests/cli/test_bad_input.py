@@ -65,7 +65,7 @@ FACTORIES = {
     "not importable": ("nowhere_at_all:net", "there is no module nowhere_at_all here"),
     "no file": ("nowhere.py:net", "there is no such file"),
     "no function": ("net.py:nett", "has no 'nett'. Did you mean"),
-    "not callable": ("net.py:number", "must be a function that returns a model. It is of type int"),
+    "not callable": ("net.py:number", "must be a function. It is of type int"),
     "needs arguments": ("net.py:needs", """Give them as --factory-args '{"num_classes": ...}'"""),
     "raises": ("net.py:raises", "raised RuntimeError: no weights here"),
     "no module": ("net.py:pair", "must return a torch.nn.Module. It returned tuple."),

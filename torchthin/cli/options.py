@@ -41,6 +41,9 @@ class PruneOptions:
     list_weights: bool = False
     notes: tuple[str, ...] = ()
     """What of the configuration was left out."""
+    train: str | None = None
+    optimizer: str | None = None
+    resume: bool = False
 
 
 _RUN_TYPES: dict[str, tuple[type[Any], str]] = {
@@ -56,6 +59,9 @@ _RUN_TYPES: dict[str, tuple[type[Any], str]] = {
     "json": (bool, "true or false"),
     "quiet": (bool, "true or false"),
     "list_weights": (bool, "true or false"),
+    "train": (str, "text"),
+    "optimizer": (str, "text"),
+    "resume": (bool, "true or false"),
 }
 
 
@@ -154,6 +160,7 @@ def add_prune_arguments(parser: Parser) -> None:
         help="remove what is masked, and check the smaller model against the masked one",
     )
     add_chip_targets(parser)
+    add_training_arguments(parser)
 
     output = parser.add_argument_group("output")
     output.add_argument(
@@ -184,6 +191,26 @@ def add_prune_arguments(parser: Parser) -> None:
     )
     output.add_argument("--pruner", metavar="NAME", help="which pruner of that schedule, if it has several")
     output.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+def add_training_arguments(parser: Parser) -> None:
+    """Add the flags for training between the steps of the schedule to `parser`."""
+    training = parser.add_argument_group("training between the --agp-steps")
+    training.add_argument(
+        "--train",
+        metavar="MODULE:FUNCTION",
+        help="function(model, step) that trains the model for a while; called after each step, masks are held",
+    )
+    training.add_argument(
+        "--optimizer",
+        metavar="MODULE:FUNCTION",
+        help="function(model) that returns an optimizer; --train is then called with it as third argument",
+    )
+    training.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on where a run that was ended left FILE.state (see --save-to)",
+    )
 
 
 def add_chip_targets(parser: Parser) -> None:

@@ -43,18 +43,24 @@ def run(options: PruneOptions) -> int:
 def _prune(options: PruneOptions) -> dict[str, Any]:
     """Look at everything first, prune, write last; return the report as JSON types."""
     check_destinations(options)
+    from torchthin.cli.gradual import check_training, prune_in_training, state_path
     from torchthin.cli.inputs import example_inputs, placed, usable_device
     from torchthin.cli.model import load_model
     from torchthin.cli.outcome import Voice, save
     from torchthin.cli.training import write_for_training
     from torchthin.pipeline import prune_with
 
+    check_training(options)
     voice = Voice(quiet=options.quiet)
     device = usable_device(options.device)
     inputs = example_inputs(options.input_shape, options.dataset)
     model, checkpoint = load_model(options, voice)
     how = options.prune
-    result = prune_with(placed(model, device), how, inputs and tuple(value.to(device) for value in inputs))
+    model, inputs = placed(model, device), inputs and tuple(value.to(device) for value in inputs)
+    if options.train is None:
+        result = prune_with(model, how, inputs)
+    else:
+        result = prune_in_training(model, inputs, options, voice)
     if how.chip is not None or how.budgets:
         how = replace(how, target_sparsity=result.report.target_sparsity)
     voice.say(result)
@@ -69,6 +75,8 @@ def _prune(options: PruneOptions) -> dict[str, Any]:
         source = options.checkpoint or options.model_factory
         save(Path(options.save_to), result, how, source=source, checkpoint=checkpoint, arch=options.arch)
         voice.say(f"Saved {options.save_to}.")
+        if options.train is not None:
+            state_path(options).unlink(missing_ok=True)
     return result.report.to_dict()
 
 

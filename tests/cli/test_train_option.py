@@ -1,0 +1,175 @@
+"""``torchthin prune --train``: the user's function trains between the steps, and a run that was ended goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from workplace import NET, ROOT, Workplace, trained_state
+
+import torchthin
+from torchthin.factory import build_model
+
+TRAINING = """
+import os, signal
+import torch
+from torch import nn
+
+def make(model):
+    return torch.optim.SGD(model.parameters(), 0.05, momentum=0.9)
+
+def train(model, step, optimizer=None):
+    optimizer = optimizer or torch.optim.Adam(model.parameters(), 0.01)
+    with open("calls.txt", "a") as file:
+        print(step, int((model.conv1.weight.flatten(1) == 0).all(1).sum()), file=file)
+    model.train()
+    for _ in range(3):
+        x = torch.randn(4, 3, 8, 8)  # from the global generator, whose state goes on too
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), torch.randint(2, (4,))).backward()
+        optimizer.step()
+        assert not model.conv1.weight[(model.conv1.weight.flatten(1) == 0).all(1)].any()
+
+def killed(model, step, optimizer=None):
+    train(model, step, optimizer)
+    if step == 3 and not os.path.exists("spared"):
+        open("spared", "w").close()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+def fails(model, step, optimizer=None):
+    if step == 3 and not os.path.exists("mended"):
+        raise RuntimeError("the disk of the data\\nis gone")
+    train(model, step, optimizer)
+
+def no_optimizer(model): return model
+"""
+FLAGS = [
+    "--model-factory",
+    "net.py:net",
+    "--checkpoint",
+    "best.pth",
+    "--input-shape",
+    "2,3,8,8",
+    "--agp-steps",
+    "4",
+]
+EXTRA = {"plain": [], "optimizer, thinned": ["--optimizer", "training.py:make", "--thin"]}
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Workplace:
+    (tmp_path / "net.py").write_text(NET)
+    (tmp_path / "training.py").write_text(TRAINING)
+    state = trained_state(tmp_path)
+    state["bn.running_var"].abs_()
+    torch.save(state, tmp_path / "best.pth")
+    monkeypatch.chdir(tmp_path)
+    return Workplace(tmp_path, capsys)
+
+
+def given(function: str, out: str, *more: str) -> list[str]:
+    return [*FLAGS, "--train", f"training.py:{function}", "--save-to", out, *more]
+
+
+def script(place: Workplace, function: str, out: str, *more: str) -> subprocess.CompletedProcess[str]:
+    """Run as a real process."""
+    return subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / "prune_with_ai8x.py"), *given(function, out, *more)],
+        cwd=place.path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.mark.parametrize("extra", EXTRA.values(), ids=EXTRA)
+def test_the_function_is_called_after_every_step_with_masks_held(place: Workplace, extra: list[str]) -> None:
+    outcome = place.run(*given("train", "out.pth", *extra))
+    assert outcome.code == 0, outcome.err
+    calls = (place.path / "calls.txt").read_text().split("\n")
+    assert calls == ["1 2", "2 3", "3 3", "4 4", ""]  # floor(8 * agp) filters are zero
+    assert not (place.path / "out.pth.state").exists()
+    saved = torch.load("out.pth", weights_only=True)
+    assert int((~saved["masks"]["conv1.weight"].flatten(1).any(1)).sum()) == 4
+    model = torchthin.load("out.pth", build_model("net.py:net"))
+    assert model.conv1.out_channels == (4 if "--thin" in extra else 8)
+    before = torch.load("best.pth", weights_only=True)
+    assert not torch.equal(model.fc.weight, before["fc.weight"])  # it was trained
+
+
+@pytest.mark.parametrize("extra", EXTRA.values(), ids=EXTRA)
+def test_a_killed_run_goes_on_and_gives_the_same_file(place: Workplace, extra: list[str]) -> None:
+    assert place.run(*given("train", "whole.pth", *extra)).code == 0
+    # The name of the function is part of the run; the same name, killed the first time:
+    (place.path / "training.py").write_text(
+        TRAINING.replace("def train(", "def _train(")
+        .replace("    train(model", "    _train(model")
+        .replace("def killed(", "def train(")
+    )
+    first = script(place, "train", "out.pth", *extra)
+    assert first.returncode == -signal.SIGKILL
+    assert not (place.path / "out.pth").exists()
+    refused = place.run(*given("train", "out.pth", *extra))
+    assert (refused.code, "--resume" in refused.err) == (2, True)
+    second = script(place, "train", "out.pth", "--resume", *extra)
+    assert second.returncode == 0, second.stderr
+    assert "Going on after step 2 of 4" in second.stdout
+    assert (place.path / "out.pth").read_bytes() == (place.path / "whole.pth").read_bytes()
+    assert not (place.path / "out.pth.state").exists()
+
+
+def test_a_function_that_raises_leaves_its_state(place: Workplace) -> None:
+    outcome = place.run(*given("fails", "out.pth"))
+    assert outcome.code == 1
+    assert outcome.err.count("\n") == 1
+    assert "training.py:fails raised RuntimeError: the disk of the data is gone at step 3 of 4" in outcome.err
+    assert "out.pth.state; go on from there with --resume" in outcome.err
+    assert not (place.path / "out.pth").exists()
+    (place.path / "mended").touch()
+    again = place.run(*given("fails", "out.pth", "--resume"))
+    assert again.code == 0, again.err
+    assert (place.path / "calls.txt").read_text().split()[::2] == ["1", "2", "3", "4"]
+
+
+def test_the_masks_hold_without_an_optimizer_of_torch(place: Workplace) -> None:
+    source = "def push(model, step):\n    for p in model.parameters():\n        p.data.add_(0.01)\n"
+    (place.path / "push.py").write_text(source)
+    flags = [*FLAGS, "--train", "push.py:push", "--save-to", "out.pth"]
+    assert place.run(*flags).code == 0
+    saved = torch.load("out.pth", weights_only=True)
+    for name, mask in saved["masks"].items():
+        assert not saved["state_dict"][name][~mask].any()
+
+
+REFUSED = {
+    "train without a place": (["--train", "training.py:train"], "--train needs --save-to"),
+    "resume without train": (["--resume", "--save-to", "o.pth"], "--resume goes with --train"),
+    "optimizer without train": (["--optimizer", "training.py:make"], "--optimizer goes with --train"),
+    "nothing to resume": (["--train", "training.py:train", "--save-to", "o.pth", "--resume"], "no state to go on from"),
+    "no such function": (["--train", "training.py:trian", "--save-to", "o.pth"], "Did you mean 'train'"),
+    "no such module": (["--train", "nowhere:train", "--save-to", "o.pth"], "training function nowhere:train cannot be"),
+    "no optimizer": (
+        ["--train", "training.py:train", "--optimizer", "training.py:no_optimizer", "--save-to", "o.pth"],
+        "must return a torch.optim.Optimizer. It returned Net",
+    ),
+    "compat": (["--train", "training.py:train", "--save-to", "o.pth", "--compat", "distiller"], "compat of Pruner"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("flags", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_used_is_refused(place: Workplace, flags: list[str], message: str) -> None:
+    place.assert_refused(message, *FLAGS, *flags)
+
+
+def test_a_state_of_another_run_is_refused(place: Workplace) -> None:
+    assert place.run(*given("fails", "out.pth")).code == 1
+    place.assert_refused("another agp_steps", *given("fails", "out.pth", "--resume", "--agp-steps", "5"))
+    place.assert_refused("another train: 'training.py:fails'", *given("train", "out.pth", "--resume"))
+    (place.path / "out.pth.state").write_bytes(b"not a state")
+    place.assert_refused("cannot be read", *given("fails", "out.pth", "--resume"))
