@@ -201,6 +201,24 @@ def test_what_is_computed_from_parameters_is_masked_where_its_zeros_come_from() 
     assert net(IMAGES).shape == (8, 4, 4, 4)
 
 
+@pytest.mark.parametrize("criterion", ["l2", "fpgm", "bn-scale", "random"])
+@pytest.mark.parametrize("scope", ["group", "global"])
+def test_other_criteria(criterion: str, scope: str) -> None:
+    net = Net()
+    optimizer = torch.optim.SGD(net.parameters(), 0.05)
+    config = PruneConfig(criterion=criterion, scope=scope, target_sparsity=0.5)
+    pruner = Pruner(net, IMAGES[:2], config, optimizer, steps=3)
+    for step in range(3):
+        pruner.step()
+        train_step(net, optimizer, step)
+        if step == 1:
+            pruner.thin_()
+    assert pruner.sparsity == 11 / 22
+    if scope == "global":
+        floors = {name: -(-config.floor * size // 1) for name, size in SIZES.items()}
+        assert all(count >= floors[name] for name, count in live(pruner.masks).items())
+
+
 def test_the_report_says_where_the_schedule_stands() -> None:
     _, _, pruner = setting(steps=4)
     pruner.step()

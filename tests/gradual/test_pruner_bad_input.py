@@ -37,6 +37,14 @@ def sgd(model: nn.Module) -> torch.optim.Optimizer:
         ({"config": {"target_sparsity": 0.5}}, "must be a PruneConfig. Got dict"),
         ({"config": PruneConfig(compat="distiller")}, "compat of Pruner must be None"),
         ({"config": PruneConfig(chip="MAX78000", fit=True)}, "chip of Pruner must be None"),
+        (
+            {"config": PruneConfig(target_params="0.5x")},
+            "target_params and target_macs of Pruner must be None",
+        ),
+        (
+            {"config": PruneConfig(criterion="taylor")},
+            "criterion 'taylor' of Pruner must be one that looks at weights",
+        ),
         ({"config": PruneConfig(weights=["stme.weight"])}, "no weight 'stme.weight'"),
         ({"optimizer": "sgd"}, "must be a torch.optim.Optimizer. Got str"),
         ({"optimizer": sgd(nn.Linear(2, 2))}, r"\(SGD\) trains no parameter of the model"),

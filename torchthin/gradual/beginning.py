@@ -18,6 +18,7 @@ from torchthin.gradual.growth import Growth
 from torchthin.gradual.ranks import digest_of, is_sharded, refuse_different
 from torchthin.gradual.weights import Weights
 from torchthin.groups import Group
+from torchthin.importance.registry import criterion as registered
 from torchthin.importance.values import check_values
 from torchthin.pipeline import frozen_targets
 from torchthin.selection import select_channels
@@ -91,6 +92,16 @@ def _refuse(model: nn.Module, config: PruneConfig, inputs: Inputs | None) -> Non
             f"The chip of Pruner must be None: give a target_sparsity. Got {config.chip!r}; torchthin.prune chooses "
             "channels for a chip."
         )
+    if config.budgets:
+        raise ConfigError(
+            "The target_params and target_macs of Pruner must be None: give a target_sparsity. "
+            "torchthin.prune reaches budgets."
+        )
+    if config.rule.structured and registered(config.rule.criterion).needs_data:
+        raise ConfigError(
+            f"The criterion {config.rule.criterion!r} of Pruner must be one that looks at weights, such as l1, l2, fpgm "
+            "or bn-scale: a step runs no data."
+        )
     if config.rule.structured and inputs is None:
         raise ConfigError(
             f"The example_inputs of Pruner are needed for {config.method}: channels are followed through one run "
@@ -127,6 +138,7 @@ def _begin_channels(model: nn.Module, config: PruneConfig, inputs: Inputs, plan:
         config.rule.criterion,
         patterns,
         plan.computed,
+        seed=config.seed,
     )
     found = find_plan(model, inputs, decide)
     assert decide.chosen is not None

@@ -18,10 +18,10 @@ from torchthin.gradual.growth import composed, recipe_entry, recipe_of
 from torchthin.gradual.ranks import WholeTensors, from_first
 from torchthin.gradual.shrinking import shrunk, staying
 from torchthin.groups import Group, Member
-from torchthin.importance.scores import Ranking, ranked
+from torchthin.importance.scores import ranked
 from torchthin.pipeline import asked_of_groups
 from torchthin.report.facts import Filters, share
-from torchthin.selection import prune_count, select_channels
+from torchthin.selection import select_channels
 from torchthin.structured import Chosen, masks_of
 from torchthin.thinning.recipe import Recipe
 
@@ -80,36 +80,27 @@ class Channels:
         computed = computed_weights(model) if self.computed else {}
         weights = WholeTensors(model, {name: item.values for name, item in computed.items()})
         ranking = ranked(self.groups, weights, self.chosen.axes, config.rule.criterion, seed=config.seed)
-        keeps = self._shared(self._selected(ranking, sparsity, config), model)
-        alive = {}
-        for name, before in self.alive.items():
-            alive[name] = before.copy()
-            alive[name][self.left[name]] = keeps[name]
-        return replace(self, alive=alive)
-
-    def _selected(self, ranking: Ranking, sparsity: float, config: PruneConfig) -> dict[str, BoolArray]:
-        before = self.keeps
-        bundles = [self.groups] if config.scope == "global" else [(group,) for group in self.groups]
-        found: dict[str, BoolArray] = {}
-        for bundle in bundles:
-            found |= select_channels(
-                bundle,
-                ranking.scores,
-                self._share(bundle, sparsity),
-                config.scope,
-                before,
-                keep_at_least=config.floor,
-                absolute=ranking.absolute,
-            )
+        found = select_channels(
+            self.chosen.groups,
+            {name: self._full_size(name, scores) for name, scores in ranking.scores.items()},
+            sparsity,
+            config.scope,
+            self.alive,
+            keep_at_least=config.floor,
+            absolute=ranking.absolute,
+        )
         # Where equal numbers must go from parts, more in all can mean fewer of one part: such a step is left out.
-        return {name: before[name] if (keep & ~before[name]).any() else keep for name, keep in found.items()}
+        grown = {
+            name: before if (found[name] & ~before).any() else found[name]
+            for name, before in self.alive.items()
+        }
+        return replace(self, alive=self._shared(grown, model))
 
-    def _share(self, bundle: Sequence[Group], sparsity: float) -> float:
-        """Return what a share of the full-size groups is of the channels that are still there."""
-        now = sum(group.size for group in bundle)
-        was = sum(self.left[group.name].size for group in bundle)
-        count = max(prune_count(sparsity, was) - (was - now), 0)
-        return min((count + 0.5) / now, 1 - 1e-9) if now else 0.0
+    def _full_size(self, name: str, scores: FloatArray) -> FloatArray:
+        """Return scores of the full-size group: what was removed scores 0, as what is masked does."""
+        full = np.zeros(self.left[name].size)
+        full[self.left[name]] = scores
+        return full
 
     def _shared(self, keeps: dict[str, BoolArray], model: nn.Module) -> dict[str, BoolArray]:
         """Return what rank 0 has decided."""

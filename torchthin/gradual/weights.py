@@ -24,24 +24,21 @@ class Weights:
     """Which weights are gone; see `Growth`."""
 
     targets: tuple[Target, ...]
-    shapes: Mapping[str, tuple[int, ...]]
-    """Target name -> shape in the full-size model."""
     kept: Mapping[str, Tensor]
-    """Target name -> mask of the model at hand."""
+    """Target name -> mask of the full-size weight; what was removed is masked."""
     recipe: Recipe | None = None
 
     @classmethod
     def of(cls, targets: tuple[Target, ...], model: nn.Module) -> Weights:
         """Return the decision that nothing goes yet."""
         weights = {target.name: model.get_parameter(target.name) for target in targets}
-        shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
         masks = {name: torch.ones(w.shape, dtype=torch.bool, device=w.device) for name, w in weights.items()}
-        return cls(targets, shapes, masks)
+        return cls(targets, masks)
 
     @property
     def sparsity(self) -> float:
         """Share of the full-size weights that are gone."""
-        total = sum(torch.Size(shape).numel() for shape in self.shapes.values())
+        total = sum(mask.numel() for mask in self.kept.values())
         return share(total - sum(int(mask.count_nonzero()) for mask in self.kept.values()), total)
 
     def grown(self, model: nn.Module, config: PruneConfig, sparsity: float) -> Weights:
@@ -49,53 +46,52 @@ class Weights:
         tensors = WholeTensors(model, {})
         weights = {name: tensors[name].detach() for name in self.kept}
         _refuse_not_finite(weights)
-        bundles = [list(weights)] if config.scope == "global" else [[name] for name in weights]
-        kept: dict[str, Tensor] = {}
-        for names in bundles:
-            kept |= select_weights(
-                {name: weights[name] for name in names},
-                self._share(names, sparsity),
-                config.scope,
-                {name: self.kept[name].to(weights[name].device) for name in names},
-                criterion=config.rule.criterion,
-                keep_at_least=config.floor,
-                seed=config.seed,
-            )
+        kept = select_weights(
+            {name: self._full_size(name, weight) for name, weight in weights.items()},
+            sparsity,
+            config.scope,
+            {name: mask.to(weights[name].device) for name, mask in self.kept.items()},
+            criterion=config.rule.criterion,
+            keep_at_least=config.floor,
+            seed=config.seed,
+        )
         return replace(self, kept={name: from_first(mask) for name, mask in kept.items()})
 
-    def _share(self, names: list[str], sparsity: float) -> float:
-        """Return what a share of the full-size weights is of those that are still there."""
-        was = sum(torch.Size(self.shapes[name]).numel() for name in names)
-        now = sum(self.kept[name].numel() for name in names)
-        count = max(prune_count(sparsity, was) - (was - now), 0)
-        return min((count + 0.5) / now, 1 - 1e-12) if now else 0.0
+    def _full_size(self, name: str, weight: Tensor) -> Tensor:
+        """Return the weight with zeros where it was cut."""
+        full = weight.new_zeros(self.kept[name].shape)
+        full[self._places(name, weight.device)] = weight
+        return full
+
+    def _places(self, name: str, device: torch.device) -> tuple[Tensor, ...]:
+        """Return the indices that the model at hand has of a full-size weight, one tensor per axis."""
+        kept = self.recipe.keep.get(name, {}) if self.recipe is not None else {}
+        shape = self.kept[name].shape
+        axes = [torch.tensor(kept.get(d, range(size)), device=device) for d, size in enumerate(shape)]
+        return torch.meshgrid(*axes, indexing="ij")
 
     def masks(self, model: nn.Module) -> dict[str, Tensor]:
         """Return the masks of the model at hand."""
-        return dict(self.kept)
+        cuts = self.recipe.keep if self.recipe is not None else {}
+        return {name: cut(mask, cuts.get(name, {})) for name, mask in self.kept.items()}
 
     def whole_masks(self, whole: nn.Module) -> dict[str, Tensor]:
         """Return masks of the full-size model."""
-        return {name: self._whole(name, mask) for name, mask in self.kept.items()}
-
-    def _whole(self, name: str, mask: Tensor) -> Tensor:
-        full = torch.zeros(self.shapes[name], dtype=torch.bool, device=mask.device)
-        kept = self.recipe.keep.get(name, {}) if self.recipe is not None else {}
-        places = [
-            torch.tensor(kept.get(axis, range(size)), device=mask.device)
-            for axis, size in enumerate(self.shapes[name])
-        ]
-        full[torch.meshgrid(*places, indexing="ij")] = mask
-        return full
+        return dict(self.kept)
 
     def thinned(self, recipe: Recipe) -> Weights:
-        """Return the same decision about the thinned model."""
-        kept = {name: cut(mask, recipe.keep.get(name, {})) for name, mask in self.kept.items()}
-        return replace(self, kept=kept, recipe=composed(self.recipe, recipe))
+        """Return the same decision about the thinned model; what it lacks is gone, masked or not."""
+        after = replace(self, recipe=composed(self.recipe, recipe))
+        kept = {}
+        for name, mask in self.kept.items():
+            kept[name] = torch.zeros_like(mask)
+            places = after._places(name, mask.device)
+            kept[name][places] = mask[places]
+        return replace(after, kept=kept)
 
     def asked(self, config: PruneConfig) -> tuple[dict[str, Filters], int]:
         """Return what the target stands for."""
-        sizes = {name: torch.Size(shape).numel() for name, shape in self.shapes.items()}
+        sizes = {name: mask.numel() for name, mask in self.kept.items()}
         counts = {name: prune_count(config.target_sparsity, size) for name, size in sizes.items()}
         filters = {t.name: Filters(t.axis, t.per_filter, counts[t.name]) for t in self.targets}
         if config.scope == "global":
@@ -104,23 +100,21 @@ class Weights:
 
     def parts(self) -> Iterator[Any]:
         """Yield the weights and what is gone of them."""
-        yield from self.shapes.items()
-        for mask in self.kept.values():
+        for name, mask in self.kept.items():
+            yield name
             yield mask.cpu().numpy()
 
     def to_dict(self) -> dict[str, Any]:
         """Return tensors and plain types."""
         return {
-            "shapes": {name: list(shape) for name, shape in self.shapes.items()},
             "kept": {name: mask.cpu() for name, mask in self.kept.items()},
             "recipe": recipe_entry(self.recipe),
         }
 
     def restored(self, entry: Mapping[str, Any]) -> Weights:
         """Return what `to_dict` wrote."""
-        shapes = {name: tuple(entry["shapes"][name]) for name in self.shapes}
-        kept = {name: entry["kept"][name].bool() for name in self.shapes}
-        return Weights(self.targets, shapes, kept, recipe_of(entry["recipe"]))
+        kept = {name: entry["kept"][name].bool() for name in self.kept}
+        return Weights(self.targets, kept, recipe_of(entry["recipe"]))
 
 
 def _refuse_not_finite(weights: Mapping[str, Tensor]) -> None:
