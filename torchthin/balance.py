@@ -6,6 +6,8 @@ decided by score.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import Bounds, LinearConstraint, milp
@@ -98,3 +100,28 @@ def _counts(group: Group, classes: npt.NDArray[np.int64], sizes: IntArray, count
     if solution.x is None:
         return np.zeros(kinds, np.int64)
     return np.asarray(np.round(solution.x[:kinds]), dtype=np.int64)
+
+
+def even_shares(tables: Sequence[npt.NDArray[np.int64]]) -> IntArray | None:
+    """Return the smallest numbers of channels, one or more of every class, that keep all balances when they go together.
+
+    Args:
+        tables: per balance how often a channel of each class stands in each row, shape (classes, blocks).
+
+    Returns:
+        int (classes,); None when there are no such numbers.
+
+    >>> even_shares([np.array([[1, 0], [0, 8]])])  # single channels against whole heads of eight
+    array([8, 1])
+    """
+    kinds = tables[0].shape[0]
+    rows = np.concatenate([(table[:, 1:] - table[:, :1]).T for table in tables]).astype(np.float64)
+    if not rows.sum(axis=1).any():
+        return np.ones(kinds, np.int64)
+    solution = milp(
+        np.ones(kinds),
+        constraints=LinearConstraint(rows, 0, 0),
+        integrality=np.ones(kinds, np.int64),
+        bounds=Bounds(1, np.inf),
+    )
+    return None if solution.x is None else np.asarray(np.round(solution.x), dtype=np.int64)

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from torchthin.balance import balanced_keep
+from torchthin.balance import balanced_keep, even_shares
 from torchthin.errors import ConfigError
 from torchthin.groups import Group, IntArray
 from torchthin.importance.filters import lamp_scores
@@ -68,9 +68,9 @@ def _units(scores: FloatArray, balances: tuple[IntArray, ...], keep_at_least: fl
     """Return the unit each channel goes with, shape (channels,); -1: it stays whatever is asked.
 
     Without balances every channel is a unit, and the best ones stay, `keep_at_least` of all and one at least.
-    Channels that stand in the same rows of
-    all balances form a cell; a unit is then a round, the j-th lowest channel of every cell, and the last
-    rounds stay. Channels that no balance concerns are units of their own. When rounds cannot keep the
+    Channels that stand in the same rows of all balances form a cell; a unit is then a round, the next lowest of
+    every cell, as many as keep the balances (one of each where that does, eight of a cell against one that stands
+    for eight), and the last rounds stay. Channels that no balance concerns are units of their own. When rounds cannot keep the
     balances, nothing of the cells goes.
     """
     places = [_places(balance, scores.size) for balance in balances]
@@ -84,13 +84,16 @@ def _units(scores: FloatArray, balances: tuple[IntArray, ...], keep_at_least: fl
     kinds, cell = np.unique(np.concatenate(places, axis=1)[bound], axis=0, return_inverse=True)
     cell = cell.reshape(-1)
     splits = np.cumsum([each.shape[1] for each in places])[:-1]
-    if not all(_is_even(part) for part in np.split(kinds.sum(axis=0), splits)):
+    shares = even_shares(np.split(kinds, splits, axis=1))
+    if shares is None:
         return units
     order = np.lexsort((scores[bound], cell))
     sizes = np.bincount(cell)
+    rounds = int((sizes // shares).min())
     rank = np.arange(bound.size) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    number = rank // np.repeat(shares, sizes)
     units[bound[order]] = np.where(
-        rank < sizes.min() - least_kept(keep_at_least, int(sizes.min())), scores.size + rank, -1
+        number < rounds - least_kept(keep_at_least, rounds), scores.size + number, -1
     )
     return units
 

@@ -252,7 +252,7 @@ tokens(
 )
 tokens(
     "MultiheadAttention",
-    "m.out_proj",
+    "a m.out_proj",
     lambda s, x: s.m(x, x, x, need_weights=False)[0],
     16,
     16,
@@ -260,7 +260,7 @@ tokens(
 )
 tokens(
     "TransformerEncoderLayer",
-    "m.linear1",
+    "a m.self_attn.out_proj m.linear1 m.linear2",
     lambda s, x: s.m(x),
     16,
     16,

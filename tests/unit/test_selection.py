@@ -159,6 +159,13 @@ def test_global_takes_blocks_as_one() -> None:
     assert keeps["u"].tolist() == [False, True, True, True]
 
 
+def test_global_takes_single_channels_against_whole_heads() -> None:
+    single, heads = np.arange(8), np.array([8, 8, 9, 9, 10, 10, 11, 11])
+    group = Group("g", 12, (), balances=(np.stack([single, heads]),))
+    keeps = select_channels([group], {"g": np.arange(12.0)}, 0.5, "global")
+    assert np.flatnonzero(~keeps["g"]).tolist() == [0, 1, 2, 3, 8, 9]
+
+
 def test_groups_without_scores_are_left_out() -> None:
     assert select_channels([uncoupled("g", 0, 3)], {}, 0.5) == {}
     assert select_channels([], {}, 0.5, "global") == {}

@@ -118,6 +118,9 @@ class _Propagation:
         for number in self.graph.outputs:
             for axis in self._axes(number):
                 self.space.freeze(axis, Reason("part of the model's output"))
+        for number in self.graph.loose:
+            for axis in self._axes(number):
+                self.space.freeze(axis, Reason("computed, but part of no output: what it is for is not seen"))
         return Labels(
             self.graph,
             self.space,

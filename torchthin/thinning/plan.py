@@ -56,14 +56,15 @@ def trace(model: nn.Module, inputs: Inputs) -> OpGraph:
     """
     copy = clone(model, share)
     try:
-        graph = record(copy, inputs).live()
+        recorded = record(copy, inputs)
     except Exception as error:  # whatever the user's code raises
         raise InputError(
             f"The model ({type(model).__name__}) does not run on the example_inputs: {one_line(error)}. "
             "Give inputs of the shapes and dtypes that its forward takes."
         ) from error
+    graph, running = recorded.live(), recorded.running()
     if all(name in graph.state for name, _ in model.named_parameters()):
-        return graph
+        return running
     try:
         branch = record(clone(model, share), inputs, training=True).live()
     except Exception as error:  # whatever the user's code raises
@@ -71,10 +72,10 @@ def trace(model: nn.Module, inputs: Inputs) -> OpGraph:
         note = (
             f"The training branch does not run on the example inputs, what only it uses stays whole: {cause}"
         )
-        return replace(graph, note=f"{graph.note} {note}".strip())
+        return replace(running, note=f"{running.note} {note}".strip())
     if not set(branch.state) - set(graph.state):
-        return graph
-    both = merged(graph, branch)
+        return running
+    both = merged(running, branch)
     drawn = both.chance()
     if drawn is None:
         return both
@@ -147,9 +148,7 @@ def folded_values(model: nn.Module, plan: Plan) -> dict[str, Tensor]:
     """
     folds, rescales, recipe = plan.outcome.folds, plan.outcome.rescales, plan.recipe
     tensors = tensors_of(model)
-    changed = {fold.name for fold in folds} | {
-        name for item in rescales for name in (item.weight, item.bias, *item.addends)
-    }
+    changed = {fold.name for fold in folds} | {name for item in rescales for name in item.names}
     folded = folded_tensors(folds, recipe, tensors, plan.proposal.kept)
     tempered = tempered_tensors(rescales, recipe, tensors, folded)
     values = {name: tensor for name, tensor in tempered.items() if name in changed}
@@ -172,7 +171,7 @@ def silenced_biases(plan: Plan) -> tuple[str, ...]:
 def rescaled_layers(plan: Plan) -> tuple[str, ...]:
     """Name the layers whose weights took over a number that the model's code computes from a size."""
     return tuple(
-        f"{item.weight}: {item.rows.size} filters take a factor of {item.factor:.6g}, because the code computes a "
+        f"{item.weight.name}: {item.weight.rows.size} filters take a factor of {item.factor:.6g}, because the code computes a "
         f"number from a size that changed: {item.op.name} in {item.op.source}."
         for item in plan.outcome.rescales
     )

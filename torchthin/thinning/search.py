@@ -26,6 +26,7 @@ from torchthin.trace.sizes import Sizes
 
 BoolArray = npt.NDArray[np.bool_]
 VIEWS = frozenset({"aten.view", "aten._unsafe_view", "aten._reshape_alias"})
+DIVIDING = VIEWS | {"aten.split_with_sizes"}
 WIDEN_AFTER = 2
 """Failures at one source line after which all calls of that line are treated alike."""
 
@@ -76,6 +77,10 @@ class Search:
     known: set[tuple[str, str]] = field(default_factory=set)
     """Attributes that follow from the shapes of their module's parameters."""
     couples: dict[int, Couple] = field(default_factory=dict)
+    tentative: tuple[int, frozenset[int]] = (-1, frozenset())
+    """Op before which code checked sizes, and the couples made for it."""
+    uncoupled: frozenset[int] = frozenset()
+    """Ops whose couples did not help."""
     failures: Counter[tuple[object, ...]] = field(default_factory=Counter)
     latest: tuple[int, tuple[tuple[str, str], ...]] = (-1, ())
     """Op at which attributes were last made to follow, and which."""
@@ -128,7 +133,7 @@ class Search:
         for (path, name), (value, axis) in self.patches.items():
             stay = kept.along(value, axis)
             if stay is not None:
-                yield path, name, int(stay.sum())
+                yield path, name, getattr(self.modules[path], name) * int(stay.sum()) // stay.size
 
     def _used(self, kept: Kept, recipe: Recipe) -> Iterator[tuple[str, str, int]]:
         """Attributes that the code was seen to use as sizes; those that would need two values stay."""
@@ -140,29 +145,35 @@ class Search:
             size = self.graph.values[use.value].shape[use.axis] if stay is None else int(stay.sum())
             uses.setdefault((use.module, use.attribute), set()).add(size)
         for path, name in self.sizes.compared - uses.keys():
-            uses[path, name] = set(recipe.sizes_after(path, getattr(self.modules[path], name)))
+            met = Counter(recipe.sizes_after(path, getattr(self.modules[path], name)))
+            uses[path, name] = {size for size, _ in met.most_common(1)}
         for (path, name), sizes in uses.items():
             module = self.modules[path]
             if len(sizes) == 1 and sizes != {getattr(module, name)} and not registered(module):
                 yield path, name, sizes.pop()
 
     def _expect_heads(self, labels: Labels) -> None:
-        """Where whole heads may go, expect an attribute named after heads to follow (a trial confirms it)."""
+        """Where whole heads may go, expect an attribute named after heads to follow (a trial confirms it).
+
+        A view may flatten the heads together with the batch; the attribute then shrinks in the same proportion.
+        """
         for site in labels.sites:
-            unit = site.candidates[site.chosen]
-            result = site.op.outputs[0]
-            if not unit.startswith("unit ") or result is None:
-                continue
-            axis = next(
-                (d for d, labelled in enumerate(labels.values[result.value]) if labelled is not None), None
-            )
+            units = [candidate for candidate in site.candidates if candidate.startswith("unit ")]
+            unit, result = site.candidates[site.chosen], site.op.outputs[0]
             module = self.modules.get(site.op.source.module)
-            if axis is None or module is None:
+            if unit not in units or result is None or module is None:
                 continue
-            size = self.graph.values[result.value].shape[axis]
+            found = (
+                (d, labelled)
+                for d, labelled in enumerate(labels.values[result.value])
+                if isinstance(labelled, np.ndarray) and np.isin(labelled, site.labels).any()
+            )
+            axis, vector = next(found, (0, np.zeros(0, np.int64)))
+            sizes = {vector.size, np.unique(vector).size}
             for name, number in vars(module).items():
                 key = (site.op.source.module, name)
-                if "head" in name and type(number) is int and number == size and key not in self.spent:
+                fits = "head" in name and type(number) is int and number in sizes and key not in self.spent
+                if fits and _within_head(name) == (unit == max(units)):
                     self.patches.setdefault(key, (result.value, axis))
 
     def factors(self) -> dict[int, float]:
@@ -192,11 +203,13 @@ class Search:
         op, seen = blamed
         self.failures[self._kind(op)] += 1
         self._revert(op.index)
+        self._uncouple(failure.op)
         learnt = (
             self._patch(op, seen, kept)
             or (failure.raised and self._couple_view(failure.op, kept))
             or self._next_candidate(op, seen, kept)
             or (failure.raised and self._couple(op, kept))
+            or (failure.raised and self._couple_later(failure.op, kept))
         )
         if not learnt:
             self._freeze(op, seen, failure.text, kept)
@@ -321,22 +334,46 @@ class Search:
 
         Other modules of the same class run the same code, so what one has taught holds for all of them.
         """
-        views = [op for op in self.graph.ops if index <= op.index <= index + 2 and op.name in VIEWS]
-        for op in views:
-            couple = self._joined_couple(op, kept)
-            if couple is not None:
-                twins = [self._joined_couple(other, kept) for other in self._counterparts(op)]
-                self.couples.update({twin.op: twin for twin in (couple, *twins) if twin is not None})
-                return True
-        return False
+        views = [op for op in self.graph.ops if index <= op.index <= index + 2]
+        return any(self._couple_joined(op, kept) for op in views)
+
+    def _couple_later(self, index: int, kept: Kept) -> bool:
+        """The same for the views that the module comes to later: its code may check sizes before it uses them."""
+        at = next((op for op in self.graph.ops if op.index >= index), None)
+        if at is None or at.name in DIVIDING:
+            return False
+        before = set(self.couples)
+        later = (op for op in self.graph.ops if op.index > index and op.source.module == at.source.module)
+        found = any(self._couple_joined(op, kept) for op in later)
+        self.tentative = index, frozenset(self.couples.keys() - before)
+        return found
+
+    def _uncouple(self, index: int) -> None:
+        """Take back couples that were made because of this failure and did not help."""
+        if self.tentative[0] == index:
+            for op in self.tentative[1]:
+                self.couples.pop(op, None)
+            self.uncoupled |= self.tentative[1]
+        self.tentative = -1, frozenset()
+
+    def _couple_joined(self, op: Op, kept: Kept) -> bool:
+        couple = self._joined_couple(op, kept)
+        if couple is None:
+            return False
+        twins = [self._joined_couple(other, kept) for other in self._counterparts(op)]
+        self.couples.update({twin.op: twin for twin in (couple, *twins) if twin is not None})
+        return True
 
     def _joined_couple(self, op: Op, kept: Kept) -> Couple | None:
-        result = op.outputs[0]
-        assert result is not None
-        for axis, joined in enumerate(kept.labels.values[result.value]):
-            source = self._same_size(op, joined, kept) if isinstance(joined, np.ndarray) else None
-            if source is not None and op.index not in self.couples:
-                return Couple(op.index, *source, result.value, axis)
+        if op.name not in DIVIDING:
+            return None
+        for result in op.outputs:
+            for axis, joined in enumerate(kept.labels.values[result.value] if result is not None else ()):
+                source = self._same_size(op, joined, kept) if isinstance(joined, np.ndarray) else None
+                if source is not None and result is not None:
+                    last, value, data_axis = source
+                    if last not in self.couples and last not in self.uncoupled:
+                        return Couple(last, value, data_axis, result.value, axis)
         return None
 
     def _counterparts(self, op: Op) -> list[Op]:
@@ -353,22 +390,24 @@ class Search:
             if place < len(ops) and type(self.modules.get(path)) is own
         ]
 
-    def _same_size(self, op: Op, joined: npt.NDArray[np.int64], kept: Kept) -> tuple[int, int] | None:
-        """A cut axis of the same size that goes into a contraction of the op's module, with other labels."""
+    def _same_size(self, op: Op, joined: npt.NDArray[np.int64], kept: Kept) -> tuple[int, int, int] | None:
+        """A cut axis of the same size that goes into a contraction of the op's module, with other labels.
+
+        Returns:
+            index of the later op of the two (parts of a weight are there before what they are multiplied with), value, axis.
+        """
         of_label = kept.components.of_label
         for other in self.graph.ops:
             contraction = kept.labels.contractions.get(other.index)
-            if (
-                contraction is None
-                or other.index >= op.index
-                or not other.source.module.startswith(op.source.module)
-            ):
+            if contraction is None or not other.source.module.startswith(op.source.module):
+                continue
+            if other.index >= op.index and op.name in VIEWS:
                 continue
             vector = kept.labels.values[contraction.data][contraction.data_axis]
             if isinstance(vector, np.ndarray) and vector.size == joined.size:
                 different = not np.array_equal(of_label[vector], of_label[joined])
                 if different and kept.along(contraction.data, contraction.data_axis) is not None:
-                    return contraction.data, contraction.data_axis
+                    return max(op.index, other.index), contraction.data, contraction.data_axis
         return None
 
     def _freeze(self, op: Op, seen: Iterable[tuple[int, int]], text: str, kept: Kept) -> None:
@@ -393,6 +432,11 @@ class Search:
         if self.failures[kind] <= WIDEN_AFTER:
             return [op]
         return [other for other in self.graph.ops if other.name == op.name and self._kind(other) == kind]
+
+
+def _within_head(name: str) -> bool:
+    """Whether an attribute named after heads is the size of one, not their number."""
+    return any(word in name for word in ("dim", "size", "width", "channels"))
 
 
 def _same_unit(site: Site, kept: Kept) -> list[Op]:

@@ -7,7 +7,7 @@ from a layer by linear ops alone, the layer's weights take over the ratio of the
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,22 +32,35 @@ _MOVES = _VIEWS | frozenset({
 _LINEAR = frozenset({"aten.mul", "aten.div", "aten.neg", "aten.add", "aten.sub"})
 
 
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """Some indices of one axis of a tensor, full size, which take the factor."""
+
+    name: str
+    axis: int
+    rows: Rows
+
+
 @dataclass(frozen=True)
 class Rescale:
-    """Multiply rows of a layer's weight and bias by a factor."""
+    """Multiply rows of a layer's weight, and of what is added to what they make, by a factor."""
 
     op: Op
     """The op whose number changed."""
-    weight: str
-    axis: int
-    bias: str | None
-    addends: tuple[str, ...]
-    """Vectors that are added on the way, which take the factor throughout."""
-    rows: npt.NDArray[np.int64]
-    """Full-size indices along `axis` of the weight, and of the bias."""
+    weight: Scaled
+    vectors: tuple[Scaled, ...]
+    """The layer's bias, and vectors that are added on the way."""
     factor: float
     between: frozenset[int]
     """Indices of ops that see the factor and not yet the number that cancels it."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The tensors that take the factor."""
+        return (self.weight.name, *(vector.name for vector in self.vectors))
 
 
 def plan_rescales(
@@ -70,8 +83,7 @@ def plan_rescales(
 
 
 def _rescale(labels: Labels, op: Op, factor: float) -> Rescale | None:
-    reads = {number: name for name, number in labels.graph.state.items()}
-    makers = {ref.value: made for made in labels.graph.ops for ref in made.outputs if ref is not None}
+    makers = _makers(labels)
     start = op.arguments.get("self")
     value = start.value if isinstance(start, Ref) else -1
     path: list[tuple[Op, int]] = []
@@ -79,14 +91,18 @@ def _rescale(labels: Labels, op: Op, factor: float) -> Rescale | None:
         maker = makers[value]
         contraction = labels.contractions.get(maker.index)
         if contraction is not None:
-            name = _origin(labels, reads, contraction.weight)
-            if name is not None:
-                return _at(labels, op, factor, maker, contraction, name, path[::-1])
+            found = _origin(labels, contraction.weight)
+            if found is not None:
+                return _at(labels, op, factor, maker, contraction, found, path[::-1])
         elif maker.name not in _MOVES | _LINEAR:
             return None
         path.append((maker, value))
         value = contraction.data if contraction is not None else _main(labels, maker)
     return None
+
+
+def _makers(labels: Labels) -> dict[int, Op]:
+    return {ref.value: op for op in labels.graph.ops for ref in op.outputs if ref is not None}
 
 
 def _main(labels: Labels, op: Op) -> int:
@@ -101,62 +117,94 @@ def _at(
     factor: float,
     layer: Op,
     contraction: Contraction,
-    name: str,
+    found: tuple[str, list[tuple[Op, int]]],
     path: list[tuple[Op, int]],
 ) -> Rescale | None:
+    name, moves = found
     axis = producers(labels).get(name)
     made = layer.outputs[0]
     if axis is None or made is None:
         return None
-    shape = labels.graph.values[made.value].shape
+    values, number = labels.graph.values, labels.graph.state[name]
+    filters = np.unique(_moved(_along(values[number].shape, axis), number, moves).numpy())
+    shape = values[made.value].shape
     size = shape[contraction.out_axis]
-    if labels.graph.values[labels.graph.state[name]].shape[axis] != size:
+    if filters.size != size:
         return None
-    reads = {number: known for known, number in labels.graph.state.items()}
-    given = layer.arguments.get(contraction.bias or "")
-    bias = _origin(labels, reads, given.value) if isinstance(given, Ref) else None
-    along = [1] * len(shape)
-    along[contraction.out_axis] = size
-    numbers = torch.arange(size).view(along).expand(shape)
-    rows = np.unique(_moved(numbers, made.value, path).numpy())
-    addends = tuple(dict.fromkeys(_addends(labels, reads, path)))
-    if bias is None:  # a bias that the code adds itself, row for row
-        shapes = {item: labels.graph.values[labels.graph.state[item]].shape for item in addends}
-        bias = next((item for item in addends if shapes[item] == (size,)), None)
-    addends = tuple(item for item in addends if item != bias)
-    between = _between(labels, (name, bias, *addends), op)
-    return Rescale(op, name, axis, bias, addends, rows, factor, between)
+    seen = [(layer, made.value), *path]
+    wanted = np.unique(_moved(_along(shape, contraction.out_axis), made.value, path).numpy())
+    vectors = _vectors(labels, layer, contraction, seen, wanted)
+    weight = Scaled(name, axis, filters[wanted])
+    names = (name, *(vector.name for vector in vectors))
+    return Rescale(op, weight, vectors, factor, _between(labels, names, op))
 
 
-def _origin(labels: Labels, reads: Mapping[int, str], value: int) -> str | None:
-    """Return the tensor that a value is, or is computed from by ops with a single argument of its size each."""
-    makers = {ref.value: op for op in labels.graph.ops for ref in op.outputs if ref is not None}
+def _along(shape: Sequence[int], axis: int) -> Tensor:
+    """Return a tensor of that shape whose entries are their index along one axis."""
+    sizes = [1] * len(shape)
+    sizes[axis] = shape[axis]
+    return torch.arange(shape[axis]).view(sizes).expand(tuple(shape))
+
+
+def _origin(labels: Labels, value: int) -> tuple[str, list[tuple[Op, int]]] | None:
+    """Return the tensor that a value is, is part of, or is computed from, and the moves that lead from there.
+
+    Ops other than moves must have a single argument of the size of their result.
+    """
+    reads = {number: name for name, number in labels.graph.state.items()}
+    makers, moves = _makers(labels), []
     while value not in reads:
         op = makers.get(value)
-        sources = {ref.value for ref in op.inputs()} if op else set()
-        sizes = sorted(labels.graph.values[value].shape)
-        wide = [source for source in sources if sorted(labels.graph.values[source].shape) == sizes]
-        if len(wide) != 1:
+        if op is None:
             return None
-        value = wide[0]
-    return reads[value]
+        sources = list(dict.fromkeys(ref.value for ref in op.inputs()))
+        if op.name not in _MOVES:
+            sizes = sorted(labels.graph.values[value].shape)
+            sources = [item for item in sources if sorted(labels.graph.values[item].shape) == sizes]
+        if len(sources) != 1:
+            return None
+        moves.append((op, value))
+        value = sources[0]
+    return reads[value], moves[::-1]
 
 
-def _addends(labels: Labels, reads: Mapping[int, str], path: list[tuple[Op, int]]) -> Iterator[str]:
-    """Vectors of the model that are added to what comes from the layer."""
-    for op, _ in path:
-        if op.name in {"aten.add", "aten.sub"}:
-            for ref in op.inputs():
-                name = _vector(labels, reads, ref.value)
-                if name is not None:
-                    yield name
+def _vectors(
+    labels: Labels, layer: Op, contraction: Contraction, path: list[tuple[Op, int]], wanted: Rows
+) -> tuple[Scaled, ...]:
+    """Find the vectors of the model that are added to those rows of what comes from the layer."""
+    made, found = path[0][1], {}
+    shape = labels.graph.values[made].shape
+    numbers, value = _along(shape, contraction.out_axis), made
+    for op, following in path:
+        taken = {"aten.add", "aten.sub"} if op is not layer else {layer.name}
+        given = [ref.value for ref in op.inputs()] if op.name in taken else []
+        given = given if op is not layer else [ref.value for ref in (_bias(op, contraction),) if ref]
+        for item in given:
+            own = _vector(labels, item)
+            if own is not None:
+                places = own[1].expand(labels.graph.values[following].shape)
+                hit = torch.isin(numbers, torch.from_numpy(wanted)).expand(places.shape)
+                found[own[0]] = Scaled(own[0], 0, np.unique(places[hit].numpy()))
+        if op is not layer:
+            if labels.contractions.get(op.index) is not None:
+                break
+            numbers, value = _moved(numbers, value, [(op, following)]), following
+    return tuple(found.values())
 
 
-def _vector(labels: Labels, reads: Mapping[int, str], value: int) -> str | None:
-    makers = {ref.value: op for op in labels.graph.ops for ref in op.outputs if ref is not None}
-    while value not in reads and value in makers and makers[value].name in _MOVES:
-        value = next(makers[value].inputs()).value
-    return reads[value] if value in reads and len(labels.graph.values[value].shape) == 1 else None
+def _vector(labels: Labels, value: int) -> tuple[str, Tensor] | None:
+    """Return the vector of the model that a value is moved from, and which index of it stands where."""
+    origin = _origin(labels, value) if value not in labels.from_input else None
+    if origin is None or not all(op.name in _MOVES for op, _ in origin[1]):
+        return None
+    number = labels.graph.state[origin[0]]
+    shape = labels.graph.values[number].shape
+    return (origin[0], _moved(_along(shape, 0), number, origin[1])) if len(shape) == 1 else None
+
+
+def _bias(op: Op, contraction: Contraction) -> Ref | None:
+    given = op.arguments.get(contraction.bias or "")
+    return given if isinstance(given, Ref) else None
 
 
 def _moved(numbers: Tensor, value: int, path: list[tuple[Op, int]]) -> Tensor:
@@ -210,28 +258,19 @@ def tempered_tensors(
     """
     found = dict(values)
     for rescale in rescales:
-        added = f"{rescale.weight.rpartition('.')[0]}.bias"
-        bias = rescale.bias or (added if added in recipe.added else None)
-        for addend in rescale.addends:
-            kept = recipe.keep.get(addend, {})
-            whole = found[addend] if addend in found else cut(tensors[addend].detach(), kept)
-            found[addend] = rescale.factor * whole
-        for name, axis in ((rescale.weight, rescale.axis), (bias, 0)):
-            if name is None:
-                continue
-            kept = recipe.keep.get(name, {})
-            tensor = found[name] if name in found else cut(tensors[name].detach(), kept)
-            stay = kept.get(axis, _kept_like(recipe, rescale, tensor.shape[axis]))
-            hit = torch.from_numpy(np.isin(np.asarray(stay), rescale.rows)).to(tensor.device)
+        weight = rescale.weight
+        added = f"{weight.name.rpartition('.')[0]}.bias"
+        grown = (Scaled(added, 0, weight.rows),) if added in recipe.added else ()
+        for item in (weight, *rescale.vectors, *grown):
+            # rows of a bias that the recipe adds are those that stay of the weight
+            kept = recipe.keep.get(item.name if item.name in tensors else weight.name, {})
+            tensor = found[item.name] if item.name in found else cut(tensors[item.name].detach(), kept)
+            axis = item.axis if item.name in tensors else weight.axis
+            stay = kept.get(axis, tuple(range(tensor.shape[item.axis])))
+            hit = torch.from_numpy(np.isin(np.asarray(stay), item.rows)).to(tensor.device)
             shape = [1] * tensor.dim()
-            shape[axis] = -1
+            shape[item.axis] = -1
             factors = torch.ones(hit.shape, dtype=torch.float64, device=tensor.device)
             factors[hit] = rescale.factor
-            factors = factors.view(shape)
-            found[name] = (tensor.double() * factors).to(tensor.dtype)
+            found[item.name] = (tensor.double() * factors.view(shape)).to(tensor.dtype)
     return found
-
-
-def _kept_like(recipe: Recipe, rescale: Rescale, size: int) -> tuple[int, ...]:
-    """Rows of a bias that the recipe adds are those that stay of the weight."""
-    return recipe.keep.get(rescale.weight, {}).get(rescale.axis, tuple(range(size)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -103,6 +103,8 @@ class OpGraph:
     """The same of the second run, counted from 0."""
     note: str = ""
     """What could not be recorded, in words."""
+    loose: tuple[int, ...] = ()
+    """Values that parameters of their own compute from the inputs, and that reach no output."""
 
     @property
     def branched(self) -> bool:
@@ -122,7 +124,29 @@ class OpGraph:
 
     def live(self) -> OpGraph:
         """Return the graph without ops that reach no output (ai8x computes unused statistics) and what only they read."""
-        wanted = set(self.outputs)
+        return self._reaching(self.outputs)
+
+    def running(self) -> OpGraph:
+        """Return the live graph and the layers that reach no output (a head whose result is dropped): they must go on to fit.
+
+        What they make, as far as no other such layer takes it, is `loose`.
+        """
+        live, known, made = self.live(), set(self.inputs), []
+        names = {number for number in self.state.values() if number not in set(live.state.values())}
+        for op in self.ops:
+            used = {ref.value for ref in op.inputs()}
+            if used & known:
+                results = [ref.value for ref in op.outputs if ref is not None]
+                known.update(results)
+                made += results if used & names else []
+        if not made:
+            return live
+        whole = self._reaching((*self.outputs, *made))
+        taken = {ref.value for op in whole.ops for ref in op.inputs()}
+        return replace(whole, loose=tuple(value for value in made if value not in taken))
+
+    def _reaching(self, ends: Iterable[int]) -> OpGraph:
+        wanted = set(ends)
         aliases = {self.values[v].alias for v in wanted}
         kept: list[Op] = []
         for op in reversed(self.ops):
@@ -177,4 +201,5 @@ def merged(first: OpGraph, second: OpGraph) -> OpGraph:
         first.places,
         second.places,
         first.note,
+        first.loose,
     )

@@ -11,7 +11,10 @@ from torchthin.labels.rules.dividing import tie_rows
 from torchthin.labels.space import Axes, Axis, Dims, Merged, Vector
 
 FEW = 5
-"""Axes shorter than this are cut last when an axis is divided: they count kinds (queries, keys, values), then heads."""
+"""Axes of fewer kinds than this are cut last when an axis is divided: they count queries, keys and values, then heads.
+
+A batch that is flattened together with the heads repeats them.
+"""
 
 
 @rule("aten.view", "aten._unsafe_view", "aten._reshape_alias", accepts_merged=True)
@@ -146,7 +149,10 @@ def read_off(call: Call, moved: Vector) -> dict[int, Vector]:
         return {}
     unit = varying[0]
     if len(varying) > 1:
-        order = sorted(varying, key=lambda d: (moved.shape[d] < FEW, min(-moved.shape[d], -FEW)))
+        kinds = {
+            d: np.unique(moved[(0,) * d + (slice(None),) + (0,) * (moved.ndim - d - 1)]).size for d in varying
+        }
+        order = sorted(varying, key=lambda d: (kinds[d] < FEW, min(-moved.shape[d], -FEW)))
         chosen = call.choose(np.unique(moved), *(f"unit {d}" for d in order))
         if chosen == "frozen":
             return {}
