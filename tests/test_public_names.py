@@ -24,6 +24,7 @@ NAMES = {
     "inspect",
     "load",
     "prune",
+    "sensitivity",
     "thin_",
     "verify",
 }

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torchthin.report.facts import PruneReport
     from torchthin.report.inspection_facts import Inspection
     from torchthin.thinning.recipe import Recipe
+    from torchthin.where_to_cut import sensitivity
 
 __all__ = [
     "METHODS",
@@ -36,6 +37,7 @@ __all__ = [
     "inspect",
     "load",
     "prune",
+    "sensitivity",
     "thin_",
     "verify",
 ]
@@ -52,6 +54,7 @@ _LAZY = {
     "inspect": "torchthin.inspection",
     "load": "torchthin.reload",
     "prune": "torchthin.pipeline",
+    "sensitivity": "torchthin.where_to_cut",
     "thin_": "torchthin.in_place",
     "verify": "torchthin.proof",
 }

@@ -136,6 +136,9 @@ class PruneConfig:
     target_macs: str | None = None
     """Most multiply-accumulates of one forward pass on the example inputs, in the same forms."""
 
+    allocation: str | None = None
+    """How a budget is spread over the groups: a file of ``torchthin sensitivity``, or ``"auto"``: it is measured first."""
+
     def __post_init__(self) -> None:
         self._check_backend()
         if self.compat is not None and self.compat not in COMPATS:
@@ -154,6 +157,7 @@ class PruneConfig:
         self._check_floor()
         self._check_chip()
         self._check_budgets()
+        self._check_allocation()
         if self.weights is not None:
             object.__setattr__(self, "weights", _names("weights", self.weights))
             if not self.weights:
@@ -279,6 +283,21 @@ class PruneConfig:
                     value,
                     " Zeros make no model smaller.",
                 )
+
+    def _check_allocation(self) -> None:
+        name: Any = self.allocation
+        if name is None:
+            return
+        if not isinstance(name, str) or not name:
+            raise _expected("allocation", "'auto' or a file of torchthin sensitivity", name)
+        if not self.budgets:
+            raise _expected(
+                "allocation", "given with target_params or target_macs, the budget to spread", name
+            )
+        if self.scope != "group":
+            raise _expected(
+                "allocation", "given without scope='global', which spreads the cut by score", name
+            )
 
     @property
     def budgets(self) -> dict[str, Limit]:

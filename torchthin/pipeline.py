@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,17 +12,19 @@ import numpy.typing as npt
 from torch import Tensor, nn
 
 from torchthin import schedule
+from torchthin.budgets.allocation import by_allocation
 from torchthin.budgets.decision import ByBudget, by_budget
 from torchthin.budgets.within import budget_facts, plan_within
+from torchthin.calibration import calibration
 from torchthin.chips.table import chip_named
 from torchthin.chipwise import ByChip, by_chip
-from torchthin.config import PruneConfig
+from torchthin.config import DEFAULT_SPARSITY, PruneConfig
 from torchthin.cost import measure
 from torchthin.distiller.backend import backend_masks
 from torchthin.distiller.masks import agp_target, distiller_masks
 from torchthin.errors import ConfigError
 from torchthin.groups import Group
-from torchthin.importance.measuring import Loss, Measure, batches_of
+from torchthin.importance.measuring import Loss, Measure
 from torchthin.importance.registry import criterion as registered
 from torchthin.importance.scores import FALLBACK, Ranking, ranked
 from torchthin.importance.values import check_values
@@ -30,6 +32,8 @@ from torchthin.masks import apply_masks_, channel_masks
 from torchthin.proof import Proof
 from torchthin.report.facts import Filters, PruneReport, build_report
 from torchthin.saving import save_pruned
+from torchthin.scan.scanning import Progress, Scan, scanned
+from torchthin.scan.table import Sensitivity, read_table
 from torchthin.selection import prune_count, select_channels, select_weights
 from torchthin.structured import ByImportance, DeadChannels, effective_weights, masks_of_sources
 from torchthin.targets import TargetPlan, find_targets
@@ -215,7 +219,7 @@ def prune_with(
     check_values(model, {target.name for target in plan.targets})
     inputs = None if example_inputs is None else on_device_of(model, as_inputs(example_inputs))
     if inputs is not None and config.rule.structured and config.compat is None:
-        return _prune_groups(model, plan, config, inputs, _measure(model, plan, config, data, loss))
+        return _prune_groups(model, plan, config, inputs, _batches(model, inputs, data), loss)
     planned = planned_sparsities(config)
     masks, asked = _decide(model, plan, config, planned[-1])
     pruned = clone(model, duplicate)
@@ -251,13 +255,53 @@ def _check_evidence(config: PruneConfig, example_inputs: Any, data: Any, loss: L
         )
 
 
-def _measure(
-    model: nn.Module, plan: TargetPlan, config: PruneConfig, data: Any, loss: Loss | None
-) -> Measure | None:
-    if not registered(config.rule.criterion).needs_data:
-        return None
-    batches = () if data is None else batches_of(data, model)
-    return Measure(model, batches, plan.computed, loss, config.seed)
+def _batches(model: nn.Module, inputs: Inputs, data: Any) -> tuple[Inputs, ...]:
+    """Return the user's data, checked, on the model's device; nothing when there are none."""
+    if data is None:
+        return ()
+    return tuple(on_device_of(model, batch) for batch in calibration(data, like=inputs).batches)
+
+
+def scan_with(
+    model: nn.Module,
+    config: PruneConfig,
+    example_inputs: Any,
+    how: Callable[[tuple[Inputs, ...]], Scan],
+    *,
+    data: Any = None,
+    loss: Loss | None = None,
+    progress: Progress | None = None,
+) -> Sensitivity:
+    """Measure what each group costs that `config` would prune; see `sensitivity`. how: batches -> how to scan."""
+    check_model(model, "sensitivity")
+    _check_evidence(config, example_inputs, data, loss)
+    plan = find_targets(model, structured=True, weights=config.weights, keep=config.keep, coupled=True)
+    check_values(model, {target.name for target in plan.targets})
+    inputs = on_device_of(model, as_inputs(example_inputs))
+    batches = _batches(model, inputs, data)
+    decide = _by_importance(model, plan, config, batches, loss)
+    return scanned(decide, inputs, how(batches or (inputs,)), progress)
+
+
+def _by_importance(
+    model: nn.Module, plan: TargetPlan, config: PruneConfig, batches: tuple[Inputs, ...], loss: Loss | None
+) -> ByImportance:
+    evidence = None
+    if registered(config.rule.criterion).needs_data:
+        evidence = Measure(model, batches, plan.computed, loss, config.seed)
+    return ByImportance(
+        model,
+        plan.targets,
+        frozenset(plan.kept),
+        planned_sparsities(config)[-1],
+        config.scope,
+        config.rule.criterion,
+        tuple(name for name in config.weights or () if any(sign in name for sign in "*?[")),
+        plan.computed,
+        keep_at_least=config.floor,
+        measure=evidence,
+        seed=config.seed,
+    )
 
 
 def _fallen_back(ranking: Ranking | None, criterion: str) -> tuple[str, ...]:
@@ -272,29 +316,23 @@ def _fallen_back(ranking: Ranking | None, criterion: str) -> tuple[str, ...]:
 
 
 def _prune_groups(
-    model: nn.Module, plan: TargetPlan, config: PruneConfig, inputs: Inputs, evidence: Measure | None
+    model: nn.Module,
+    plan: TargetPlan,
+    config: PruneConfig,
+    inputs: Inputs,
+    batches: tuple[Inputs, ...],
+    loss: Loss | None,
 ) -> PruneResult:
     """Prune by groups: what is masked can be thinned, and a trial has shown it."""
     planned = planned_sparsities(config)
-    kept = frozenset(plan.kept)
-    patterns = tuple(name for name in config.weights or () if any(sign in name for sign in "*?["))
-    decide = ByImportance(
-        model,
-        plan.targets,
-        kept,
-        planned[-1],
-        config.scope,
-        config.rule.criterion,
-        patterns,
-        plan.computed,
-        keep_at_least=config.floor,
-        measure=evidence,
-        seed=config.seed,
-    )
+    decide = _by_importance(model, plan, config, batches, loss)
     if config.chip is not None:
         decide = by_chip(decide, inputs, chip_named(config.chip), config.goals)
     if config.budgets:
+        table = _table(decide, config, inputs, batches)
         decide = by_budget(decide, config.budgets, measure(model, inputs))
+        if table is not None:
+            decide = by_allocation(decide, table)
         found, cost = plan_within(model, inputs, decide)
     else:
         found = find_plan(model, inputs, decide)
@@ -333,6 +371,17 @@ def _prune_groups(
     if not config.thin:
         return PruneResult(masked, zeroed, report, found.recipe or None, found.outcome.proof, config)
     return _thinned(masked, zeroed, found, report, inputs, config)
+
+
+def _table(
+    decide: ByImportance, config: PruneConfig, inputs: Inputs, batches: tuple[Inputs, ...]
+) -> Sensitivity | None:
+    """Return what says how to spread a budget over the groups, None where all lose the same share."""
+    if config.allocation is None:
+        return None
+    if config.allocation != "auto":
+        return read_table(config.allocation)
+    return scanned(replace(decide, target_sparsity=DEFAULT_SPARSITY), inputs, Scan(batches or (inputs,)))
 
 
 def _share_gone(keeps: Mapping[str, npt.NDArray[np.bool_]]) -> float:
@@ -439,6 +488,7 @@ def prune(
     keep_at_least: float | None = None,
     target_params: str | int | None = None,
     target_macs: str | int | None = None,
+    allocation: str | None = None,
     data: Any = None,
     loss: Loss | None = None,
 ) -> PruneResult:
@@ -467,10 +517,12 @@ def prune(
     activation (all in docs/methods.md). target_params, target_macs: the most that the thinned model may have, as a share
     ("0.4x") or a number, either or both: the least sparsity that reaches them is found, and channels are given back as
     long as they hold (and a given target_sparsity, of every group or over all).
+    allocation: a file of `torchthin sensitivity`, or "auto": the budget is spread over the groups so that the losses measured
+    there add up to the least, instead of the same share of every group.
     seed: of random numbers that criteria draw. keep_at_least: share of every group
-    that stays with scope="global". data: batches of inputs, each as example_inputs, without labels (or an object
-    with such an iterable as ``batches``). loss: for taylor, a function of the model that yields a loss per batch of the
-    user's own data; None: the model's own outputs on `data` decide.
+    that stays with scope="global". data: inputs without labels: a tensor, a loader, a file or
+    a folder, as `torchthin.calibration.calibration` takes them. loss: for taylor, a function of the model that yields a
+    loss per batch of the user's own data; None: the model's own outputs on `data` decide.
 
     Raises `InputError` (also a ValueError): `ConfigError` for bad arguments, `WeightNameError` for weight
     names, and for models with nothing to prune, with NaN, without values, or that cannot be copied.
@@ -498,5 +550,6 @@ def prune(
         keep_at_least=keep_at_least,
         target_params=None if target_params is None else str(target_params),
         target_macs=None if target_macs is None else str(target_macs),
+        allocation=allocation,
     )
     return prune_with(model, config, example_inputs, data=data, loss=loss)

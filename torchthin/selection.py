@@ -191,6 +191,14 @@ def select_channels(
     return {group.name: ~lost for group, lost in zip(chosen, gone, strict=True)}
 
 
+def lowest(group: Group, scores: FloatArray, count: int) -> BoolArray:
+    """Return which channels stay when the `count` lowest go, fewer where equal numbers must go from parts."""
+    if count <= 0:
+        return np.ones(group.size, np.bool_)
+    share = min((count + 0.5) / group.size, 1 - 1e-9)
+    return select_channels([group], {group.name: scores}, share)[group.name]
+
+
 _SAMPLE = 10_000
 """Values that `kth_smallest` looks at first; tensors up to twenty times as large are searched whole."""
 

@@ -10,7 +10,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 import torchthin
 from torchthin.errors import InputError
-from torchthin.importance.measuring import Measure, batches_of
+from torchthin.importance.measuring import Measure
 from torchthin.importance.scores import ranked
 from torchthin.labels.components import find_groups, producers
 from torchthin.labels.propagate import propagate
@@ -43,7 +43,7 @@ def test_taylor_of_a_linear_net_is_the_change_of_its_output() -> None:
     torch.manual_seed(0)
     net = Line().double()
     batches = [X[n : n + 1] for n in range(4)]
-    found = _scores(net, "taylor", Measure(net, batches_of(batches, net)))["first.weight"]
+    found = _scores(net, "taylor", Measure(net, [as_inputs(batch) for batch in batches]))["first.weight"]
     by_hand = np.zeros(5)
     for picture in batches:
         dense = net(picture)
@@ -78,7 +78,7 @@ def test_taylor_adds_coupled_layers_before_it_squares() -> None:
 
     net = Sum().double()
     net.b.weight.data = -net.a.weight.data  # the sum is constant: no channel does anything
-    found = _scores(net, "taylor", Measure(net, batches_of([X[:1]], net)))
+    found = _scores(net, "taylor", Measure(net, [as_inputs(X[:1])]))
     assert found["a.weight"] == pytest.approx(np.zeros(4), abs=1e-20)
 
 
@@ -98,7 +98,7 @@ def test_activation_is_the_mean_size_where_channels_are_consumed() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1)).double()
     batches = [X[:3], X[3:]]  # the same whatever the batches are
-    found = _scores(net, "activation", Measure(net, batches_of(batches, net)))["0.weight"]
+    found = _scores(net, "activation", Measure(net, [as_inputs(batch) for batch in batches]))["0.weight"]
     values = net[:2](X)
     assert found == pytest.approx(values.detach().abs().mean((0, 2, 3)).numpy(), rel=1e-9)
 
@@ -114,7 +114,7 @@ def test_activation_is_the_mean_over_consumers() -> None:
             return self.b(a) + self.c(3 * a)
 
     net = Two().double()
-    found = _scores(net, "activation", Measure(net, batches_of([X], net)))["a.weight"]
+    found = _scores(net, "activation", Measure(net, [as_inputs(X)]))["a.weight"]
     assert found == pytest.approx(2 * net.a(X).detach().abs().mean((0, 2, 3)).numpy(), rel=1e-9)
 
 
@@ -133,10 +133,9 @@ def test_the_model_is_left_as_it_is(criterion: str) -> None:
 @pytest.mark.parametrize(
     ("data", "sentence"),
     [
-        ([], "must hold at least one batch. Got none."),
-        (X, "must be a list of batches, each as example_inputs. Got Tensor; put it into a list."),
-        ([torch.ones(2, 5, 6, 6)], "on the data of prune"),
-        ([torch.full((2, 3, 6, 6), torch.nan)], "not finite"),
+        ([], "hold no input. Give at least one."),
+        ([torch.ones(2, 5, 6, 6)], "Item 0 of the calibration data must be shape (n, 3, 6, 6)"),
+        ([torch.full((2, 3, 6, 6), torch.nan)], "hold NaN or infinite numbers"),
     ],
 )
 @pytest.mark.parametrize("criterion", ["taylor", "activation"])

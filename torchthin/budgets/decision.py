@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 
-import numpy as np
-
 from torchthin.budgets.ledger import Ledger, Spent
 from torchthin.chips.goals import Limit
 from torchthin.cost import Cost
@@ -14,7 +12,7 @@ from torchthin.errors import InputError, TargetMissedError
 from torchthin.groups import Group
 from torchthin.labels.components import Grouping
 from torchthin.labels.propagate import Labels
-from torchthin.selection import least_kept, select_channels
+from torchthin.selection import least_kept, lowest, select_channels
 from torchthin.structured import BoolArray, ByImportance, FloatArray
 from torchthin.thinning.search import Decision
 
@@ -130,39 +128,34 @@ class ByBudget(ByImportance):
         """Give channels back, a group's best one at a time, the most important first, while the budgets hold."""
         keeps = dict(keeps)
         asked = self._at(groups, scores, self.target_sparsity)
-        total = sum(int((~keep).sum()) for keep in asked.values())
         open_groups = list(groups)
         while open_groups:
             offers = [
-                (self._worth(scores[group.name], keeps[group.name], wider), group, wider)
+                (self._worth(group, scores[group.name], keeps[group.name], wider), group, wider)
                 for group in open_groups
                 if (wider := wider_by_one(group, scores[group.name], keeps[group.name])) is not None
             ]
             open_groups = []
             for _, group, wider in sorted(offers, key=lambda offer: -offer[0]):
                 now = {**keeps, group.name: wider}
-                if self.scope == "global":
-                    enough = sum(int((~keep).sum()) for keep in now.values()) >= total
-                else:
-                    enough = int((~wider).sum()) >= int((~asked[group.name]).sum())
-                if enough and self._fits(now):
+                if self._enough(now, asked) and self._fits(now):
                     keeps[group.name] = wider
                     open_groups.append(group)
         return keeps
 
-    def _worth(self, scores: FloatArray, keep: BoolArray, wider: BoolArray) -> float:
+    def _enough(self, keeps: Keeps, asked: Keeps) -> bool:
+        """Whether at least as much goes as `target_sparsity` alone would have let go."""
+        gone = {name: (int((~keep).sum()), int((~asked[name]).sum())) for name, keep in keeps.items()}
+        if self.scope == "global":
+            return sum(now for now, _ in gone.values()) >= sum(least for _, least in gone.values())
+        return all(now >= least for now, least in gone.values())
+
+    def _worth(self, group: Group, scores: FloatArray, keep: BoolArray, wider: BoolArray) -> float:
+        """Return what giving channels back brings: their importance, in units of the group's mean where groups do not compare."""
         assert self.ranking is not None
         gained = float(scores[wider & ~keep].sum())
         mean = float(scores.mean())
         return gained if self.ranking.absolute or mean <= 0 else gained / mean
-
-
-def lowest(group: Group, scores: FloatArray, count: int) -> BoolArray:
-    """Return which channels stay when the `count` lowest go, fewer where equal numbers must go from parts."""
-    if count <= 0:
-        return np.ones(group.size, np.bool_)
-    share = min((count + 0.5) / group.size, 1 - 1e-9)
-    return select_channels([group], {group.name: scores}, share)[group.name]
 
 
 def wider_by_one(group: Group, scores: FloatArray, keep: BoolArray) -> BoolArray | None:

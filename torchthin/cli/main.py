@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torchthin.cli import chip, inspect, options, prune
+from torchthin.cli import chip, inspect, options, prune, sensitivity
 from torchthin.cli.shell import Parser, run_command
 from torchthin.release import version
 
@@ -39,6 +39,13 @@ COMMANDS: dict[str, Command] = {
         inspect.add_inspect_arguments,
         inspect.inspect_options,
         inspect.run,
+    ),
+    "sensitivity": Command(
+        sensitivity.DESCRIPTION,
+        sensitivity.EXAMPLE,
+        sensitivity.add_sensitivity_arguments,
+        sensitivity.sensitivity_options,
+        sensitivity.run,
     ),
     "chip": Command(chip.DESCRIPTION, chip.EXAMPLE, chip.add_chip_arguments, chip.chip_options, chip.run),
 }

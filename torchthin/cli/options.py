@@ -34,6 +34,7 @@ class PruneOptions:
     training_to: str | None = None
     arch: str | None = None
     dataset: str | None = None
+    data: str | None = None
     input_shape: tuple[str, ...] = ()
     device: str = "cpu"
     json: bool = False
@@ -54,6 +55,7 @@ _RUN_TYPES: dict[str, tuple[type[Any], str]] = {
     "training_to": (str, "a path"),
     "arch": (str, "text"),
     "dataset": (str, "text"),
+    "data": (str, "a file, a folder or module:function"),
     "input_shape": (tuple, "a shape such as 1,3,128,128, or a list of them"),
     "device": (str, "text"),
     "json": (bool, "true or false"),
@@ -97,9 +99,20 @@ def add_model_arguments(parser: Parser) -> None:
     model.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: cpu)")
 
 
+def add_data_argument(parser: Parser) -> None:
+    """Add the flag that names inputs without labels to `parser`."""
+    parser.add_argument_group("data").add_argument(
+        "--data",
+        metavar="SOURCE",
+        help="inputs without labels, for criteria and scans: a .npy or .pt file, a folder of pictures, or module:function "
+        "(the first 256 are taken)",
+    )
+
+
 def add_prune_arguments(parser: Parser) -> None:
     """Add the flags of ``prune`` to `parser`."""
     add_model_arguments(parser)
+    add_data_argument(parser)
     pruning = parser.add_argument_group("pruning")
     pruning.add_argument("--method", help=f"one of {', '.join(METHODS)} (default: {_DEFAULTS.method})")
     pruning.add_argument(
@@ -149,6 +162,12 @@ def add_prune_arguments(parser: Parser) -> None:
     )
     pruning.add_argument(
         "--target-macs", metavar="LIMIT", help="most multiply-accumulates: 0.5x, or 40000000"
+    )
+    pruning.add_argument(
+        "--allocation",
+        metavar="FILE",
+        help="spread a budget over the groups by a file of torchthin sensitivity, or auto: measure it first (default: the "
+        "same share of every group)",
     )
     pruning.add_argument("--compat", metavar="TOOL", help="distiller: the masks Distiller makes, bit for bit")
     pruning.add_argument(

@@ -58,7 +58,7 @@ def _prune(options: PruneOptions) -> dict[str, Any]:
     how = options.prune
     model, inputs = placed(model, device), inputs and tuple(value.to(device) for value in inputs)
     if options.train is None:
-        result = prune_with(model, how, inputs)
+        result = prune_with(model, how, inputs, data=options.data)
     else:
         result = prune_in_training(model, inputs, options, voice)
     if how.chip is not None or how.budgets:

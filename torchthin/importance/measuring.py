@@ -21,7 +21,7 @@ from torchthin.importance.channels import FloatArray
 from torchthin.labels.components import Grouping
 from torchthin.labels.propagate import Labels
 from torchthin.trace.clone import clone, state_tensors
-from torchthin.trace.inputs import Inputs, as_inputs, call, on_device_of
+from torchthin.trace.inputs import Inputs, call
 from torchthin.trace.opgraph import OpGraph, Ref
 from torchthin.trace.outputs import output_tensors
 from torchthin.trace.recorder import CountingMode, by_name, following, quiet
@@ -30,26 +30,6 @@ Loss = Callable[[nn.Module], Iterable[Tensor]]
 """The model -> a loss (a number with a gradient) for every batch."""
 DRAWS = 16
 """Gradients that are drawn at least: with few batches several per batch, at random signs of the outputs."""
-
-
-def batches_of(data: Any, model: nn.Module) -> tuple[Inputs, ...]:
-    """Return `data`, or its ``batches``, as inputs on the model's device.
-
-    data: an iterable of what `prune` takes as example_inputs, or an object with such an iterable as ``batches``.
-
-    Raises:
-        InputError: there is no batch, or one is no input.
-    """
-    found = getattr(data, "batches", data)
-    if isinstance(found, (Tensor, Mapping, Inputs)) or not isinstance(found, Iterable):
-        raise InputError(
-            f"The data of prune must be a list of batches, each as example_inputs. Got {type(found).__name__}; "
-            "put it into a list."
-        )
-    batches = tuple(on_device_of(model, as_inputs(batch)) for batch in found)
-    if not batches:
-        raise InputError("The data of prune must hold at least one batch. Got none.")
-    return batches
 
 
 @dataclass

@@ -1,0 +1,100 @@
+"""``torchthin sensitivity``, as a user runs it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from workplace import ROOT, Workplace
+
+from torchthin.cli.main import main
+
+MODEL = ("--model-factory", "net.py:net", "--input-shape", "1,3,8,8")
+METRIC = """
+import time
+
+import torch
+
+X = torch.ones(2, 3, 8, 8)
+
+def score(model):
+    return -float(model(X).abs().mean())
+
+def slow(model):
+    time.sleep(0.4)
+    return score(model)
+
+def raises(model):
+    raise OSError("no data here")
+"""
+
+
+@pytest.fixture(autouse=True)
+def files(place: Workplace) -> None:
+    (place.path / "judge.py").write_text(METRIC)
+    np.save(place.path / "inputs.npy", np.random.default_rng(0).normal(size=(5, 3, 8, 8)).astype(np.float32))
+
+
+def test_a_scan_feeds_an_allocation(place: Workplace) -> None:
+    scan = ("sensitivity", *MODEL, "--data", "inputs.npy", "--ratios", "0.25", "0.5", "0.75")
+    outcome = place.run(*scan, "--save-to", "scan.json", "--cache", "scan.jsonl", main=main)
+    assert outcome.code == 0, outcome
+    assert "conv1.weight |        8 |" in outcome.out
+    table = json.loads((place.path / "scan.json").read_text())
+    again = place.run(*scan, "--json", "--cache", "scan.jsonl", "--workers", "2", main=main)
+    assert json.loads(again.out) == table
+    pruned = place.run(
+        "prune", *MODEL, "--thin", "--target-macs", "0.6x", "--allocation", "scan.json", main=main
+    )
+    assert pruned.code == 0, pruned
+    assert "Budget: at most" in pruned.out
+
+
+def test_data_of_the_user_reach_criteria(place: Workplace) -> None:
+    outcome = place.run("prune", *MODEL, "--criterion", "taylor", "--data", "inputs.npy", "--json", main=main)
+    assert outcome.code == 0, outcome
+    assert json.loads(outcome.out)["pruned_channels"] > 0
+
+
+def test_a_killed_scan_goes_on(place: Workplace, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "torchthin.cli.main", "sensitivity", *MODEL, "--metric", "judge.py:slow"]
+    command = [*command, "--cache", "scan.jsonl", "--json"]
+    code = "import sys; from torchthin.cli.main import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, *command[3:]]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    cache = place.path / "scan.jsonl"
+    with subprocess.Popen(
+        command, cwd=place.path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as run:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and (not cache.exists() or cache.read_bytes().count(b"\n") < 3):
+            time.sleep(0.05)
+        run.send_signal(signal.SIGKILL)
+    known = cache.read_bytes()
+    assert known.count(b"\n") >= 3
+    quick = subprocess.run(command, cwd=place.path, env=env, capture_output=True, text=True, timeout=300)
+    assert quick.returncode == 0, quick
+    assert cache.read_bytes().startswith(known[: known.rfind(b"\n") + 1])
+    losses = [loss for curve in json.loads(quick.stdout)["groups"] for loss in curve["losses"]]
+    assert cache.read_bytes().count(b"\n") == 1 + len(losses)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--metric", "judge.py:raises"), "The metric fails on the model: OSError: no data here."),
+        (("--metric", "judge.py:scor"), "Did you mean 'score'"),
+        (("--metric", "score"), "The metric must be package.module:function or path/to/file.py:function."),
+        (("--data", "none.npy"), "none.npy"),
+        (("--cache", "net.py"), "holds something else than results"),
+        (("--ratios", "2"), "The ratios of sensitivity must be numbers between 0 and 1."),
+        (("--save-to", "."), "."),
+    ],
+)
+def test_bad_input_is_one_line(place: Workplace, arguments: tuple[str, ...], message: str) -> None:
+    place.assert_refused(message, "sensitivity", *MODEL, *arguments, run=lambda *a: place.run(*a, main=main))

@@ -1,0 +1,196 @@
+"""``torchthin sensitivity``: what losing channels costs, group by group."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torchthin.cli.options import add_data_argument, add_model_arguments
+from torchthin.cli.shell import Parser
+from torchthin.config import CHANNEL_CRITERIA
+from torchthin.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torchthin.scan.judge import Metric
+    from torchthin.scan.scanning import Progress
+    from torchthin.scan.table import Sensitivity
+
+DESCRIPTION = (
+    "Measure what every group of channels costs at several ratios; prune --allocation spreads a budget by it."
+)
+EXAMPLE = """\
+example:
+  %(prog)s --model-factory models/net.py:small --checkpoint best.pth --input-shape 1,3,128,128 \\
+      --data calibration.npy --cache scan.jsonl --workers 4 --save-to scan.json
+  torchthin prune ... --target-macs 0.5x --allocation scan.json --thin
+"""
+
+
+@dataclass(frozen=True)
+class SensitivityOptions:
+    """All a scan is told."""
+
+    model_factory: str
+    factory_args: Mapping[str, Any] | None = None
+    checkpoint: str | None = None
+    dataset: str | None = None
+    input_shape: tuple[str, ...] = ()
+    device: str = "cpu"
+    data: str | None = None
+    metric: str | None = None
+    ratios: tuple[float, ...] | None = None
+    criterion: str | None = None
+    weights: tuple[str, ...] | None = None
+    keep: tuple[str, ...] = ()
+    seed: int = 0
+    cache: str | None = None
+    workers: int = 1
+    save_to: str | None = None
+    json: bool = False
+
+
+def add_sensitivity_arguments(parser: Parser) -> None:
+    """Add the flags of ``sensitivity`` to `parser`."""
+    add_model_arguments(parser)
+    add_data_argument(parser)
+    scan = parser.add_argument_group("scan")
+    scan.add_argument(
+        "--metric",
+        metavar="MODULE:FUNCTION",
+        help="function(model) that returns a number, higher is better (default: distance to the dense outputs on --data)",
+    )
+    scan.add_argument(
+        "--ratios", metavar="SHARE", type=float, nargs="+", help="shares of a group (default: 0.1 to 0.9)"
+    )
+    scan.add_argument(
+        "--criterion",
+        metavar="NAME",
+        help=f"what says which channels go first: {', '.join(CHANNEL_CRITERIA)} (default: l1)",
+    )
+    scan.add_argument("--weights", metavar="NAME", nargs="+", help="weights to prune (default: as prune)")
+    scan.add_argument("--keep", metavar="PATTERN", nargs="+", help="weights to leave whole, such as 'head*'")
+    scan.add_argument(
+        "--seed", metavar="N", type=int, help="of random numbers that criteria draw (default: 0)"
+    )
+    scan.add_argument(
+        "--cache",
+        metavar="FILE",
+        help="file that keeps each result at once: a run that was ended goes on from it",
+    )
+    scan.add_argument("--workers", metavar="N", type=int, help="processes that evaluate (default: 1)")
+    output = parser.add_argument_group("output")
+    output.add_argument("--save-to", metavar="FILE", help="JSON file for prune --allocation")
+    output.add_argument("--json", action="store_true", help="the same JSON on stdout, all else on stderr")
+    output.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+def sensitivity_options(namespace: argparse.Namespace) -> SensitivityOptions:
+    """Return the options that were given, over the defaults.
+
+    Raises:
+        ConfigError: the model factory is missing.
+    """
+    given: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in vars(namespace).items()
+    }
+    given.pop("debug", None)
+    if "model_factory" not in given:
+        raise ConfigError(
+            "A model factory is needed. Give --model-factory package.module:function or path/to/file.py:function."
+        )
+    return SensitivityOptions(**given)
+
+
+def run(options: SensitivityOptions) -> int:
+    """Scan, print, write last, and return the exit code. With ``--json``, stdout gets nothing but the JSON."""
+    stdout = sys.stdout
+    redirected = contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext()
+    with redirected:  # the user's model may print as well
+        table = _scan(options)
+        if not options.json:
+            print(table)
+        if options.save_to is not None:
+            _save(Path(options.save_to), table)
+            print(f"Saved {options.save_to}.")
+    if options.json:
+        print(json.dumps(table.to_dict(), indent=2), file=stdout)
+    return 0
+
+
+def _save(path: Path, table: Sensitivity) -> None:
+    from torchthin.checkpoints.whole import write_whole
+
+    text = json.dumps(table.to_dict(), indent=2) + "\n"
+    try:
+        write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"The file {path} cannot be written: {error.strerror}. Check --save-to.") from error
+
+
+def _scan(options: SensitivityOptions) -> Sensitivity:
+    from torchthin.cli.inputs import example_inputs, placed, usable_device
+    from torchthin.cli.model import load_model
+    from torchthin.cli.outcome import Voice
+    from torchthin.where_to_cut import sensitivity
+
+    if options.save_to is not None:
+        from torchthin.checkpoints import check_destination
+
+        check_destination(Path(options.save_to))
+    device = usable_device(options.device)
+    inputs = example_inputs(options.input_shape, options.dataset)
+    if inputs is None:
+        raise ConfigError(
+            "Example inputs are needed: channels are followed through one run of the model. "
+            "Give --input-shape 1,3,224,224 or --dataset."
+        )
+    model, _ = load_model(options, Voice())
+    ratios: dict[str, Any] = {} if options.ratios is None else {"ratios": options.ratios}
+    with _metric(options.metric) as metric, _bar() as progress:
+        return sensitivity(
+            placed(model, device),
+            inputs,
+            data=options.data,
+            metric=metric,
+            criterion=options.criterion,
+            weights=options.weights,
+            keep=options.keep,
+            seed=options.seed,
+            cache=options.cache,
+            workers=options.workers,
+            progress=progress,
+            **ratios,
+        )
+
+
+@contextlib.contextmanager
+def _metric(reference: str | None) -> Iterator[Metric | None]:
+    """Give the function that was named; what it imports is found while it is used."""
+    if reference is None:
+        yield None
+        return
+    from torchthin.factory import named_function
+
+    with named_function(reference, "metric") as function:
+        yield function
+
+
+@contextlib.contextmanager
+def _bar() -> Iterator[Progress | None]:
+    """Give what moves a bar on a terminal's stderr; nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("evaluations"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("scan")
+        yield lambda done, total: bar.update(task, completed=done, total=total)
