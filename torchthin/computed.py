@@ -18,7 +18,7 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from torchthin.trace.clone import clone, duplicate
+from torchthin.trace.clone import clone, duplicate, modules_of
 from torchthin.trace.recorder import quiet
 
 
@@ -54,7 +54,7 @@ def computed_weights(model: nn.Module) -> dict[str, Computed]:
     """Find the computed weights of convolutions and linear layers: name of the bearer -> what is known."""
     first_names = {id(parameter): name for name, parameter in model.named_parameters()}
     found = {}
-    for path, module in model.named_modules():
+    for path, module in modules_of(model):
         if isinstance(module, (_ConvNd, nn.Linear)) and "weight" not in module._parameters:
             item = _tried(f"{path}.weight" if path else "weight", module, first_names)
             if item is not None:

@@ -21,7 +21,7 @@ from torchthin.selection import select_channels
 from torchthin.targets import Target, named
 from torchthin.thinning.build import mirrored_tensors
 from torchthin.thinning.search import Decision
-from torchthin.trace.clone import state_tensors
+from torchthin.trace.clone import modules_of, state_tensors
 from torchthin.trace.recorder import quiet
 
 BoolArray = npt.NDArray[np.bool_]
@@ -144,7 +144,7 @@ def state_biases(model: nn.Module, filters: Iterable[str]) -> dict[str, int]:
     without them.
     """
     found = {}
-    for path, module in model.named_modules():
+    for path, module in modules_of(model):
         if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
             prefix = f"{path}." if path else ""
             names = [name for name, _ in module.named_parameters(recurse=False)]

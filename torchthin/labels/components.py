@@ -46,8 +46,10 @@ def components(space: LabelSpace) -> Components:
     b = np.concatenate([pair[1] for pair in space.ties]) if space.ties else np.zeros(0, np.int64)
     count, of_label = connected(a, b, space.count)
     reason = np.full(count, -1, np.int64)
-    for number in reversed(range(len(space.freezes))):
-        reason[of_label[space.freezes[number][0]]] = number
+    if space.freezes:  # of several reasons the first one stands, written last
+        labels = [frozen for frozen, _ in reversed(space.freezes)]
+        numbers = np.repeat(np.arange(len(labels))[::-1], [frozen.size for frozen in labels])
+        reason[of_label[np.concatenate(labels)]] = numbers
     reason[of_label[FROZEN]] = len(space.freezes)
     return Components(of_label, reason)
 
@@ -79,8 +81,9 @@ def _kinds(axes: list[tuple[str, int, IntArray]], found: Components) -> IntArray
     """Number components by their set of members, shape (components,); -1 for frozen ones and those without a member."""
     random = np.random.default_rng(0).integers(1, 2**63, size=len(axes), dtype=np.uint64)
     marks = np.zeros(found.reason.size, np.uint64)
-    for mark, (_, _, comps) in zip(random, axes, strict=True):
-        np.add.at(marks, comps, mark)
+    if axes:
+        sizes = [comps.size for _, _, comps in axes]
+        np.add.at(marks, np.concatenate([comps for _, _, comps in axes]), np.repeat(random, sizes))
     marks[~found.free()] = 0
     _, kinds = np.unique(marks, return_inverse=True)
     kinds = kinds.reshape(-1).astype(np.int64)
@@ -160,6 +163,12 @@ def _build(
 
 def _runs(kinds: IntArray, numbers: IntArray | None = None) -> Iterator[tuple[int, IntArray]]:
     """Yield every kind on an axis with its positions, ascending, by `numbers` first; frozen positions are left out."""
+    if kinds.size and (kinds == kinds[0]).all():  # nearly always
+        if kinds[0] >= 0:
+            ascending = numbers is None or bool((numbers[1:] >= numbers[:-1]).all())
+            places = np.arange(kinds.size) if numbers is None or ascending else numbers.argsort(kind="stable")
+            yield int(kinds[0]), places
+        return
     sorting = np.argsort(kinds, kind="stable") if numbers is None else np.lexsort((numbers, kinds))
     ordered = kinds[sorting]
     starts = np.flatnonzero(np.diff(ordered, prepend=-2)).tolist()
@@ -184,10 +193,10 @@ def _frozen(axes: list[tuple[str, int, IntArray]], found: Components, labels: La
     freezes = labels.space.freezes
     for name, axis, comps in axes:
         reasons = found.reason[comps]
-        numbers, counts = np.unique(reasons[reasons >= 0], return_counts=True)
-        for number, count in zip(numbers.tolist(), counts.tolist(), strict=True):
+        counts = np.bincount(reasons[reasons >= 0])
+        for number in np.flatnonzero(counts).tolist():
             text = str(freezes[number][1]) if number < len(freezes) else "padding"
-            listed.append(Frozen(name, axis, count, text))
+            listed.append(Frozen(name, axis, int(counts[number]), text))
     return tuple(listed)
 
 
@@ -205,6 +214,7 @@ def producers(labels: Labels) -> dict[str, int]:
     ]
     for number, (_, _, vector) in enumerate(axes):
         owners[vector] = number
+    whole = {id(vector): number for number, (_, _, vector) in enumerate(axes)}
     found: dict[str, int] = {}
     ops = {op.index: op for op in labels.graph.ops}
     for index, contraction in labels.contractions.items():
@@ -213,7 +223,8 @@ def producers(labels: Labels) -> dict[str, int]:
         for place, axis in enumerate(weight):
             if not isinstance(axis, np.ndarray) or place == summed:
                 continue
-            for number in np.unique(owners[axis[axis > 0]]):
+            met = [whole[id(axis)]] if id(axis) in whole else np.unique(owners[axis]).tolist()
+            for number in met:
                 if number >= 0:
                     name, position, _ = axes[number]
                     found.setdefault(name, position)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torchthin.labels import rules as rules  # registers every rule
 from torchthin.labels.registry import Call, Contraction, Site, find
 from torchthin.labels.rules.elementwise import elementwise
 from torchthin.labels.space import Axes, LabelSpace, Merged, Reason
-from torchthin.trace.opgraph import Op, OpGraph
+from torchthin.trace.opgraph import Op, OpGraph, operator_name
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,7 @@ class _Propagation:
         call = Call(
             op, self.graph.values, self.values, self.space, self.choices.get(op.index, 0), self.consumed
         )
-        if entry is None and not _pointwise(op):
+        if entry is None and not _pointwise(op.target):
             return self._freeze_inputs(op, used)
         if entry is None or not entry.accepts_sorted:
             for number in used:
@@ -206,12 +207,14 @@ class _Propagation:
         return []
 
 
-def _pointwise(op: Op) -> bool:
+@cache
+def _pointwise(target: torch._ops.OpOverload) -> bool:
     """Whether torch tags the operator, or the one that it is the in-place form of, as pointwise."""
-    if torch.Tag.pointwise in op.target.tags:
+    if torch.Tag.pointwise in target.tags:
         return True
-    base = op.name.removeprefix("aten.").removesuffix("_")
-    packet = getattr(torch.ops.aten, base, None) if op.name.endswith("_") else None
+    name = operator_name(target)
+    base = name.removeprefix("aten.").removesuffix("_")
+    packet = getattr(torch.ops.aten, base, None) if name.endswith("_") else None
     return packet is not None and any(
         torch.Tag.pointwise in getattr(packet, overload).tags for overload in packet.overloads()
     )

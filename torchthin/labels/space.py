@@ -115,9 +115,10 @@ class LabelSpace:
         """Tie `a` and `b` index by index (numpy broadcasting); what meets a frozen index is frozen."""
         if a is b:
             return
-        a, b = (np.ascontiguousarray(x).reshape(-1) for x in np.broadcast_arrays(a, b))
-        stuck = (a == FROZEN) | (b == FROZEN)
-        if stuck.any():
+        if a.ndim != 1 or a.shape != b.shape:
+            a, b = (np.ascontiguousarray(x).reshape(-1) for x in np.broadcast_arrays(a, b))
+        if not (a.all() and b.all()):
+            stuck = (a == FROZEN) | (b == FROZEN)
             self.freeze(np.concatenate([a[stuck], b[stuck]]), reason)
             a, b = a[~stuck], b[~stuck]
         self.ties.append((a, b))
@@ -127,8 +128,7 @@ class LabelSpace:
         if axis is None:
             return
         for vector in axis.parts if isinstance(axis, Merged) else (axis,):
-            labels = np.unique(vector)
-            labels = labels[labels != FROZEN]
+            labels = vector[vector != FROZEN]
             if labels.size:
                 self.freezes.append((labels, reason))
 

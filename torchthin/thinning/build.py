@@ -11,7 +11,8 @@ from torch.nn.utils import parametrize
 
 from torchthin.thinning.attributes import attributes_after
 from torchthin.thinning.recipe import Recipe, check_fits, cut
-from torchthin.trace.clone import Exchange, clone, state_tensors
+from torchthin.trace.clone import Exchange, clone, modules_of, state_tensors
+from torchthin.trace.hollow import SMALL
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
@@ -23,7 +24,7 @@ def sized_attributes(model: nn.Module, recipe: Recipe) -> dict[str, dict[str, An
     """Return the attributes that must change with the recipe's shapes, per module."""
     first_names = {id(tensor): name for name, tensor in state_tensors(model)}
     changes: dict[str, dict[str, Any]] = {}
-    for path, module in model.named_modules():
+    for path, module in modules_of(model):
         own = mirrored_tensors(module)
         names = {local: first_names[id(t)] for local, t in own.items()}
         if not any(name in recipe.keep for name in names.values()):
@@ -56,18 +57,24 @@ def mirrored_tensors(module: nn.Module) -> dict[str, Tensor]:
     return own
 
 
-def thin_copy(model: nn.Module, recipe: Recipe, prepare: Exchange | None = None) -> nn.Module:
+def thin_copy(
+    model: nn.Module, recipe: Recipe, prepare: Exchange | None = None, *, values: bool = True
+) -> nn.Module:
     """Return a copy of `model` thinned by `recipe`; tensors that the recipe leaves whole are copied.
 
     Args:
         model: full-size model, left as it is.
         recipe: what goes.
         prepare: change each tensor when it has been cut (mask it, convert it).
+        values: False: large tensors only get their shape, for a run without arithmetic.
     """
-    check_fits(recipe, tensors_of(model), dict(model.named_modules()))
+    check_fits(recipe, tensors_of(model), dict(modules_of(model)))
+    met: dict[int, Tensor] = {}
 
     def exchange(name: str, tensor: Tensor) -> Tensor:
-        thin = cut(tensor.detach(), recipe.keep.get(name, {}))
+        if not values and tensor.numel() >= SMALL and tensor.is_contiguous() and name in recipe.keep:
+            return tensor.new_empty(recipe.shape_after(name))
+        thin = cut(tensor.detach(), recipe.keep.get(name, {}), met)
         ready = thin if prepare is None else prepare(name, thin)
         return ready.clone() if ready.data_ptr() == tensor.data_ptr() else ready
 
@@ -82,7 +89,7 @@ def thin_copy(model: nn.Module, recipe: Recipe, prepare: Exchange | None = None)
 
 def set_attributes_(model: nn.Module, attributes: Mapping[str, Mapping[str, Any]]) -> None:
     """Set module attributes by module path."""
-    modules = dict(model.named_modules())
+    modules = dict(modules_of(model))
     for path, values in attributes.items():
         for name, value in values.items():
             setattr(modules[path], name, value)

@@ -15,6 +15,7 @@ from torchthin.labels.registry import Contraction
 from torchthin.labels.rules.normalization import BATCH_NORMS
 from torchthin.thinning.recipe import Recipe, cut
 from torchthin.thinning.reference import Constant, Kept
+from torchthin.trace.clone import modules_of
 from torchthin.trace.opgraph import BRANCH, Op, Ref
 
 ROUNDING = 1e-5
@@ -124,7 +125,7 @@ class _Places:
     def __init__(
         self, model: nn.Module, labels: Labels, tensors: Mapping[str, Tensor], training: bool
     ) -> None:
-        self._modules = dict(model.named_modules())
+        self._modules = dict(modules_of(model))
         self._tensors = tensors
         self._state = labels.graph.state
         self._names = {number: name for name, number in self._state.items()}

@@ -7,6 +7,7 @@ the channels to blame; they take their next way, and only when there is none lef
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
@@ -20,13 +21,16 @@ from torchthin.thinning.rescale import rescaled_tensors
 from torchthin.thinning.search import Decide, Proposal, Search
 from torchthin.thinning.temperature import tempered_tensors
 from torchthin.thinning.trial import Diverged, Success, Trial
-from torchthin.trace.clone import clone, share
+from torchthin.trace.clone import clone, modules_of, share, state_tensors
+from torchthin.trace.collection import collection_paused
 from torchthin.trace.inputs import Inputs
 from torchthin.trace.opgraph import OpGraph, merged
 from torchthin.trace.recorder import record
 from torchthin.trace.sizes import read_sizes
 
 ROUNDS = 200
+LARGE = 2**20
+"""Parameters of a model that is recorded without arithmetic."""
 VARYING = 1e-5
 """Dead channels whose values differ by more than this share of their size are no constants."""
 
@@ -45,28 +49,33 @@ class Plan:
         return self.outcome.recipe
 
 
-def trace(model: nn.Module, inputs: Inputs) -> OpGraph:
+@collection_paused()
+def trace(model: nn.Module, inputs: Inputs, *, numbers: bool = False) -> OpGraph:
     """Record what `model` computes on `inputs`, on a copy that shares its weights.
 
     Where the evaluation run leaves parameters unread, the training branch is recorded too: its auxiliary heads must go
     on to fit. A training branch that does not run on these inputs (it wants labels) is left out.
 
+    Args:
+        model: full-size model, left as it is.
+        inputs: example inputs on the model's device.
+        numbers: do all arithmetic. Else a large model runs without, unless its code asks for numbers.
+
     Raises:
         InputError: the model cannot be copied, or does not run on the inputs.
     """
-    copy = clone(model, share)
     try:
-        recorded = record(copy, inputs)
+        recorded = _recorded(model, inputs, numbers or not is_large(model))
     except Exception as error:  # whatever the user's code raises
         raise InputError(
             f"The model ({type(model).__name__}) does not run on the example_inputs: {one_line(error)}. "
             "Give inputs of the shapes and dtypes that its forward takes."
         ) from error
     graph, running = recorded.live(), recorded.running()
-    if all(name in graph.state for name, _ in model.named_parameters()):
+    if all(name in graph.state for name, tensor in state_tensors(model) if isinstance(tensor, nn.Parameter)):
         return running
     try:
-        branch = record(clone(model, share), inputs, training=True).live()
+        branch = _recorded(model, inputs, not graph.hollow, training=True).live()
     except Exception as error:  # whatever the user's code raises
         cause = " ".join(str(error).split())
         note = (
@@ -81,6 +90,14 @@ def trace(model: nn.Module, inputs: Inputs) -> OpGraph:
         return both
     note = f"The training branch draws random numbers ({drawn.name} in {drawn.source}): it was tried, not compared."
     return replace(both, note=f"{both.note} {note}".strip())
+
+
+def _recorded(model: nn.Module, inputs: Inputs, numbers: bool, *, training: bool = False) -> OpGraph:
+    if not numbers:
+        # whatever code does with numbers that are none, it is run again with them
+        with contextlib.suppress(Exception):
+            return record(clone(model, share), inputs, training=training, hollow=True)
+    return record(clone(model, share), inputs, training=training)
 
 
 def find_plan(
@@ -99,7 +116,9 @@ def find_plan(
         ProofError: when no recipe was found within the allowed rounds.
     """
     computed = tuple(computed_weights(model).values())
-    search = _search(model, inputs, decide, graph or trace(model, inputs))
+    graph = graph or trace(model, inputs)
+    hollow = not prove and is_large(model)
+    search = _search(model, inputs, decide, graph, hollow)
     warm = False
     for rounds in range(1, ROUNDS + 1):
         proposal = search.propose()
@@ -115,16 +134,18 @@ def find_plan(
             search.factors(),
             computed,
             warm,
+            hollow,
         )
         try:
             outcome = trial.run(prove=prove, doubtful=search.doubtful(proposal))
         except Diverged as error:
             if warm:
                 raise ProofError(str(error)) from error
-            # What the first run cached, later runs do not compute again: record once more. If ops still come and go,
-            # the data decide.
-            warm = True
-            search = _search(model, inputs, decide, trace(model, inputs))
+            # The record was made without arithmetic, or what the first run cached, later runs do not compute again:
+            # record once more. If ops still come and go, the data decide.
+            warm = not graph.hollow
+            graph = trace(model, inputs, numbers=True)
+            search = _search(model, inputs, decide, graph)
             continue
         if isinstance(outcome, Success):
             return Plan(proposal, outcome, rounds)
@@ -134,9 +155,14 @@ def find_plan(
     )
 
 
-def _search(model: nn.Module, inputs: Inputs, decide: Decide, graph: OpGraph) -> Search:
-    modules = dict(model.named_modules())
-    return Search(model, graph, decide, modules, lambda: read_sizes(model, inputs, graph))
+def _search(model: nn.Module, inputs: Inputs, decide: Decide, graph: OpGraph, hollow: bool = False) -> Search:
+    modules = dict(modules_of(model))
+    return Search(model, graph, decide, modules, lambda: read_sizes(model, inputs, graph, hollow=hollow))
+
+
+def is_large(model: nn.Module) -> bool:
+    """Whether arithmetic is a large part of a run, so that leaving it out pays."""
+    return sum(tensor.numel() for _, tensor in state_tensors(model)) >= LARGE
 
 
 def folded_values(model: nn.Module, plan: Plan) -> dict[str, Tensor]:

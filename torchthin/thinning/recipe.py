@@ -120,18 +120,31 @@ def kept_indices(
                 gone.setdefault((member.parameter, member.axis), []).append(lost)
     shapes: dict[str, tuple[int, ...]] = {}
     kept: dict[str, dict[int, tuple[int, ...]]] = {}
+    known: dict[bytes, tuple[int, ...]] = {}  # equal axes share one tuple
     for (name, axis), lost_parts in gone.items():
         shapes[name] = tuple(tensors[name].shape)
         stay = np.ones(shapes[name][axis], np.bool_)
-        stay[np.concatenate(lost_parts)] = False
-        kept.setdefault(name, {})[axis] = tuple(np.flatnonzero(stay).tolist())
+        for lost in lost_parts:
+            stay[lost] = False
+        key = stay.tobytes()
+        if key not in known:
+            known[key] = tuple(np.flatnonzero(stay).tolist())
+        kept.setdefault(name, {})[axis] = known[key]
     return shapes, kept
 
 
-def cut(tensor: Tensor, axes: Mapping[int, tuple[int, ...]]) -> Tensor:
-    """Return `tensor` with only the kept indices of each axis, in its memory format."""
+def cut(tensor: Tensor, axes: Mapping[int, tuple[int, ...]], met: dict[int, Tensor] | None = None) -> Tensor:
+    """Return `tensor` with only the kept indices of each axis, in its memory format.
+
+    `met`: the index tensors of a recipe that is being applied, which many tensors share, by the ``id`` of the indices.
+    """
     for axis, kept in axes.items():
-        tensor = tensor.index_select(axis, torch.tensor(kept, dtype=torch.int64, device=tensor.device))
+        index = None if met is None else met.get(id(kept))
+        if index is None or index.device != tensor.device:
+            index = torch.tensor(kept, dtype=torch.int64, device=tensor.device)
+            if met is not None:
+                met[id(kept)] = index
+        tensor = tensor.index_select(axis, index)
     return tensor
 
 
@@ -156,10 +169,14 @@ def check_fits(recipe: Recipe, tensors: Mapping[str, Tensor], modules: Mapping[s
                 f"The recipe was made for {name} of shape {shape}; the model has {tuple(tensors[name].shape)}. "
                 "Build the full-size class it was made for."
             )
+    ends: dict[int, tuple[int, int]] = {}
     for name, axes in recipe.keep.items():
         shape = recipe.shapes.get(name, ())
+        for kept in axes.values():
+            if id(kept) not in ends:
+                ends[id(kept)] = (min(kept, default=-1), max(kept, default=-1))
         if not all(
-            0 <= d < len(shape) and kept and 0 <= min(kept) <= max(kept) < shape[d]
+            0 <= d < len(shape) and 0 <= ends[id(kept)][0] <= ends[id(kept)][1] < shape[d]
             for d, kept in axes.items()
         ):
             raise InputError(

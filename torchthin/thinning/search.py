@@ -21,6 +21,7 @@ from torchthin.thinning.build import sized_attributes, tensors_of
 from torchthin.thinning.recipe import Recipe, kept_indices
 from torchthin.thinning.reference import Kept
 from torchthin.thinning.trial import Failure
+from torchthin.trace.collection import collection_paused
 from torchthin.trace.opgraph import BRANCH, Op, OpGraph
 from torchthin.trace.sizes import Sizes
 
@@ -90,6 +91,7 @@ class Search:
     silent: set[int] = field(default_factory=set)
     """Ops that dead channels must reach as zeros."""
 
+    @collection_paused()
     def propose(self) -> Proposal:
         """Label, group, select and write the recipe with what is known."""
         labels = propagate(self.graph, self.choices, self.blocks.values(), self.couples.values())

@@ -119,6 +119,8 @@ class Trial:
     """Weights that layers compute from other parameters."""
     varying: bool = False
     """How many ops the model runs depends on the data (boxes found), and is no reason to give up."""
+    hollow: bool = False
+    """See without arithmetic whether the thinned model runs; of no use where outputs are compared."""
 
     def run(self, *, prove: bool, doubtful: bool) -> Failure | Success:
         """Run the trial.
@@ -127,6 +129,8 @@ class Trial:
             prove: compare outputs with the reference; False: check that the thinned model runs.
             doubtful: choices were made, so look for differences op by op first, which is cheaper than a failed proof.
         """
+        if not prove and self.hollow and self._runs_hollow():
+            return Success(self.recipe, (), None, (), ())
         small = thin_copy(self.model, self.recipe)  # unmasked: of what a mask zeroes nothing stays
         mode = FactorMode(self.labels.graph.places)
         failure = _attempt(small, self.inputs, mode)
@@ -143,6 +147,17 @@ class Trial:
             if different is not None and (different.axes or not self._rounded(different.op)):
                 return different
         return self._proved(rescales)
+
+    def _runs_hollow(self) -> bool:
+        """Whether the thinned model runs without arithmetic; if not, a run with numbers tells why, if there is a reason."""
+        graph = self.labels.graph
+        modes = [CountingMode(0, graph.places, hollow=True)]
+        if graph.branched:
+            modes.append(CountingMode(BRANCH, graph.branch_places, hollow=True))
+        return all(
+            _attempt(thin_copy(self.model, self.recipe, values=False), self.inputs, mode) is None
+            for mode in modes
+        )
 
     def _rounded(self, index: int) -> bool:
         """Whether rounding may have made the difference: a rank or a threshold stands before it, and float64 can tell."""

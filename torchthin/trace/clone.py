@@ -15,15 +15,46 @@ from torchthin.errors import InputError
 
 _ATOMS = frozenset({int, float, complex, bool, str, bytes, type(None), torch.dtype, torch.device, type})
 """Types of attributes that hold nothing and are never copied."""
+_CONTAINERS = frozenset({dict, OrderedDict, set, list, tuple})
+_REGISTERED = frozenset({"_parameters", "_buffers", "_modules"})
 
 Exchange = Callable[[str, Tensor], Tensor]
 """(name, tensor) -> the tensor that stands in its place in the copy."""
 
 
+def modules_of(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Return every module once with its path, as ``named_modules`` does, whose generators cost a step per level."""
+    found: list[tuple[str, nn.Module]] = []
+    seen: set[int] = set()
+    waiting = [("", model)]
+    while waiting:
+        path, module = waiting.pop()
+        if id(module) in seen:
+            continue
+        seen.add(id(module))
+        found.append((path, module))
+        children = module._modules
+        if children:
+            prefix = f"{path}." if path else ""
+            waiting.extend(
+                (prefix + name, child) for name, child in reversed(children.items()) if child is not None
+            )
+    return found
+
+
 def state_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Yield every parameter and buffer (also non-persistent ones) once, under its first name."""
-    yield from model.named_parameters()
-    yield from model.named_buffers()
+    """Yield every parameter, then every buffer (also non-persistent ones), once, under its first name."""
+    modules = modules_of(model)
+    for kind in ("_parameters", "_buffers"):
+        seen: set[int] = set()
+        for path, module in modules:
+            own = getattr(module, kind)
+            if own:
+                prefix = f"{path}." if path else ""
+                for name, tensor in own.items():
+                    if tensor is not None and id(tensor) not in seen:
+                        seen.add(id(tensor))
+                        yield prefix + name, tensor
 
 
 def plain_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -31,15 +62,16 @@ def plain_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
     Some were computed from parameters: the ``weight`` of ``torch.nn.utils.prune`` and ``weight_norm``, cached biases.
     """
-    for path, module in model.named_modules():
+    for path, module in modules_of(model):
         for name, value in vars(module).items():
-            if type(value) in _ATOMS or name in {"_parameters", "_buffers", "_modules"}:
+            kind = type(value)
+            if kind in _ATOMS or (kind in _CONTAINERS and not value) or name in _REGISTERED:
                 continue
             if not isinstance(value, (Tensor, list, tuple, dict)):
                 continue
             parts = value.values() if isinstance(value, dict) else value
             if not isinstance(value, Tensor) and all(type(part) in _ATOMS for part in parts):
-                continue  # nearly all: empty, or a few numbers
+                continue  # nearly all: a few numbers
             for leaf in tree_flatten(value)[0]:
                 if isinstance(leaf, Tensor):
                     yield (f"{path}.{name}" if path else name), leaf
@@ -85,11 +117,18 @@ def _copy_plain_modules(model: nn.Module, memo: dict[int, Any]) -> None:
 
     What ``copy.deepcopy`` would make, in a fifth of the time: most of a module's containers are empty.
     """
-    plain = [module for module in model.modules() if _is_plain(type(module))]
+    modules = [module for _, module in modules_of(model)]
+    plain_kinds = {kind for kind in {type(module) for module in modules} if _is_plain(kind)}
+    plain = [module for module in modules if type(module) in plain_kinds]
     for module in plain:
         memo[id(module)] = object.__new__(type(module))
     for module in reversed(plain):  # children first: a copying rule of a parent's own may look at them
-        memo[id(module)].__dict__.update({key: _copied(value, memo) for key, value in vars(module).items()})
+        contents = dict(vars(module))
+        for key, value in contents.items():
+            kind = type(value)
+            if kind not in _ATOMS:
+                contents[key] = kind() if kind in _CONTAINERS and not value else _copied(value, memo)
+        memo[id(module)].__dict__.update(contents)
 
 
 def _is_plain(kind: type[nn.Module]) -> bool:
@@ -102,12 +141,16 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
     kind = type(value)
     if kind in _ATOMS or (kind is tuple and all(type(part) in _ATOMS for part in value)):
         return value
-    if id(value) in memo or kind not in (dict, OrderedDict, set, list, tuple):
+    known = memo.get(id(value), memo)
+    if known is not memo:
+        return known
+    if kind not in _CONTAINERS:
         return copy.deepcopy(value, memo)
     if not value:
         return kind()
     if kind in (dict, OrderedDict) and all(type(key) is str for key in value):
-        made = memo[id(value)] = kind()
+        made: dict[str, Any] = kind()
+        memo[id(value)] = made
         made.update((key, _copied(part, memo)) for key, part in value.items())
         return made
     return copy.deepcopy(value, memo)

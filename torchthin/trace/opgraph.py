@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -56,7 +57,7 @@ class Op:
     @property
     def name(self) -> str:
         """Operator name without overload, for instance ``aten.convolution``."""
-        return str(self.target.overloadpacket)
+        return operator_name(self.target)
 
     @property
     def trained(self) -> bool:
@@ -73,11 +74,23 @@ class Op:
 
     def written(self) -> Iterator[Ref]:
         """Tensor arguments that the op changes in place."""
-        for parameter in self.target._schema.arguments:
-            if parameter.alias_info is not None and parameter.alias_info.is_write:
-                argument = self.arguments.get(parameter.name)
-                if isinstance(argument, Ref):
-                    yield argument
+        for name in _written_arguments(self.target):
+            argument = self.arguments.get(name)
+            if isinstance(argument, Ref):
+                yield argument
+
+
+@cache  # torch puts the name together, and the schema, at every look
+def operator_name(target: torch._ops.OpOverload) -> str:
+    """Return an operator's name without overload."""
+    return str(target.overloadpacket)
+
+
+@cache
+def _written_arguments(target: torch._ops.OpOverload) -> tuple[str, ...]:
+    return tuple(
+        a.name for a in target._schema.arguments if a.alias_info is not None and a.alias_info.is_write
+    )
 
 
 Place = tuple[str, int, int]
@@ -105,6 +118,8 @@ class OpGraph:
     """What could not be recorded, in words."""
     loose: tuple[int, ...] = ()
     """Values that parameters of their own compute from the inputs, and that reach no output."""
+    hollow: bool = False
+    """Recorded without arithmetic: if code looks at numbers unseen, a run with numbers has other ops."""
 
     @property
     def branched(self) -> bool:
@@ -132,7 +147,9 @@ class OpGraph:
         What they make, as far as no other such layer takes it, is `loose`.
         """
         live, known, made = self.live(), set(self.inputs), []
-        names = {number for number in self.state.values() if number not in set(live.state.values())}
+        names = set(self.state.values()) - set(live.state.values())
+        if not names:
+            return live
         for op in self.ops:
             used = {ref.value for ref in op.inputs()}
             if used & known:
@@ -202,4 +219,5 @@ def merged(first: OpGraph, second: OpGraph) -> OpGraph:
         second.places,
         first.note,
         first.loose,
+        first.hollow or second.hollow,
     )

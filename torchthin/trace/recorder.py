@@ -8,7 +8,7 @@ import random
 import sys
 import weakref
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -26,7 +26,8 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from torchthin.trace.clone import state_tensors
+from torchthin.trace.clone import modules_of, state_tensors
+from torchthin.trace.hollow import NoReading, compute
 from torchthin.trace.inputs import Inputs, call
 from torchthin.trace.opgraph import Op, OpGraph, Place, Ref, Source, Value
 from torchthin.trace.outputs import opaque_types, output_tensors
@@ -41,8 +42,12 @@ class CountingMode(TorchDispatchMode):
     With a graph's `places` (and `following` the model) it knows which op of the record each one is.
     """
 
-    def __init__(self, start: int = 0, places: Mapping[Place, int] | None = None) -> None:
+    def __init__(
+        self, start: int = 0, places: Mapping[Place, int] | None = None, *, hollow: bool = False
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.hollow = hollow
+        """Whether arithmetic is left out, see `torchthin/trace/hollow.py`."""
         self.completed = start
         """Index of the op that runs; between ops, of the next."""
         self.recorded = True
@@ -90,7 +95,7 @@ class CountingMode(TorchDispatchMode):
 
     def copy(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a copy. It is not counted: whether ``contiguous`` and ``reshape`` copy depends on sizes."""
-        return func(*args, **kwargs)
+        return self.compute(func, args, kwargs)
 
     def _locate(self) -> None:
         if self._places is None or self.paths is None:
@@ -111,12 +116,16 @@ class CountingMode(TorchDispatchMode):
 
     def execute(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run one op; subclasses may look at it or compute it differently."""
-        return func(*args, **kwargs)
+        return self.compute(func, args, kwargs)
+
+    def compute(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Return what one op returns."""
+        return compute(func, args, kwargs) if self.hollow else func(*args, **kwargs)
 
 
 class _Recorder(CountingMode):
-    def __init__(self, paths: ModulePaths, names: Mapping[int, str]) -> None:
-        super().__init__()
+    def __init__(self, paths: ModulePaths, names: Mapping[int, str], hollow: bool) -> None:
+        super().__init__(hollow=hollow)
         self.paths: ModulePaths = paths
         self._names = names
         self._ids: dict[int, tuple[weakref.ref[Tensor], int]] = {}
@@ -136,7 +145,7 @@ class _Recorder(CountingMode):
     def _recorded(self, index: int, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         named = by_name(func, args, kwargs)
         arguments = {name: self._reference(argument) for name, argument in named.items()}
-        result = func(*args, **kwargs)
+        result = self.compute(func, args, kwargs)
         given = [t for argument in named.values() for t in tensors_in(argument)]
         if torch.Tag.inplace_view in func.tags:
             self._renumber(as_outputs(result))
@@ -166,6 +175,9 @@ class _Recorder(CountingMode):
     def _output(self, tensor: Tensor | None, given: list[Tensor]) -> Ref | None:
         if tensor is None:
             return None
+        known = self._ids.get(id(tensor))
+        if known is not None and known[0]() is tensor:
+            return Ref(known[1])
         key = storage_key(tensor)
         sharing = next((t for t in given if storage_key(t) == key), None)
         alias = None if sharing is None else self.values[self.number(sharing)].alias
@@ -201,7 +213,7 @@ class ModulePaths:
     """Knows which module is running, through hooks that do not touch the model."""
 
     def __init__(self, model: nn.Module) -> None:
-        self._names = {id(module): name for name, module in model.named_modules()}
+        self._names = {id(module): name for name, module in modules_of(model)}
         self._calls: Counter[str] = Counter()
         self._stack: list[_Frame] = [_Frame("", 0)]
 
@@ -248,7 +260,7 @@ class ModulePaths:
 def following(model: nn.Module, mode: CountingMode) -> Iterator[None]:
     """Run what stands inside the block under `mode`, which knows at each op where in `model` it is."""
     mode.paths = ModulePaths(model)
-    with mode.paths.watch(), mode:
+    with mode.paths.watch(), NoReading() if mode.hollow else contextlib.nullcontext(), mode:
         yield
 
 
@@ -294,15 +306,19 @@ def quiet(model: nn.Module) -> Iterator[None]:
 
     Training mode comes first for a moment: models that cache what they compute in evaluation mode drop it there.
     """
-    training = {module: module.training for module in model.modules()}
+    modules = [module for _, module in modules_of(model)]
+    training = [module.training for module in modules]
     onednn = torch._C._get_mkldnn_enabled()
     fastpath = torch.backends.mha.get_fastpath_enabled()
     generators = _generators()
-    contents = _contents(model)
-    model.train()
-    model.eval()
+    contents = _contents(modules)
+    if any(map(_own_modes, {type(module) for module in modules})):
+        model.train()
+        model.eval()
+    else:
+        _set_training(modules, [False] * len(modules))
     torch.backends.mha.set_fastpath_enabled(False)
-    if any(isinstance(module, nn.RNNBase) for module in training):
+    if any(isinstance(module, nn.RNNBase) for module in modules):
         torch._C._set_mkldnn_enabled(False)
     try:
         with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), _uncompiled():
@@ -312,9 +328,20 @@ def quiet(model: nn.Module) -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fastpath)
         torch._C._set_mkldnn_enabled(onednn)
         for now, before in contents:
-            now.clear()
-            now.update(before)
-        for module, flag in training.items():
+            if now or before:
+                now.clear()
+                now.update(before)
+        _set_training(modules, training)
+
+
+def _own_modes(kind: type[nn.Module]) -> bool:
+    """Whether a class does something of its own when its mode changes."""
+    return kind.train is not nn.Module.train or kind.eval is not nn.Module.eval
+
+
+def _set_training(modules: Iterable[nn.Module], flags: Iterable[bool]) -> None:
+    for module, flag in zip(modules, flags, strict=True):
+        if module.training != flag:
             module.training = flag
 
 
@@ -326,11 +353,14 @@ def _uncompiled() -> contextlib.AbstractContextManager[object]:
     return eager
 
 
-def _contents(model: nn.Module) -> list[tuple[dict[Any, Any], dict[Any, Any]]]:
+def _contents(modules: Iterable[nn.Module]) -> list[tuple[dict[Any, Any], dict[Any, Any]]]:
     """Return the attributes of all modules, and the dicts among them, each with a copy: a forward pass may add to them."""
-    dicts = [module.__dict__ for module in model.modules()]
+    dicts = [module.__dict__ for module in modules]
     nested = [value for attributes in dicts for value in attributes.values() if isinstance(value, dict)]
-    return [(now, dict(now)) for now in (*dicts, *nested)]
+    return [(now, dict(now) if now else _EMPTY) for now in (*dicts, *nested)]
+
+
+_EMPTY: dict[Any, Any] = {}
 
 
 def _generators() -> tuple[Any, ...]:
@@ -358,7 +388,7 @@ def running(model: nn.Module, *, training: bool = False) -> Iterator[None]:
             yield
             return
         model.train()
-        for module in model.modules():
+        for _, module in modules_of(model):
             if isinstance(module, (_NormBase, _DropoutNd, nn.RNNBase)) or _normalises_weights(module):
                 module.training = False
         with _NoDropout():
@@ -390,17 +420,20 @@ _DROPOUTS = (
 )  # fmt: skip
 
 
-def record(model: nn.Module, inputs: Inputs, *, training: bool = False) -> OpGraph:
+def record(model: nn.Module, inputs: Inputs, *, training: bool = False, hollow: bool = False) -> OpGraph:
     """Run `model` once on `inputs` and return the record.
 
     The forward pass runs without autograd and may leave state on `model`: give a `clone`.
-    `training`: see `running`.
+    `training`: see `running`. `hollow`: without arithmetic.
+
+    Raises:
+        NeedsNumbers: a hollow run met code that looks at numbers.
     """
     paths = ModulePaths(model)
-    recorder = _Recorder(paths, {id(tensor): name for name, tensor in state_tensors(model)})
+    recorder = _Recorder(paths, {id(tensor): name for name, tensor in state_tensors(model)}, hollow)
     with running(model, training=training), paths.watch():
         given = [recorder.number(tensor) for tensor in inputs.tensors()]
-        with recorder:
+        with NoReading() if hollow else contextlib.nullcontext(), recorder:
             outputs = call(model, inputs)
     made = [recorder.number(item) for item in output_tensors(outputs)]
     ops = tuple(recorder.ops)
@@ -412,6 +445,7 @@ def record(model: nn.Module, inputs: Inputs, *, training: bool = False) -> OpGra
         tuple(made),
         recorder.places,
         note=_unseen(made, outputs),
+        hollow=hollow,
     )
 
 

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from torchthin.trace.clone import clone, share
+from torchthin.trace.clone import clone, modules_of, share
+from torchthin.trace.hollow import NeedsNumbers
 from torchthin.trace.inputs import Inputs, call
-from torchthin.trace.opgraph import OpGraph, Place
+from torchthin.trace.opgraph import OpGraph, Place, operator_name
 from torchthin.trace.recorder import CountingMode, following, quiet
 
 _SPLITS = frozenset({"split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "tensor_split"})
@@ -50,20 +51,20 @@ class Sizes:
 class FactorMode(CountingMode):
     """Notes the numbers that tensors are multiplied and divided with."""
 
-    def __init__(self, places: Mapping[Place, int]) -> None:
-        super().__init__(places=places)
+    def __init__(self, places: Mapping[Place, int], *, hollow: bool = False) -> None:
+        super().__init__(places=places, hollow=hollow)
         self.factors: dict[int, float] = {}
 
     def execute(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run one op."""
-        name = str(func.overloadpacket)
+        name = operator_name(func)
         if self.recorded and name in _MULTIPLIES | _DIVIDES and len(args) == 2:
             number = args[1]
-            if isinstance(number, Tensor) and number.dim() == 0 and not number.is_meta:
+            if isinstance(number, Tensor) and number.dim() == 0 and not (number.is_meta or self.hollow):
                 number = number.item()
             if isinstance(number, (int, float)) and number:
                 self.factors[self.completed] = float(number) if name in _MULTIPLIES else 1.0 / number
-        return func(*args, **kwargs)
+        return self.compute(func, args, kwargs)
 
 
 class _Named(int):
@@ -148,29 +149,32 @@ def _sizes(args: Sequence[Any], given: dict[str, Any]) -> list[Any]:
     return [item for item in given.values() if isinstance(item, _Named)]
 
 
-def read_sizes(model: nn.Module, inputs: Inputs, graph: OpGraph) -> Sizes:
+def read_sizes(model: nn.Module, inputs: Inputs, graph: OpGraph, *, hollow: bool = False) -> Sizes:
     """Run a copy of `model` and return what it does with the integer attributes of its modules.
 
     Args:
         model: the model that `graph` was recorded from, left as it is.
         inputs: the inputs that it was recorded on.
         graph: its record. A run of other ops, or one that fails, says nothing about it, and gives nothing.
+        hollow: run without arithmetic if the code allows it. Numbers that stand in tensors are no factors then.
     """
     copy = clone(model, share)
     compared: set[tuple[str, str]] = set()
-    for path, module in copy.named_modules():
+    for path, module in modules_of(copy):
         if isinstance(module, torch.jit.ScriptModule):
             continue
         for name, number in list(vars(module).items()):
             if type(number) is int and number > 1:
                 vars(module)[name] = _Named.of(number, (path, name), compared)
-    counter = FactorMode(graph.places)
+    counter = FactorMode(graph.places, hollow=hollow)
     reader = _Reader(graph, counter)
     try:
         with quiet(copy):
             copy.eval()
             with reader, following(copy, counter):
                 call(copy, inputs)
+    except NeedsNumbers:
+        return read_sizes(model, inputs, graph)
     except Exception:  # code that insists on plain integers; whatever it raises, it is not seen at work
         return Sizes()
     if not counter.repeats:
