@@ -15,7 +15,7 @@ LAYERS = [
     {"importance", "targets"},
     {"balance"},
     {"selection"},
-    {"masks"},
+    {"masks", "patterns"},
     {"distiller"},
     {"cost", "proof"},
     {"thinning"},

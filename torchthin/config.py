@@ -6,6 +6,7 @@ Importing this module does not import torch, so that ``--help`` stays fast.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from numbers import Integral, Real
@@ -47,6 +48,8 @@ class Method:
     schedule: Schedule
     axis: int | None = 0
     """0: filters. 1: input channels (with compat="distiller" only). None: single weights."""
+    pattern: str | None = None
+    """n:m where n of every m neighbouring weights stay; what holds if none is given."""
 
     @property
     def structured(self) -> bool:
@@ -59,6 +62,9 @@ METHODS: dict[str, Method] = {
     "l1-structured": Method("whole channels of least mean |w|, at once", "l1", "one-shot"),
     "agp-unstructured": Method(
         "single weights of least |w|, sparsity grown by AGP", "magnitude", "agp", None
+    ),
+    "nm-unstructured": Method(
+        "all but n of every m neighbouring weights, at once", "magnitude", "one-shot", None, "2:4"
     ),
 }
 """The methods everyone can use."""
@@ -136,6 +142,8 @@ class PruneConfig:
     target_macs: str | None = None
     """Most multiply-accumulates of one forward pass on the example inputs, in the same forms."""
 
+    pattern: str | None = None
+    """``"2:4"``, or any n:m: what nm-unstructured leaves; None: 2:4 there. It says what `target_sparsity` is."""
     allocation: str | None = None
     """How a budget is spread over the groups: a file of ``torchthin sensitivity``, or ``"auto"``: it is measured first."""
 
@@ -152,6 +160,7 @@ class PruneConfig:
         if not isinstance(self.thin, bool):
             raise _expected("thin", "true or false", self.thin)
         self._check_method()
+        self._check_pattern()
         self._check_numbers()
         self._check_criterion()
         self._check_floor()
@@ -183,6 +192,37 @@ class PruneConfig:
         if isinstance(self.method, str) and self.method in DISTILLER_METHODS:
             hint = " It is there with compat='distiller'."
         raise _expected("method", f"one of {', '.join(known)}", self.method, hint)
+
+    def _check_pattern(self) -> None:
+        own = self.rule.pattern
+        if own is None:
+            if self.pattern is not None:
+                raise _expected(
+                    "pattern", f"None with the method {self.method}; nm-unstructured takes one", self.pattern
+                )
+            return
+        if self.compat is not None:
+            raise _expected("method", "one of Distiller's with compat='distiller'", self.method)
+        text: Any = own if self.pattern is None else self.pattern
+        found = re.fullmatch(r"(\d+):(\d+)", text) if isinstance(text, str) else None
+        if found is None or not 1 <= int(found[1]) < int(found[2]):
+            raise _expected("pattern", "n:m, n of every m weights that stay, with 1 <= n < m", text)
+        share = 1 - int(found[1]) / int(found[2])
+        given: Any = self.target_sparsity
+        if given is not None and given != share:
+            raise _expected("target_sparsity", f"{share:g} with the pattern {text}", given)
+        if self.scope != "group":
+            raise _expected("scope", f"'group' with the method {self.method}", self.scope)
+        object.__setattr__(self, "pattern", text)
+        object.__setattr__(self, "target_sparsity", share)
+
+    @property
+    def blocks(self) -> tuple[int, int] | None:
+        """n and m of the pattern, if there is one."""
+        if self.pattern is None:
+            return None
+        n, _, m = self.pattern.partition(":")
+        return int(n), int(m)
 
     def _check_numbers(self) -> None:
         # Any, since callers' files hold whatever they hold.

@@ -22,13 +22,14 @@ from torchthin.config import DEFAULT_SPARSITY, PruneConfig
 from torchthin.cost import measure
 from torchthin.distiller.backend import backend_masks
 from torchthin.distiller.masks import agp_target, distiller_masks
-from torchthin.errors import ConfigError
+from torchthin.errors import ConfigError, InputError
 from torchthin.groups import Group
 from torchthin.importance.measuring import Loss, Measure
 from torchthin.importance.registry import criterion as registered
 from torchthin.importance.scores import FALLBACK, Ranking, ranked
 from torchthin.importance.values import check_values
 from torchthin.masks import apply_masks_, channel_masks
+from torchthin.patterns import pattern_masks
 from torchthin.proof import Proof
 from torchthin.report.facts import Filters, PruneReport, build_report
 from torchthin.saving import save_pruned
@@ -141,10 +142,49 @@ def _unstructured_masks(
     return masks, _asked(config, [weight.numel() for weight in weights.values()])
 
 
+def _patterned_masks(
+    model: nn.Module, plan: TargetPlan, config: PruneConfig, sparsity: float
+) -> tuple[dict[str, Tensor], int]:
+    """Return the n:m masks and how many weights were asked for."""
+    assert config.blocks is not None
+    weights = {target.name: (model.get_parameter(target.name), 1 - target.axis) for target in plan.targets}
+    masks = pattern_masks(weights, *config.blocks, config.rule.criterion, config.seed)
+    return masks, _asked(config, [weight.numel() for weight, _ in weights.values()])
+
+
+def _dividing(model: nn.Module, plan: TargetPlan, m: int) -> TargetPlan:
+    """Return the plan without the weights whose inputs are no multiple of `m`; they are named.
+
+    Raises:
+        InputError: nothing is left.
+    """
+    fitting, notes = [], []
+    for target in plan.targets:
+        weight = model.get_parameter(target.name)
+        inputs = weight.shape[1 - target.axis] if weight.dim() > 1 else 1
+        if inputs % m:
+            notes.append(f"{target.name} stays whole: its {inputs} inputs are no multiple of {m}.")
+        else:
+            fitting.append(target)
+    if not fitting:
+        raise InputError(
+            f"The model has no weight whose inputs are a multiple of {m}, so the pattern fits none. Choose another pattern."
+        )
+    return replace(plan, targets=tuple(fitting), notes=(*plan.notes, *notes))
+
+
 def _asked(config: PruneConfig, sizes: list[int]) -> int:
     if config.scope == "global":
         return prune_count(config.target_sparsity, sum(sizes))
-    return sum(prune_count(config.target_sparsity, size) for size in sizes)
+    return sum(_count(config, size) for size in sizes)
+
+
+def _count(config: PruneConfig, size: int) -> int:
+    """Return how many of `size` channels or weights are asked for."""
+    if config.blocks is None:
+        return prune_count(config.target_sparsity, size)
+    n, m = config.blocks
+    return size // m * (m - n)
 
 
 def _decide(
@@ -160,6 +200,7 @@ def _decide(
         filters = _filters(model, plan, config)
         return masks, sum(item.asked for item in filters.values())
     decide = _structured_masks if config.rule.structured else _unstructured_masks
+    decide = decide if config.blocks is None else _patterned_masks
     return decide(model, plan, config, sparsity)
 
 
@@ -173,9 +214,7 @@ def _filters(model: nn.Module, plan: TargetPlan, config: PruneConfig) -> dict[st
             axis, per_filter = config.rule.axis, 1
         size = weight.shape[axis] // per_filter if config.rule.structured else weight.numel()
         computed = plan.computed.get(target.name)
-        found[(computed and computed.masked) or target.name] = Filters(
-            axis, per_filter, prune_count(config.target_sparsity, size)
-        )
+        found[(computed and computed.masked) or target.name] = Filters(axis, per_filter, _count(config, size))
     return found
 
 
@@ -220,6 +259,8 @@ def prune_with(
     inputs = None if example_inputs is None else on_device_of(model, as_inputs(example_inputs))
     if inputs is not None and config.rule.structured and config.compat is None:
         return _prune_groups(model, plan, config, inputs, _batches(model, inputs, data), loss)
+    if config.blocks is not None:
+        plan = _dividing(model, plan, config.blocks[1])
     planned = planned_sparsities(config)
     masks, asked = _decide(model, plan, config, planned[-1])
     pruned = clone(model, duplicate)
@@ -489,6 +530,7 @@ def prune(
     target_params: str | int | None = None,
     target_macs: str | int | None = None,
     allocation: str | None = None,
+    pattern: str | None = None,
     data: Any = None,
     loss: Loss | None = None,
 ) -> PruneResult:
@@ -519,6 +561,7 @@ def prune(
     long as they hold (and a given target_sparsity, of every group or over all).
     allocation: a file of `torchthin sensitivity`, or "auto": the budget is spread over the groups so that the losses measured
     there add up to the least, instead of the same share of every group.
+    pattern: n:m for nm-unstructured: n of every m weights side by side along the input dimension stay ("2:4" by default).
     seed: of random numbers that criteria draw. keep_at_least: share of every group
     that stays with scope="global". data: inputs without labels: a tensor, a loader, a file or
     a folder, as `torchthin.calibration.calibration` takes them. loss: for taylor, a function of the model that yields a
@@ -551,5 +594,6 @@ def prune(
         target_params=None if target_params is None else str(target_params),
         target_macs=None if target_macs is None else str(target_macs),
         allocation=allocation,
+        pattern=pattern,
     )
     return prune_with(model, config, example_inputs, data=data, loss=loss)

@@ -234,7 +234,7 @@ def _smallest(values: Tensor, count: int) -> Tensor:
     return gone
 
 
-def _magnitudes(weight: Tensor, criterion: str, seed: int) -> Tensor:
+def weight_scores(name: str, weight: Tensor, criterion: str = "magnitude", seed: int = 0) -> Tensor:
     """Return what ranks the weights of a tensor, flat in logical order, at least 0: ``|w|``, or what `criterion` says."""
     sizes = weight.detach().reshape(-1).abs()
     # Half types order exactly as their float32 values do, and every torch has kthvalue for float32.
@@ -242,7 +242,8 @@ def _magnitudes(weight: Tensor, criterion: str, seed: int) -> Tensor:
     if criterion == "lamp":
         return lamp_scores(sizes.double().square())
     if criterion == "random":
-        return torch.rand(sizes.numel(), generator=torch.Generator().manual_seed(seed)).to(sizes.device)
+        generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))
+        return torch.rand(sizes.numel(), generator=generator).to(sizes.device)
     return sizes
 
 
@@ -271,9 +272,7 @@ def select_weights(
     Returns name -> bool tensor of the weight's shape and device, True = keep.
     """
     _check(target_sparsity, scope)
-    sizes = {
-        name: _magnitudes(w, criterion, zlib.crc32(f"{seed} {name}".encode())) for name, w in weights.items()
-    }
+    sizes = {name: weight_scores(name, w, criterion, seed) for name, w in weights.items()}
     if scope == "global" and keep_at_least > 0:
         sizes = {name: _protected(size, keep_at_least) for name, size in sizes.items()}
     if previous is not None:

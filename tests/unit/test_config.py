@@ -22,8 +22,8 @@ def test_the_defaults() -> None:
     )
 
 
-def test_three_methods_are_offered() -> None:
-    assert list(METHODS) == ["agp-structured", "l1-structured", "agp-unstructured"]
+def test_the_methods_that_are_offered() -> None:
+    assert list(METHODS) == ["agp-structured", "l1-structured", "agp-unstructured", "nm-unstructured"]
     assert all(method.description for method in [*METHODS.values(), *DISTILLER_METHODS.values()])
 
 

@@ -13,6 +13,8 @@ import torchthin
 from torchthin import METHODS, InputError, prune
 from torchthin.errors import ConfigError, WeightNameError
 
+SHARES = [name for name, method in METHODS.items() if method.pattern is None]
+"""Methods that take a share; of n:m see test_patterns."""
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
@@ -34,7 +36,7 @@ def state(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in model.state_dict().items()}
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", SHARES)
 @pytest.mark.parametrize("target", [0.0, 0.29, 0.5, 0.99])
 def test_counts_are_exact_and_the_model_untouched(method: str, target: float) -> None:
     model = net().train()
@@ -81,7 +83,7 @@ def test_without_training_the_steps_end_where_one_shot_ends(steps: int) -> None:
     assert at_once.report.schedule == (0.5,)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", SHARES)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_every_dtype_counts_exactly(method: str, dtype: torch.dtype) -> None:
     result = prune(net().to(dtype), method=method)
@@ -93,7 +95,7 @@ def test_every_dtype_counts_exactly(method: str, dtype: torch.dtype) -> None:
     assert all(p.dtype == dtype for p in result.model.parameters())
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", SHARES)
 def test_memory_format_changes_no_mask(method: str) -> None:
     plain, last = (
         prune(net(), method=method),
@@ -105,7 +107,7 @@ def test_memory_format_changes_no_mask(method: str) -> None:
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("scope", ["group", "global"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", SHARES)
 def test_masks_are_where_the_weights_are(method: str, scope: str, device: str) -> None:
     result = prune(net().to(device), method=method, scope=scope)
     assert result.report.target_reached
@@ -131,7 +133,7 @@ def test_weights_made_in_inference_mode_can_be_pruned() -> None:
 
 
 @pytest.mark.parametrize("scope", ["group", "global"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", SHARES)
 def test_scope(method: str, scope: str) -> None:
     report = prune(net(), method=method, scope=scope, target_sparsity=0.3).report
     total = report.filters if report.structured else report.weights

@@ -169,6 +169,11 @@ def add_prune_arguments(parser: Parser) -> None:
         help="spread a budget over the groups by a file of torchthin sensitivity, or auto: measure it first (default: the "
         "same share of every group)",
     )
+    pruning.add_argument(
+        "--pattern",
+        metavar="N:M",
+        help="with nm-unstructured: n of every m weights side by side along the input dimension stay (default: 2:4)",
+    )
     pruning.add_argument("--compat", metavar="TOOL", help="distiller: the masks Distiller makes, bit for bit")
     pruning.add_argument(
         "--backend", metavar="TOOL", help="distiller: the installed Distiller makes these masks itself"

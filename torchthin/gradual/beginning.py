@@ -82,10 +82,9 @@ def _refuse(model: nn.Module, config: PruneConfig, inputs: Inputs | None) -> Non
             f"The compat of Pruner must be None: masks that grow never shrink. Got {config.compat!r}; "
             "use torchthin.prune for Distiller's masks of one step."
         )
-    if config.budgets:
+    if config.blocks is not None:
         raise ConfigError(
-            "The target_params and target_macs of Pruner must be None: give a target_sparsity. torchthin.prune finds the "
-            "one that reaches a budget: its report says which."
+            f"The method of Pruner must be one whose masks grow. Got {config.method!r}; use torchthin.prune for n:m masks."
         )
     if config.chip is not None:
         raise ConfigError(
