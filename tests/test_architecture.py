@@ -27,7 +27,7 @@ LAYERS = [
     {"ai8x"},
     {"calibration"},
     {"recovery"},
-    {"saving"},
+    {"saving", "class_file"},
     {"pipeline", "in_place", "inspection", "reload", "chipcost"},
     {"gradual"},
     {"pruner", "where_to_cut", "export", "bench"},

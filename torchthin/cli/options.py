@@ -32,6 +32,7 @@ class PruneOptions:
     checkpoint: str | None = None
     save_to: str | None = None
     training_to: str | None = None
+    class_to: str | None = None
     arch: str | None = None
     dataset: str | None = None
     data: str | None = None
@@ -53,6 +54,7 @@ _RUN_TYPES: dict[str, tuple[type[Any], str]] = {
     "checkpoint": (str, "a path"),
     "save_to": (str, "a path"),
     "training_to": (str, "a path"),
+    "class_to": (str, "a path"),
     "arch": (str, "text"),
     "dataset": (str, "text"),
     "data": (str, "a file, a folder or module:function"),
@@ -199,6 +201,11 @@ def add_prune_arguments(parser: Parser) -> None:
         "--training-to",
         metavar="FILE",
         help="checkpoint for ai8x-training's train.py: it shrinks the full-size class on loading (needs --arch)",
+    )
+    output.add_argument(
+        "--class-to",
+        metavar="FILE",
+        help="Python file to write: the class at its new widths, for plain chains of layers (needs --thin)",
     )
     output.add_argument("--json", action="store_true", help="report as JSON on stdout, all else on stderr")
     output.add_argument("--quiet", action="store_true", help="print errors only")

@@ -12,7 +12,7 @@ from typing import Any
 
 from torchthin.cli.options import EXAMPLE, PruneOptions, add_prune_arguments, prune_options
 from torchthin.cli.shell import Parser, run_command
-from torchthin.errors import ConfigError, TargetMissedError
+from torchthin.errors import TargetMissedError
 
 DESCRIPTION = "Prune a model to a sparsity target and save masks, weights and a report."
 
@@ -42,14 +42,14 @@ def run(options: PruneOptions) -> int:
 
 def _prune(options: PruneOptions) -> dict[str, Any]:
     """Look at everything first, prune, write last; return the report as JSON types."""
-    check_destinations(options)
+    from torchthin.cli.files import check_destinations, write_files
     from torchthin.cli.gradual import check_training, prune_in_training, state_path
     from torchthin.cli.inputs import example_inputs, placed, usable_device
     from torchthin.cli.model import load_model
     from torchthin.cli.outcome import Voice, save
-    from torchthin.cli.training import write_for_training
     from torchthin.pipeline import prune_with
 
+    check_destinations(options)
     check_training(options)
     voice = Voice(quiet=options.quiet)
     device = usable_device(options.device)
@@ -66,10 +66,9 @@ def _prune(options: PruneOptions) -> dict[str, Any]:
     voice.say(result)
     for note in options.notes:
         voice.say(f"Note: {note}")
-    if options.training_to is not None:
-        write_for_training(options, result, checkpoint, inputs, voice)
+    written = write_files(options, result, checkpoint, inputs, voice)
     if options.save_to is None:
-        if options.training_to is None:
+        if not written:
             voice.say("Nothing was written; give --save-to FILE to keep the result.")
     else:
         source = options.checkpoint or options.model_factory
@@ -86,31 +85,6 @@ def refuse_missed_target(facts: Mapping[str, Any]) -> None:
         raise TargetMissedError(
             f"The target was missed. {' '.join(facts['notes'])} "
             "Ask for a higher sparsity, or see with torchthin inspect what is in the way."
-        )
-
-
-def check_destinations(options: PruneOptions) -> None:
-    """Raise before anything runs when a file to write cannot be written, or is the checkpoint or another output."""
-    asked = {"--save-to": options.save_to, "--training-to": options.training_to}
-    places = {flag: Path(path) for flag, path in asked.items() if path is not None}
-    if not places:
-        return
-    from torchthin.checkpoints import check_destination
-
-    for flag, path in places.items():
-        check_destination(path)
-        if options.checkpoint is not None and path.exists() and path.samefile(options.checkpoint):
-            raise ConfigError(
-                f"The file to save must not be the checkpoint itself. Got {path} for both; choose another name."
-            )
-        others = [
-            other for other, there in places.items() if other != flag and there.resolve() == path.resolve()
-        ]
-        if others:
-            raise ConfigError(f"The files of {flag} and {others[0]} must differ. Got {path} for both.")
-    if options.training_to is not None and options.training_to.endswith(".safetensors"):
-        raise ConfigError(
-            f"The file of --training-to must be a torch checkpoint, which train.py reads. Got {options.training_to}."
         )
 
 

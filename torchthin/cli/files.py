@@ -1,0 +1,79 @@
+"""The files of a prune run: all places are looked at before it, and those besides ``--save-to`` are written after it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torchthin.checkpoints import check_destination
+from torchthin.class_file.source import class_source, write_source
+from torchthin.cli.training import write_for_training
+from torchthin.errors import ConfigError
+from torchthin.trace.inputs import own_example
+
+if TYPE_CHECKING:
+    from torchthin.checkpoints import Checkpoint
+    from torchthin.cli.options import PruneOptions
+    from torchthin.cli.outcome import Voice
+    from torchthin.pipeline import PruneResult
+
+
+def check_destinations(options: PruneOptions) -> None:
+    """Raise before anything runs when a file to write cannot be written, or is the checkpoint or another output."""
+    asked = {
+        "--save-to": options.save_to,
+        "--training-to": options.training_to,
+        "--class-to": options.class_to,
+    }
+    places = {flag: Path(path) for flag, path in asked.items() if path is not None}
+    for flag, path in places.items():
+        check_destination(path)
+        if options.checkpoint is not None and path.exists() and path.samefile(options.checkpoint):
+            raise ConfigError(
+                f"The file to save must not be the checkpoint itself. Got {path} for both; choose another name."
+            )
+        others = [
+            other for other, there in places.items() if other != flag and there.resolve() == path.resolve()
+        ]
+        if others:
+            raise ConfigError(f"The files of {flag} and {others[0]} must differ. Got {path} for both.")
+    if options.training_to is not None and options.training_to.endswith(".safetensors"):
+        raise ConfigError(
+            f"The file of --training-to must be a torch checkpoint, which train.py reads. Got {options.training_to}."
+        )
+    _check_class_to(options)
+
+
+def _check_class_to(options: PruneOptions) -> None:
+    if options.class_to is None:
+        return
+    if not options.class_to.endswith(".py"):
+        raise ConfigError(f"The file of --class-to must end in .py. Got {options.class_to}.")
+    if not options.prune.thin:
+        raise ConfigError("The --class-to needs --thin: without it the class keeps its widths.")
+    target, source = Path(options.class_to), Path(options.model_factory.rpartition(":")[0])
+    if target.exists() and source.is_file() and target.samefile(source):
+        raise ConfigError(
+            f"The file of --class-to must not be the model's own. Got {target} for both; choose another name."
+        )
+
+
+def write_files(
+    options: PruneOptions, result: PruneResult, checkpoint: Checkpoint | None, inputs: Any, voice: Voice
+) -> bool:
+    """Write what was asked for besides ``--save-to``, and say so; return whether there was any.
+
+    Raises:
+        InputError: one of them cannot be made of this model; none was written then.
+    """
+    text = None
+    if options.class_to is not None:
+        text = class_source(result.model, own_example(result.model) if inputs is None else inputs)
+    if options.training_to is not None:
+        write_for_training(options, result, checkpoint, inputs, voice)
+    if options.class_to is not None and text is not None:
+        write_source(options.class_to, text[1])
+        voice.say(
+            f"Saved {options.class_to}: the class {text[0]}, which loads the state dict of the thin model."
+        )
+    return options.training_to is not None or options.class_to is not None
