@@ -1,0 +1,102 @@
+"""`PruneCallback` for the Trainer of transformers (``pip install torchthin[hf]``).
+
+::
+
+    pruner = torchthin.Pruner(model, example_inputs, config, steps=20)
+    transformers.Trainer(model, args, train_dataset=data, callbacks=[PruneCallback(pruner)]).train()
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from torchthin.checkpoints.whole import write_whole
+from torchthin.errors import CheckpointError, ConfigError, one_line
+from torchthin.integrations.rhythm import EPOCH, checked
+from torchthin.pruner import Pruner
+
+STATE_FILE = "torchthin_pruner.pt"
+"""Name of the Pruner's state inside a checkpoint folder of the Trainer."""
+
+
+def _make() -> type[Any]:
+    """Return the class, which derives from that of transformers."""
+    try:
+        from transformers import TrainerCallback
+    except ImportError as error:
+        raise ConfigError(
+            f"PruneCallback needs transformers: {error}. Install it with pip install 'torchthin[hf]'."
+        ) from error
+
+    class PruneCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
+        """Calls ``pruner.step()`` at the start of every epoch or every so many optimizer steps; holds the masks.
+
+        The Pruner's state is written into every checkpoint folder, and read from there when training is resumed.
+
+        Args:
+            pruner: made for the model before the Trainer.
+            every: "epoch", or a number of optimizer steps.
+            thin: remove what is masked when training ends.
+
+        Raises:
+            ConfigError: an argument cannot be used.
+        """
+
+        def __init__(self, pruner: Pruner, every: str | int = EPOCH, thin: bool = False) -> None:
+            checked(pruner, every, thin)
+            self.pruner, self.every, self.thin = pruner, every, thin
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            """Attach the optimizer, and go on where a checkpoint was written."""
+            self.pruner.attach_(kwargs["optimizer"])
+            if state.global_step:
+                folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+                self.pruner.load_state_dict(_read(folder / STATE_FILE))
+
+        def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            """Step, if every epoch is asked for; an epoch that a resumed run goes on with had its step."""
+            begun = abs(float(state.epoch or 0.0) - round(float(state.epoch or 0.0))) > 1e-6
+            if self.every == EPOCH and not begun:
+                self.pruner.step()
+
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            """Step, if it is time; called once for each optimizer step, whatever gradients are accumulated."""
+            if self.every != EPOCH and state.global_step % int(self.every) == 0:
+                self.pruner.step()
+
+        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            """Write the Pruner's state beside the model's."""
+            if state.is_world_process_zero:
+                folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+                saved = self.pruner.state_dict()
+                write_whole(folder / STATE_FILE, lambda file: torch.save(saved, file))
+
+        def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            """Thin, if that is asked for."""
+            if self.thin:
+                self.pruner.thin_()
+
+    PruneCallback.__module__ = __name__
+    PruneCallback.__qualname__ = "PruneCallback"
+    return PruneCallback
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch has many exceptions for files that are none of its own
+        raise CheckpointError(
+            f"The state of the Pruner {path} cannot be read: {one_line(error)}. "
+            "Resume from a checkpoint that was written with PruneCallback."
+        ) from error
+    return state
+
+
+def __getattr__(name: str) -> Any:
+    if name != "PruneCallback":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = made = _make()
+    return made
