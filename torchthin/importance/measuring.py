@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from torchthin.computed import Computed
 from torchthin.errors import InputError, one_line
 from torchthin.groups import Group
-from torchthin.importance.channels import FloatArray
+from torchthin.importance.channels import FloatArray, widened
 from torchthin.labels.components import Grouping
 from torchthin.labels.propagate import Labels
 from torchthin.trace.clone import clone, state_tensors
@@ -28,8 +29,8 @@ from torchthin.trace.recorder import CountingMode, by_name, following, quiet
 
 Loss = Callable[[nn.Module], Iterable[Tensor]]
 """The model -> a loss (a number with a gradient) for every batch."""
-DRAWS = 16
-"""Gradients that are drawn at least: with few batches several per batch, at random signs of the outputs."""
+DRAWS = 32
+"""Gradients that are drawn at least, each at random signs of the outputs: batches are split for it, parts drawn repeatedly."""
 
 
 @dataclass
@@ -108,8 +109,7 @@ def _effects(measure: Measure, wanted: set[tuple[str, int]]) -> dict[tuple[str, 
             gradient = given.get(name)  # none: a buffer, or a parameter that no output depends on
             along = np.zeros(shapes[key[0]][key[1]])
             if gradient is not None:
-                product = learnt[name].detach().double() * gradient.double()
-                along = product.movedim(axis, 0).reshape(product.shape[axis], -1).sum(1).cpu().numpy()
+                along = _along(widened(learnt[name].detach()) * gradient, axis)
             rows[key].append(along)
     for key, found in rows.items():
         if not all(np.isfinite(along).all() for along in found):
@@ -117,6 +117,13 @@ def _effects(measure: Measure, wanted: set[tuple[str, int]]) -> dict[tuple[str, 
                 f"The gradients of {key[0]} are not finite on the data of prune. Check the data for NaN and the loss."
             )
     return {key: np.stack(found) for key, found in rows.items()}
+
+
+def _along(product: Tensor, axis: int) -> FloatArray:
+    """Return the sums of all but one axis."""
+    others = [dim for dim in range(product.dim()) if dim != axis]
+    sums = product.sum(others, dtype=torch.float64) if others else product.double()
+    return np.asarray(sums.cpu().numpy())
 
 
 def _source(key: tuple[str, int], computed: Mapping[str, Computed]) -> tuple[str, int]:
@@ -146,8 +153,9 @@ def _losses(copy: nn.Module, measure: Measure) -> Iterator[tuple[Tensor, bool]]:
             yield loss, False
         return
     random = torch.Generator().manual_seed(measure.seed)
-    draws = math.ceil(DRAWS / len(measure.batches))
-    for batch in measure.batches:
+    parts = [part for batch in measure.batches for part in _split(batch, len(measure.batches))]
+    draws = math.ceil(DRAWS / len(parts))
+    for batch in parts:
         outputs = [out for out in output_tensors(call(copy, batch)) if out.requires_grad]
         if not outputs:
             raise InputError("No output of the model has a gradient. Choose a criterion without gradients.")
@@ -156,6 +164,23 @@ def _losses(copy: nn.Module, measure: Measure) -> Iterator[tuple[Tensor, bool]]:
             signs = [torch.randint(0, 2, out.shape, generator=random).to(out) * 2 - 1 for out in scaled]
             total = torch.stack([(out * sign).sum() for out, sign in zip(scaled, signs, strict=True)]).sum()
             yield total, draw + 1 < draws
+
+
+def _split(batch: Inputs, batches: int) -> list[Inputs]:
+    """Return a batch in parts, so that all batches have `DRAWS` of them; one of a single input stays whole.
+
+    The first axis of every tensor counts the inputs, where they agree in it.
+    """
+    sizes = {tensor.shape[0] if tensor.dim() else 0 for tensor in batch.tensors()}
+    size = sizes.pop()
+    count = min(size, math.ceil(DRAWS / batches))
+    if sizes or count <= 1:
+        return [batch]
+    bounds = [round(size * part / count) for part in range(count + 1)]
+    return [
+        batch.map(lambda tensor, low=low, high=high: tensor[low:high])  # type: ignore[misc]
+        for low, high in pairwise(bounds)
+    ]
 
 
 class _SizesMode(CountingMode):
