@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torchthin.cli import chip, inspect, options, prune, sensitivity
+from torchthin.cli import chip, export, inspect, options, prune, sensitivity
 from torchthin.cli.shell import Parser, run_command
 from torchthin.release import version
 
@@ -46,6 +46,9 @@ COMMANDS: dict[str, Command] = {
         sensitivity.add_sensitivity_arguments,
         sensitivity.sensitivity_options,
         sensitivity.run,
+    ),
+    "export": Command(
+        export.DESCRIPTION, export.EXAMPLE, export.add_export_arguments, export.export_options, export.run
     ),
     "chip": Command(chip.DESCRIPTION, chip.EXAMPLE, chip.add_chip_arguments, chip.chip_options, chip.run),
 }

@@ -1,0 +1,82 @@
+"""torchthin export as a real process: files, figures and exit codes."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from workplace import Outcome, Workplace
+
+import torchthin
+from torchthin.cli.main import main
+
+SHAPE = ("--input-shape", "1,3,8,8")
+MODEL = ("net.py:net", *SHAPE)
+WITH_ONNX = importlib.util.find_spec("onnxruntime") is not None
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Path:
+    path = tmp_path / "run.py"
+    path.write_text("import sys; from torchthin.cli.main import main; sys.exit(main())")
+    return path
+
+
+def process(place: Workplace, script: Path, *arguments: str) -> Outcome:
+    root = str(Path(torchthin.__file__).parents[1])
+    return place.process(*arguments, script=script, env={"PYTHONPATH": root})
+
+
+def test_a_thinned_checkpoint_becomes_files(place: Workplace, script: Path) -> None:
+    assert (
+        place.run("prune", "--model-factory", *MODEL, "--thin", "--save-to", "thin.pth", main=main).code == 0
+    )
+    files = ["thin.pt2", *(["thin.onnx"] if WITH_ONNX else [])]
+    outcome = process(
+        place,
+        script,
+        "export",
+        *MODEL,
+        "--checkpoint",
+        "thin.pth",
+        "--to",
+        *files,
+        "--dynamic-batch",
+        "--json",
+    )
+    assert outcome.code == 0, outcome.err
+    facts = json.loads(outcome.out)["files"]
+    assert [fact["path"] for fact in facts] == files
+    for fact in facts:
+        assert fact["proof"]["holds"]
+        assert fact["proof"]["tolerance"] == 1e-5
+        assert fact["file_bytes"] == (place.path / fact["path"]).stat().st_size
+    sys.path.insert(0, str(place.path))
+    import net
+
+    images = torch.randn(4, 3, 8, 8)
+    thin = torchthin.load("thin.pth", net.net()).eval()
+    program = torch.export.load(place.path / "thin.pt2").module()
+    with torch.no_grad():
+        torch.testing.assert_close(program(images), thin(images))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((*MODEL,), "A file to write is needed"),
+        ((*SHAPE, "--to", "a.pt2"), "A model factory is needed"),
+        (("net.py:net", "--to", "a.pt2"), "An input size is needed"),
+        ((*MODEL, "--to", "a.tflite"), "must end in .pt2 or .onnx"),
+        ((*MODEL, "--to", "a.pt2", "--opset", "x"), "invalid int value"),
+        ((*MODEL, "--to", "a.pt2", "--dynamic-bach"), "Did you mean '--dynamic-batch'"),
+        ((*MODEL, "--to", "net.py/a.pt2"), "must be in a folder"),
+    ],
+)
+def test_bad_input(place: Workplace, arguments: tuple[str, ...], message: str) -> None:
+    def run(*given: str) -> Outcome:
+        return place.run("export", *given, main=main)
+
+    place.assert_refused(message, *arguments, run=run)
