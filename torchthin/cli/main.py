@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torchthin.cli import chip, export, inspect, options, prune, sensitivity
+from torchthin.cli import bench, chip, export, inspect, options, prune, sensitivity, verify
 from torchthin.cli.shell import Parser, run_command
 from torchthin.release import version
 
@@ -49,6 +49,12 @@ COMMANDS: dict[str, Command] = {
     ),
     "export": Command(
         export.DESCRIPTION, export.EXAMPLE, export.add_export_arguments, export.export_options, export.run
+    ),
+    "verify": Command(
+        verify.DESCRIPTION, verify.EXAMPLE, verify.add_verify_arguments, verify.verify_options, verify.run
+    ),
+    "bench": Command(
+        bench.DESCRIPTION, bench.EXAMPLE, bench.add_bench_arguments, bench.bench_options, bench.run
     ),
     "chip": Command(chip.DESCRIPTION, chip.EXAMPLE, chip.add_chip_arguments, chip.chip_options, chip.run),
 }

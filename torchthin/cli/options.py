@@ -80,7 +80,7 @@ def add_model_arguments(parser: Parser) -> None:
     model.add_argument(
         "--factory-args",
         metavar="JSON",
-        type=_json_object,
+        type=json_object,
         help="""keyword arguments of the factory, such as '{"num_classes": 10}'""",
     )
     model.add_argument(
@@ -290,7 +290,8 @@ def _read_distiller(path: str | None, pruner: str | None) -> tuple[dict[str, Any
     return {}, ()
 
 
-def _json_object(text: str) -> dict[str, Any]:
+def json_object(text: str) -> dict[str, Any]:
+    """Return a JSON object; argparse reports what is none."""
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:

@@ -7,7 +7,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from torchthin.cli.options import add_model_arguments
 from torchthin.cli.shell import Parser
@@ -25,6 +25,9 @@ class Facts(Protocol):
 
     def to_dict(self) -> dict[str, Any]:
         """Return all facts as JSON types."""
+
+
+Found = TypeVar("Found", bound=Facts)
 
 
 class Subject(Protocol):
@@ -107,7 +110,7 @@ def loaded(source: ModelSource, device: str) -> nn.Module:
     return placed(model, usable_device(device))
 
 
-def tell(work: Callable[[], Facts], *, as_json: bool) -> Facts:
+def tell(work: Callable[[], Found], *, as_json: bool) -> Found:
     """Do the work and print what it found. As JSON, stdout gets nothing else."""
     stdout = sys.stdout
     redirected = contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext()

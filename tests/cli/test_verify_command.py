@@ -1,0 +1,116 @@
+"""torchthin verify and torchthin bench: figures and exit codes."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from workplace import Outcome, Workplace
+
+import torchthin
+from torchthin.cli.main import main
+
+SHAPE = ("--input-shape", "1,3,8,8")
+NET = ("net.py:net", *SHAPE)
+
+
+@pytest.fixture
+def pruned(place: Workplace) -> Workplace:
+    """`dense.pth`, and what prune made of it: `masked.pth` and `thin.pth`."""
+    import sys
+
+    sys.path.insert(0, str(place.path))
+    from torchthin.factory import build_model
+
+    torch.save(build_model("net.py:net").state_dict(), "dense.pth")
+    for name, more in (("masked", ()), ("thin", ("--thin",))):
+        outcome = run(
+            place,
+            "prune",
+            "--model-factory",
+            *NET,
+            "--checkpoint",
+            "dense.pth",
+            *more,
+            "--save-to",
+            f"{name}.pth",
+        )
+        assert outcome.code == 0, outcome.err
+    return place
+
+
+def run(place: Workplace, *arguments: str) -> Outcome:
+    return place.run(*arguments, main=main)
+
+
+def test_the_thinned_model_is_the_masked_one(pruned: Workplace) -> None:
+    for other in (("masked.pth",), ("dense.pth", "--masked")):
+        outcome = run(
+            pruned, "verify", *NET, "--checkpoint", "thin.pth", "--against-checkpoint", *other, "--json"
+        )
+        assert outcome.code == 0, outcome.err
+        facts = json.loads(outcome.out)
+        assert facts["holds"]
+        assert len(facts["outputs"]) == facts["runs"] == 3
+        assert facts["relative"] < 1e-6
+
+
+def test_models_that_differ_end_in_3_as_a_real_process(pruned: Workplace) -> None:
+    script = pruned.path / "run.py"
+    script.write_text("import sys; from torchthin.cli.main import main; sys.exit(main())")
+    outcome = pruned.process(
+        "verify", *NET, "--checkpoint", "thin.pth", "--against-checkpoint", "dense.pth",
+        script=script, env={"PYTHONPATH": str(Path(torchthin.__file__).parents[1])},
+    )  # fmt: skip
+    assert outcome.code == 3
+    assert "run 3, output 0 (1, 2): off by" in outcome.out
+    assert "DIFFER (float64)" in outcome.out
+    assert outcome.err.startswith("error: The models differ: off by ")
+    assert "Traceback" not in outcome.err
+
+
+def test_a_wider_tolerance_is_what_the_user_asks_for(pruned: Workplace) -> None:
+    compare = ("verify", *NET, "--checkpoint", "thin.pth", "--against-checkpoint", "dense.pth")
+    assert run(pruned, *compare, "--tolerance", "0").code == 3
+    outcome = run(pruned, *compare, "--json")
+    error = json.loads(outcome.out)["relative"]
+    if error < 0.9:
+        assert run(pruned, *compare, "--tolerance", str(error * 1.01)).code == 0
+    assert run(pruned, *compare, "--tolerance", str(error * 0.99)).code == 3
+
+
+def test_bench_prints_and_tells_as_json(pruned: Workplace) -> None:
+    how = ("--repeats", "2", "--warmup", "0", "--threads", "1", "--runtimes", "torch")
+    outcome = run(pruned, "bench", *NET, "--checkpoint", "thin.pth", *how, "--json")
+    assert outcome.code == 0, outcome.err
+    facts = json.loads(outcome.out)
+    assert facts["threads"] == 1
+    assert facts["thinned"]["parameters"] < facts["dense"]["parameters"]
+    assert [len(times) for times in facts["timings"][0]["runs"].values()] == [2, 2]
+    text = run(pruned, "bench", *NET, "--checkpoint", "masked.pth", *how)
+    assert "masked.pth is not thinned: both models have the same size." in text.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("verify", *NET), "A second model is needed"),
+        (
+            ("verify", *NET, "--against-checkpoint", "best.pth", "--masked"),
+            "needs the masks of a pruned file",
+        ),
+        (
+            ("verify", *NET, "--checkpoint", "best.pth", "--against-checkpoint", "best.pth", "--masked"),
+            "holds no masks",
+        ),
+        (("verify", *NET, "--against-checkpoint", "best.pth", "--runs", "0"), "--runs must be at least 1"),
+        (("verify", *NET, "--against-checkpoint", "best.pth", "--tolerance", "2"), "must be in [0, 1)"),
+        (("bench", *NET), "A thinned checkpoint is needed"),
+        (("bench", *NET, "--checkpoint", "best.pth", "--runtimes", "tvm"), "must be of torch, onnxruntime"),
+    ],
+)
+def test_bad_input(place: Workplace, arguments: tuple[str, ...], message: str) -> None:
+    def refused(*given: str) -> Outcome:
+        return run(place, *given)
+
+    place.assert_refused(message, *arguments, run=refused)
