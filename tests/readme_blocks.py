@@ -28,7 +28,10 @@ from torchthin.pose import score
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-DOCUMENTS = (README, ROOT / "docs/how-it-works.md", ROOT / "docs/extending.md", ROOT / "docs/chip.md")
+DOCUMENTS = (
+    README,
+    *(ROOT / "docs" / f"{name}.md" for name in ("how-it-works", "extending", "chip", "methods")),
+)
 _PYTHON = re.compile(
     r"(<!-- python -->\n```python\n(?P<code>.*?)```\n```text\n)(?P<text>.*?)(```)", re.DOTALL
 )
