@@ -1,0 +1,1 @@
+"""Recovery: what a thinned model gets back from inputs without labels."""
