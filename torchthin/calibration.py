@@ -32,6 +32,25 @@ class Calibration:
     notes: tuple[str, ...] = ()
     """What of the source was left out."""
 
+    def joined(self) -> Inputs:
+        """Return all inputs in one batch; tensors whose first axis does not count inputs are taken from the first one."""
+        lists = [list(batch.tensors()) for batch in self.batches]
+        sizes = [tensors[0].shape[0] if tensors[0].dim() else 1 for tensors in lists]
+        columns = iter(list(zip(*lists, strict=True)))
+
+        def join(_: Tensor) -> Tensor:
+            column = next(columns)
+            counted = all(t.dim() and t.shape[0] == size for t, size in zip(column, sizes, strict=True))
+            return torch.cat(column) if counted else column[0]
+
+        return self.batches[0].map(join)
+
+
+def picked(inputs: Inputs, index: Tensor) -> Inputs:
+    """Return the inputs of these numbers out of one batch."""
+    size = next(inputs.tensors()).shape[0]
+    return inputs.map(lambda t: t[index.to(t.device)] if t.dim() and t.shape[0] == size else t)
+
 
 @dataclass(frozen=True)
 class Pixels:

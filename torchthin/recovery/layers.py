@@ -48,7 +48,9 @@ def find_layers(graph: OpGraph, model: nn.Module) -> tuple[tuple[Layer, ...], tu
         source = origins.of(weight)
         if source is None:
             if origins.touched(weight):
-                left.append(f"{op.source.module or op.name}: its weight is computed from more than one parameter")
+                left.append(
+                    f"{op.source.module or op.name}: its weight is computed from more than one parameter"
+                )
             continue
         if op.arguments.get("transposed"):
             left.append(f"{op.source.module or op.name}: a transposed convolution")
@@ -58,7 +60,13 @@ def find_layers(graph: OpGraph, model: nn.Module) -> tuple[tuple[Layer, ...], tu
             left.append(f"{op.source.module or op.name}: what is added to it is no parameter")
             continue
         found.append(
-            Layer(number, op.source.module, source, added, _mean_behind(graph, op, names) if bias is None else None)
+            Layer(
+                number,
+                op.source.module,
+                source,
+                added,
+                _mean_behind(graph, op, names) if bias is None else None,
+            )
         )
     uses = [layer.weight for layer in found]
     twice = {name for name in uses if uses.count(name) > 1}
@@ -93,9 +101,7 @@ class _Origins:
         """Return the parameter, or None where there is none, more than one, or an input of the model has a part."""
         found = self._sources(ref)
         size = _size(self._values[ref.value].shape)
-        alike = {
-            name for number, name in found.items() if name and _size(self._values[number].shape) == size
-        }
+        alike = {name for number, name in found.items() if name and _size(self._values[number].shape) == size}
         large = {number for number in found if _size(self._values[number].shape) > 1 and not found[number]}
         return alike.pop() if len(alike) == 1 and not large else None
 
@@ -132,7 +138,7 @@ def _size(shape: tuple[int, ...]) -> int:
 def _mean_behind(graph: OpGraph, op: Op, names: Mapping[int, str]) -> str | None:
     """Return the running mean of the BatchNorm that alone reads the result of `op`."""
     made = op.outputs[0]
-    readers = [reader for reader in graph.ops if made in reader.inputs() and not reader.trained]
+    readers = [reader for reader in graph.ops if not reader.trained and made in tuple(reader.inputs())]
     if made is None or len(readers) != 1 or readers[0].name not in _NORMS:
         return None
     mean = readers[0].arguments.get("running_mean")

@@ -61,7 +61,9 @@ def reconstruct_(dense: nn.Module, small: nn.Module, recipe: Recipe, inputs: Inp
     graphs = [record(model, inputs) for model in (dense, small)]
     places = [[(op.name, op.source.module) for op in products(graph)] for graph in graphs]
     if places[0] != places[1]:
-        return Reconstruction((), (), ("every layer: the thinned model runs other products than the dense one",))
+        return Reconstruction(
+            (), (), ("every layer: the thinned model runs other products than the dense one",)
+        )
     layers, left = find_layers(graphs[1].live(), small)
     numbers = _numbers_among_all(graphs[1], layers)
     state = dict(state_tensors(dense))
@@ -213,7 +215,9 @@ class _Refit(_Products):
             return None
         return known[0], known[-1] if len(known) > 1 else 1.0
 
-    def _store_(self, layer: Layer, weight: Tensor, shift: Tensor | None, factors: tuple[float, float]) -> None:
+    def _store_(
+        self, layer: Layer, weight: Tensor, shift: Tensor | None, factors: tuple[float, float]
+    ) -> None:
         parameter = self._tensors[layer.weight]
         laid = weight if parameter.shape == weight.shape else weight.mT
         parameter.data.copy_(laid / factors[0])
@@ -256,4 +260,6 @@ def _numbers_among_all(graph: Any, layers: tuple[Layer, ...]) -> dict[int, int]:
 
 def why_not(error: Exception) -> str:
     """Say why a reconstruction did not run."""
-    return f"nothing was refitted, the model does not run on all calibration inputs at once: {one_line(error)}"
+    return (
+        f"nothing was refitted, the model does not run on all calibration inputs at once: {one_line(error)}"
+    )

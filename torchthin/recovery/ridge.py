@@ -29,7 +29,9 @@ class Fit:
     strength: float
 
 
-def fit(inputs: Tensor, targets: Tensor, weight: Tensor, bias: Tensor | None, *, intercept: bool) -> Fit | None:
+def fit(
+    inputs: Tensor, targets: Tensor, weight: Tensor, bias: Tensor | None, *, intercept: bool
+) -> Fit | None:
     """Return the best fit of ``targets = inputs @ weight.T + bias``, or None where the old weights are as good.
 
     Minimises ``|Y - X W'|^2 / n + r |W - W_old|^2`` for each group; r is a strength times the mean of the inputs' variance.
@@ -87,7 +89,10 @@ class _Sums:
         """Return what to add to the weights, (groups, outputs, inputs), and to the bias, (groups, outputs)."""
         size = self.within.shape[-1]
         mean = self.within.diagonal(dim1=-2, dim2=-1).mean(-1).clamp_min(1e-30)
-        ridge = torch.eye(size, dtype=self.within.dtype, device=self.within.device) * (strength * mean)[:, None, None]
+        ridge = (
+            torch.eye(size, dtype=self.within.dtype, device=self.within.device)
+            * (strength * mean)[:, None, None]
+        )
         factor, failed = torch.linalg.cholesky_ex(self.within + ridge)
         if bool(failed.any()):
             empty = self.across.new_zeros(self.across.mT.shape)

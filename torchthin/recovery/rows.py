@@ -32,7 +32,9 @@ class Places:
         generator = torch.Generator().manual_seed(seed)
         if count == size:
             return cls(torch.arange(size).expand(samples, size))
-        return cls(torch.rand(samples, size, generator=generator).topk(count, dim=1).indices.sort(dim=1).values)
+        return cls(
+            torch.rand(samples, size, generator=generator).topk(count, dim=1).indices.sort(dim=1).values
+        )
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,10 @@ def pixel_inputs(values: Tensor, places: Places, how: Geometry, size: Sequence[i
     where: list[Tensor] = []
     for d in reversed(range(dims)):
         along, index = index % size[d], index // size[d]
-        taps = along[..., None] * how.stride[d] + torch.arange(how.kernel[d], device=values.device) * how.dilation[d]
+        taps = (
+            along[..., None] * how.stride[d]
+            + torch.arange(how.kernel[d], device=values.device) * how.dilation[d]
+        )
         shape = [*along.shape, *(how.kernel[d] if other == d else 1 for other in range(dims))]
         where.append(taps.reshape(shape))
     sample = torch.arange(len(values), device=values.device).reshape(-1, *[1] * (dims + 1))
@@ -87,4 +92,3 @@ def pixel_inputs(values: Tensor, places: Places, how: Geometry, size: Sequence[i
 def grouped(rows: Tensor, groups: int) -> Tensor:
     """Return (rows, channels) as (conv groups, rows, channels of a group)."""
     return rows.reshape(len(rows), groups, -1).transpose(0, 1)
-

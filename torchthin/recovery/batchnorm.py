@@ -1,0 +1,49 @@
+"""BatchNorm statistics taken anew from calibration inputs, exactly, in one pass."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from torchthin.trace.inputs import Inputs, call
+from torchthin.trace.recorder import quiet
+
+
+def recalibrate_(model: nn.Module, inputs: Inputs) -> int:
+    """Give every BatchNorm of `model` with running statistics the mean and variance of what reaches it on `inputs`.
+
+    Layers behind see what those before them, with their new statistics, give. Training flags, momentum and counters stay as
+    they are.
+
+    Returns:
+        the number of layers.
+    """
+    norms = [
+        module
+        for module in model.modules()
+        if isinstance(module, _BatchNorm) and module.running_mean is not None
+    ]
+
+    def measure(module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        assert (
+            isinstance(module, _BatchNorm)
+            and module.running_mean is not None
+            and module.running_var is not None
+        )
+        values = args[0].detach()
+        axes = [axis for axis in range(values.dim()) if axis != 1]
+        if values.numel() == values.shape[1]:
+            return  # one value a channel has no variance
+        variance, mean = torch.var_mean(values.double(), dim=axes, correction=1)
+        module.running_mean.copy_(mean)
+        module.running_var.copy_(variance)
+
+    hooks = [norm.register_forward_pre_hook(measure) for norm in norms]
+    try:
+        with quiet(model):
+            call(model, inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return len(norms)

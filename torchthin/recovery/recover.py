@@ -1,0 +1,194 @@
+"""`recover`: reconstruction, BatchNorm statistics, distillation, each taken only where it brings the outputs nearer."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from torchthin.calibration import LIMIT, Pixels, calibration, picked
+from torchthin.errors import InputError, one_line
+from torchthin.recovery.batchnorm import recalibrate_
+from torchthin.recovery.distance import distance
+from torchthin.recovery.distill import RATE, Distillation, Progress, distill_
+from torchthin.recovery.facts import RecoveryFacts, Stage
+from torchthin.recovery.reconstruct import reconstruct_
+from torchthin.thinning.build import thin_copy
+from torchthin.thinning.recipe import Recipe, check_fits
+from torchthin.trace.clone import clone, duplicate, share, state_tensors
+from torchthin.trace.inputs import Inputs, as_inputs, on_device_of
+from torchthin.trace.model import check_model
+from torchthin.trace.recorder import record
+
+HELD_OUT = 8
+"""One of so many inputs is held out, the last ones, to judge by."""
+FEWEST = 32
+"""With fewer inputs none is held out."""
+AT_ONCE = 3 * 2**30
+"""Bytes of activations that one pass over all inputs may take."""
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """What `recover` returns."""
+
+    model: nn.Module = field(repr=False)
+    """A copy of the thinned model with what was fitted."""
+    facts: RecoveryFacts
+
+    def __str__(self) -> str:
+        return str(self.facts)
+
+
+def recover(
+    dense: nn.Module,
+    small: nn.Module,
+    recipe: Recipe,
+    example_inputs: Any,
+    data: Any,
+    *,
+    limit: int = LIMIT,
+    pixels: Pixels | None = None,
+    epochs: int = 0,
+    outputs: str = "values",
+    rate: float = RATE,
+    seed: int = 0,
+    state: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Recovery:
+    """Bring a thinned model nearer to the dense one, from inputs without labels. Both are left as they are.
+
+    Every layer is refitted to the dense model's own values at its place (`reconstruct_`); BatchNorm statistics are
+    taken anew; then, with `epochs`, the model learns from the dense one's outputs (`distill_`). Each step is judged by the
+    distance of the outputs on inputs that were held out, and taken back where it brings nothing.
+
+    Args:
+        dense: the model before thinning.
+        small: the thinned model.
+        recipe: what made the one of the other: ``PruneResult.recipe``, ``Thinned.recipe``.
+        example_inputs: inputs as the models take them: a tensor, a tuple of positional or a dict of keyword arguments.
+        data: where inputs come from, see `calibration`.
+        limit: most inputs to use.
+        pixels: how pictures of a folder become numbers.
+        epochs: of distillation.
+        outputs: "values", or "logits" for outputs that are scores of classes.
+        rate: of AdamW, at the start of a cosine.
+        seed: of shuffling and mixing.
+        state: file from which an interrupted distillation goes on; removed when it ends.
+        progress: told after every epoch.
+
+    Returns:
+        the recovered copy and the distances.
+
+    Raises:
+        InputError: data, recipe or models do not fit together (`ConfigError`: an option).
+    """
+    check_model(dense, "recover")
+    check_model(small, "recover")
+    how = Distillation(epochs, rate=rate, outputs=outputs, seed=seed)
+    _refuse_foreign(dense, small, recipe)
+    example = on_device_of(dense, as_inputs(example_inputs))
+    found = calibration(data, like=example, limit=limit, pixels=pixels)
+    every = on_device_of(dense, found.joined())
+    teacher, current = clone(dense, share), clone(small, duplicate)
+    notes = list(found.notes)
+    most = _at_once(teacher, picked(every, torch.arange(1)))
+    if found.samples > most:
+        every = picked(every, torch.arange(most))
+        notes.append(
+            f"{most} of {found.samples} inputs are used: the activations of more take over {AT_ONCE / 2**30:.0f} GiB."
+        )
+    samples = min(found.samples, most)
+    held = samples // HELD_OUT if samples >= FEWEST else 0
+    fitted = picked(every, torch.arange(samples - held))
+    judge = picked(every, torch.arange(samples - held, samples)) if held else every
+    before = _distance(teacher, current, judge)
+    search = _Search(teacher, current, judge, before)
+    made = clone(current, duplicate)
+    reconstruction = reconstruct_(teacher, made, recipe, fitted)
+    if reconstruction.layers:
+        search.offer("reconstruction", made)
+    renewed = clone(search.model, duplicate)
+    if recalibrate_(renewed, fitted):
+        search.offer("BatchNorm statistics", renewed)
+    if epochs:
+        trained = clone(search.model, duplicate)
+        path = None if state is None else Path(state)
+        distill_(teacher, trained, recipe, fitted, how, state=path, progress=progress)
+        search.offer("distillation", trained)
+        if path is not None:
+            path.unlink(missing_ok=True)
+    refitted = (
+        len(reconstruction.layers)
+        if any(s.taken and s.name == "reconstruction" for s in search.stages)
+        else 0
+    )
+    facts = RecoveryFacts(
+        samples,
+        held,
+        before,
+        search.distance,
+        tuple(search.stages),
+        refitted,
+        reconstruction.left,
+        tuple(notes),
+    )
+    return Recovery(search.model, facts)
+
+
+@dataclass
+class _Search:
+    """Keeps the model that is nearest so far."""
+
+    dense: nn.Module
+    model: nn.Module
+    judge: Inputs
+    distance: float
+    stages: list[Stage] = field(default_factory=list)
+
+    def offer(self, name: str, model: nn.Module) -> None:
+        """Take `model` if it is nearer to the dense one."""
+        found = distance(self.dense, model, self.judge)
+        taken = math.isfinite(found) and found < self.distance
+        self.stages.append(Stage(name, found, taken))
+        if taken:
+            self.model, self.distance = model, found
+
+
+def _distance(dense: nn.Module, small: nn.Module, inputs: Inputs) -> float:
+    try:
+        return distance(dense, small, inputs)
+    except InputError:
+        raise
+    except Exception as error:  # whatever the user's code raises
+        raise InputError(
+            f"The model does not run on all calibration inputs in one batch: {one_line(error)}. Give fewer, or inputs of "
+            "which the first axis counts them."
+        ) from error
+
+
+def _refuse_foreign(dense: nn.Module, small: nn.Module, recipe: Recipe) -> None:
+    """Raise InputError unless the recipe makes the sizes of `small` of those of `dense`."""
+    check_fits(recipe, dict(state_tensors(dense)), dict(dense.named_modules()))
+    meta = thin_copy(clone(dense, lambda name, tensor: tensor.detach().to("meta")), recipe)
+    wanted = {name: tuple(tensor.shape) for name, tensor in state_tensors(meta)}
+    for name, tensor in state_tensors(small):
+        if name in wanted and wanted[name] != tuple(tensor.shape):
+            raise InputError(
+                f"The thinned model has {name} of shape {tuple(tensor.shape)}, the recipe makes {wanted[name]} of the dense "
+                "one. Give the model that this recipe made."
+            )
+
+
+def _at_once(model: nn.Module, one: Inputs) -> int:
+    """Return how many inputs go through the model in one pass without autograd within `AT_ONCE` bytes."""
+    graph = record(clone(model, share), one)
+    sizes = [
+        math.prod(graph.values[ref.value].shape) for op in graph.ops for ref in op.outputs if ref is not None
+    ]
+    widest = sum(sorted(sizes)[-4:])
+    return max(1, AT_ONCE // max(4 * widest, 1))
