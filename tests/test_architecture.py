@@ -30,7 +30,7 @@ LAYERS = [
     {"saving", "class_file"},
     {"pipeline", "in_place", "inspection", "reload", "chipcost"},
     {"gradual"},
-    {"pruner", "where_to_cut", "export"},
+    {"recovering", "pruner", "where_to_cut", "export"},
     {"bench"},
     {"integrations", "compare"},
     {"pose"},

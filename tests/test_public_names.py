@@ -24,6 +24,7 @@ NAMES = {
     "inspect",
     "load",
     "prune",
+    "recover",
     "sensitivity",
     "thin_",
     "verify",

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torchthin.pipeline import PruneResult, prune
     from torchthin.proof import Proof, verify
     from torchthin.pruner import Pruner
+    from torchthin.recovering import recover
     from torchthin.reload import load
     from torchthin.report.facts import PruneReport
     from torchthin.report.inspection_facts import Inspection
@@ -37,6 +38,7 @@ __all__ = [
     "inspect",
     "load",
     "prune",
+    "recover",
     "sensitivity",
     "thin_",
     "verify",
@@ -54,6 +56,7 @@ _LAZY = {
     "inspect": "torchthin.inspection",
     "load": "torchthin.reload",
     "prune": "torchthin.pipeline",
+    "recover": "torchthin.recovering",
     "sensitivity": "torchthin.where_to_cut",
     "thin_": "torchthin.in_place",
     "verify": "torchthin.proof",

@@ -36,6 +36,12 @@ class PruneOptions:
     arch: str | None = None
     dataset: str | None = None
     data: str | None = None
+    data_limit: int = 256
+    data_mean: tuple[float, ...] = (0.0,)
+    data_std: tuple[float, ...] = (1.0,)
+    recover: bool = True
+    recover_epochs: int = 0
+    recover_outputs: str = "values"
     input_shape: tuple[str, ...] = ()
     device: str = "cpu"
     json: bool = False
@@ -58,6 +64,12 @@ _RUN_TYPES: dict[str, tuple[type[Any], str]] = {
     "arch": (str, "text"),
     "dataset": (str, "text"),
     "data": (str, "a file, a folder or module:function"),
+    "data_limit": (int, "a whole number"),
+    "data_mean": (tuple, "a number, or one for each channel"),
+    "data_std": (tuple, "a number, or one for each channel"),
+    "recover": (bool, "true or false"),
+    "recover_epochs": (int, "a whole number"),
+    "recover_outputs": (str, "values or logits"),
     "input_shape": (tuple, "a shape such as 1,3,128,128, or a list of them"),
     "device": (str, "text"),
     "json": (bool, "true or false"),
@@ -111,10 +123,42 @@ def add_data_argument(parser: Parser) -> None:
     )
 
 
+def add_recovery_arguments(parser: Parser) -> None:
+    """Add the flags that say how a thinned model is recovered from --data to `parser`."""
+    recovery = parser.add_argument_group("recovery of a thinned model from --data")
+    recovery.add_argument("--data-limit", metavar="N", type=int, help="inputs to take (default: 256)")
+    for name in ("mean", "std"):
+        recovery.add_argument(
+            f"--data-{name}",
+            metavar="NUMBER",
+            type=float,
+            nargs="+",
+            help=f"{name} of pictures in 0..1, one number or one for each channel (default: {int(name == 'std')})",
+        )
+    recovery.add_argument(
+        "--no-recover",
+        dest="recover",
+        action="store_false",
+        help="use --data for criteria only (default: --thin with --data refits the layers)",
+    )
+    recovery.add_argument(
+        "--recover-epochs",
+        metavar="N",
+        type=int,
+        help="epochs of learning from the full model's outputs, without labels (default: 0)",
+    )
+    recovery.add_argument(
+        "--recover-outputs",
+        metavar="KIND",
+        help="values, or logits: outputs are scores of classes (default: values)",
+    )
+
+
 def add_prune_arguments(parser: Parser) -> None:
     """Add the flags of ``prune`` to `parser`."""
     add_model_arguments(parser)
     add_data_argument(parser)
+    add_recovery_arguments(parser)
     pruning = parser.add_argument_group("pruning")
     pruning.add_argument("--method", help=f"one of {', '.join(METHODS)} (default: {_DEFAULTS.method})")
     pruning.add_argument(
@@ -342,6 +386,12 @@ def _checked(key: str, value: Any) -> Any:
     kind, allowed = _RUN_TYPES[key]
     if key == "input_shape" and isinstance(value, str | list):
         value = (value,) if isinstance(value, str) else tuple(value)
+    if key in ("data_mean", "data_std"):
+        value = (
+            tuple(value) if isinstance(value, list) else (value,) if isinstance(value, int | float) else value
+        )
+        if isinstance(value, tuple) and all(isinstance(part, int | float) for part in value):
+            return tuple(map(float, value))
     if not isinstance(value, kind) or (kind is tuple and not all(isinstance(part, str) for part in value)):
         raise ConfigError(f"The option {key} must be {allowed}. Got {value!r}.")
     return value

@@ -47,10 +47,12 @@ def _prune(options: PruneOptions) -> dict[str, Any]:
     from torchthin.cli.inputs import example_inputs, placed, usable_device
     from torchthin.cli.model import load_model
     from torchthin.cli.outcome import Voice, save
+    from torchthin.cli.recovery import calibrated, check_recovery, recovered, recovers
     from torchthin.pipeline import prune_with
 
     check_destinations(options)
     check_training(options)
+    check_recovery(options)
     voice = Voice(quiet=options.quiet)
     device = usable_device(options.device)
     inputs = example_inputs(options.input_shape, options.dataset)
@@ -58,9 +60,11 @@ def _prune(options: PruneOptions) -> dict[str, Any]:
     how = options.prune
     model, inputs = placed(model, device), inputs and tuple(value.to(device) for value in inputs)
     if options.train is None:
-        result = prune_with(model, how, inputs, data=options.data)
+        result = prune_with(model, how, inputs, data=calibrated(options, model, inputs))
     else:
         result = prune_in_training(model, inputs, options, voice)
+    if recovers(options) and result.recipe is not None:
+        result = recovered(model, result, inputs, options)
     if how.chip is not None or how.budgets:
         how = replace(how, target_sparsity=result.report.target_sparsity)
     voice.say(result)

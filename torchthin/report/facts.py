@@ -19,6 +19,7 @@ from torchthin.config import PruneConfig
 from torchthin.proof import Proof
 from torchthin.report.budget_facts import BudgetFacts
 from torchthin.report.chip_facts import ChipChange
+from torchthin.report.recovery_facts import RecoveryFacts
 from torchthin.trace.clone import state_tensors
 
 
@@ -86,6 +87,8 @@ class PruneReport:
     """The comparison of the thinned with the masked model."""
     chip: ChipChange | None = None
     """What the cut brings on the chip that channels were chosen for."""
+    recovery: RecoveryFacts | None = None
+    """What was brought back from data after thinning."""
     budgets: tuple[BudgetFacts, ...] = ()
     """Parameters and MACs that were asked for, and what the thinned model has."""
     inexact: tuple[str, ...] = ()

@@ -67,6 +67,8 @@ def _summary(report: PruneReport) -> list[str]:
         f"({_percent(report.model_weight_sparsity)}); {report.parameter_bytes:,} bytes.",
     ]
     lines += _thinning(report)
+    if report.recovery is not None:
+        lines += [str(report.recovery), *(f"Note: {note}" for note in report.recovery.notes)]
     if report.kept:
         lines.append(f"Kept whole as asked: {', '.join(report.kept)}.")
     return lines + [f"Note: {note}" for note in report.notes]

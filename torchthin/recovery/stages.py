@@ -1,4 +1,4 @@
-"""`recover`: reconstruction, BatchNorm statistics, distillation, each taken only where it brings the outputs nearer."""
+"""The stages of a recovery: reconstruction, BatchNorm statistics, distillation, each taken only where it brings something."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from torchthin.calibration import LIMIT, Pixels, calibration, picked
 from torchthin.errors import InputError, one_line
 from torchthin.recovery.batchnorm import recalibrate_
 from torchthin.recovery.distance import distance
-from torchthin.recovery.distill import RATE, Distillation, Progress, distill_
-from torchthin.recovery.facts import RecoveryFacts, Stage
+from torchthin.recovery.distill import Distillation, Progress, distill_
 from torchthin.recovery.reconstruct import reconstruct_
+from torchthin.report.recovery_facts import RecoveryFacts, Stage
 from torchthin.thinning.build import thin_copy
 from torchthin.thinning.recipe import Recipe, check_fits
 from torchthin.trace.clone import clone, duplicate, share, state_tensors
@@ -34,7 +34,7 @@ AT_ONCE = 3 * 2**30
 
 @dataclass(frozen=True)
 class Recovery:
-    """What `recover` returns."""
+    """A recovered model."""
 
     model: nn.Module = field(repr=False)
     """A copy of the thinned model with what was fitted."""
@@ -44,7 +44,7 @@ class Recovery:
         return str(self.facts)
 
 
-def recover(
+def recovered(
     dense: nn.Module,
     small: nn.Module,
     recipe: Recipe,
@@ -53,43 +53,29 @@ def recover(
     *,
     limit: int = LIMIT,
     pixels: Pixels | None = None,
-    epochs: int = 0,
-    outputs: str = "values",
-    rate: float = RATE,
-    seed: int = 0,
+    how: Distillation,
     state: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Recovery:
     """Bring a thinned model nearer to the dense one, from inputs without labels. Both are left as they are.
 
-    Every layer is refitted to the dense model's own values at its place (`reconstruct_`); BatchNorm statistics are
-    taken anew; then, with `epochs`, the model learns from the dense one's outputs (`distill_`). Each step is judged by the
-    distance of the outputs on inputs that were held out, and taken back where it brings nothing.
-
     Args:
         dense: the model before thinning.
         small: the thinned model.
-        recipe: what made the one of the other: ``PruneResult.recipe``, ``Thinned.recipe``.
-        example_inputs: inputs as the models take them: a tensor, a tuple of positional or a dict of keyword arguments.
+        recipe: what made the one of the other.
+        example_inputs: inputs as the models take them.
         data: where inputs come from, see `calibration`.
         limit: most inputs to use.
         pixels: how pictures of a folder become numbers.
-        epochs: of distillation.
-        outputs: "values", or "logits" for outputs that are scores of classes.
-        rate: of AdamW, at the start of a cosine.
-        seed: of shuffling and mixing.
+        how: the distillation; none with 0 epochs.
         state: file from which an interrupted distillation goes on; removed when it ends.
         progress: told after every epoch.
 
-    Returns:
-        the recovered copy and the distances.
-
     Raises:
-        InputError: data, recipe or models do not fit together (`ConfigError`: an option).
+        InputError: data, recipe or models do not fit together.
     """
     check_model(dense, "recover")
     check_model(small, "recover")
-    how = Distillation(epochs, rate=rate, outputs=outputs, seed=seed)
     _refuse_foreign(dense, small, recipe)
     example = on_device_of(dense, as_inputs(example_inputs))
     found = calibration(data, like=example, limit=limit, pixels=pixels)
@@ -115,7 +101,7 @@ def recover(
     renewed = clone(search.model, duplicate)
     if recalibrate_(renewed, fitted):
         search.offer("BatchNorm statistics", renewed)
-    if epochs:
+    if how.epochs:
         trained = clone(search.model, duplicate)
         path = None if state is None else Path(state)
         distill_(teacher, trained, recipe, fitted, how, state=path, progress=progress)

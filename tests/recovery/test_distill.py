@@ -1,0 +1,84 @@
+"""Distillation: it brings the outputs nearer, leaves what it is given as it was, and goes on bit for bit."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from torchthin import PruneResult, prune, recover
+from torchthin.errors import CheckpointError
+
+
+def task() -> tuple[nn.Module, PruneResult, torch.Tensor]:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(1, 12, 3), nn.BatchNorm2d(12), nn.ReLU(inplace=True), nn.Dropout(0.5), nn.Conv2d(12, 12, 3),
+        nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 5),
+    )  # fmt: skip
+    net.eval()
+    net[4].bias.requires_grad_(False)
+    data = torch.randn(96, 1, 8, 8)
+    return net, prune(net, data[:1], method="l1-structured", thin=True), data
+
+
+def weights(result: PruneResult) -> list[torch.Tensor]:
+    return list(result.model.state_dict().values())
+
+
+@pytest.mark.parametrize("outputs", ["values", "logits"])
+def test_epochs_bring_the_outputs_nearer(outputs: str) -> None:
+    net, result, data = task()
+    told: list[tuple[int, int]] = []
+    found = recover(
+        net, result, data[:1], data, epochs=8, outputs=outputs,
+        progress=lambda done, total, loss: told.append((done, total)),
+    )  # fmt: skip
+    facts = found.report.recovery
+    assert facts is not None
+    stages = {stage.name: stage for stage in facts.stages}
+    assert stages["distillation"].taken
+    assert facts.after < stages["reconstruction"].distance
+    assert told == [(done, 8) for done in range(1, 9)]
+    assert [p.requires_grad for p in found.model.parameters()] == [p.requires_grad for p in net.parameters()]
+    assert all(p.grad is None for p in (*net.parameters(), *found.model.parameters()))
+    assert not found.model.training
+
+
+def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    net, result, data = task()
+    whole = recover(net, result, data[:1], data, epochs=4)
+    state = tmp_path / "run.recovery"
+
+    def stop(done: int, total: int, loss: float) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        recover(net, result, data[:1], data, epochs=4, state=state, progress=stop)
+    assert state.exists()
+    resumed: list[int] = []
+    again = recover(
+        net, result, data[:1], data, epochs=4, state=state, progress=lambda done, *_: resumed.append(done)
+    )
+    assert resumed == [3, 4]
+    assert all(map(torch.equal, weights(whole), weights(again)))
+    assert not state.exists()
+
+
+def test_a_state_of_another_run_is_refused(tmp_path: Path) -> None:
+    net, result, data = task()
+    state = tmp_path / "run.recovery"
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        recover(net, result, data[:1], data, epochs=4, state=state, progress=stop)
+    before = state.read_bytes()
+    with pytest.raises(CheckpointError, match="another recovery"):
+        recover(net, result, data[:1], data, epochs=5, state=state)
+    assert state.read_bytes() == before
+    state.write_bytes(b"nothing")
+    with pytest.raises(CheckpointError, match="cannot be used"):
+        recover(net, result, data[:1], data, epochs=4, state=state)

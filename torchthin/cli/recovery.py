@@ -1,0 +1,99 @@
+"""The part of ``prune`` that recovers a thinned model from ``--data``."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torchthin.cli.options import PruneOptions
+from torchthin.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from torchthin.calibration import Calibration
+    from torchthin.pipeline import PruneResult
+    from torchthin.recovery.distill import Progress
+
+
+def recovers(options: PruneOptions) -> bool:
+    """Whether the thinned model is recovered from data."""
+    return options.recover and options.data is not None and options.prune.thin and options.train is None
+
+
+def check_recovery(options: PruneOptions) -> None:
+    """Raise ConfigError when a recovery is asked for that cannot be."""
+    if options.recover_epochs and not recovers(options):
+        raise ConfigError(
+            "The option --recover-epochs needs --thin and --data, and neither --no-recover nor --train. Leave it out, or mend that."
+        )
+    from torchthin.recovery.distill import Distillation
+
+    Distillation(options.recover_epochs, outputs=options.recover_outputs)  # raises what is wrong with them
+
+
+def calibrated(options: PruneOptions, model: nn.Module, inputs: Any) -> Calibration | None:
+    """Read --data once, for criteria and recovery; None without it.
+
+    Raises:
+        InputError: the data cannot be read or do not fit the model.
+    """
+    if options.data is None:
+        return None
+    from torchthin.calibration import Pixels, calibration
+    from torchthin.trace.inputs import as_inputs, own_example
+
+    example = own_example(model) if inputs is None else inputs
+    if example is None:
+        raise ConfigError(
+            "The option --data needs the model's input. Give --input-shape 1,3,128,128 or --dataset."
+        )
+    pixels = Pixels(options.data_mean, options.data_std)
+    return calibration(options.data, like=as_inputs(example), limit=options.data_limit, pixels=pixels)
+
+
+def state_path(options: PruneOptions) -> Path | None:
+    """Return the file from which an interrupted distillation goes on: beside the file to save."""
+    return None if options.save_to is None else Path(f"{options.save_to}.recovery")
+
+
+def recovered(model: nn.Module, result: PruneResult, inputs: Any, options: PruneOptions) -> PruneResult:
+    """Recover the thinned model; with a progress bar on a terminal."""
+    from torchthin.recovering import recover
+    from torchthin.trace.inputs import own_example
+
+    with progress_bar("Recovering", quiet=options.quiet) as progress:
+        return recover(
+            model,
+            result,
+            own_example(model) if inputs is None else inputs,
+            calibrated(options, model, inputs),
+            epochs=options.recover_epochs,
+            outputs=options.recover_outputs,
+            state=state_path(options) if options.recover_epochs else None,
+            progress=progress,
+        )
+
+
+@contextlib.contextmanager
+def progress_bar(title: str, *, quiet: bool = False) -> Iterator[Progress | None]:
+    """Give a function that moves a bar on stderr; None where stderr is no terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (
+        TextColumn(title),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total} epochs"),
+        TimeRemainingColumn(),
+    )
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total, loss: bar.update(task, completed=done, total=total)
