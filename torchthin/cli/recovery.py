@@ -28,7 +28,7 @@ def check_recovery(options: PruneOptions) -> None:
     """Raise ConfigError when a recovery is asked for that cannot be."""
     if options.recover_epochs and not recovers(options):
         raise ConfigError(
-            "The option --recover-epochs needs --thin and --data, and neither --no-recover nor --train. Leave it out, or mend that."
+            "The option --recover-epochs needs --thin and --data, and neither --no-recover nor --train."
         )
     from torchthin.recovery.distill import Distillation
 
