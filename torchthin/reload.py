@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 from torch import nn
 
+from torchthin.ai8x.distiller_recipe import from_distillers_terms
 from torchthin.checkpoints import Checkpoint, load_into, read_checkpoint
 from torchthin.errors import CheckpointError, InputError
 from torchthin.thinning.apply import apply_
@@ -22,15 +24,15 @@ def load(path: str | Path, model: Model) -> Model:
     """Load a checkpoint into `model` and return it.
 
     A thinned checkpoint carries its recipe: `model`, a full-size instance of the class that was pruned, is shrunk
-    by it in place first. Every tensor must then fit exactly. Checkpoints that are only masked, or not ours, load as
-    they are.
+    by it in place first. So does one of ADI's train.py that Distiller's recipe stands in. Every tensor must then fit
+    exactly. Checkpoints that are only masked, or not ours, load as they are.
 
     Raises:
         CheckpointError: the file cannot be read, or does not fit the model; the message names what differs, and the
             model is as it was.
     """
     check_model(model, "load")
-    checkpoint = read_checkpoint(path)
+    checkpoint = with_recipe(read_checkpoint(path), model)
     if stored_recipe(checkpoint) is not None:
         rehearsal = clone(model, duplicate)  # a file that does not fit must not leave the model shrunk
         shrink_to_(rehearsal, checkpoint)
@@ -38,6 +40,23 @@ def load(path: str | Path, model: Model) -> Model:
     shrink_to_(model, checkpoint)
     load_into(model, checkpoint)
     return model
+
+
+def with_recipe(checkpoint: Checkpoint, model: nn.Module) -> Checkpoint:
+    """Return the checkpoint with Distiller's recipes, where it has such and none of ours, as one of ours.
+
+    Raises:
+        CheckpointError: they do not fit `model`, the class of full size.
+    """
+    if not checkpoint.thinning_recipes or stored_recipe(checkpoint) is not None:
+        return checkpoint
+    try:
+        recipe = from_distillers_terms(checkpoint.thinning_recipes, model)
+    except InputError as error:
+        raise CheckpointError(f"The recipe in {checkpoint.path} cannot be used: {error}") from error
+    if not recipe:
+        return checkpoint
+    return replace(checkpoint, torchthin={**(checkpoint.torchthin or {}), "recipe": recipe.to_dict()})
 
 
 def stored_recipe(checkpoint: Checkpoint) -> Recipe | None:

@@ -10,7 +10,7 @@ import pickle
 import sys
 from collections import namedtuple
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 import torchthin
-from torchthin.ai8x.distiller_recipe import in_distillers_terms
+from torchthin.ai8x.distiller_recipe import from_distillers_terms, in_distillers_terms
 from torchthin.ai8x.layers import Conv2d, FusedConv2dBNReLU, FusedMaxPoolConv2dBNReLU, Linear
 from torchthin.ai8x.training_file import masks_dict, save_for_training
 from torchthin.checkpoints import read_checkpoint
@@ -119,8 +119,8 @@ def test_the_class_is_the_only_foreign_thing(tmp_path: Path) -> None:
     assert "distiller.thinning" not in sys.modules
     with pytest.raises((pickle.UnpicklingError, ModuleNotFoundError), match="distiller"):
         torch.load(tmp_path / "small.pth.tar", weights_only=True)
-    read = read_checkpoint(tmp_path / "small.pth.tar")  # our own reader leaves the class out and says so
-    assert read.skipped == ("thinning_recipes (distiller.thinning.ThinningRecipe)",)
+    read = read_checkpoint(tmp_path / "small.pth.tar")  # our own reader needs neither the class nor Distiller
+    assert (read.skipped, len(read.thinning_recipes)) == ((), 1)
 
 
 def test_without_a_recipe_masks_go_along_and_nothing_foreign(tmp_path: Path) -> None:
@@ -221,3 +221,58 @@ def test_adis_own_loader_takes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     model, _, _, start_epoch = apputils.load_checkpoint(chain(seed=5), str(tmp_path / "small.pth.tar"))
     assert start_epoch == 8
     assert torch.equal(model(IMAGES), result.model(IMAGES))
+
+
+def test_what_train_py_hands_back_is_read_again(tmp_path: Path) -> None:
+    result = write(tmp_path / "small.pth.tar")
+    model = torchthin.load(tmp_path / "small.pth.tar", chain(seed=5))
+    assert torch.equal(model(IMAGES), result.model(IMAGES))
+    read = read_checkpoint(tmp_path / "small.pth.tar")
+    assert result.recipe is not None
+    again = from_distillers_terms(read.thinning_recipes, chain())
+    assert {n: dict(axes) for n, axes in again.keep.items()} == {
+        n: dict(axes) for n, axes in result.recipe.keep.items()
+    }
+    assert again.attributes == result.recipe.attributes
+    already = torchthin.load(tmp_path / "small.pth.tar", model)  # a class of the new widths stays as it is
+    assert torch.equal(already(IMAGES), result.model(IMAGES))
+
+
+def test_recipes_follow_one_another_and_flattened_channels_are_cut() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 6, 1), nn.Flatten(), nn.Linear(6 * 4, 2))
+    index = torch.tensor
+    first = SimpleNamespace(
+        modules={"0": {"out_channels": 4}, "2": {"in_features": 16}},
+        parameters={
+            "0.weight": [(0, index([0, 2, 3, 5]))],
+            "0.bias": [(0, index([0, 2, 3, 5]))],
+            "2.weight": [(1, index([0, 2, 3, 5]), (2, 6, 2, 2), (2, 16))],
+        },
+    )
+    second = SimpleNamespace(
+        modules={"0": {"out_channels": 2}, "2": {"in_features": 8}},
+        parameters={
+            "0.weight": [(0, index([1, 3]))],
+            "0.bias": [(0, index([1, 3]))],
+            "2.weight": [(1, index([1, 3]), (2, 4, 2, 2), (2, 8))],
+        },
+    )
+    recipe = from_distillers_terms([first, second], model)
+    assert recipe.keep["0.weight"] == {0: (2, 5)}
+    assert recipe.keep["2.weight"] == {1: (8, 9, 10, 11, 20, 21, 22, 23)}
+    assert recipe.attributes == {"0": {"out_channels": 2}, "2": {"in_features": 8}}
+
+
+@pytest.mark.parametrize(
+    ("modules", "parameters", "message"),
+    [
+        (None, None, "damaged"),
+        ({}, {"0.weight": [(0,)]}, "damaged"),
+        ({}, {"9.weight": [(0, torch.tensor([0]))]}, "cuts 9.weight, which the model has not"),
+        ({}, {"0.weight": [(0, torch.tensor([0, 7]))]}, "indices of 0.weight that the model has not"),
+    ],
+)
+def test_recipes_that_cannot_be_used(modules: Any, parameters: Any, message: str) -> None:
+    recipe = SimpleNamespace(modules=modules, parameters=parameters)
+    with pytest.raises(InputError, match=message):
+        from_distillers_terms([recipe], nn.Sequential(nn.Conv2d(3, 6, 1)))

@@ -87,3 +87,12 @@ def test_what_distiller_cannot_say_is_refused_before_anything_is_written(place: 
         *("--model-factory", "bare.py:bare", "--input-shape", "1,3,8,8", "--thin", "--arch", "bare"),
         *("--training-to", "x.pth", "--save-to", "y.pth"),
     )
+
+
+def test_what_was_written_for_train_py_is_thinned_again(place: Workplace) -> None:
+    assert place.run(*MODEL, "--thin", "--target-sparsity", "0.25", "--training-to", "t.pth.tar").code == 0
+    again = (*MODEL[:3], "t.pth.tar", *MODEL[4:], "--thin", "--save-to", "small.pth")
+    outcome = place.run(*again)
+    assert (outcome.code, outcome.err) == (0, "")
+    thin = torchthin.load("small.pth", build_model("net.py:net"))  # the recipe counts from the full size
+    assert thin.get_parameter("conv1.weight").shape[0] == 3

@@ -11,8 +11,9 @@ So it cuts parameters along any axis, but no other buffers, and it makes no para
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -72,6 +73,73 @@ def in_distillers_terms(recipe: Recipe, full_size: nn.Module) -> DistillerRecipe
     if not found.parameters:
         raise InputError(f"A ThinningRecipe must cut a parameter; this one cuts buffers only. {_ELSE}")
     return found
+
+
+class Parts(Protocol):
+    """A ``ThinningRecipe`` as it was read; nothing in it has been checked."""
+
+    modules: Any
+    parameters: Any
+
+
+def from_distillers_terms(recipes: Iterable[Parts], full_size: nn.Module) -> Recipe:
+    """Return the one recipe that does what Distiller's recipes do to `full_size`, one after the other.
+
+    A cut of an axis that has the size after it already is none, as there. A linear layer behind a flattening is cut by channels
+    of the shape that the recipe gives.
+
+    Raises:
+        InputError: they are damaged, or made for another model.
+    """
+    tensors = dict([*full_size.named_parameters(), *full_size.named_buffers()])
+    modules = dict(full_size.named_modules())
+    keep: dict[str, dict[int, tuple[int, ...]]] = {}
+    attributes: dict[str, dict[str, Any]] = {}
+    for recipe in recipes:
+        for name, axis, kept in _cuts(recipe, attributes):
+            if name not in tensors:
+                raise InputError(f"it cuts {name}, which the model has not. Build the full-size class.")
+            before = keep.get(name, {}).get(axis, range(tensors[name].shape[axis]))
+            if len(kept) == len(before):
+                continue
+            if not kept or min(kept) < 0 or max(kept) >= len(before):
+                raise InputError(
+                    f"it keeps indices of {name} that the model has not: it was made for another one."
+                )
+            keep.setdefault(name, {})[axis] = tuple(before[i] for i in kept)
+    changed = {
+        path: {key: value for key, value in values.items() if getattr(modules.get(path), key, value) != value}
+        for path, values in attributes.items()
+    }
+    shapes = {name: tuple(tensors[name].shape) for name in keep}
+    return Recipe(shapes, keep, {path: values for path, values in changed.items() if values})
+
+
+def _cuts(recipe: Parts, attributes: dict[str, dict[str, Any]]) -> list[tuple[str, int, list[int]]]:
+    """Return tensor, axis and kept indices of every cut, and put what it sets into `attributes`."""
+    found = []
+    try:
+        for path, values in recipe.modules.items():
+            for key, value in values.items():
+                if key in STATISTICS:
+                    found.append((f"{path}.{key}", int(value[0]), list(map(int, value[1]))))
+                elif isinstance(value, int | float):
+                    attributes.setdefault(str(path), {})[str(key)] = value
+        for name, cuts in recipe.parameters.items():
+            found += [(str(name), int(one[0]), _indices(one)) for one in cuts]
+    except (AttributeError, TypeError, ValueError, IndexError, RuntimeError) as error:
+        raise InputError(f"it is damaged ({type(error).__name__}). Save it again.") from error
+    return found
+
+
+def _indices(one: Any) -> list[int]:
+    """Return the kept indices of an axis; with a shape (out, channels, h, w) those of the flattened channels that stay."""
+    kept = torch.as_tensor(one[1], dtype=torch.int64).flatten()
+    if len(one) == 2:
+        return [int(index) for index in kept.tolist()]
+    channels, rest = int(one[2][1]), int(one[2][2]) * int(one[2][3])
+    flat = torch.arange(channels * rest).reshape(channels, rest)
+    return [int(index) for index in flat[kept].flatten().tolist()]
 
 
 @torch.no_grad()

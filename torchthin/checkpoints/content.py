@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from torchthin.checkpoints.inert import foreign_origin
+from torchthin.checkpoints.inert import StoredRecipe, foreign_origin
 from torchthin.errors import CheckpointError
 
 STATE_KEYS = ("state_dict", "model", "model_state", "model_state_dict")
@@ -33,6 +33,8 @@ class Checkpoint:
     """Bool tensors, True = keep; empty when the file was not pruned by this package."""
     torchthin: dict[str, Any] | None = None
     """The entry this package writes: version, config, report."""
+    thinning_recipes: tuple[StoredRecipe, ...] = ()
+    """What Distiller thinned the full-size class by, in its own terms."""
     skipped: tuple[str, ...] = ()
     """Entries left out because they hold foreign classes, as ``"optimizer_type (torch.optim.adam.Adam)"``."""
 
@@ -63,8 +65,11 @@ def _from_mapping(path: Path, raw: Mapping[Any, Any]) -> Checkpoint:
     extras = _plain_part(entries.get("extras"), "extras", skipped)
     masks = entries.get("masks")
     record = entries.get("torchthin")
+    recipes = entries.get("thinning_recipes")
+    recipes = recipes if isinstance(recipes, list) else []
+    recipes = recipes if all(isinstance(recipe, StoredRecipe) for recipe in recipes) else []
     for key, value in entries.items():
-        if key not in (*STATE_KEYS, "extras"):
+        if key not in (*STATE_KEYS, "extras") and value is not recipes:
             _plain_part(value, str(key), skipped)
     return Checkpoint(
         path=path,
@@ -74,6 +79,7 @@ def _from_mapping(path: Path, raw: Mapping[Any, Any]) -> Checkpoint:
         extras=extras if isinstance(extras, dict) else {},
         masks=dict(masks) if isinstance(masks, Mapping) and isinstance(record, Mapping) else {},
         torchthin=dict(record) if isinstance(record, Mapping) else None,
+        thinning_recipes=tuple(recipes),
         skipped=tuple(dict.fromkeys(skipped)),
     )
 

@@ -65,6 +65,19 @@ class Foreign:
     extend = add = append
 
 
+class StoredRecipe(Foreign):
+    """A ``ThinningRecipe`` of Distiller, whose two parts are kept as they were read."""
+
+    origin = "distiller.thinning.ThinningRecipe"
+    modules: object
+    parameters: object
+
+    def __new__(cls, *args: object, **kwargs: object) -> StoredRecipe:  # noqa: D102
+        made: StoredRecipe = super().__new__(cls)  # type: ignore[assignment]
+        made.modules, made.parameters = args if len(args) == 2 else (None, None)
+        return made
+
+
 def foreign_origin(value: object) -> str | None:
     """Return the name of what `value` stands for when it is a placeholder (or its class), else None."""
     kind = value if isinstance(value, type) else type(value)
@@ -149,6 +162,8 @@ class InertUnpickler(pickle.Unpickler):
             return _STORAGE_DTYPES[name]
         if (module, name) in _KNOWN:
             return _KNOWN[module, name]
+        if f"{module}.{name}" == StoredRecipe.origin:
+            return StoredRecipe
         return type("Foreign", (Foreign,), {"origin": one_line(module, name)})
 
     def persistent_load(self, pid: Any) -> torch.Tensor:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from torchthin.checkpoints import Checkpoint, load_into, read_checkpoint
 from torchthin.factory import build_model
-from torchthin.reload import shrink_to_
+from torchthin.reload import shrink_to_, with_recipe
 
 if TYPE_CHECKING:
     from torch import nn
@@ -42,6 +42,7 @@ def load_model(source: ModelSource, voice: Voice) -> tuple[nn.Module, Checkpoint
     if checkpoint is None:
         voice.say("No --checkpoint: the weights are as the model factory made them.")
     else:
+        checkpoint = with_recipe(checkpoint, model)
         shrink_to_(model, checkpoint)
         load_into(model, checkpoint)
         voice.say_source(checkpoint)

@@ -137,7 +137,7 @@ def _prune(
     from torchthin.cli.outcome import Voice, save
     from torchthin.pipeline import prune_with
     from torchthin.pose.student import STUDENT_FILE, pose_student
-    from torchthin.reload import shrink_to_
+    from torchthin.reload import shrink_to_, with_recipe
     from torchthin.trace.inputs import from_shapes
 
     target = places.out_dir / file_name(config.target_sparsity, config.chip)
@@ -147,6 +147,7 @@ def _prune(
     voice = Voice()
     checkpoint = read_checkpoint(places.source or STUDENT_FILE)
     model = pose_student()
+    checkpoint = with_recipe(checkpoint, model)
     shrink_to_(model, checkpoint)
     load_into(model, checkpoint)
     source = str(places.source) if places.source else "the student shipped with torchthin"
