@@ -1,7 +1,7 @@
-"""Make the synthetic data: ``python -m torchthin.pose.generate people|validation`` (extra ``pose-data``).
+"""Make the synthetic data: ``python -m torchthin.pose.generate people|cut-outs|validation`` (extra ``pose-data``).
 
-`people` renders cut-outs for training, `validation` a finished set of pictures. Both follow from their seed;
-the validation set's people and pictures share no seed with the training's.
+`people` renders cut-outs for training, `cut-outs` the first of them for pictures without labels, `validation` a finished set
+of pictures. All follow from their seed; the validation set's people and pictures share no seed with the training's.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torchthin.pose.files import save_people
 from torchthin.pose.looks import study
 from torchthin.pose.people import People, render_people
 from torchthin.pose.scene import compose
+from torchthin.pose.unlabelled import CUT_OUTS_FILE, save_cut_outs
 from torchthin.pose.validation import VALIDATION_FILE, PoseData, save_data
 
 BATCH = 16
@@ -63,11 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m torchthin.pose.generate", description="Make synthetic pose data."
     )
-    parser.add_argument("what", choices=["people", "validation"])
-    parser.add_argument(
-        "--out", type=Path, help="default: runs/pose/people.npz or the shipped validation.npz"
-    )
-    parser.add_argument("--count", type=int, help="default: 14000 people or 300 pictures")
+    parser.add_argument("what", choices=["people", "cut-outs", "validation"])
+    parser.add_argument("--out", type=Path, help="default: runs/pose/people.npz or the shipped file")
+    parser.add_argument("--count", type=int, help="default: 14000 people, 192 cut-outs or 300 pictures")
     parser.add_argument("--seed", type=int, help=f"default: {TRAINING_SEED} or {VALIDATION_SEED}")
     parser.add_argument("--identities", type=int, default=160, help="different bodies (default: 160)")
     parser.add_argument("--device", default="cpu")
@@ -77,6 +76,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         seed = TRAINING_SEED if options.seed is None else options.seed
         people = make_people(options.count or 14_000, seed, options.identities, options.device)
         save_people(options.out or Path("runs/pose/people.npz"), people)
+    elif options.what == "cut-outs":
+        seed = TRAINING_SEED if options.seed is None else options.seed
+        people = make_people(options.count or 192, seed, options.identities, options.device)
+        save_cut_outs(options.out or CUT_OUTS_FILE, people.rgba)
     else:
         seed = VALIDATION_SEED if options.seed is None else options.seed
         data = make_validation(options.count or 300, seed, options.identities, options.device)
