@@ -57,7 +57,9 @@ def thin_(
         model: a model that carries masks or zeroed filters.
         example_inputs: a tensor, a tuple of positional or a dict of keyword arguments.
         masks: weight name -> bool tensor, True = keep; applied first (``prune(...).masks``).
-        optimizer: its state (SGD, Adam, AdamW, RMSprop, ...) is cut alike, so that training goes on.
+        optimizer: its state (SGD, Adam, AdamW, RMSprop, ...) is cut alike, so that training goes on. Where weights take a
+            factor f, because the code's attention scale changed, the state is cut, not divided by f: gradients there
+            are 1 / f times as large from now on, and the optimizer learns that within its first steps.
 
     Returns:
         recipe, proof and sizes.

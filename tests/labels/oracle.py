@@ -120,6 +120,14 @@ def _alias(op: Op, kept: Kept, given: dict[str, Any]) -> None:
     given["stride"] = list(torch.empty(given["size"], device="meta").stride())
 
 
+def _aligned(op: Op, kept: Kept, given: dict[str, Any]) -> None:
+    """Lay rows out at whole 16 bytes, the only layout that the kernel takes."""
+    for name in ("self", "mat2"):
+        data = given[name]
+        whole = -(-data.shape[-1] // 4) * 4
+        given[name] = torch.nn.functional.pad(data, (0, whole - data.shape[-1]))[..., : data.shape[-1]]
+
+
 Adapt = Callable[[Op, Kept, dict[str, Any]], None]
 ADAPT: dict[str, Adapt] = {
     **dict.fromkeys(["aten.view", "aten._unsafe_view"], _size),
@@ -139,6 +147,7 @@ ADAPT: dict[str, Adapt] = {
     **dict.fromkeys(["aten.native_layer_norm", "aten._fused_rms_norm"], _layer_norm),
     "aten.native_group_norm": _group_norm,
     **dict.fromkeys(["aten.convolution", "aten._convolution"], _conv_groups),
+    "aten._grouped_mm": _aligned,
 }  # fmt: skip
 """Arguments that repeat a size get the size of what stays."""
 

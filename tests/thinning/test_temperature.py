@@ -171,3 +171,32 @@ def test_torch_encoder_loses_width() -> None:
     assert result.proof is not None and result.proof.holds and result.proof.relative <= 1e-9
     assert result.model.get_parameter("1.layers.1.self_attn.in_proj_weight").shape == (36, 12)
     assert result.model.get_parameter("1.layers.1.linear1.weight").shape == (24, 12)
+
+
+class Joined(nn.Module):
+    """The function behind `nn.MultiheadAttention`, on weights of its own: the bias of the queries is joined and divided again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 32), nn.Linear(32, 5)
+        self.q, self.k, self.v, self.out = (nn.Linear(32, 32) for _ in range(4))
+        self.embed_dim, self.num_heads = 32, 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x).transpose(0, 1)
+        y, _ = nn.functional.multi_head_attention_forward(
+            x, x, x, self.embed_dim, self.num_heads, torch.empty(0),
+            torch.cat((self.q.bias, self.k.bias, self.v.bias)), None, None, False, 0.0, self.out.weight,
+            self.out.bias, training=False, use_separate_proj_weight=True, q_proj_weight=self.q.weight,
+            k_proj_weight=self.k.weight, v_proj_weight=self.v.weight,
+        )  # fmt: skip
+        return self.last(x + y).transpose(0, 1)
+
+
+def test_a_bias_that_is_joined_with_others_takes_the_factor() -> None:
+    torch.manual_seed(0)
+    result = torchthin.prune(
+        Joined().eval(), torch.randn(2, 7, 6), method="l1-structured", weights=["*"], thin=True
+    )
+    assert result.proof is not None and result.proof.holds and result.proof.relative <= 1e-9
+    assert result.model.q.weight.shape == result.model.out.weight.shape == (16, 16)

@@ -115,3 +115,49 @@ def test_verify_runs_models_that_insist_on_their_precision() -> None:
 def test_a_target_missed_by_frozen_layers_does_not_blame_their_size() -> None:
     notes = torchthin.prune(nn.Sequential(nn.Conv2d(3, 8, 3)), IMAGES).report.notes
     assert notes[0] == "Nothing was pruned: no layer could lose a channel."
+
+
+def _ends(x: Tensor) -> Tensor:
+    raise SystemExit(7)
+
+
+def _raises(x: Tensor) -> Tensor:
+    raise RuntimeError("two lines\nof error")
+
+
+def _calls_itself(x: Tensor) -> Tensor:
+    return _calls_itself(x)
+
+
+@pytest.mark.parametrize("call", [CALLS["prune"], CALLS["thin_"], CALLS["inspect"]])
+@pytest.mark.parametrize(
+    "before, words",
+    [(_ends, "SystemExit: 7"), (_raises, "two lines of error"), (_calls_itself, "RecursionError")],
+)
+def test_models_that_do_not_run(
+    call: Callable[[Any, Any], object], before: Callable[[Tensor], Any], words: str
+) -> None:
+    model = Around(before)
+    refused(lambda: call(model, IMAGES), InputError, f"does not run on the example_inputs: .*{words}")
+    assert model.training
+
+
+class Drifting(nn.Module):
+    """Every run changes a weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = net()
+
+    def forward(self, x: Tensor) -> Any:
+        with torch.no_grad():
+            self.net[0].weight.add_(0.1)
+        return self.net(x)
+
+
+def test_a_model_that_changes_its_own_weights_is_left_as_it_is() -> None:
+    model = Drifting()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    assert torchthin.prune(model, IMAGES, thin=True).recipe is None
+    refused(lambda: torchthin.thin_(model, IMAGES), torchthin.TargetMissedError, "no dead channel")
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())

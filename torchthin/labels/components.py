@@ -200,6 +200,10 @@ def _frozen(axes: list[tuple[str, int, IntArray]], found: Components, labels: La
     return tuple(listed)
 
 
+BATCHED = frozenset({"aten.bmm", "aten.baddbmm", "aten.baddbmm_", "aten._grouped_mm"})
+"""Products whose weights may have an axis in front that counts weights."""
+
+
 def producers(labels: Labels) -> dict[str, int]:
     """Return the parameters that make channels (filters of convolutions, rows of linear layers) -> the axis of their filters.
 
@@ -219,9 +223,10 @@ def producers(labels: Labels) -> dict[str, int]:
     ops = {op.index: op for op in labels.graph.ops}
     for index, contraction in labels.contractions.items():
         weight = labels.values[contraction.weight]
+        batch = len(weight) - 2 if ops[index].name in BATCHED else 0
         summed = _summed_axis(ops[index], labels.graph.values[contraction.weight].shape)
         for place, axis in enumerate(weight):
-            if not isinstance(axis, np.ndarray) or place == summed:
+            if not isinstance(axis, np.ndarray) or place == summed or place < batch:
                 continue
             met = [whole[id(axis)]] if id(axis) in whole else np.unique(owners[axis]).tolist()
             for number in met:

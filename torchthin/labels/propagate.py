@@ -8,6 +8,8 @@ from functools import cache
 
 import numpy as np
 import torch
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 
 from torchthin.labels import rules as rules  # registers every rule
 from torchthin.labels.registry import Call, Contraction, Site, find
@@ -119,9 +121,8 @@ class _Propagation:
         for number in self.graph.outputs:
             for axis in self._axes(number):
                 self.space.freeze(axis, Reason("part of the model's output"))
-        for number in self.graph.loose:
-            for axis in self._axes(number):
-                self.space.freeze(axis, Reason("computed, but part of no output: what it is for is not seen"))
+        if self.graph.idle:
+            self._hold_idle()
         return Labels(
             self.graph,
             self.space,
@@ -133,6 +134,21 @@ class _Propagation:
             tuple(self.unknown),
             frozenset(self.from_input),
         )
+
+    def _hold_idle(self) -> None:
+        """Freeze what reaches no output and is tied to nothing that does: no comparison would see it."""
+        start, ties = np.zeros(1, np.int64), self.space.ties
+        a, b = (np.concatenate([start, *(pair[side] for pair in ties)]) for side in (0, 1))
+        matrix = coo_matrix((np.ones(a.size, np.int8), (a, b)), shape=(self.space.count,) * 2)
+        of_label = connected_components(matrix, directed=False)[1]
+        vectors = {
+            name: np.concatenate([np.zeros(0, np.int64), *(v for v in axes if isinstance(v, np.ndarray))])
+            for name, axes in self.state.items()
+        }
+        needed = [of_label[vector] for name, vector in vectors.items() if name not in self.graph.idle]
+        for name in sorted(self.graph.idle):
+            alone = ~np.isin(of_label[vectors[name]], np.concatenate([np.zeros(0, np.int64), *needed]))
+            self.space.freeze(vectors[name][alone], Reason("computed, but part of no output"))
 
     def _fresh(self, number: int) -> Axes:
         return tuple(self.space.fresh(n) if n > 1 else None for n in self.graph.values[number].shape)

@@ -66,7 +66,7 @@ def trace(model: nn.Module, inputs: Inputs, *, numbers: bool = False) -> OpGraph
     """
     try:
         recorded = _recorded(model, inputs, numbers or not is_large(model))
-    except Exception as error:  # whatever the user's code raises
+    except (Exception, SystemExit) as error:  # of the user's code
         raise InputError(
             f"The model ({type(model).__name__}) does not run on the example_inputs: {one_line(error)}. "
             "Give inputs of the shapes and dtypes that its forward takes."

@@ -29,6 +29,8 @@ _MOVES = _VIEWS | frozenset({
     "aten.split", "aten.split_with_sizes", "aten.unbind", "aten.expand", "aten.unsqueeze", "aten.squeeze",
     "aten.clone", "aten.alias",
 })  # fmt: skip
+_FAR = 1 << 40
+"""More than any vector has entries."""
 _LINEAR = frozenset({"aten.mul", "aten.div", "aten.neg", "aten.add", "aten.sub"})
 
 
@@ -172,7 +174,7 @@ def _vectors(
     labels: Labels, layer: Op, contraction: Contraction, path: list[tuple[Op, int]], wanted: Rows
 ) -> tuple[Scaled, ...]:
     """Find the vectors of the model that are added to those rows of what comes from the layer."""
-    made, found = path[0][1], {}
+    made, names, found = path[0][1], list[str](), list[Tensor]()
     shape = labels.graph.values[made].shape
     numbers, value = _along(shape, contraction.out_axis), made
     for op, following in path:
@@ -180,26 +182,54 @@ def _vectors(
         given = [ref.value for ref in op.inputs()] if op.name in taken else []
         given = given if op is not layer else [ref.value for ref in (_bias(op, contraction),) if ref]
         for item in given:
-            own = _vector(labels, item)
+            own = _numbered(labels, item, names) if item not in labels.from_input else None
             if own is not None:
-                places = own[1].expand(labels.graph.values[following].shape)
+                places = own.expand(labels.graph.values[following].shape)
                 hit = torch.isin(numbers, torch.from_numpy(wanted)).expand(places.shape)
-                found[own[0]] = Scaled(own[0], 0, np.unique(places[hit].numpy()))
+                found.append(places[hit])
         if op is not layer:
             if labels.contractions.get(op.index) is not None:
                 break
             numbers, value = _moved(numbers, value, [(op, following)]), following
-    return tuple(found.values())
+    scaled = np.unique(torch.cat(found).numpy()) if found else np.zeros(0, np.int64)
+    rows = ((name, scaled[scaled // _FAR == number] % _FAR) for number, name in enumerate(names))
+    return tuple(Scaled(name, 0, own) for name, own in rows if own.size)
 
 
-def _vector(labels: Labels, value: int) -> tuple[str, Tensor] | None:
-    """Return the vector of the model that a value is moved from, and which index of it stands where."""
-    origin = _origin(labels, value) if value not in labels.from_input else None
-    if origin is None or not all(op.name in _MOVES for op, _ in origin[1]):
+def _numbered(labels: Labels, value: int, names: list[str]) -> Tensor | None:
+    """Return for every entry of a value which entry of the model's vectors it is: number of the name times `_FAR`, plus index.
+
+    None: it is not moved and joined from vectors alone. `names` grows.
+    """
+    reads = {number: name for name, number in labels.graph.state.items()}
+    if value in reads:
+        shape = labels.graph.values[value].shape
+        if len(shape) != 1:
+            return None
+        names += [reads[value]] if reads[value] not in names else []
+        return torch.arange(shape[0]) + names.index(reads[value]) * _FAR
+    op = _makers(labels).get(value)
+    if op is None or op.name not in _MOVES | {"aten.cat"}:
         return None
-    number = labels.graph.state[origin[0]]
-    shape = labels.graph.values[number].shape
-    return (origin[0], _moved(_along(shape, 0), number, origin[1])) if len(shape) == 1 else None
+    made = {ref.value: _numbered(labels, ref.value, names) for ref in op.inputs()}
+    if any(tensor is None for tensor in made.values()):
+        return None
+    given = {name: _exchanged(argument, made) for name, argument in op.arguments.items()}
+    result = _run(op, given)
+    position = next(i for i, ref in enumerate(op.outputs) if ref is not None and ref.value == value)
+    found: Tensor = result[position] if isinstance(result, (list, tuple)) else result
+    return found
+
+
+def _exchanged(argument: Any, tensors: Mapping[int, Tensor | None]) -> Any:
+    if isinstance(argument, (list, tuple)):
+        return [_exchanged(item, tensors) for item in argument]
+    return tensors[argument.value] if isinstance(argument, Ref) else argument
+
+
+def _run(op: Op, given: dict[str, Any]) -> Any:
+    """Run a move; tensors are laid out in memory otherwise than those that the code had, so views may have to copy."""
+    return given["self"].reshape(given["size"]) if op.name in _VIEWS else invoke(op.target, given)
 
 
 def _bias(op: Op, contraction: Contraction) -> Ref | None:
@@ -215,9 +245,7 @@ def _moved(numbers: Tensor, value: int, path: list[tuple[Op, int]]) -> Tensor:
                 name: numbers if isinstance(argument, Ref) and argument.value == value else argument
                 for name, argument in op.arguments.items()
             }
-            # laid out in memory otherwise than the tensor that the code had, so views may have to copy
-            view = op.name in _VIEWS
-            result = numbers.reshape(given["size"]) if view else invoke(op.target, given)
+            result = _run(op, given)
             position = next(
                 i for i, ref in enumerate(op.outputs) if ref is not None and ref.value == following
             )

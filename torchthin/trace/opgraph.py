@@ -116,8 +116,8 @@ class OpGraph:
     """The same of the second run, counted from 0."""
     note: str = ""
     """What could not be recorded, in words."""
-    loose: tuple[int, ...] = ()
-    """Values that parameters of their own compute from the inputs, and that reach no output."""
+    idle: frozenset[str] = frozenset()
+    """Parameters and buffers whose results reach no output."""
     hollow: bool = False
     """Recorded without arithmetic: if code looks at numbers unseen, a run with numbers has other ops."""
 
@@ -144,7 +144,7 @@ class OpGraph:
     def running(self) -> OpGraph:
         """Return the live graph and the layers that reach no output (a head whose result is dropped): they must go on to fit.
 
-        What they make, as far as no other such layer takes it, is `loose`.
+        Their parameters are `idle`. Without any output nothing is added.
         """
         live, known, made = self.live(), set(self.inputs), []
         names = set(self.state.values()) - set(live.state.values())
@@ -156,11 +156,10 @@ class OpGraph:
                 results = [ref.value for ref in op.outputs if ref is not None]
                 known.update(results)
                 made += results if used & names else []
-        if not made:
+        if not made or not live.ops:
             return live
         whole = self._reaching((*self.outputs, *made))
-        taken = {ref.value for op in whole.ops for ref in op.inputs()}
-        return replace(whole, loose=tuple(value for value in made if value not in taken))
+        return replace(whole, idle=frozenset(whole.state.keys() - live.state.keys()))
 
     def _reaching(self, ends: Iterable[int]) -> OpGraph:
         wanted = set(ends)
@@ -218,6 +217,6 @@ def merged(first: OpGraph, second: OpGraph) -> OpGraph:
         first.places,
         second.places,
         first.note,
-        first.loose,
+        first.idle - second.state.keys(),
         first.hollow or second.hollow,
     )

@@ -58,6 +58,8 @@ class CountingMode(TorchDispatchMode):
         self._ran = 0
         self._strange = 0
         self.copies = 0
+        self._spared: dict[int, Tensor] = {}
+        self._saved: list[tuple[Tensor, Tensor]] = []
 
     @property
     def repeats(self) -> bool:
@@ -75,6 +77,8 @@ class CountingMode(TorchDispatchMode):
                 parts = func.decompose(*args, **(kwargs or {}))
             if parts is not NotImplemented:
                 return parts
+        if self._spared and func._schema.is_mutable:
+            self._save(func, args, kwargs or {})
         if func is torch.ops.aten.detach.default:
             result = func(*args, **(kwargs or {}))
             self.passed(args[0], result)
@@ -92,6 +96,30 @@ class CountingMode(TorchDispatchMode):
         result = self.execute(func, args, kwargs or {})
         self.completed += self.recorded
         return result
+
+    @contextlib.contextmanager
+    def sparing(self, model: nn.Module) -> Iterator[None]:
+        """Put back after the block what ops inside write into the parameters of `model`, which a copy may share."""
+        self._spared = {storage_key(parameter): parameter for parameter in model.parameters()}
+        try:
+            yield
+        finally:
+            for parameter, before in self._saved:
+                parameter.data.copy_(before)
+            self._spared, self._saved = {}, []
+
+    def _save(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given = by_name(func, args, kwargs)
+        for argument in func._schema.arguments:
+            tensor = given.get(argument.name)
+            if (
+                argument.alias_info is not None
+                and argument.alias_info.is_write
+                and isinstance(tensor, Tensor)
+            ):
+                parameter = self._spared.pop(storage_key(tensor), None)
+                if parameter is not None:
+                    self._saved.append((parameter, parameter.detach().clone()))
 
     def copy(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a copy. It is not counted: whether ``contiguous`` and ``reshape`` copy depends on sizes."""
@@ -433,7 +461,7 @@ def record(model: nn.Module, inputs: Inputs, *, training: bool = False, hollow: 
     recorder = _Recorder(paths, {id(tensor): name for name, tensor in state_tensors(model)}, hollow)
     with running(model, training=training), paths.watch():
         given = [recorder.number(tensor) for tensor in inputs.tensors()]
-        with NoReading() if hollow else contextlib.nullcontext(), recorder:
+        with NoReading() if hollow else contextlib.nullcontext(), recorder.sparing(model), recorder:
             outputs = call(model, inputs)
     made = [recorder.number(item) for item in output_tensors(outputs)]
     ops = tuple(recorder.ops)

@@ -171,7 +171,7 @@ def read_sizes(model: nn.Module, inputs: Inputs, graph: OpGraph, *, hollow: bool
     try:
         with quiet(copy):
             copy.eval()
-            with reader, following(copy, counter):
+            with counter.sparing(copy), reader, following(copy, counter):
                 call(copy, inputs)
     except NeedsNumbers:
         return read_sizes(model, inputs, graph)

@@ -116,10 +116,17 @@ def matrix_product(call: Call) -> list[Axes]:
 
 @rule("aten._grouped_mm")
 def grouped_product(call: Call) -> list[Axes]:
-    """Rows go to experts by number, and the kernel takes only sizes of whole 16 bytes: everything freezes."""
-    for axis in (*call.axes("self"), *call.axes("mat2")):
-        call.freeze(axis, "a grouped product takes rows by number and sizes of whole 16 bytes")
-    return [(None,) * len(call.out_shape())]
+    """(rows, k) x (experts, k, n): rows go to experts by number. (Kernels may want sizes of whole 16 bytes: it is tried.)"""
+    a, b = call.axes("self"), call.axes("mat2")
+    plain = len(a) == 2 and len(b) == 3 and not call.has("bias")
+    for axis in (a[0], b[0]) if plain else (*a, *b):
+        call.freeze(axis, "a grouped product takes rows and experts by number")
+    if not plain:
+        return [(None,) * len(call.out_shape())]
+    if call.shape("self")[1] > 1:
+        call.tie(a[1], b[1])
+    call.contraction = Contraction(call.value("self"), 1, call.value("mat2"), None, 1)
+    return [(None, b[2])]
 
 
 @rule("aten.mv", "aten.addmv")
