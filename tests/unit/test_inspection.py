@@ -88,7 +88,7 @@ def test_masks_of_torch_are_followed() -> None:
     assert [group.channels for group in inspect(model, IMAGES).groups] == [16, 32]
 
 
-def test_what_no_output_depends_on_stays_whole() -> None:
+def test_what_no_output_depends_on_is_followed_and_named() -> None:
     class Forgotten(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -100,7 +100,9 @@ def test_what_no_output_depends_on_stays_whole() -> None:
             return self.head(x)
 
     found = inspect(Forgotten(), IMAGES)
-    assert found.unused == ("forgotten.weight", "forgotten.bias")
-    assert found.groups == ()
-    assert [item.weight for item in found.frozen] == ["stem.weight", "head.weight"]
-    assert "to have 8 channels, but got 4 channels" in found.frozen[0].reason
+    assert [(group.name, group.channels) for group in found.groups] == [("stem.weight", 8)]
+    assert "forgotten.weight[1]" in found.groups[0].followers
+    assert {item.weight: item.reason for item in found.frozen} == {
+        "forgotten.weight": "computed, but part of no output",
+        "head.weight": "part of the model's output",
+    }
