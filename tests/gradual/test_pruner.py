@@ -153,7 +153,7 @@ def test_an_average_is_masked_as_well() -> None:
     "make",
     [
         lambda p: torch.optim.Adam(p, 0.01, weight_decay=0.1),
-        lambda p: torch.optim.AdamW(p, 0.01, fused=True),
+        lambda p: torch.optim.AdamW(p, 0.01, foreach=True),
         lambda p: torch.optim.RMSprop(p, 0.01, momentum=0.9),
         lambda p: torch.optim.Adagrad(p, 0.01),
     ],
