@@ -28,7 +28,7 @@ LAYERS = [
     {"calibration"},
     {"recovery"},
     {"saving", "class_file"},
-    {"pipeline", "in_place", "inspection", "reload", "chipcost"},
+    {"pipeline", "in_place", "inspection", "overview", "reload", "chipcost"},
     {"gradual"},
     {"recovering", "pruner", "where_to_cut", "export"},
     {"bench"},

@@ -24,6 +24,7 @@ def check_destinations(options: PruneOptions) -> None:
         "--save-to": options.save_to,
         "--training-to": options.training_to,
         "--class-to": options.class_to,
+        "--report": options.report,
     }
     places = {flag: Path(path) for flag, path in asked.items() if path is not None}
     for flag, path in places.items():

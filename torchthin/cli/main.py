@@ -7,7 +7,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torchthin.cli import bench, chip, export, inspect, options, prune, sensitivity, verify
+from torchthin.cli import (
+    bench,
+    chip,
+    completion,
+    export,
+    inspect,
+    options,
+    prune,
+    report,
+    sensitivity,
+    verify,
+)
 from torchthin.cli.shell import Parser, run_command
 from torchthin.release import version
 
@@ -50,6 +61,9 @@ COMMANDS: dict[str, Command] = {
     "export": Command(
         export.DESCRIPTION, export.EXAMPLE, export.add_export_arguments, export.export_options, export.run
     ),
+    "report": Command(
+        report.DESCRIPTION, report.EXAMPLE, report.add_report_arguments, report.report_options, report.run
+    ),
     "verify": Command(
         verify.DESCRIPTION, verify.EXAMPLE, verify.add_verify_arguments, verify.verify_options, verify.run
     ),
@@ -57,6 +71,13 @@ COMMANDS: dict[str, Command] = {
         bench.DESCRIPTION, bench.EXAMPLE, bench.add_bench_arguments, bench.bench_options, bench.run
     ),
     "chip": Command(chip.DESCRIPTION, chip.EXAMPLE, chip.add_chip_arguments, chip.chip_options, chip.run),
+    "completion": Command(
+        completion.DESCRIPTION,
+        completion.EXAMPLE,
+        completion.add_completion_arguments,
+        completion.completion_options,
+        completion.run,
+    ),
 }
 """Name -> command. Their modules import torch only when they run, so that ``--help`` stays fast."""
 
@@ -66,7 +87,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_command(_command, argv)
 
 
-def _command(arguments: Sequence[str]) -> int:
+def program() -> Parser:
+    """Return the parser of all commands."""
     parser = Parser(
         prog="torchthin", description="Prune PyTorch models, and prove the result.", epilog=_EXAMPLE
     )
@@ -78,7 +100,11 @@ def _command(arguments: Sequence[str]) -> int:
                 name, help=command.description, description=command.description, epilog=command.example
             )
         )
-    namespace = parser.parse(arguments)
+    return parser
+
+
+def _command(arguments: Sequence[str]) -> int:
+    namespace = program().parse(arguments)
     chosen = COMMANDS[namespace.command]
     del namespace.command
     return chosen.run(chosen.read(namespace))

@@ -33,6 +33,11 @@ class PruneOptions:
     save_to: str | None = None
     training_to: str | None = None
     class_to: str | None = None
+    report: str | None = None
+    plots: str | None = None
+    sensitivity: str | None = None
+    print_config: bool = False
+    print_schema: bool = False
     arch: str | None = None
     dataset: str | None = None
     data: str | None = None
@@ -54,13 +59,16 @@ class PruneOptions:
     resume: bool = False
 
 
-_RUN_TYPES: dict[str, tuple[type[Any], str]] = {
+RUN_TYPES: dict[str, tuple[type[Any], str]] = {
     "model_factory": (str, "text"),
     "factory_args": (dict, "a mapping of argument names to values"),
     "checkpoint": (str, "a path"),
     "save_to": (str, "a path"),
     "training_to": (str, "a path"),
     "class_to": (str, "a path"),
+    "report": (str, "a path that ends in .html"),
+    "plots": (str, "a folder"),
+    "sensitivity": (str, "a path"),
     "arch": (str, "text"),
     "dataset": (str, "text"),
     "data": (str, "a file, a folder or module:function"),
@@ -251,6 +259,17 @@ def add_prune_arguments(parser: Parser) -> None:
         metavar="FILE",
         help="Python file to write: the class at its new widths, for plain chains of layers (needs --thin)",
     )
+    output.add_argument(
+        "--report",
+        metavar="FILE.html",
+        help="report as one page that needs no network, with its JSON beside it",
+    )
+    output.add_argument("--plots", metavar="FOLDER", help="the report's figures as PNG (extra plot)")
+    output.add_argument(
+        "--sensitivity",
+        metavar="FILE",
+        help="curves for the report: what torchthin sensitivity --save-to wrote (default: --allocation's)",
+    )
     output.add_argument("--json", action="store_true", help="report as JSON on stdout, all else on stderr")
     output.add_argument("--quiet", action="store_true", help="print errors only")
     output.add_argument(
@@ -258,6 +277,12 @@ def add_prune_arguments(parser: Parser) -> None:
     )
     output.add_argument(
         "--config", metavar="FILE", help="YAML file with these options as keys; flags win over it"
+    )
+    output.add_argument(
+        "--print-config", action="store_true", help="print all options as such a file, and stop"
+    )
+    output.add_argument(
+        "--print-schema", action="store_true", help="print the JSON Schema of such files, and stop"
     )
     output.add_argument(
         "--distiller-schedule",
@@ -311,15 +336,18 @@ def prune_options(namespace: argparse.Namespace) -> PruneOptions:
     given.pop("debug", None)
     path = given.pop("config", None)
     schedule, notes = _read_distiller(given.pop("distiller_schedule", None), given.pop("pruner", None))
+    prints = {name: given.pop(name) for name in ("print_config", "print_schema") if name in given}
     merged = {**schedule, **(_read_config(Path(path)) if path is not None else {}), **given}
-    run = {key: _checked(key, merged[key]) for key in _RUN_TYPES if key in merged}
+    run = {key: _checked(key, merged[key]) for key in RUN_TYPES if key in merged}
+    if prints:
+        run.setdefault("model_factory", "")  # nothing is built
     if "model_factory" not in run:
         raise ConfigError(
             "A model factory is needed. Give --model-factory package.module:function or "
             "path/to/file.py:function."
         )
-    how = {key: value for key, value in merged.items() if key not in _RUN_TYPES}
-    return PruneOptions(**run, prune=PruneConfig.from_mapping(how), notes=notes)
+    how = {key: value for key, value in merged.items() if key not in RUN_TYPES}
+    return PruneOptions(**run, prune=PruneConfig.from_mapping(how), notes=notes, **prints)
 
 
 def _read_distiller(path: str | None, pruner: str | None) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -372,7 +400,7 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise ConfigError(
             f"The configuration file {path} is a schedule of Distiller. Give it as --distiller-schedule {path}."
         )
-    known = [*_RUN_TYPES, *(field.name for field in fields(PruneConfig))]
+    known = [*RUN_TYPES, *(field.name for field in fields(PruneConfig))]
     for key in options:
         if key not in known:
             raise ConfigError(
@@ -383,7 +411,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def _checked(key: str, value: Any) -> Any:
-    kind, allowed = _RUN_TYPES[key]
+    kind, allowed = RUN_TYPES[key]
     if key == "input_shape" and isinstance(value, str | list):
         value = (value,) if isinstance(value, str) else tuple(value)
     if key in ("data_mean", "data_std"):

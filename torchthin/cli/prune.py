@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torchthin.cli.options import EXAMPLE, PruneOptions, add_prune_arguments, prune_options
+from torchthin.cli.options import EXAMPLE, RUN_TYPES, PruneOptions, add_prune_arguments, prune_options
 from torchthin.cli.shell import Parser, run_command
 from torchthin.errors import TargetMissedError
 
@@ -30,6 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(options: PruneOptions) -> int:
     """Do as told, and return the exit code. With ``--json``, stdout gets nothing but the JSON."""
+    if options.print_config or options.print_schema:
+        _print_configuration(options)
+        return 0
     stdout = sys.stdout
     redirected = contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext()
     with redirected:  # the user's model may print as well
@@ -48,17 +51,29 @@ def _prune(options: PruneOptions) -> dict[str, Any]:
     from torchthin.cli.model import load_model
     from torchthin.cli.outcome import Voice, save
     from torchthin.cli.recovery import calibrated, check_recovery, recovered, recovers
+    from torchthin.cli.report_files import (
+        check_report,
+        command_line,
+        network_of,
+        sensitivity_from,
+        write_report,
+    )
     from torchthin.pipeline import prune_with
+    from torchthin.report.record import run_record
 
     check_destinations(options)
     check_training(options)
     check_recovery(options)
+    check_report(options.report, options.plots)
+    wanted = options.report is not None or options.plots is not None
+    curves = sensitivity_from(options.sensitivity or options.prune.allocation) if wanted else None
     voice = Voice(quiet=options.quiet)
     device = usable_device(options.device)
     inputs = example_inputs(options.input_shape, options.dataset)
     model, checkpoint = load_model(options, voice)
     how = options.prune
     model, inputs = placed(model, device), inputs and tuple(value.to(device) for value in inputs)
+    network = network_of(model, inputs) if options.report is not None else None
     if options.train is None:
         result = prune_with(model, how, inputs, data=calibrated(options, model, inputs))
     else:
@@ -71,6 +86,19 @@ def _prune(options: PruneOptions) -> dict[str, Any]:
     for note in options.notes:
         voice.say(f"Note: {note}")
     written = write_files(options, result, checkpoint, inputs, voice)
+    if wanted:
+        title = f"{options.model_factory}, pruned"
+        record = run_record(
+            result.report.to_dict(),
+            how.to_dict(),
+            title=title,
+            command=command_line(),
+            network=network,
+            sensitivity=curves,
+        )
+        for path in write_report(record, options.report, options.plots):
+            voice.say(f"Saved {path}.")
+        written = True
     if options.save_to is None:
         if not written:
             voice.say("Nothing was written; give --save-to FILE to keep the result.")
@@ -81,6 +109,18 @@ def _prune(options: PruneOptions) -> dict[str, Any]:
         if options.train is not None:
             state_path(options).unlink(missing_ok=True)
     return result.report.to_dict()
+
+
+def _print_configuration(options: PruneOptions) -> None:
+    from torchthin.cli.config_file import config_schema, config_text
+
+    if options.print_schema:
+        parser = Parser()
+        add_prune_arguments(parser)
+        helps = {action.dest: action.help or "" for action in parser._actions}
+        print(json.dumps(config_schema(RUN_TYPES, helps), indent=2))
+    else:
+        print(config_text(options, RUN_TYPES), end="")
 
 
 def refuse_missed_target(facts: Mapping[str, Any]) -> None:

@@ -50,10 +50,18 @@ class Parser(argparse.ArgumentParser):
     def flags(self) -> list[str]:
         """Return all flags of this parser and of its commands."""
         found = [*self._option_string_actions]
-        for action in self._actions:
-            if isinstance(action, argparse._SubParsersAction):
-                found += [flag for parser in action.choices.values() for flag in parser.flags()]
+        for parser in self.commands().values():
+            found += parser.flags()
         return found
+
+    def commands(self) -> dict[str, Parser]:
+        """Return the parsers of its commands, by name."""
+        return {
+            name: parser
+            for action in self._actions
+            if isinstance(action, argparse._SubParsersAction)
+            for name, parser in action.choices.items()
+        }
 
 
 def run_command(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None) -> int:
@@ -67,7 +75,9 @@ def run_command(command: Callable[[Sequence[str]], int], argv: Sequence[str] | N
         sys.stdout.flush()
         return code
     except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
+        return _fail(
+            f"interrupted. No file is left half written. {_how_to_go_on(arguments)}", EXIT_INTERRUPTED, []
+        )
     except (
         BrokenPipeError
     ):  # the reader, such as head, has gone; keep the interpreter from flushing into it at exit
@@ -78,6 +88,17 @@ def run_command(command: Callable[[Sequence[str]], int], argv: Sequence[str] | N
     except Exception as error:  # the last place before the user
         cure = "" if "--debug" in arguments else " Run again with --debug for the traceback."
         return _fail(f"{type(error).__name__}: {error}.{cure}", EXIT_INTERNAL, arguments)
+
+
+def _how_to_go_on(arguments: Sequence[str]) -> str:
+    given = {argument.partition("=")[0] for argument in arguments}
+    if "--train" in given:
+        return (
+            "Give the same command with --resume to go on after the last step that ended, if there was one."
+        )
+    if "--cache" in given:
+        return "The same command goes on from --cache."
+    return "Run the same command to begin anew."
 
 
 def _fail(message: str, code: int, arguments: Sequence[str]) -> int:

@@ -1,0 +1,160 @@
+"""What all commands share: help without torch, configuration files, completion, and interrupts."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import yaml
+from workplace import Outcome, Workplace
+
+import torchthin
+from torchthin.cli.main import COMMANDS, main, program
+from torchthin.cli.options import RUN_TYPES
+from torchthin.config import METHODS, PruneConfig
+
+ENV = {"PYTHONPATH": str(Path(torchthin.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+
+
+def test_help_answers_without_torch_and_with_an_example() -> None:
+    code = (
+        "import sys, contextlib, io\nfrom torchthin.cli.main import main, COMMANDS\n"
+        "for name in (None, *COMMANDS):\n"
+        "    out = io.StringIO()\n"
+        "    with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):\n"
+        "        main([*([name] if name else []), '--help'])\n"
+        "    assert 'example:' in out.getvalue(), name\n"
+        "    assert not {'torch', 'numpy', 'rich', 'jinja2'} & set(sys.modules), name\n"
+        "main(['prune', '--print-schema'])\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **ENV}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_printed_configuration_makes_the_same_run(place: Workplace) -> None:
+    flags = (
+        "--model-factory", "net.py:net", "--input-shape", "1,3,8,8", "--target-sparsity", "0.25", "--keep", "conv2*",
+        "--thin", "--method", "l1-structured",
+    )  # fmt: skip
+    printed = place.run("prune", *flags, "--print-config", main=main)
+    assert printed.code == 0, printed.err
+    assert yaml.safe_load(printed.out)["target_sparsity"] == 0.25
+    (place.path / "run.yaml").write_text(printed.out)
+    again = place.run("prune", "--config", "run.yaml", "--print-config", main=main)
+    assert again.out == printed.out
+    both = [place.run("prune", *how, "--json", main=main) for how in (flags, ("--config", "run.yaml"))]
+    assert [outcome.code for outcome in both] == [0, 0]
+    assert both[0].out == both[1].out
+
+
+def test_the_schema_names_what_the_reader_accepts() -> None:
+    outcome = subprocess.run(
+        [sys.executable, "-c", "import sys; from torchthin.cli.main import main; sys.exit(main())", "prune", "--print-schema"],
+        env={**os.environ, **ENV}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    schema = json.loads(outcome.stdout)
+    names = {*RUN_TYPES, *(field.name for field in fields(PruneConfig))}
+    assert {name for name in schema["properties"] if "-" not in name} == names
+    assert {name for name in schema["properties"] if "-" in name} == {
+        name.replace("_", "-") for name in names if "_" in name
+    }
+    assert schema["additionalProperties"] is False
+    assert set(METHODS) <= set(schema["properties"]["method"]["enum"])
+    assert schema["properties"]["target_sparsity"]["type"] == "number"
+    assert schema["properties"]["target_sparsity"]["description"].startswith("share of channels")
+    assert {"type": "null"} in schema["properties"]["weights"]["anyOf"]
+    assert {"type": "number"} in schema["properties"]["target_macs"]["anyOf"]
+    jsonschema = pytest.importorskip("jsonschema")
+    printed = {"method": "l1-structured", "keep": ["a"], "target-macs": "0.5x", "thin": True}
+    jsonschema.validate(printed, schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"methd": "l1-structured"}, schema)
+
+
+def completed(script: str, *words: str) -> set[str]:
+    """Ask a real bash what it would complete the last word to."""
+    line = " ".join(f"'{word}'" for word in words)
+    ask = f"{script}\nCOMP_WORDS=({line}); COMP_CWORD={len(words) - 1}; _torchthin; printf '%s\\n' \"${{COMPREPLY[@]}}\""
+    done = subprocess.run(["bash", "-c", ask], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
+def test_bash_completes_commands_and_flags(place: Workplace) -> None:
+    script = place.run("completion", "bash", main=main).out
+    assert completed(script, "torchthin", "") == set(COMMANDS)
+    assert completed(script, "torchthin", "ex") == {"export"}
+    assert completed(script, "torchthin", "export", "--dyn") == {"--dynamic-batch"}
+    assert completed(script, "torchthin", "prune", "net") == set()  # files, which bash knows
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_other_shells_get_every_flag(place: Workplace, shell: str) -> None:
+    script = place.run("completion", shell, main=main).out
+    for name, parser in program().commands().items():
+        assert name in script
+        for flag in parser.flags():
+            if flag.startswith("--"):
+                assert (flag if shell == "zsh" else f"-l {flag[2:]}") in script
+    if shutil.which(shell) is not None:
+        (place.path / "script").write_text(script)
+        subprocess.run([shell, "-n", "script"], check=True)
+
+
+def test_an_unknown_shell_is_refused(place: Workplace) -> None:
+    def run(*given: str) -> Outcome:
+        return place.run("completion", *given, main=main)
+
+    place.assert_refused("must be one of bash, zsh, fish. Got 'tcsh'", "tcsh", run=run)
+
+
+SLOW = """
+import time
+from pathlib import Path
+import net
+
+def slow():
+    Path("started").touch()
+    time.sleep(60)
+    return net.net()
+
+def train(model, step):
+    if step == 2:
+        slow()
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for one process")
+@pytest.mark.parametrize("how", ["building", "training"])
+def test_an_interrupt_leaves_no_half_file_and_says_how_to_go_on(place: Workplace, how: str) -> None:
+    (place.path / "slow.py").write_text(SLOW)
+    factory = "slow.py:slow" if how == "building" else "net.py:net"
+    more = ("--train", "slow.py:train", "--agp-steps", "3") if how == "training" else ()
+    process = subprocess.Popen(
+        [
+            sys.executable, "-c", "import sys; from torchthin.cli.main import main; sys.exit(main())",
+            "prune", "--model-factory", factory, "--input-shape", "1,3,8,8", "--save-to", "out.pth", *more,
+        ],
+        cwd=place.path, env={**os.environ, **ENV, "PYTHONDONTWRITEBYTECODE": "1"},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not (place.path / "started").exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert err.count("\n") == 1
+    assert "interrupted. No file is left half written." in err
+    assert ("--resume" in err) == (how == "training")
+    left = {path.name for path in place.path.iterdir()} - {"net.py", "best.pth", "slow.py", "started"}
+    assert left == ({"out.pth.state"} if how == "training" else set())

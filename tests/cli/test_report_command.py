@@ -1,0 +1,78 @@
+"""prune --report and torchthin report: the page, its JSON twin, and plots, as files of a real run."""
+
+import importlib.util
+import json
+
+import pytest
+from workplace import Outcome, Workplace
+
+from torchthin.cli.main import main
+
+NET = ("--model-factory", "net.py:net", "--input-shape", "1,3,8,8")
+
+
+def run(place: Workplace, *arguments: str) -> Outcome:
+    return place.run(*arguments, main=main)
+
+
+def test_a_run_and_its_checkpoint_give_the_same_report(place: Workplace) -> None:
+    outcome = run(place, "prune", *NET, "--thin", "--save-to", "thin.pth", "--report", "run.html")
+    assert outcome.code == 0, outcome.err
+    assert "Saved run.html." in outcome.out
+    twin = json.loads((place.path / "run.json").read_text())
+    page = (place.path / "run.html").read_text()
+    assert f"{twin['report']['thinned_parameters']:,}" in page
+    assert twin["network"]["groups"]
+    assert twin["versions"]["torch"]
+    assert twin["config"]["seed"] == 0
+
+    outcome = run(place, "report", "thin.pth", *NET, "--to", "later.html", "--json")
+    assert outcome.code == 0, outcome.err
+    later = json.loads(outcome.out)
+    assert later["report"] == twin["report"]
+    assert later["network"] == twin["network"]
+    assert json.loads((place.path / "later.json").read_text()) == later
+
+    (place.path / "run.html").unlink()
+    assert run(place, "report", "run.json").code == 0
+    assert (place.path / "run.html").read_text() == page
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("matplotlib") is None, reason="plots need matplotlib (extra plot)"
+)
+def test_plots_are_pictures(place: Workplace) -> None:
+    outcome = run(place, "prune", *NET, "--plots", "figures")
+    assert outcome.code == 0, outcome.err
+    for name in ("layers.png", "schedule.png"):
+        assert (place.path / "figures" / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_scan_gives_curves(place: Workplace) -> None:
+    curve = {"name": "conv1.weight", "size": 8, "gone": [4], "losses": [0.25]}
+    scan = {
+        "version": 1, "groups": [curve], "ratios": [0.5], "metric": "distance", "dense": 0.0, "criterion": "l1",
+    }  # fmt: skip
+    (place.path / "scan.json").write_text(json.dumps(scan))
+    outcome = run(place, "prune", *NET, "--report", "run.html", "--sensitivity", "scan.json")
+    assert outcome.code == 0, outcome.err
+    assert 'id="sensitivity"' in (place.path / "run.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("prune", *NET, "--report", "run.pdf"), "must end in .html"),
+        (("prune", *NET, "--report", "net.py/run.html"), "must be in a folder"),
+        (("prune", *NET, "--report", "a.html", "--sensitivity", "none.json"), "none.json"),
+        (("report",), "A file is needed"),
+        (("report", "best.pth"), "holds no report"),
+        (("report", "none.json"), "cannot be read"),
+        (("report", "best.pth", "--checkpoint", "best.pth"), "Leave --checkpoint out"),
+    ],
+)
+def test_bad_input(place: Workplace, arguments: tuple[str, ...], message: str) -> None:
+    def refused(*given: str) -> Outcome:
+        return run(place, *given)
+
+    place.assert_refused(message, *arguments, run=refused)

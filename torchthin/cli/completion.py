@@ -1,0 +1,116 @@
+"""``torchthin completion``: words for the shell's tab key, made from the parser itself."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torchthin.cli.shell import Parser
+from torchthin.errors import ConfigError
+
+SHELLS = ("bash", "zsh", "fish")
+DESCRIPTION = "Print what makes a shell complete torchthin's commands and flags."
+EXAMPLE = """\
+example:
+  %(prog)s bash > ~/.local/share/bash-completion/completions/torchthin
+  %(prog)s zsh > ~/.zfunc/_torchthin
+  %(prog)s fish > ~/.config/fish/completions/torchthin.fish
+"""
+
+
+@dataclass(frozen=True)
+class CompletionOptions:
+    """Which shell."""
+
+    shell: str
+
+
+def add_completion_arguments(parser: Parser) -> None:
+    """Add the argument of ``completion`` to `parser`."""
+    parser.add_argument("shell", metavar="SHELL", nargs="?", help=f"one of {', '.join(SHELLS)}")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+def completion_options(namespace: argparse.Namespace) -> CompletionOptions:
+    """Return the shell that was named.
+
+    Raises:
+        ConfigError: none was, or one that is not known.
+    """
+    shell = getattr(namespace, "shell", None)
+    if shell not in SHELLS:
+        raise ConfigError(f"The shell must be one of {', '.join(SHELLS)}. Got {shell!r}.")
+    return CompletionOptions(shell)
+
+
+def run(options: CompletionOptions) -> int:
+    """Print the script and return the exit code."""
+    from torchthin.cli.main import program  # main knows this command
+
+    print({"bash": bash, "zsh": zsh, "fish": fish}[options.shell](program().commands()), end="")
+    return 0
+
+
+def bash(commands: Mapping[str, Parser]) -> str:
+    """Return the script for bash: commands, flags, else files."""
+    cases = "\n".join(
+        f'    {name}) COMPREPLY=( $(compgen -W "{_flags(parser)}" -- "$word") ) ;;'
+        for name, parser in commands.items()
+    )
+    return f"""\
+_torchthin() {{
+  local word=${{COMP_WORDS[COMP_CWORD]}}
+  COMPREPLY=()
+  if [ "$COMP_CWORD" -eq 1 ]; then
+    COMPREPLY=( $(compgen -W "{" ".join(commands)}" -- "$word") )
+    return
+  fi
+  case $word in -*) ;; *) return ;; esac
+  case ${{COMP_WORDS[1]}} in
+{cases}
+  esac
+}}
+complete -o default -F _torchthin torchthin
+"""
+
+
+def zsh(commands: Mapping[str, Parser]) -> str:
+    """Return the script for zsh."""
+    cases = "\n".join(f"      {name}) compadd -- {_flags(parser)} ;;" for name, parser in commands.items())
+    return f"""\
+#compdef torchthin
+_torchthin() {{
+  if (( CURRENT == 2 )); then
+    compadd -- {" ".join(commands)}
+  elif [[ ${{words[CURRENT]}} == -* ]]; then
+    case ${{words[2]}} in
+{cases}
+    esac
+  else
+    _files
+  fi
+}}
+compdef _torchthin torchthin
+"""
+
+
+def fish(commands: Mapping[str, Parser]) -> str:
+    """Return the script for fish, with the help texts."""
+    lines = []
+    for name, parser in commands.items():
+        about = shlex.quote(parser.description or "")
+        lines.append(f"complete -c torchthin -n __fish_use_subcommand -a {name} -d {about}")
+        for action in parser._actions:
+            for flag in action.option_strings:
+                if flag.startswith("--"):
+                    told = shlex.quote((action.help or "").replace("%%", "%"))
+                    lines.append(
+                        f"complete -c torchthin -n '__fish_seen_subcommand_from {name}' -l {flag[2:]} -d {told}"
+                    )
+    return "\n".join(lines) + "\n"
+
+
+def _flags(parser: Parser) -> str:
+    return " ".join(flag for flag in parser._option_string_actions if flag.startswith("--"))
