@@ -235,12 +235,13 @@ def test_an_error_of_ours_is_one_line_too(place: Workplace, monkeypatch: pytest.
     assert outcome.err == "error: ZeroDivisionError: a b [1m. Run again with --debug for the traceback.\n"
 
 
-def test_ctrl_c_is_quiet(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_says_in_one_line_how_to_go_on(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(options: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("torchthin.cli.prune._prune", interrupt)
     before = place.files()
     outcome = place.run(*GOOD)
-    assert (outcome.code, outcome.out, outcome.err) == (130, "", "")
+    assert (outcome.code, outcome.out, outcome.err.count("\n")) == (130, "", 1)
+    assert "Run the same command to begin anew." in outcome.err
     assert place.files() == before
