@@ -42,6 +42,8 @@ class LayerCost:
     first_processor: int
     input_offset: int
     """In data memory."""
+    processor_step: int
+    """4 where the input lies in CHW form, one channel for each data memory; else 1."""
     output_processor: int
     """First that the output is written for."""
     output_offset: int
@@ -162,7 +164,7 @@ def network_cost(layers: Sequence[Layer], chip: Chip) -> NetworkCost:
         kernels.words,
         kernels.deepest,
         chip.kernel_words,
-        sum(map(weight_bytes, layers)),
+        _weight_bytes(layers, inputs),
         biases,
         START_CYCLES + sum(row.cycles for row in rows),
         chip.cycles_exact,
@@ -175,6 +177,15 @@ def network_cost(layers: Sequence[Layer], chip: Chip) -> NetworkCost:
             *placement.problems,
             *bias_problems,
         ),
+    )
+
+
+def _weight_bytes(layers: Sequence[Layer], inputs: Sequence[FeatureMap]) -> int:
+    """Return the bytes of all weights; those that two layers share and that are stored once count once."""
+    return sum(
+        weight_bytes(layer)
+        for layer, spot in zip(layers, inputs, strict=True)
+        if layer.shares is None or inputs[layer.shares].processor_numbers != spot.processor_numbers
     )
 
 
@@ -229,6 +240,7 @@ def _layer_cost(layer: Layer, chip: Chip, spot: FeatureMap, out: FeatureMap, off
         map_bytes(layer.out_channels, layer.out_size, chip, wide=layer.wide),
         spot.first_processor,
         spot.offset,
+        spot.processor_step,
         out.first_processor,
         out.offset,
         cycles(layer, chip, offset, spot.first_processor) if runs else 0,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from torchthin.chips.layer import INPUT, Layer
-from torchthin.mapping.features import Features, Pool
+from torchthin.mapping.features import Features, Fold, Origin, Pool
+from torchthin.trace.opgraph import Op
 
 
 class Unmappable(Exception):
@@ -18,6 +19,9 @@ class Draft:
     def __init__(self) -> None:
         self.layers: list[Layer] = []
         self.weights: list[str | None] = []
+        self._ops: list[Op | None] = []
+        self._folds: list[tuple[Fold, ...]] = []
+        self._done: dict[tuple[int, int], int] = {}
         self.problems: list[str] = []
         self.notes: list[str] = []
         self._steps: dict[int, int] = {INPUT: 0}
@@ -29,8 +33,8 @@ class Draft:
         if reason not in self.problems:
             self.problems.append(reason)
 
-    def add(self, layer: Layer, weight: str | None = None) -> Features:
-        """Append a layer and return its output; a name that is taken gets a number."""
+    def add(self, layer: Layer, weight: str | None = None, op: Op | None = None) -> Features:
+        """Append a layer, whose kernels `op` makes, and return its output; a name that is taken gets a number."""
         names = {one.name for one in self.layers}
         name, count = layer.name, 2
         while name in names:
@@ -39,6 +43,8 @@ class Draft:
         shares = self.weights.index(weight) if weight in self.weights and weight is not None else None
         self.layers.append(replace(layer, name=name, shares=shares))
         self.weights.append(weight)
+        self._ops.append(op)
+        self._folds.append(())
         self._steps[number] = 0
         sequence = layer.kind == "conv1d"
         return Features((number,), (0,), layer.out_channels, layer.out_size, sequence, where=name)
@@ -53,12 +59,26 @@ class Draft:
         layer = self.layers[number]
         return layer if layer.has_weights and current and not features.flat else None
 
-    def change(self, features: Features, layer: Layer) -> Features:
-        """Let `layer` stand for the one that makes `features`; what reads it without this step is in the way."""
+    def change(self, features: Features, layer: Layer, fold: Fold | None = None) -> Features:
+        """Let `layer`, which took in `fold`, stand for the one that makes `features`.
+
+        What reads it without this step is in the way.
+        """
         number = features.sources[0]
         self.layers[number] = layer
+        self._folds[number] += () if fold is None else (fold,)
         self._steps[number] += 1
         return replace(features, versions=(self._steps[number],))
+
+    def done(self, features: Features, op: int) -> None:
+        """Note that the first result of the op of that index is what `features` says."""
+        if features.plain and features.sources[0] != INPUT:
+            self._done[features.sources[0], features.versions[0]] = op
+
+    def origin(self, number: int) -> Origin:
+        """Return where the numbers of a layer are."""
+        done = self._done.get((number, self._steps[number]))
+        return Origin(self._ops[number], self._folds[number], done)
 
     def take(self, features: Features) -> None:
         """Let a layer read the sources: no step can be added to them any more."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from torchthin.chips.layer import Layer, Size
+from torchthin.trace.opgraph import Op
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,30 @@ class Outside:
 
 
 @dataclass(frozen=True)
+class Fold:
+    """An op that a layer takes in."""
+
+    op: Op
+    """BatchNorm, product or sum with a constant."""
+    data: str
+    """Name of the argument that is the feature map."""
+    inside: bool
+    """In an ai8x layer, where BatchNorm is followed by a division by 4."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where in the record the numbers of a layer are."""
+
+    op: Op | None = None
+    """Makes the kernels; None without."""
+    folds: tuple[Fold, ...] = ()
+    """What the layer takes in, in its order."""
+    done: int | None = None
+    """Index of the op whose first result the layer stores; None where there is none, such as behind a copy."""
+
+
+@dataclass(frozen=True)
 class ChipMapping:
     """What of a model runs on a chip."""
 
@@ -98,3 +123,7 @@ class ChipMapping:
     """What the host computes behind the network."""
     notes: tuple[str, ...]
     """Layers that look different on the chip: folds and copies."""
+    origins: tuple[Origin, ...] = ()
+    """Of each layer."""
+    outputs: tuple[int, ...] = ()
+    """Numbers of the layers whose maps the model returns, or the host goes on with."""

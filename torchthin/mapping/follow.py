@@ -12,7 +12,7 @@ from torchthin.chips.layer import INPUT
 from torchthin.errors import ConfigError, InputError
 from torchthin.mapping import rules
 from torchthin.mapping.draft import Draft, Unmappable
-from torchthin.mapping.features import ChipMapping, Features, Outside
+from torchthin.mapping.features import ChipMapping, Features, Origin, Outside
 from torchthin.mapping.gaps import with_copies
 from torchthin.mapping.registry import Call, Tracked, apply_rule
 from torchthin.mapping.scopes import Scopes
@@ -44,16 +44,22 @@ def map_model(model: nn.Module, inputs: Inputs, chip: Chip, weight_bits: int = 8
     reads = _reads(graph)
     scopes = Scopes(model, weight_bits)
     parameters = _parameters(graph)
+    makers: dict[int, int] = {}
     for op in graph.ops:
         if op.index >= BRANCH or not any(ref.value in known for ref in op.inputs()):
             continue
         call = Call(op, draft, chip, scopes, known, graph.values, parameters)
         result = apply_rule(call)
+        if isinstance(result, Features) and op.index >= 0:  # a copy has the numbers of what it copies
+            draft.done(result, op.index)
         for position, ref in enumerate(op.outputs):
             if ref is not None:
+                if op.index >= 0:
+                    makers[ref.value] = op.index
                 shared = reads[ref.value] > 1
                 known[ref.value] = _noted(result, shared) if not position else _second(op, result)
-    outside = _finish(draft, [known[number] for number in graph.outputs if number in known])
+    ends = [number for number in graph.outputs if number in known]
+    outside, outputs = _finish(draft, [known[number] for number in ends], [makers.get(n) for n in ends])
     layers, origin = with_copies(draft.layers, chip)
     copies = tuple(
         f"{layer.name}: the chip needs it, pixel by pixel beside the other operand"
@@ -61,7 +67,15 @@ def map_model(model: nn.Module, inputs: Inputs, chip: Chip, weight_bits: int = 8
         if number is None
     )
     weights = tuple(None if number is None else draft.weights[number] for number in origin)
-    return ChipMapping(layers, weights, tuple(draft.problems), outside, (*draft.notes, *copies))
+    return ChipMapping(
+        layers,
+        weights,
+        tuple(draft.problems),
+        outside,
+        (*draft.notes, *copies),
+        tuple(Origin() if number is None else draft.origin(number) for number in origin),
+        tuple(place for place, number in enumerate(origin) if number in outputs),
+    )
 
 
 def _first(graph: OpGraph) -> Features:
@@ -122,16 +136,22 @@ def _second(op: Op, result: Tracked) -> Tracked:
     return Outside(f"{where}: a second result of {op.name.removeprefix('aten.')}", behind)
 
 
-def _finish(draft: Draft, outputs: list[Tracked]) -> tuple[str, ...]:
-    """Let what is pending at the outputs be done; return what the host computes."""
-    outside = []
-    for output in outputs:
+def _finish(
+    draft: Draft, outputs: list[Tracked], makers: list[int | None]
+) -> tuple[tuple[str, ...], set[int]]:
+    """Let what is pending at the outputs be done; return what the host computes, and the layers it gets."""
+    outside, ends = [], set[int]()
+    for output, maker in zip(outputs, makers, strict=True):
         if isinstance(output, Outside):
             outside.append(output.reason)
         for features in output.behind if isinstance(output, Outside) else (output,):
             joined = len(features.sources) > 1 and features.eltwise is None and features.pool is None
             try:
-                draft.take(features if joined else draft.settle(features))
+                settled = features if joined else draft.settle(features)
+                draft.take(settled)
+                ends.update(settled.sources)
+                if output is features and maker is not None:
+                    draft.done(settled, maker)
             except Unmappable as error:
                 draft.report(f"{features.where}: {error}")
-    return tuple(reason for reason in dict.fromkeys(outside) if reason not in draft.problems)
+    return tuple(reason for reason in dict.fromkeys(outside) if reason not in draft.problems), ends

@@ -20,7 +20,8 @@ class Scopes:
         paths = [".".join(parts[:count]) for count in range(len(parts), 0, -1)]
         return [self._modules[one] for one in paths if one in self._modules]
 
-    def _layer(self, path: str) -> nn.Module | None:
+    def layer(self, path: str) -> nn.Module | None:
+        """Return the ai8x layer that `path` lies in, or None."""
         return next((one for one in self._ancestors(path) if all(hasattr(one, s) for s in _SETTINGS)), None)
 
     def scales(self, path: str) -> bool:
@@ -28,13 +29,13 @@ class Scopes:
         bitwise = any(
             cls.__name__ in _BITWISE for module in self._ancestors(path) for cls in type(module).__mro__
         )
-        return bitwise or self._layer(path) is not None
+        return bitwise or self.layer(path) is not None
 
     def wide(self, path: str) -> bool:
         """Whether the layer keeps outputs of 32 bits."""
-        return bool(getattr(self._layer(path), "wide", False))
+        return bool(getattr(self.layer(path), "wide", False))
 
     def weight_bits(self, path: str) -> int:
         """Return the bits of the layer's weights: as it says itself when it is quantised, else what was asked for."""
-        setting = getattr(self._layer(path), "weight_bits", None)
+        setting = getattr(self.layer(path), "weight_bits", None)
         return (int(setting) or self._weight_bits) if setting is not None else self._weight_bits

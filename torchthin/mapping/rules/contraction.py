@@ -108,7 +108,7 @@ def _layer(call: Call, features: Features, kind: Kind, out_channels: int) -> Lay
 def _added(call: Call, layer: Layer) -> Features:
     names = {"aten.addmm": "mat2", "aten.mm": "mat2"}
     weight = call.argument(names.get(call.op.name, "weight"))
-    return call.draft.add(layer, call.parameters.get(weight.value))
+    return call.draft.add(layer, call.parameters.get(weight.value), call.op)
 
 
 def _pair(numbers: Any, fill: int = 1) -> Size:

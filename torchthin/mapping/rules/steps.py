@@ -7,7 +7,7 @@ from math import prod
 from typing import Any, Literal
 
 from torchthin.mapping.draft import Unmappable
-from torchthin.mapping.features import Features
+from torchthin.mapping.features import Features, Fold
 from torchthin.mapping.registry import Call, maps
 
 _LOWEST = (-1.0, None)
@@ -67,7 +67,7 @@ def activated(call: Call, kind: Literal["relu", "abs"]) -> Features:
 def batch_norm(call: Call) -> Features:
     """BatchNorm, folded into kernels and bias of the layer in front."""
     features = call.features(call.argument("input"))
-    return _folded(call, features, bias=True)
+    return _folded(call, features, "input", bias=True)
 
 
 @maps("aten.mul", "aten.mul_", "aten.div", "aten.div_")
@@ -114,7 +114,7 @@ def with_constant(call: Call, *, bias: bool) -> Features:
         raise Unmappable("with a constant for every pixel; one for each channel could be folded")
     if maps_in[0] == "other" and "div" in call.op.name:
         raise Unmappable("a division by a feature map")
-    return _folded(call, features, bias=bias)
+    return _folded(call, features, maps_in[0], bias=bias)
 
 
 def _per_channel(call: Call, constant: Any) -> bool:
@@ -125,8 +125,9 @@ def _per_channel(call: Call, constant: Any) -> bool:
     )
 
 
-def _folded(call: Call, features: Features, *, bias: bool) -> Features:
+def _folded(call: Call, features: Features, data: str, *, bias: bool) -> Features:
     layer = call.draft.changeable(features)
     if layer is None or features.pool is not None or layer.activation is not None or layer.wide:
         raise Unmappable("not right behind a convolution or linear layer, so it cannot be folded into one")
-    return call.draft.change(features, replace(layer, bias=layer.bias or bias))
+    fold = Fold(call.op, data, call.scopes.layer(call.op.source.module) is not None)
+    return call.draft.change(features, replace(layer, bias=layer.bias or bias), fold)
