@@ -30,7 +30,7 @@ LAYERS = [
     {"saving", "class_file"},
     {"pipeline", "in_place", "inspection", "overview", "reload", "chipcost"},
     {"gradual"},
-    {"recovering", "pruner", "where_to_cut", "export"},
+    {"recovering", "pruner", "where_to_cut", "export", "synthesis"},
     {"bench"},
     {"integrations", "compare"},
     {"pose"},

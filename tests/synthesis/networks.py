@@ -53,9 +53,7 @@ def pose_thin() -> nn.Module:
     """The shipped pose student at 0.75 of its cycles."""
     images = torch.zeros(1, 3, 128, 128)
     keep = ("heat_out", "paf_out")
-    return prune(
-        load_student(), images, chip="MAX78000", target_cycles="0.75x", thin=True, keep=keep
-    ).model
+    return prune(load_student(), images, chip="MAX78000", target_cycles="0.75x", thin=True, keep=keep).model
 
 
 def pose_quantised() -> nn.Module:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torchthin.checkpoints import check_destination
 from torchthin.class_file.source import class_source, write_source
+from torchthin.cli.synthesis import ready
 from torchthin.cli.training import write_for_training
 from torchthin.errors import ConfigError
 from torchthin.trace.inputs import own_example
@@ -70,6 +71,7 @@ def write_files(
     text = None
     if options.class_to is not None:
         text = class_source(result.model, own_example(result.model) if inputs is None else inputs)
+    synthesis = ready(options, result, checkpoint, inputs)
     if options.training_to is not None:
         write_for_training(options, result, checkpoint, inputs, voice)
     if options.class_to is not None and text is not None:
@@ -77,4 +79,7 @@ def write_files(
         voice.say(
             f"Saved {options.class_to}: the class {text[0]}, which loads the state dict of the thin model."
         )
-    return options.training_to is not None or options.class_to is not None
+    if synthesis is not None:
+        synthesis.write()
+        voice.say(synthesis)
+    return options.training_to is not None or options.class_to is not None or synthesis is not None

@@ -33,6 +33,9 @@ class PruneOptions:
     save_to: str | None = None
     training_to: str | None = None
     class_to: str | None = None
+    synthesis_to: str | None = None
+    synthesis_yaml: str | None = None
+    synthesis_chip: str | None = None
     report: str | None = None
     plots: str | None = None
     sensitivity: str | None = None
@@ -66,6 +69,9 @@ RUN_TYPES: dict[str, tuple[type[Any], str]] = {
     "save_to": (str, "a path"),
     "training_to": (str, "a path"),
     "class_to": (str, "a path"),
+    "synthesis_to": (str, "a path"),
+    "synthesis_yaml": (str, "a path"),
+    "synthesis_chip": (str, "text"),
     "report": (str, "a path that ends in .html"),
     "plots": (str, "a folder"),
     "sensitivity": (str, "a path"),
@@ -259,6 +265,10 @@ def add_prune_arguments(parser: Parser) -> None:
         metavar="FILE",
         help="Python file to write: the class at its new widths, for plain chains of layers (needs --thin)",
     )
+    add_synthesis_arguments(output)
+    output.add_argument(
+        "--synthesis-chip", metavar="NAME", help="chip of these files (default: --chip, or MAX78000)"
+    )
     output.add_argument(
         "--report",
         metavar="FILE.html",
@@ -310,6 +320,20 @@ def add_training_arguments(parser: Parser) -> None:
         "--resume",
         action="store_true",
         help="go on where a run that was ended left FILE.state (see --save-to)",
+    )
+
+
+def add_synthesis_arguments(parser: argparse._ArgumentGroup | Parser) -> None:
+    """Add the flags that say what is written for ai8x-synthesis to `parser`."""
+    parser.add_argument(
+        "--synthesis-to",
+        metavar="FOLDER",
+        help="folder for ai8x-synthesis: checkpoint with BatchNorm folded, network description, sample input",
+    )
+    parser.add_argument(
+        "--synthesis-yaml",
+        metavar="FILE",
+        help="network description of yours: a corrected copy of it is written, with its comments",
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from torchthin.cli.options import add_chip_targets
+from torchthin.cli.options import add_chip_targets, add_synthesis_arguments
 from torchthin.cli.prune import refuse_missed_target
 from torchthin.cli.shell import Parser, run_command
 from torchthin.config import METHODS, PruneConfig
@@ -17,8 +17,10 @@ from torchthin.errors import ConfigError
 if TYPE_CHECKING:
     from torch import nn
 
+    from torchthin.checkpoints import Checkpoint
     from torchthin.cli.outcome import Voice
     from torchthin.pose.score import PoseScore
+    from torchthin.synthesis import Synthesis
 
 DRIVE = Path("/content/drive/MyDrive")
 """Where Colab mounts Google Drive."""
@@ -41,6 +43,14 @@ class Places:
 
     source: Path | None
     out_dir: Path
+
+
+@dataclass(frozen=True)
+class ForSynthesis:
+    """What is written for ai8x-synthesis: where, and of which description a corrected copy (None: a new one)."""
+
+    folder: Path
+    yaml: str | None
 
 
 def main(argv: Sequence[str] | None = None, *, drive: Path = DRIVE) -> int:
@@ -74,8 +84,18 @@ def _command(arguments: Sequence[str], drive: Path) -> int:
     )
     places = find_places(getattr(options, "source", None), getattr(options, "out_dir", None), drive)
     coco = (getattr(options, "coco_annotations", None), getattr(options, "coco_images", None))
-    _prune(config, places, getattr(options, "device", "cpu"), coco)
+    _prune(config, places, getattr(options, "device", "cpu"), coco, _synthesis(options, config, places))
     return 0
+
+
+def _synthesis(options: argparse.Namespace, config: PruneConfig, places: Places) -> ForSynthesis | None:
+    """Return what is to be written for ai8x-synthesis: a thin student for a chip, unless more is asked for."""
+    folder, yaml = getattr(options, "synthesis_to", None), getattr(options, "synthesis_yaml", None)
+    if folder is None and (config.chip is None or not config.thin):
+        if yaml is not None:
+            raise ConfigError("The --synthesis-yaml needs --synthesis-to FOLDER, or --chip and --thin.")
+        return None
+    return ForSynthesis(Path(folder) if folder is not None else places.out_dir, yaml)
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -107,6 +127,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="remove what is masked, and check the smaller model against the masked one",
     )
     add_chip_targets(parser)
+    synthesis = "Written to the output folder with --chip and --thin, or where --synthesis-to says."
+    add_synthesis_arguments(parser.add_argument_group("files for ai8x-synthesis", synthesis))
     parser.add_argument(
         "--coco-annotations", metavar="FILE", help="score on these COCO keypoints, not on synthetic people"
     )
@@ -128,7 +150,11 @@ def _scorer(coco: tuple[str | None, str | None], device: str) -> Callable[[nn.Mo
 
 
 def _prune(
-    config: PruneConfig, places: Places, device_name: str, coco: tuple[str | None, str | None]
+    config: PruneConfig,
+    places: Places,
+    device_name: str,
+    coco: tuple[str | None, str | None],
+    synthesis: ForSynthesis | None,
 ) -> None:
     import torch
 
@@ -142,6 +168,7 @@ def _prune(
 
     target = places.out_dir / file_name(config.target_sparsity, config.chip)
     check_destination(target)
+    _check_synthesis(synthesis, target)
     device = usable_device(device_name)
     score = _scorer(coco, str(device))
     voice = Voice()
@@ -157,12 +184,55 @@ def _prune(
     result = prune_with(model, config, from_shapes([((1, 3, 128, 128), torch.float32)]))
     if config.chip is not None:
         config = replace(config, target_sparsity=result.report.target_sparsity)
+    files = _for_synthesis(synthesis, result.model, checkpoint, target, config.chip)
     after = score(result.model)
     voice.say(result)
     save(target, result, config, source=source, checkpoint=checkpoint)
     _say_scores(voice, before, after)
     voice.say(f"Saved {target}.")
+    if files is not None:
+        files.write()
+        voice.say(files)
     refuse_missed_target(result.report.to_dict())
+
+
+def _check_synthesis(synthesis: ForSynthesis | None, target: Path) -> None:
+    """Raise before anything runs when a file for synthesis cannot be written, or the description cannot be read."""
+    if synthesis is None:
+        return
+    from torchthin.synthesis.corrected import stated
+    from torchthin.synthesis.files import files_of
+
+    files_of(synthesis.folder, target.stem)
+    if synthesis.yaml is not None:
+        stated(synthesis.yaml)
+
+
+def _for_synthesis(
+    synthesis: ForSynthesis | None, model: nn.Module, checkpoint: Checkpoint, target: Path, chip: str | None
+) -> Synthesis | None:
+    """Return the files for ai8x-synthesis, checked and not yet written, with a picture of the score as sample."""
+    if synthesis is None:
+        return None
+    import torch
+
+    from torchthin.cli.synthesis import DEFAULT_CHIP
+    from torchthin.pose.score import normalise
+    from torchthin.pose.student import ARCH
+    from torchthin.pose.validation import load_data
+    from torchthin.synthesis import ready_for_synthesis
+
+    return ready_for_synthesis(
+        model,
+        normalise(torch.from_numpy(load_data().images[:1])),
+        synthesis.folder,
+        chip=chip or DEFAULT_CHIP,
+        name=target.stem,
+        arch=checkpoint.arch or ARCH,
+        epoch=checkpoint.epoch,
+        extras=checkpoint.extras,
+        description=synthesis.yaml,
+    )
 
 
 def _say_scores(voice: Voice, before: PoseScore, after: PoseScore) -> None:

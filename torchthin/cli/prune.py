@@ -58,12 +58,14 @@ def _prune(options: PruneOptions) -> dict[str, Any]:
         sensitivity_from,
         write_report,
     )
+    from torchthin.cli.synthesis import check_synthesis
     from torchthin.pipeline import prune_with
     from torchthin.report.record import run_record
 
     check_destinations(options)
     check_training(options)
     check_recovery(options)
+    check_synthesis(options)
     check_report(options.report, options.plots)
     wanted = options.report is not None or options.plots is not None
     curves = sensitivity_from(options.sensitivity or options.prune.allocation) if wanted else None

@@ -145,7 +145,10 @@ def _kernel(layer: Layer) -> Entry:
 
 
 def description_text(
-    layers: Sequence[Layer], described: Sequence[Mapping[str, Any]], head: Mapping[str, str], remarks: Sequence[str]
+    layers: Sequence[Layer],
+    described: Sequence[Mapping[str, Any]],
+    head: Mapping[str, str],
+    remarks: Sequence[str],
 ) -> str:
     """Return the YAML text: remarks, `arch` and `dataset`, then the layers, each with its name above it."""
     lines = ["---", *(f"# {remark}" for remark in remarks)]

@@ -163,7 +163,9 @@ def _arch(asked: str | None, stated: Any, model: nn.Module) -> str:
         )
     found = str(stated) if stated is not None else asked or type(model).__name__.lower()
     if not found or not found.replace("_", "").replace("-", "").replace(".", "").isalnum():
-        raise InputError(f"The arch must be a name of letters, digits, - and _. Got {found!r}; give another one.")
+        raise InputError(
+            f"The arch must be a name of letters, digits, - and _. Got {found!r}; give another one."
+        )
     return found
 
 

@@ -145,7 +145,9 @@ def _affine(fold: Fold, given: Mapping[str, Any], channels: int) -> tuple[Tensor
     if name == "sub" and fold.data == "other":
         return -alpha * one, constant
     sign = -1 if name == "sub" else 1
-    return one * (alpha if fold.data == "other" else 1), constant * sign * (alpha if fold.data == "self" else 1)
+    return one * (alpha if fold.data == "other" else 1), constant * sign * (
+        alpha if fold.data == "self" else 1
+    )
 
 
 def _folded_stride(layer: Layer, weight: Tensor, given: Mapping[str, Any]) -> Size:

@@ -155,7 +155,11 @@ def _remarks(
             "+ c holds the pixels (row, column) of channel c."
         )
     if all(one is None or one.settings is None for one in kernels):
-        narrow = [(float(v.abs().max()), layer.name) for layer, v in zip(mapping.layers, values, strict=True) if not layer.wide]
+        narrow = [
+            (float(v.abs().max()), layer.name)
+            for layer, v in zip(mapping.layers, values, strict=True)
+            if not layer.wide
+        ]
         largest, name = max(narrow, default=(0.0, ""))
         if largest > HIGHEST:
             found.append(

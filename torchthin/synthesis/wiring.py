@@ -38,9 +38,7 @@ class _Place:
     position: int
 
 
-def wires(
-    layers: Sequence[Layer], cost: NetworkCost, chip: Chip, outputs: Sequence[int]
-) -> tuple[Wire, ...]:
+def wires(layers: Sequence[Layer], cost: NetworkCost, chip: Chip, outputs: Sequence[int]) -> tuple[Wire, ...]:
     """Return the wiring of every layer, of a network that fits.
 
     Raises:
