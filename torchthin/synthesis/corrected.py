@@ -15,7 +15,7 @@ import yaml
 
 from torchthin.errors import InputError, one_line
 from torchthin.synthesis.description import ADDRESSES, MASKS
-from torchthin.synthesis.spelling import ALIASES, UNPLACED, meaning
+from torchthin.synthesis.spelling import ALIASES, UNPLACED, meaning, numbers_of, sources
 
 if TYPE_CHECKING:
     from torchthin.synthesis.network import ChipNetwork
@@ -64,8 +64,12 @@ def corrected_text(path: str | Path, network: ChipNetwork) -> tuple[str, tuple[s
     content = editor.load(Path(path).read_text(encoding="utf-8"))
     content.pop("output_map", None)  # the last layer says it itself
     changes = []
+    names = numbers_of(content["layers"])
     for layer, entry, wanted in zip(network.mapping.layers, content["layers"], network.entries, strict=True):
         changed = _correct(entry, wanted, layer.in_channels, layer.out_channels)
+        if layer.operands > 1 and sources(entry, 0, names) != layer.sources:
+            entry["in_sequences"] = list(layer.sources)  # a sum the other way round: offsets follow the model
+            changed.append(f"in_sequences {list(layer.sources)}")
         if changed:
             changes.append(f"{layer.name}: {', '.join(changed)}")
     text = io.StringIO()
@@ -91,8 +95,7 @@ def _editor() -> Any:
 def _compare(layers: Sequence[Mapping[str, Any]], network: ChipNetwork, path: str) -> None:
     """Raise InputError at the first layer that says something else than the model."""
     mapped = network.mapping.layers
-    names = {str(one["name"]).lower(): number for number, one in enumerate(layers) if "name" in one}
-    names["input"] = -1
+    names = numbers_of(layers)
     for number, (said, wanted) in enumerate(zip(layers, network.entries, strict=False)):
         where = f"{path}, layer {number} ({mapped[number].name})"
         unplaced = sorted(UNPLACED & set(said))
@@ -108,8 +111,10 @@ def _compare(layers: Sequence[Mapping[str, Any]], network: ChipNetwork, path: st
             if theirs[key] != ours[key]:
                 raise InputError(f"{where}: {key} is {theirs[key]}; the model has {ours[key]}.")
     if len(layers) != len(mapped):
-        names = ", ".join(layer.name for layer in mapped)
-        raise InputError(f"{path}: {len(layers)} layers; the model has {len(mapped)} on the chip: {names}.")
+        all_names = ", ".join(layer.name for layer in mapped)
+        raise InputError(
+            f"{path}: {len(layers)} layers; the model has {len(mapped)} on the chip: {all_names}."
+        )
 
 
 def _correct(entry: Any, wanted: Mapping[str, Any], inputs: int, outputs: int) -> list[str]:

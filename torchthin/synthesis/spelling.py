@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 ALIASES: dict[str, tuple[str, ...]] = {
@@ -22,6 +22,7 @@ UNPLACED = frozenset(
 """Keys that move maps, or take layers out of their order, in ways that `torchthin.chips` does not place."""
 _OPERATIONS = {"fc": "linear", "mlp": "linear", "none": "passthrough"}
 _ELTWISE = {"bitwiseor": "or", "bitwise_or": "or", "bitwisexor": "xor", "bitwise_xor": "xor"}
+_COMMUTE = ("add", "xor", "or")
 _ALONE = ("add", "sub", "xor", "or")
 
 
@@ -36,6 +37,7 @@ def meaning(entry: Mapping[str, Any], number: int, flat: bool, names: Mapping[st
     """
     op, eltwise = _operation(entry)
     convolves = op.startswith("conv")
+    read = sources(entry, number, names)
     pools = "max_pool" in entry or "avg_pool" in entry
     return {
         "op": op,
@@ -54,7 +56,7 @@ def meaning(entry: Mapping[str, Any], number: int, flat: bool, names: Mapping[st
         "output_width": entry.get("output_width", 8),
         "stride": 2 if op == "convtranspose2d" else _one(entry.get("stride", 1)),
         "sequence": entry.get("sequence", number),
-        "in_sequences": _sources(entry, number, names),
+        "in_sequences": tuple(sorted(read, key=str)) if eltwise in _COMMUTE else read,
     }
 
 
@@ -85,8 +87,14 @@ def _pair(value: Any, flat: bool) -> tuple[Any, ...]:
     return (pair[0], 1) if flat else pair
 
 
-def _sources(entry: Mapping[str, Any], number: int, names: Mapping[str, int]) -> tuple[Any, ...]:
+def sources(entry: Mapping[str, Any], number: int, names: Mapping[str, int]) -> tuple[Any, ...]:
     """Return the numbers of the layers that are read."""
     given = entry.get("in_sequences", number - 1)
     parts = given if isinstance(given, list) else [given]
     return tuple(names.get(part.lower(), part) if isinstance(part, str) else part for part in parts)
+
+
+def numbers_of(layers: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Return the numbers of the layers that have names, by name in small letters; the network's input is -1."""
+    found = {str(one["name"]).lower(): number for number, one in enumerate(layers) if "name" in one}
+    return {**found, "input": -1}
