@@ -26,11 +26,18 @@ def test_a_thinned_model_is_written(place: Workplace) -> None:
         *MODEL, "--target-sparsity", "0.5", "--thin", "--save-to", "thin.pth", "--synthesis-to", "chip"
     )
     assert (outcome.code, outcome.err) == (0, "")
-    assert "For ai8x-synthesis (MAX78000): chip/thin_synthesis.pth.tar, thin.yaml and thin_sample.npy." in outcome.out
+    assert (
+        "For ai8x-synthesis (MAX78000): chip/thin_synthesis.pth.tar, thin.yaml and thin_sample.npy."
+        in outcome.out
+    )
     content = torch.load("chip/thin_synthesis.pth.tar", weights_only=True)
     assert (content["epoch"], content["arch"]) == (7, "tiny")
     shapes = {n: tuple(v.shape) for n, v in content["state_dict"].items() if n.endswith("weight")}
-    assert shapes == {"conv1.op.weight": (4, 3, 3, 3), "conv2.op.weight": (2, 4, 1, 1), "fc.op.weight": (2, 2)}
+    assert shapes == {
+        "conv1.op.weight": (4, 3, 3, 3),
+        "conv2.op.weight": (2, 4, 1, 1),
+        "fc.op.weight": (2, 2),
+    }
     description = yaml.safe_load(Path("chip/thin.yaml").read_text())
     assert [layer["processors"] for layer in description["layers"]] == [0x7, 0xF, 0x3]
     assert sorted(path.name for path in Path("chip").iterdir()) == [
@@ -43,7 +50,9 @@ def test_the_pose_student_is_written_for_the_chip_by_default(
 ) -> None:
     from torchthin.pose import score
 
-    monkeypatch.setattr(score, "score_validation", lambda model, device: score.PoseScore(0.0, 0.0, 0.0, 0, 0, "nothing"))
+    monkeypatch.setattr(
+        score, "score_validation", lambda model, device: score.PoseScore(0.0, 0.0, 0.0, 0, 0, "nothing")
+    )
 
     def run(*arguments: str) -> Outcome:
         return place.run(*arguments, main=lambda argv: pose_drive.main(argv, drive=Path("nowhere")))
@@ -72,7 +81,9 @@ def test_the_pose_student_is_written_for_the_chip_by_default(
 )  # fmt: skip
 def test_bad_input_is_refused(place: Workplace, arguments: tuple[str, ...], message: str) -> None:
     Path("large.py").write_text(LARGE)
-    place.assert_refused(message, *arguments, "--target-sparsity", "0.5", "--save-to", "a.pth", "--synthesis-to", "chip")
+    place.assert_refused(
+        message, *arguments, "--target-sparsity", "0.5", "--save-to", "a.pth", "--synthesis-to", "chip"
+    )
 
 
 def test_a_description_without_a_folder_is_refused(place: Workplace) -> None:
@@ -87,6 +98,8 @@ def test_what_does_not_fit_exits_with_3_and_writes_nothing(place: Workplace) -> 
         "--save-to", "a.pth", "--synthesis-to", "chip",
     )  # fmt: skip
     assert outcome.code == 3
-    assert outcome.err.startswith("error: The model does not fit MAX78000, so nothing was written for it. 13: kernels")
+    assert outcome.err.startswith(
+        "error: The model does not fit MAX78000, so nothing was written for it. 13: kernels"
+    )
     assert outcome.err.count("\n") == 1
     assert place.files() == before

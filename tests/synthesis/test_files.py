@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from networks import Ai8xResidual, Residual, alive, chain, conv, network
+from synthesis_networks import Ai8xResidual, Residual, alive, chain, conv, network
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -115,7 +115,11 @@ def test_constants_and_computed_weights_are_folded(tmp_path: Path) -> None:
 def test_the_description_reads_as_yaml(tmp_path: Path) -> None:
     model, images = network("fire")
     written = save_for_synthesis(model, images, tmp_path, name="small", arch="fire", dataset="CIFAR10")
-    assert [path.name for path in written.paths()] == ["small_synthesis.pth.tar", "small.yaml", "small_sample.npy"]
+    assert [path.name for path in written.paths()] == [
+        "small_synthesis.pth.tar",
+        "small.yaml",
+        "small_sample.npy",
+    ]
     content = yaml.safe_load(written.description.read_text())
     assert (content["arch"], content["dataset"], len(content["layers"])) == ("fire", "CIFAR10", 7)
     left, right, joined = content["layers"][4:7]
@@ -162,7 +166,9 @@ def test_what_does_not_fit_is_a_missed_target(tmp_path: Path) -> None:
 def test_an_unfused_batch_norm_in_quantisation_aware_mode_is_refused(tmp_path: Path) -> None:
     model = alive(Ai8xResidual())
     initiate_qat(model)
-    with pytest.raises(InputError, match="conv1: BatchNorm or a constant behind a layer in quantisation-aware mode"):
+    with pytest.raises(
+        InputError, match="conv1: BatchNorm or a constant behind a layer in quantisation-aware mode"
+    ):
         save_for_synthesis(model, IMAGES, tmp_path)
 
 
@@ -229,7 +235,7 @@ def test_an_output_that_a_later_layer_overwrites_is_refused(tmp_path: Path) -> N
             x = self.one(x)
             return x, self.four(self.three(self.two(x)))
 
-    with pytest.raises(InputError, match="one: an output of the network that .* overwrites"):
+    with pytest.raises(InputError, match=r"one: an output of the network that .* overwrites"):
         save_for_synthesis(Both().eval(), IMAGES, tmp_path)
 
 

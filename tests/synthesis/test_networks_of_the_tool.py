@@ -6,13 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from networks import network
-from torch import nn
+from synthesis_networks import network
 
-from torchthin.synthesis.captured import capture
 from torchthin.synthesis.files import ready_for_synthesis
-from torchthin.trace.inputs import as_inputs
 
 PRINTED: list[dict[str, Any]] = json.loads(
     (Path(__file__).parents[1] / "data" / "adi_synthesis.json").read_text()
@@ -35,4 +31,6 @@ def test_the_files_that_the_tool_took(printed: dict[str, Any], tmp_path: Path) -
     assert (cost.weight_bytes, cost.bias_bytes) == (printed["weight_bytes"], printed["bias_bytes"])
     if printed["cycles"] is not None:
         assert [row.cycles for row in cost.layers] == printed["cycles"]
-    assert ready.network.max_error == 0 if "quantised" in printed["network"] else ready.network.max_error < 1e-6
+    assert (
+        ready.network.max_error == 0 if "quantised" in printed["network"] else ready.network.max_error < 1e-6
+    )

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
-from networks import network
+from synthesis_networks import network
 
 from torchthin.errors import InputError
 from torchthin.synthesis import ready_for_synthesis
