@@ -35,7 +35,7 @@ RULES: dict[str, Rule] = {
     ),
 }
 PRUNE = {**METHODS, **DISTILLER_METHODS}
-ALL = {*RULES, *PRUNE, "l1-leader"}
+ALL = {*RULES, *PRUNE, "l1-leader"} - {"nm-unstructured"}  # Distiller has no n:m masks
 
 
 @functools.cache

@@ -146,6 +146,8 @@ def test_an_interrupt_leaves_no_half_file_and_says_how_to_go_on(place: Workplace
         ],
         cwd=place.path, env={**os.environ, **ENV, "PYTHONDONTWRITEBYTECODE": "1"},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # what starts the tests in the background lets them ignore it
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     deadline = time.monotonic() + 120
     while not (place.path / "started").exists() and time.monotonic() < deadline and process.poll() is None:
