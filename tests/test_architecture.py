@@ -7,7 +7,7 @@ PACKAGE = Path(__file__).parents[1] / "torchthin"
 
 LAYERS = [
     {"errors", "release"},
-    {"schedule", "chips"},
+    {"schedule", "chips", "lines", "workers"},
     {"config"},
     {"trace"},
     {"groups", "computed"},
@@ -32,7 +32,7 @@ LAYERS = [
     {"gradual"},
     {"recovering", "pruner", "where_to_cut", "export", "synthesis"},
     {"bench"},
-    {"integrations", "compare"},
+    {"integrations", "comparing"},
     {"pose"},
     {"cli"},
 ]

@@ -9,6 +9,7 @@ import torchthin
 
 NAMES = {
     "METHODS",
+    "Comparison",
     "InputError",
     "Inspection",
     "Proof",
@@ -21,6 +22,7 @@ NAMES = {
     "TargetMissedError",
     "Thinned",
     "TorchthinError",
+    "compare",
     "inspect",
     "load",
     "prune",

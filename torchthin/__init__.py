@@ -9,6 +9,8 @@ from torchthin.config import METHODS, PruneConfig
 from torchthin.errors import InputError, ProofError, TargetMissedError, TorchthinError
 
 if TYPE_CHECKING:
+    from torchthin.comparing.comparison import Comparison
+    from torchthin.comparing.running import compare
     from torchthin.in_place import Thinned, thin_
     from torchthin.inspection import inspect
     from torchthin.pipeline import PruneResult, prune
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "METHODS",
+    "Comparison",
     "InputError",
     "Inspection",
     "Proof",
@@ -35,6 +38,7 @@ __all__ = [
     "TargetMissedError",
     "Thinned",
     "TorchthinError",
+    "compare",
     "inspect",
     "load",
     "prune",
@@ -46,6 +50,7 @@ __all__ = [
 
 # What needs torch is imported at first use, so that `torchthin --help` answers without it.
 _LAZY = {
+    "Comparison": "torchthin.comparing.comparison",
     "Inspection": "torchthin.report.inspection_facts",
     "Proof": "torchthin.proof",
     "PruneReport": "torchthin.report.facts",
@@ -53,6 +58,7 @@ _LAZY = {
     "Pruner": "torchthin.pruner",
     "Recipe": "torchthin.thinning.recipe",
     "Thinned": "torchthin.in_place",
+    "compare": "torchthin.comparing.running",
     "inspect": "torchthin.inspection",
     "load": "torchthin.reload",
     "prune": "torchthin.pipeline",

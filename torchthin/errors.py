@@ -4,6 +4,7 @@
     ├── InputError (also ValueError)      what the caller gave cannot be used; exit code 2
     │   ├── ConfigError                   an argument or a configuration value
     │   ├── FactoryError                  the model factory
+    │   ├── BudgetError                   a budget below what the model needs at least
     │   ├── CheckpointError               a checkpoint file: missing, unsafe, damaged, not fitting
     │   └── WeightNameError               a weight name that does not exist or cannot be pruned
     ├── TargetMissedError                 the target cannot be reached; exit code 3
@@ -37,6 +38,10 @@ class ConfigError(InputError):
 
 class FactoryError(InputError):
     """The model factory cannot be imported, called, or returns no module."""
+
+
+class BudgetError(InputError):
+    """A budget is below what the model needs at least; the message says how much that is."""
 
 
 class CheckpointError(InputError):

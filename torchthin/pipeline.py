@@ -229,7 +229,7 @@ def prune_with(
     """Prune a copy of `model` as `config` says; see `prune`."""
     check_model(model, "prune")
     if config.rule.structured:
-        _check_evidence(config, example_inputs, data, loss)
+        check_evidence(config, example_inputs, data, loss)
     if config.thin and example_inputs is None:
         example_inputs = own_example(model)
     if config.thin and example_inputs is None:
@@ -281,7 +281,7 @@ def prune_with(
     return _thinned(pruned, masks, found, report, inputs, config)
 
 
-def _check_evidence(config: PruneConfig, example_inputs: Any, data: Any, loss: Loss | None) -> None:
+def check_evidence(config: PruneConfig, example_inputs: Any, data: Any, loss: Loss | None) -> None:
     """Refuse a criterion that is unknown, or that needs what was not given."""
     rule = registered(config.rule.criterion)
     if rule.needs_data and data is None and loss is None:
@@ -315,7 +315,7 @@ def scan_with(
 ) -> Sensitivity:
     """Measure what each group costs that `config` would prune; see `sensitivity`. how: batches -> how to scan."""
     check_model(model, "sensitivity")
-    _check_evidence(config, example_inputs, data, loss)
+    check_evidence(config, example_inputs, data, loss)
     plan = find_targets(model, structured=True, weights=config.weights, keep=config.keep, coupled=True)
     check_values(model, {target.name for target in plan.targets})
     inputs = on_device_of(model, as_inputs(example_inputs))

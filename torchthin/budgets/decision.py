@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from torchthin.budgets.ledger import Ledger, Spent
 from torchthin.chips.goals import Limit
 from torchthin.cost import Cost
-from torchthin.errors import InputError, TargetMissedError
+from torchthin.errors import BudgetError, TargetMissedError
 from torchthin.groups import Group
 from torchthin.labels.components import Grouping
 from torchthin.labels.propagate import Labels
@@ -93,7 +93,7 @@ class ByBudget(ByImportance):
             f"The budget of prune cannot be reached: asked {self.asked}, the least is {' and '.join(parts)}, "
             f"where {stays} stays. Ask for more, or see with torchthin inspect what is frozen."
         )
-        raise TargetMissedError(text) if self.calls else InputError(text)
+        raise TargetMissedError(text) if self.calls else BudgetError(text)
 
     def _searched(self, groups: Sequence[Group], scores: Mapping[str, FloatArray]) -> Keeps:
         """Return the selection at the least sparsity that fits; selections are nested, so costs fall with it."""

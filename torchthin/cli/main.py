@@ -10,6 +10,7 @@ from typing import Any
 from torchthin.cli import (
     bench,
     chip,
+    compare,
     completion,
     export,
     inspect,
@@ -57,6 +58,13 @@ COMMANDS: dict[str, Command] = {
         sensitivity.add_sensitivity_arguments,
         sensitivity.sensitivity_options,
         sensitivity.run,
+    ),
+    "compare": Command(
+        compare.DESCRIPTION,
+        compare.EXAMPLE,
+        compare.add_compare_arguments,
+        compare.compare_options,
+        compare.run,
     ),
     "export": Command(
         export.DESCRIPTION, export.EXAMPLE, export.add_export_arguments, export.export_options, export.run

@@ -6,7 +6,7 @@ import contextlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from torchthin.cli.options import PruneOptions
 from torchthin.errors import ConfigError
@@ -17,6 +17,26 @@ if TYPE_CHECKING:
     from torchthin.calibration import Calibration
     from torchthin.pipeline import PruneResult
     from torchthin.recovery.distill import Progress
+
+
+class DataOptions(Protocol):
+    """Options that name inputs without labels."""
+
+    @property
+    def data(self) -> str | None:
+        """Where they are."""
+
+    @property
+    def data_limit(self) -> int:
+        """Most of them to take."""
+
+    @property
+    def data_mean(self) -> tuple[float, ...]:
+        """Taken from pictures."""
+
+    @property
+    def data_std(self) -> tuple[float, ...]:
+        """By which pictures are divided then."""
 
 
 def recovers(options: PruneOptions) -> bool:
@@ -35,7 +55,7 @@ def check_recovery(options: PruneOptions) -> None:
     Distillation(options.recover_epochs, outputs=options.recover_outputs)  # raises what is wrong with them
 
 
-def calibrated(options: PruneOptions, model: nn.Module, inputs: Any) -> Calibration | None:
+def calibrated(options: DataOptions, model: nn.Module, inputs: Any) -> Calibration | None:
     """Read --data once, for criteria and recovery; None without it.
 
     Raises:

@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +17,6 @@ from torchthin.config import CHANNEL_CRITERIA
 from torchthin.errors import ConfigError
 
 if TYPE_CHECKING:
-    from torchthin.scan.judge import Metric
-    from torchthin.scan.scanning import Progress
     from torchthin.scan.table import Sensitivity
 
 DESCRIPTION = (
@@ -135,6 +133,7 @@ def _save(path: Path, table: Sensitivity) -> None:
 
 def _scan(options: SensitivityOptions) -> Sensitivity:
     from torchthin.cli.inputs import example_inputs, placed, usable_device
+    from torchthin.cli.judging import evaluations_bar, named_metric
     from torchthin.cli.model import load_model
     from torchthin.cli.outcome import Voice
     from torchthin.where_to_cut import sensitivity
@@ -152,7 +151,7 @@ def _scan(options: SensitivityOptions) -> Sensitivity:
         )
     model, _ = load_model(options, Voice())
     ratios: dict[str, Any] = {} if options.ratios is None else {"ratios": options.ratios}
-    with _metric(options.metric) as metric, _bar() as progress:
+    with named_metric(options.metric) as metric, evaluations_bar() as progress:
         return sensitivity(
             placed(model, device),
             inputs,
@@ -167,30 +166,3 @@ def _scan(options: SensitivityOptions) -> Sensitivity:
             progress=progress,
             **ratios,
         )
-
-
-@contextlib.contextmanager
-def _metric(reference: str | None) -> Iterator[Metric | None]:
-    """Give the function that was named; what it imports is found while it is used."""
-    if reference is None:
-        yield None
-        return
-    from torchthin.factory import named_function
-
-    with named_function(reference, "metric") as function:
-        yield function
-
-
-@contextlib.contextmanager
-def _bar() -> Iterator[Progress | None]:
-    """Give what moves a bar on a terminal's stderr; nothing elsewhere."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("evaluations"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("scan")
-        yield lambda done, total: bar.update(task, completed=done, total=total)

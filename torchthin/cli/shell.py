@@ -98,6 +98,8 @@ def _how_to_go_on(arguments: Sequence[str]) -> str:
         )
     if "--cache" in given:
         return "The same command goes on from --cache."
+    if given & {"--rows", "--storage"}:
+        return "The same command goes on from the rows that are there."
     return "Run the same command to begin anew."
 
 

@@ -18,6 +18,32 @@ Metric = Callable[[nn.Module], float]
 """The model -> a number; higher is better."""
 
 
+def metric_name(metric: Metric) -> str:
+    """Return ``module:function`` of a metric."""
+    return f"{metric.__module__}:{getattr(metric, '__qualname__', type(metric).__name__)}"
+
+
+def measured(metric: Metric, model: nn.Module) -> float:
+    """Return the metric of `model`, which is in evaluation mode meanwhile.
+
+    Raises:
+        InputError: the metric raises or is not finite.
+    """
+    training = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            value = float(metric(model))
+    except Exception as error:  # whatever the user's code raises
+        raise InputError(f"The metric fails on the model: {one_line(error)}. Mend it.") from error
+    finally:
+        for module, flag in training:
+            module.training = flag
+    if value != value or value in (float("inf"), float("-inf")):
+        raise InputError(f"The metric must be a finite number, higher for better models. Got {value}.")
+    return value
+
+
 class Judge:
     """Masks channels of its own copy of a model, evaluates it, and puts the weights back."""
 
@@ -30,7 +56,7 @@ class Judge:
         self._copy = clone(model, duplicate)
         self._batches, self._metric = batches, metric
         self._outputs = [] if metric is not None else [self._run(batch) for batch in batches]
-        self.dense = 0.0 if metric is None else self._measured()
+        self.dense = 0.0 if metric is None else measured(metric, self._copy)
 
     def loss(self, masks: Mapping[str, Tensor]) -> float:
         """Return what is lost with weights masked; the copy is whole again afterwards."""
@@ -38,27 +64,13 @@ class Judge:
         before = {name: tensors[name].detach().clone() for name in masks}
         apply_masks_(self._copy, masks)
         try:
-            return self._distance() if self._metric is None else self.dense - self._measured()
+            return (
+                self._distance() if self._metric is None else self.dense - measured(self._metric, self._copy)
+            )
         finally:
             with torch.no_grad():
                 for name, value in before.items():
                     tensors[name].copy_(value)
-
-    def _measured(self) -> float:
-        assert self._metric is not None
-        training = [(module, module.training) for module in self._copy.modules()]
-        self._copy.eval()
-        try:
-            with torch.no_grad():
-                value = float(self._metric(self._copy))
-        except Exception as error:  # whatever the user's code raises
-            raise InputError(f"The metric fails on the model: {one_line(error)}. Mend it.") from error
-        finally:
-            for module, flag in training:
-                module.training = flag
-        if value != value or value in (float("inf"), float("-inf")):
-            raise InputError(f"The metric must be a finite number, higher for better models. Got {value}.")
-        return value
 
     def _run(self, batch: Inputs) -> list[Tensor]:
         with quiet(self._copy):

@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 import math
-import multiprocessing
-import signal
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from torchthin.errors import ConfigError, InputError, TorchthinError
+from torchthin.errors import ConfigError, InputError
 from torchthin.groups import Group
 from torchthin.scan.cache import Cache, Key, fingerprint
-from torchthin.scan.judge import Judge, Metric
+from torchthin.scan.judge import Judge, Metric, metric_name
 from torchthin.scan.table import GroupCurve, Sensitivity
 from torchthin.selection import lowest
 from torchthin.structured import BoolArray, ByImportance, masks_of
 from torchthin.thinning.plan import find_plan
 from torchthin.trace.inputs import Inputs
+from torchthin.workers import check_workers, evaluated
 
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 Progress = Callable[[int, int], None]
@@ -51,18 +46,14 @@ class Scan:
         if not good or not all(good):
             raise ConfigError(f"The ratios of sensitivity must be numbers between 0 and 1. Got {ratios!r}.")
         object.__setattr__(self, "ratios", tuple(sorted({float(ratio) for ratio in ratios})))
-        workers: Any = self.workers
-        if isinstance(workers, bool) or not isinstance(workers, Integral) or int(workers) < 1:
-            raise ConfigError(
-                f"The workers of sensitivity must be a whole number of at least 1. Got {workers!r}."
-            )
+        check_workers(self.workers, "sensitivity")
 
     @property
     def name(self) -> str:
         """Name of what is measured."""
         if self.metric is None:
             return "distance"
-        return f"{self.metric.__module__}:{getattr(self.metric, '__qualname__', type(self.metric).__name__)}"
+        return metric_name(self.metric)
 
 
 @dataclass(frozen=True)
@@ -113,8 +104,8 @@ def scanned(
     done = len(wanted) - len(missing)
     if progress is not None:
         progress(done, len(wanted))
-    for key, loss in _evaluated(work, missing, scan.workers):
-        cache.add(key, loss)
+    for key, loss in evaluated(work.loss, missing, scan.workers, decide.model):
+        cache.add(key, _finite(key, loss))
         done += 1
         if progress is not None:
             progress(done, len(wanted))
@@ -135,31 +126,6 @@ def _curve(group: Group, wanted: Sequence[Key], cache: Cache) -> GroupCurve:
     return GroupCurve(group.name, group.size, gone, tuple(cache.known[group.name, n] for n in gone))
 
 
-def _evaluated(work: _Work, keys: Sequence[Key], workers: int) -> Iterator[tuple[Key, float]]:
-    if min(workers, len(keys)) <= 1:
-        for key in keys:
-            yield key, _finite(key, work.loss(key))
-        return
-    with _forked(work, min(workers, len(keys))) as pool:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter(
-                    "ignore", DeprecationWarning
-                )  # of forks beside threads: children use one thread
-                futures = {pool.submit(_task, key): key for key in keys}
-            for future in as_completed(futures):
-                yield futures[future], _finite(futures[future], future.result())
-        except BrokenProcessPool as error:
-            raise TorchthinError(
-                "A process of the scan died (memory?). What was evaluated is in the cache; run it again with fewer --workers."
-            ) from error
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-        finally:
-            _WORK.clear()
-
-
 def _finite(key: Key, loss: float) -> float:
     if not np.isfinite(loss):
         raise InputError(
@@ -167,29 +133,3 @@ def _finite(key: Key, loss: float) -> float:
             "Look for weights or data that overflow."
         )
     return loss
-
-
-_WORK: list[_Work] = []
-"""The work of this process's children: they are forked with it, since models need not be picklable."""
-
-
-def _forked(work: _Work, workers: int) -> ProcessPoolExecutor:
-    if "fork" not in multiprocessing.get_all_start_methods():
-        raise ConfigError("More than one worker needs a system that can fork processes. Use --workers 1.")
-    if any(tensor.device.type != "cpu" for tensor in work.decide.model.parameters()):
-        raise ConfigError("More than one worker needs the model on the CPU. Use --workers 1.")
-    _WORK[:] = [work]
-    with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", DeprecationWarning
-        )  # of forks beside threads: children use one thread
-        return ProcessPoolExecutor(workers, multiprocessing.get_context("fork"), _begin)
-
-
-def _begin() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops the children
-    torch.set_num_threads(1)
-
-
-def _task(key: Key) -> float:
-    return _WORK[0].loss(key)

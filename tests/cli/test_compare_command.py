@@ -1,0 +1,159 @@
+"""``torchthin compare``, as a user runs it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from workplace import ROOT, Workplace
+
+from torchthin.cli.main import main
+
+MODEL = ("--model-factory", "net.py:net", "--input-shape", "1,3,8,8")
+GRID = ("--criterion", "l1", "fpgm", "--target-sparsity", "0.25", "0.5", "--target-macs", "0.6x")
+METRIC = """
+import time
+
+import torch
+
+X = torch.ones(2, 3, 8, 8)
+
+def score(model):
+    return -float(model(X).abs().mean())
+
+def slow(model):
+    time.sleep(0.3)
+    return score(model)
+
+def raises(model):
+    raise OSError("no data here")
+
+def nan(model):
+    return float("nan")
+"""
+CODE = "import sys; from torchthin.cli.main import main; sys.exit(main())"
+ENV = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+@pytest.fixture(autouse=True)
+def files(place: Workplace) -> None:
+    (place.path / "judge.py").write_text(METRIC)
+    np.save(place.path / "inputs.npy", np.random.default_rng(0).normal(size=(8, 3, 8, 8)).astype(np.float32))
+
+
+def test_table_answer_and_picture(place: Workplace) -> None:
+    pytest.importorskip("matplotlib")
+    outcome = place.run(
+        "compare", *MODEL, *GRID, "--data", "inputs.npy", "--plot", "front.png", "--within", "50", main=main
+    )
+    assert outcome.code == 0, outcome
+    assert "| dense " in outcome.out
+    assert outcome.out.count("| l1-structured |") == 6
+    assert "Smallest in MACs within a distance of 50: l1-structured" in outcome.out
+    assert (place.path / "front.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_json_is_all_there_is_on_stdout(place: Workplace) -> None:
+    outcome = place.run("compare", *MODEL, *GRID, "--metric", "judge.py:score", "--json", main=main)
+    facts = json.loads(outcome.out)
+    assert outcome.code == 0
+    assert len(facts["rows"]) == 6
+    assert facts["metric"].endswith(":score")
+    assert any(row["front"] for row in facts["rows"])
+
+
+def test_a_killed_comparison_goes_on(place: Workplace) -> None:
+    arguments = ("compare", *MODEL, *GRID, "--metric", "judge.py:slow", "--rows", "rows.jsonl", "--json")
+    command = [sys.executable, "-c", CODE, *arguments]
+    rows = place.path / "rows.jsonl"
+    with subprocess.Popen(
+        command, cwd=place.path, env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as run:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and (not rows.exists() or rows.read_bytes().count(b"\n") < 3):
+            time.sleep(0.02)
+        run.send_signal(signal.SIGKILL)
+    known = rows.read_bytes()
+    assert 3 <= known.count(b"\n") < 7
+    outcome = place.run(*arguments, main=main)
+    assert outcome.code == 0, outcome
+    assert rows.read_bytes().startswith(known[: known.rfind(b"\n") + 1])
+    assert rows.read_bytes().count(b"\n") == 7
+    assert len(json.loads(outcome.out)["rows"]) == 6
+
+
+def test_two_runs_share_a_storage(place: Workplace) -> None:
+    pytest.importorskip("optuna")
+    arguments = ("compare", *MODEL, *GRID, "--metric", "judge.py:slow", "--storage", "sqlite:///grid.db")
+    command = [sys.executable, "-c", CODE, *arguments, "--json"]
+    runs = [
+        subprocess.Popen(command, cwd=place.path, env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for _ in range(2)
+    ]
+    for run in runs:
+        _, err = run.communicate(timeout=300)
+        assert run.returncode == 0, err.decode()
+    shared = json.loads(place.run(*arguments, "--json", main=main).out)
+    alone = json.loads(place.run(*arguments[:-2], "--json", main=main).out)
+    assert [{**row, "seconds": 0} for row in shared["rows"]] == [
+        {**row, "seconds": 0} for row in alone["rows"]
+    ]
+    import optuna
+
+    study = optuna.load_study(study_name=None, storage="sqlite:///grid.db")
+    done = [t.user_attrs["candidate"] for t in study.get_trials() if "row" in t.user_attrs]
+    assert len(done) == len(set(done)) == 6
+
+
+def test_when_all_fail_the_exit_code_is_3(place: Workplace) -> None:
+    outcome = place.run("compare", *MODEL, "--target-macs", "0.0001x", "0.0002x", main=main)
+    assert outcome.code == 3, outcome
+    assert outcome.err.startswith("error: All 2 candidates failed. The first: ")
+    assert outcome.err.count("\n") == 1
+    assert outcome.out.count("| failed ") == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "The grid of compare is empty."),
+        (("--target-sparsity",), "expected at least one argument"),
+        (("--target-sparsity", "2"), "target_sparsity"),
+        (("--target-macs", "half"), "half"),
+        ((*GRID, "--criterion", "l7"), "Got 'l7'. Did you mean 'l"),
+        ((*GRID, "--method", "magic"), "Got 'magic'"),
+        ((*GRID, "--criterion", "taylor"), "needs data"),
+        ((*GRID, "--metric", "judge.py:raises"), "The metric fails on the model: OSError: no data here."),
+        ((*GRID, "--metric", "judge.py:nan"), "The metric must be a finite number"),
+        ((*GRID, "--metric", "judge.py:scor"), "Did you mean 'score'"),
+        ((*GRID, "--rows", "net.py"), "holds something else than results of torchthin compare"),
+        ((*GRID, "--cost", "mac"), "Did you mean 'macs'"),
+        ((*GRID, "--cost", "latency"), "The cost latency needs --latency."),
+        ((*GRID, "--within", "-1"), "The within of compare"),
+        ((*GRID, "--plot", "."), "."),
+        ((*GRID, "--storage", "nonsense"), "The storage nonsense cannot be used"),
+    ],
+)
+def test_bad_input_is_one_line(place: Workplace, arguments: tuple[str, ...], message: str) -> None:
+    place.assert_refused(message, "compare", *MODEL, *arguments, run=lambda *a: place.run(*a, main=main))
+
+
+def test_rows_of_another_model_are_refused(place: Workplace) -> None:
+    rows = ("--target-sparsity", "0.5", "--rows", "rows.jsonl")
+    assert place.run("compare", *MODEL, *rows, main=main).code == 0
+    place.assert_refused(
+        "was made for other weights",
+        "compare", *MODEL, "--checkpoint", "best.pth", *rows,
+        run=lambda *a: place.run(*a, main=main),
+    )  # fmt: skip
+
+
+def test_the_path_of_rows_may_be_in_a_new_folder(place: Workplace) -> None:
+    rows = Path("new") / "rows.jsonl"
+    assert place.run("compare", *MODEL, "--target-sparsity", "0.5", "--rows", str(rows), main=main).code == 0
+    assert (place.path / rows).exists()

@@ -1,0 +1,255 @@
+"""``torchthin compare``: many ways to cut one model, side by side, and the smallest that is good enough."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torchthin.chips.table import chip_names
+from torchthin.cli.options import add_data_argument, add_model_arguments, add_recovery_arguments
+from torchthin.cli.shell import Parser
+from torchthin.config import CHANNEL_CRITERIA, METHODS
+from torchthin.errors import ConfigError, TargetMissedError
+
+if TYPE_CHECKING:
+    from torchthin.comparing.comparison import Comparison
+
+DESCRIPTION = "Cut a model in many ways, measure each, and show which are worth having."
+EXAMPLE = """\
+example:
+  %(prog)s --model-factory models/net.py:small --checkpoint best.pth --input-shape 1,3,128,128 \\
+      --criterion l1 fpgm taylor --target-macs 0.7x 0.5x 0.3x --data pictures/ --metric score.py:accuracy \\
+      --rows rows.jsonl --workers 4 --plot front.png
+"""
+COSTS = ("macs", "parameters", "bytes", "latency", "cycles")
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """All a comparison is told."""
+
+    model_factory: str
+    factory_args: Mapping[str, Any] | None = None
+    checkpoint: str | None = None
+    dataset: str | None = None
+    input_shape: tuple[str, ...] = ()
+    device: str = "cpu"
+    data: str | None = None
+    data_limit: int = 256
+    data_mean: tuple[float, ...] = (0.0,)
+    data_std: tuple[float, ...] = (1.0,)
+    recover: bool = True
+    recover_epochs: int = 0
+    recover_outputs: str = "values"
+    metric: str | None = None
+    method: tuple[str, ...] = ("l1-structured",)
+    criterion: tuple[str | None, ...] = (None,)
+    target_sparsity: tuple[float, ...] = ()
+    target_macs: tuple[str, ...] = ()
+    target_params: tuple[str, ...] = ()
+    scope: str = "group"
+    weights: tuple[str, ...] | None = None
+    keep: tuple[str, ...] = ()
+    seed: int = 0
+    chip: str | None = None
+    latency: int = 0
+    rows: str | None = None
+    workers: int = 1
+    storage: str | None = None
+    cost: str = "macs"
+    within: float = 0.01
+    plot: str | None = None
+    json: bool = False
+
+
+def add_compare_arguments(parser: Parser) -> None:
+    """Add the flags of ``compare`` to `parser`."""
+    add_model_arguments(parser)
+    add_data_argument(parser)
+    add_recovery_arguments(parser)
+    _add_grid(parser)
+    measured = parser.add_argument_group("what is measured")
+    measured.add_argument(
+        "--metric",
+        metavar="MODULE:FUNCTION",
+        help="function(model) that returns a number, higher is better (default: distance to the dense outputs on --data)",
+    )
+    measured.add_argument(
+        "--latency",
+        metavar="N",
+        type=int,
+        help="forward passes of dense and thinned model in turns (default: 0)",
+    )
+    measured.add_argument("--chip", metavar="NAME", help=f"count cycles on it: {', '.join(chip_names())}")
+    running = parser.add_argument_group("running")
+    running.add_argument(
+        "--rows",
+        metavar="FILE",
+        help="file that keeps each row at once: a run that was ended goes on from it",
+    )
+    running.add_argument("--workers", metavar="N", type=int, help="processes that evaluate (default: 1)")
+    running.add_argument(
+        "--storage",
+        metavar="URL",
+        help="database of Optuna, such as sqlite:///grid.db, through which runs of the same command share the grid",
+    )
+    output = parser.add_argument_group("output")
+    output.add_argument("--cost", help=f"what counts as small: {', '.join(COSTS)} (default: macs)")
+    output.add_argument(
+        "--within",
+        metavar="SHARE",
+        type=float,
+        help="what the smallest model may lose: of the dense metric, or as a distance (default: 0.01)",
+    )
+    output.add_argument("--plot", metavar="FILE.png", help="draw the rows and the front")
+    output.add_argument("--json", action="store_true", help="all rows as JSON on stdout, all else on stderr")
+    output.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+def _add_grid(parser: Parser) -> None:
+    grid = parser.add_argument_group("grid", "Every method with every criterion and every target.")
+    grid.add_argument(
+        "--method", metavar="NAME", nargs="+", help=f"of {', '.join(METHODS)} (default: l1-structured)"
+    )
+    grid.add_argument(
+        "--criterion",
+        metavar="NAME",
+        nargs="+",
+        help=f"of {', '.join(CHANNEL_CRITERIA)} (default: the method's own)",
+    )
+    grid.add_argument(
+        "--target-sparsity", metavar="SHARE", type=float, nargs="+", help="shares of channels to prune"
+    )
+    grid.add_argument("--target-macs", metavar="LIMIT", nargs="+", help="budgets such as 0.5x")
+    grid.add_argument("--target-params", metavar="LIMIT", nargs="+", help="budgets such as 0.4x")
+    grid.add_argument("--scope", help="group or global, for all of the grid (default: group)")
+    grid.add_argument("--weights", metavar="NAME", nargs="+", help="weights to prune (default: as prune)")
+    grid.add_argument("--keep", metavar="PATTERN", nargs="+", help="weights to leave whole, such as 'head*'")
+    grid.add_argument("--seed", metavar="N", type=int, help="of random numbers (default: 0)")
+
+
+def compare_options(namespace: argparse.Namespace) -> CompareOptions:
+    """Return the options that were given, over the defaults.
+
+    Raises:
+        ConfigError: the model factory is missing.
+    """
+    given: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in vars(namespace).items()
+    }
+    given.pop("debug", None)
+    if "model_factory" not in given:
+        raise ConfigError(
+            "A model factory is needed. Give --model-factory package.module:function or path/to/file.py:function."
+        )
+    return CompareOptions(**given)
+
+
+def run(options: CompareOptions) -> int:
+    """Compare, print, draw, and return the exit code. With ``--json``, stdout gets nothing but the JSON.
+
+    Raises:
+        TargetMissedError: no candidate could be made (exit code 3).
+    """
+    from torchthin.comparing.text import comparison_text
+
+    stdout = sys.stdout
+    redirected = contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext()
+    with redirected:  # the user's model may print as well
+        found = _compared(options)
+        facts = found.to_dict(options.cost, options.within)
+        if not options.json:
+            print(comparison_text(found, options.cost, options.within))
+        if options.plot is not None:
+            _draw(found, Path(options.plot), options.cost)
+            print(f"Saved {options.plot}.")
+    if options.json:
+        print(json.dumps(facts, indent=2), file=stdout)
+    if found.rows and found.all_failed:
+        raise TargetMissedError(
+            f"All {len(found.rows)} candidates failed. The first: {found.rows[0].failure}"
+        )
+    return 0
+
+
+def _draw(found: Comparison, path: Path, cost: str) -> None:
+    from torchthin.checkpoints.whole import write_whole
+    from torchthin.comparing.plot import draw
+
+    try:
+        write_whole(path, lambda temporary: draw(found, temporary, cost))
+    except OSError as error:
+        raise ConfigError(f"The file {path} cannot be written: {error.strerror}. Check --plot.") from error
+
+
+def _check_output(options: CompareOptions) -> None:
+    """Raise what is wrong with the output before anything is evaluated."""
+    from torchthin.comparing.comparison import check_cost, check_within
+
+    check_cost(options.cost)
+    check_within(options.within)
+    needs = {"latency": ("--latency", options.latency), "cycles": ("--chip", options.chip)}
+    flag, given = needs.get(options.cost, ("", True))
+    if not given:
+        raise ConfigError(f"The cost {options.cost} needs {flag}.")
+    if options.plot is not None:
+        from torchthin.checkpoints import check_destination
+        from torchthin.report.plots import check_plots
+
+        check_plots()
+        check_destination(Path(options.plot))
+
+
+def _compared(options: CompareOptions) -> Comparison:
+    from torchthin.cli.inputs import example_inputs, placed, usable_device
+    from torchthin.cli.judging import evaluations_bar, named_metric
+    from torchthin.cli.model import load_model
+    from torchthin.cli.outcome import Voice
+    from torchthin.cli.recovery import calibrated
+    from torchthin.comparing.grid import grid
+    from torchthin.comparing.running import compare
+
+    _check_output(options)
+    candidates = grid(
+        options.method,
+        options.criterion,
+        sparsities=options.target_sparsity,
+        macs=options.target_macs,
+        params=options.target_params,
+        scope=options.scope,
+        weights=options.weights,
+        keep=options.keep,
+        seed=options.seed,
+    )
+    device = usable_device(options.device)
+    inputs = example_inputs(options.input_shape, options.dataset)
+    if inputs is None:
+        raise ConfigError(
+            "Example inputs are needed: channels are followed through one run of the model. "
+            "Give --input-shape 1,3,224,224 or --dataset."
+        )
+    model, _ = load_model(options, Voice(quiet=True))
+    model = placed(model, device)
+    with named_metric(options.metric) as metric, evaluations_bar("candidates") as progress:
+        return compare(
+            model,
+            inputs,
+            candidates,
+            data=calibrated(options, model, inputs),
+            metric=metric,
+            recover=options.recover,
+            recover_epochs=options.recover_epochs,
+            recover_outputs=options.recover_outputs,
+            chip=options.chip,
+            latency=options.latency,
+            rows=options.rows,
+            workers=options.workers,
+            storage=options.storage,
+            progress=progress,
+        )

@@ -1,0 +1,39 @@
+"""What commands share that evaluate a model many times: the user's metric, and a bar that moves."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torchthin.scan.judge import Metric
+    from torchthin.scan.scanning import Progress
+
+
+@contextlib.contextmanager
+def named_metric(reference: str | None) -> Iterator[Metric | None]:
+    """Give the function that was named; what it imports is found while it is used."""
+    if reference is None:
+        yield None
+        return
+    from torchthin.factory import named_function
+
+    with named_function(reference, "metric") as function:
+        yield function
+
+
+@contextlib.contextmanager
+def evaluations_bar(unit: str = "evaluations") -> Iterator[Progress | None]:
+    """Give what moves a bar on a terminal's stderr; nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(unit), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(unit)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
