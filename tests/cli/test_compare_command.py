@@ -136,11 +136,57 @@ def test_when_all_fail_the_exit_code_is_3(place: Workplace) -> None:
         ((*GRID, "--cost", "latency"), "The cost latency needs --latency."),
         ((*GRID, "--within", "-1"), "The within of compare"),
         ((*GRID, "--plot", "."), "."),
-        ((*GRID, "--storage", "nonsense"), "The storage nonsense cannot be used"),
     ],
 )
 def test_bad_input_is_one_line(place: Workplace, arguments: tuple[str, ...], message: str) -> None:
     place.assert_refused(message, "compare", *MODEL, *arguments, run=lambda *a: place.run(*a, main=main))
+
+
+def test_a_storage_that_is_none_is_refused(place: Workplace) -> None:
+    pytest.importorskip("optuna")
+    place.assert_refused(
+        "The storage nonsense cannot be used",
+        "compare", *MODEL, *GRID, "--storage", "nonsense",
+        run=lambda *a: place.run(*a, main=main),
+    )  # fmt: skip
+
+
+def test_what_a_dead_run_had_is_given_out_again(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("optuna")
+    import optuna
+
+    arguments = ("compare", *MODEL, "--target-sparsity", "0.5", "--storage", "sqlite:///grid.db", "--json")
+    hangs = "import time; from torchthin.comparing import storage, evaluating; storage.HEARTBEAT = 1; "
+    hangs += "evaluating.Work.row = lambda self, config: time.sleep(600); "
+    with subprocess.Popen(
+        [sys.executable, "-c", hangs + CODE, *arguments], cwd=place.path, env=ENV, stderr=subprocess.PIPE
+    ) as run:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and not _states("sqlite:///grid.db"):
+            time.sleep(0.2)
+        time.sleep(1.5)  # for a sign of life
+        run.send_signal(signal.SIGKILL)
+    assert _states("sqlite:///grid.db") == ["RUNNING"]
+    early = json.loads(place.run(*arguments, main=main).out)
+    assert early["rows"] == []
+    assert "1 of 1 candidates are still with other runs" in early["notes"][-1]
+    monkeypatch.setattr("torchthin.comparing.storage.HEARTBEAT", 1)
+    time.sleep(3.5)
+    late = json.loads(place.run(*arguments, main=main).out)
+    assert len(late["rows"]) == 1
+    study = optuna.load_study(study_name=None, storage="sqlite:///grid.db")
+    assert [trial.state.name for trial in study.get_trials()] == ["FAIL", "COMPLETE"]
+
+
+def _states(url: str) -> list[str]:
+    """Return the states of trials that began, of the one study that there may be."""
+    import optuna
+
+    try:
+        trials = optuna.load_study(study_name=None, storage=url).get_trials()
+    except Exception:  # its tables are being made
+        return []
+    return [trial.state.name for trial in trials if trial.state.name != "WAITING"]
 
 
 def test_rows_of_another_model_are_refused(place: Workplace) -> None:
