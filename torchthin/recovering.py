@@ -27,6 +27,8 @@ def recover(
     outputs: str = "values",
     rate: float = RATE,
     seed: int = 0,
+    mix: bool = True,
+    warm_up: float = 0.0,
     state: str | Path | None = None,
     progress: Progress | None = None,
 ) -> PruneResult:
@@ -49,6 +51,9 @@ def recover(
         outputs: "values" (mean squared error), or "logits" (Kullback-Leibler divergence) for scores of classes.
         rate: of AdamW at the start of its cosine.
         seed: of shuffling and mixing.
+        mix: whether inputs are mixed in pairs. Good where inputs are few; not for tasks that find places in a picture.
+        warm_up: share of the steps over which the rate grows from nothing, in [0, 1); 0.2 for runs of a few epochs, whose
+            first steps do harm at the full rate.
         state: file from which an interrupted distillation goes on; it is removed when the distillation ends.
         progress: told (epochs done, epochs in all, loss) after every epoch.
 
@@ -62,7 +67,7 @@ def recover(
         raise ConfigError(
             "The pruned of recover must be a thinned model. Call prune with thin=True (on the command line --thin)."
         )
-    how = Distillation(epochs, rate=rate, outputs=outputs, seed=seed)
+    how = Distillation(epochs, rate=rate, outputs=outputs, seed=seed, mix=mix, warm_up=warm_up)
     found = recovered(
         dense, pruned.model, pruned.recipe, example_inputs, data,
         limit=limit, pixels=pixels, how=how, state=state, progress=progress,

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from workplace import Outcome, Workplace
 
+import torchthin
 from torchthin.cli import pose_drive
 from torchthin.pose import score
 from torchthin.pose.student import pose_student
@@ -118,6 +119,27 @@ def test_a_thinned_student_is_smaller_and_keeps_its_heads(place: Workplace, driv
     assert list(state) == list(pose_student().state_dict())
 
 
+def test_a_recovered_student_is_nearer_to_the_full_one_and_scored_a_third_time(
+    place: Workplace, drive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pose_drive, "PICTURES", 32)
+    arguments = ("--target-sparsity", "0.25", "--thin", "--recover", "--recover-epochs", "1")
+    outcome = run(place, drive, "--out-dir", "out", *arguments)
+    assert (outcome.code, outcome.err) == (0, "")
+    lines = outcome.out.splitlines()
+    title = next(index for index, line in enumerate(lines) if "synthetic" in line)
+    assert lines[title].split()[-3:] == ["before", "after", "recovered"]
+    before, after, recovered = map(float, lines[title + 3].split()[-3:])
+    assert before > recovered > after
+    content = torch.load("out/best_pruned_25.pth", weights_only=True)
+    facts = content["torchthin"]["report"]["recovery"]
+    assert facts["samples"] == 32
+    assert facts["after"] < facts["before"] / 2
+    assert [stage["name"] for stage in facts["stages"]][-1] == "distillation"
+    model = torchthin.load("out/best_pruned_25.pth", pose_student())
+    assert f"{score.score_validation(model).oks:.4f}" == f"{recovered:.4f}"
+
+
 BAD = {
     "source": (["--source", "nowhere.pth"], "does not exist"),
     "not a student": (["--source", "best.pth"], "must have the names of the model"),
@@ -126,6 +148,9 @@ BAD = {
     "device": (["--device", "gpu"], "The device must be"),
     "out": (["--out-dir", "net.py"], "Not a directory"),
     "flag": (["--outdir", "x"], "Did you mean '--out-dir'"),
+    "recovery of a masked model": (["--recover"], "--recover needs --thin"),
+    "epochs alone": (["--thin", "--recover-epochs", "2"], "--recover-epochs needs --recover"),
+    "negative epochs": (["--thin", "--recover", "--recover-epochs", "-1"], "must be at least 0"),
 }
 
 

@@ -1,13 +1,15 @@
 """Distillation: it brings the outputs nearer, leaves what it is given as it was, and goes on bit for bit."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from torchthin import PruneResult, prune, recover
-from torchthin.errors import CheckpointError
+from torchthin.errors import CheckpointError, ConfigError
+from torchthin.recovery import distill
 
 
 def task() -> tuple[nn.Module, PruneResult, torch.Tensor]:
@@ -45,9 +47,39 @@ def test_epochs_bring_the_outputs_nearer(outputs: str) -> None:
     assert not found.model.training
 
 
-def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
+def test_the_rate_grows_over_the_share_that_is_asked_for_and_falls_to_nothing() -> None:
+    whole, warm = distill._rate_curve(100, 0.0), distill._rate_curve(100, 0.2)
+    assert whole(0) == 1
+    assert warm(0) == pytest.approx(1 / 20)
+    assert [warm(step) for step in range(20)] == sorted(warm(step) for step in range(20))
+    assert [warm(step) for step in range(19, 101)] == [whole(step) for step in range(19, 101)]
+    assert warm(50) == pytest.approx(0.5)
+    assert warm(100) == pytest.approx(0)
+
+
+def test_without_mixing_the_inputs_are_the_given_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError
+
     net, result, data = task()
-    whole = recover(net, result, data[:1], data, epochs=4)
+    monkeypatch.setattr(distill, "_mixed", refuse)
+    found = recover(net, result, data[:1], data, epochs=1, mix=False)
+    assert found.report.recovery is not None
+    with pytest.raises(AssertionError):
+        recover(net, result, data[:1], data, epochs=1)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])
+def test_a_warm_up_that_is_no_share_is_refused(share: float) -> None:
+    net, result, data = task()
+    with pytest.raises(ConfigError, match="warm_up of recover must be in"):
+        recover(net, result, data[:1], data, epochs=1, warm_up=share)
+
+
+@pytest.mark.parametrize("options", [{}, {"mix": False, "warm_up": 0.3}])
+def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path: Path, options: dict[str, Any]) -> None:
+    net, result, data = task()
+    whole = recover(net, result, data[:1], data, epochs=4, **options)
     state = tmp_path / "run.recovery"
 
     def stop(done: int, total: int, loss: float) -> None:
@@ -55,12 +87,12 @@ def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        recover(net, result, data[:1], data, epochs=4, state=state, progress=stop)
+        recover(net, result, data[:1], data, epochs=4, state=state, progress=stop, **options)
     assert state.exists()
     resumed: list[int] = []
     again = recover(
-        net, result, data[:1], data, epochs=4, state=state, progress=lambda done, *_: resumed.append(done)
-    )
+        net, result, data[:1], data, epochs=4, state=state, progress=lambda done, *_: resumed.append(done), **options
+    )  # fmt: skip
     assert resumed == [3, 4]
     assert all(map(torch.equal, weights(whole), weights(again)))
     assert not state.exists()

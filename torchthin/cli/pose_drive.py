@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 
     from torchthin.checkpoints import Checkpoint
     from torchthin.cli.outcome import Voice
+    from torchthin.pipeline import PruneResult
     from torchthin.pose.score import PoseScore
     from torchthin.synthesis import Synthesis
+    from torchthin.trace.inputs import Inputs
 
 DRIVE = Path("/content/drive/MyDrive")
 """Where Colab mounts Google Drive."""
@@ -31,9 +33,15 @@ _LOCAL_OUT = Path("runs/pruned")
 _HEADS = ("heat_out", "paf_out")
 """Output layers: each of their channels is a joint or a limb."""
 _DEFAULTS = PruneConfig()
+PICTURES = 256
+"""Unlabelled pictures from which a thinned student is recovered."""
+_EPOCHS = 12
+_WARM_UP = 0.2
+"""Share of the learning over which its rate grows. Inputs are not mixed: a mixture of two people is no picture of people."""
 _EXAMPLE = """\
-example:
+examples:
   %(prog)s --target-sparsity 0.5 --out-dir runs/pruned
+  %(prog)s --target-sparsity 0.5 --thin --recover
 """
 
 
@@ -84,7 +92,8 @@ def _command(arguments: Sequence[str], drive: Path) -> int:
     )
     places = find_places(getattr(options, "source", None), getattr(options, "out_dir", None), drive)
     coco = (getattr(options, "coco_annotations", None), getattr(options, "coco_images", None))
-    _prune(config, places, getattr(options, "device", "cpu"), coco, _synthesis(options, config, places))
+    synthesis, epochs = _synthesis(options, config, places), _recover_epochs(options)
+    _prune(config, places, getattr(options, "device", "cpu"), coco, synthesis, epochs)
     return 0
 
 
@@ -96,6 +105,22 @@ def _synthesis(options: argparse.Namespace, config: PruneConfig, places: Places)
             raise ConfigError("The --synthesis-yaml needs --synthesis-to FOLDER, or --chip and --thin.")
         return None
     return ForSynthesis(Path(folder) if folder is not None else places.out_dir, yaml)
+
+
+def _recover_epochs(options: argparse.Namespace) -> int | None:
+    """Return the epochs of the recovery, None where none is asked for."""
+    if "recover" not in options:
+        if "recover_epochs" in options:
+            raise ConfigError("The option --recover-epochs needs --recover. Give both.")
+        return None
+    if "thin" not in options:
+        raise ConfigError(
+            "The option --recover needs --thin: what is recovered is a thinned model. Give both."
+        )
+    epochs: int = getattr(options, "recover_epochs", _EPOCHS)
+    if epochs < 0:
+        raise ConfigError(f"The option --recover-epochs must be at least 0. Got {epochs}.")
+    return epochs
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -126,6 +151,18 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         action="store_true",
         help="remove what is masked, and check the smaller model against the masked one",
     )
+    parser.add_argument(
+        "--recover",
+        action="store_true",
+        help=f"with --thin: refit the thinned student to the full one's outputs on {PICTURES} unlabelled "
+        "pictures of people it was trained on; no scored picture is among them",
+    )
+    parser.add_argument(
+        "--recover-epochs",
+        metavar="N",
+        type=int,
+        help=f"epochs of learning from the full student's outputs after the refit (default: {_EPOCHS})",
+    )
     add_chip_targets(parser)
     synthesis = "Written to the output folder with --chip and --thin, or where --synthesis-to says."
     add_synthesis_arguments(parser.add_argument_group("files for ai8x-synthesis", synthesis))
@@ -155,6 +192,7 @@ def _prune(
     device_name: str,
     coco: tuple[str | None, str | None],
     synthesis: ForSynthesis | None,
+    recover_epochs: int | None,
 ) -> None:
     import torch
 
@@ -180,15 +218,19 @@ def _prune(
     source = str(places.source) if places.source else "the student shipped with torchthin"
     voice.say(f"Source: {source}")
     voice.say(f"Output: {target}")
-    before = score(model.to(device))
-    result = prune_with(model, config, from_shapes([((1, 3, 128, 128), torch.float32)]))
+    scores = {"before": score(model.to(device))}
+    example = from_shapes([((1, 3, 128, 128), torch.float32)])
+    result = prune_with(model, config, example)
     if config.chip is not None:
         config = replace(config, target_sparsity=result.report.target_sparsity)
+    scores["after"] = score(result.model)
+    if recover_epochs is not None:
+        result = _recovered(model, result, example, recover_epochs)
+        scores["recovered"] = score(result.model)
     files = _for_synthesis(synthesis, result.model, checkpoint, target, config.chip)
-    after = score(result.model)
     voice.say(result)
     save(target, result, config, source=source, checkpoint=checkpoint)
-    _say_scores(voice, before, after)
+    _say_scores(voice, scores)
     voice.say(f"Saved {target}.")
     if files is not None:
         files.write()
@@ -235,8 +277,25 @@ def _for_synthesis(
     )
 
 
-def _say_scores(voice: Voice, before: PoseScore, after: PoseScore) -> None:
-    title = f"Score on {before.data} ({before.people} pictures)"
-    voice.say(f"{title:<56}{'before':>8} {'after':>8}")
-    for name, key in (("PCK@0.1", "pck_01"), ("PCK@0.2", "pck_02"), ("mean OKS", "oks")):
-        voice.say(f"  {name:<54}{getattr(before, key):8.4f} {getattr(after, key):8.4f}")
+def _recovered(model: nn.Module, result: PruneResult, example: Inputs, epochs: int) -> PruneResult:
+    """Return the result with a model that is nearer to the full one, from pictures without labels."""
+    from torchthin.cli.recovery import progress_bar
+    from torchthin.pose.unlabelled import unlabelled_inputs
+    from torchthin.recovering import recover
+
+    with progress_bar("Recovering") as progress:
+        pictures = unlabelled_inputs(PICTURES)
+        return recover(
+            model, result, example, pictures,
+            limit=PICTURES, epochs=epochs, mix=False, warm_up=_WARM_UP, progress=progress,
+        )  # fmt: skip
+
+
+def _say_scores(voice: Voice, scores: Mapping[str, PoseScore]) -> None:
+    first = next(iter(scores.values()))
+    title = f"Score on {first.data} ({first.people} pictures)"
+    widths = {name: max(8, len(name)) for name in scores}
+    voice.say(f"{title:<56}" + " ".join(f"{name:>{width}}" for name, width in widths.items()))
+    for label, key in (("PCK@0.1", "pck_01"), ("PCK@0.2", "pck_02"), ("mean OKS", "oks")):
+        numbers = (f"{getattr(scores[name], key):{width}.4f}" for name, width in widths.items())
+        voice.say(f"  {label:<54}" + " ".join(numbers))

@@ -7,6 +7,7 @@ stretched by mixing pairs of them (Zhang et al. 2018, arXiv 1710.09412): the den
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,10 @@ class Distillation:
     outputs: str = "values"
     """"values": mean squared error in units of the variance; "logits": Kullback-Leibler divergence over the last axis."""
     seed: int = 0
+    mix: bool = True
+    """Whether inputs are mixed in pairs: for few inputs of which a mixture still means something."""
+    warm_up: float = 0.0
+    """Share of the steps over which the rate grows from nothing: few steps of the full rate first do harm."""
 
     def __post_init__(self) -> None:
         if isinstance(self.epochs, bool) or not isinstance(self.epochs, int) or self.epochs < 0:
@@ -54,6 +59,8 @@ class Distillation:
             raise ConfigError(f"The outputs of recover must be 'values' or 'logits'. Got {self.outputs!r}.")
         if not self.rate > 0:
             raise ConfigError(f"The rate of recover must be positive. Got {self.rate!r}.")
+        if not 0 <= self.warm_up < 1:
+            raise ConfigError(f"The warm_up of recover must be in [0, 1). Got {self.warm_up!r}.")
 
 
 def distill_(
@@ -66,7 +73,7 @@ def distill_(
     state: Path | None = None,
     progress: Progress | None = None,
 ) -> tuple[float, ...]:
-    """Train `small` in place with AdamW along a cosine; BatchNorm statistics and dropout stand still.
+    """Train `small` in place with AdamW, its rate along a ramp and a cosine; BatchNorm statistics and dropout stand still.
 
     With several processes (torch.distributed initialised) every batch is shared among them and gradients are averaged.
 
@@ -94,7 +101,7 @@ def distill_(
     for parameter in trained:
         parameter.requires_grad_(not _is_setting(parameter))
     optimizer = torch.optim.AdamW([p for p in trained if p.requires_grad], how.rate, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, how.epochs * steps))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _rate_curve(how.epochs * steps, how.warm_up))
     generator = torch.Generator().manual_seed(how.seed)
     losses: list[float] = []
     if state is not None and state.exists():
@@ -106,7 +113,7 @@ def distill_(
         while len(losses) < how.epochs:
             total = 0.0
             for index in torch.randperm(count, generator=generator).split(how.batch):
-                batch = _mixed(inputs, index, generator)
+                batch = _mixed(inputs, index, generator) if how.mix else picked(inputs, index)
                 loss = _loss(dense, small, _share(batch), pairs, how)
                 if not bool(loss.isfinite()):
                     raise InputError("The distillation diverged: its loss is not finite. Give a lower rate.")
@@ -129,6 +136,12 @@ def distill_(
             parameter.requires_grad_(flag)
             parameter.grad = None
     return tuple(losses)
+
+
+def _rate_curve(steps: int, warm_up: float) -> Callable[[int], float]:
+    """Return the share of the rate at a step: a cosine from 1 to 0, times a ramp over the first ones."""
+    ramp = max(1.0, warm_up * steps)
+    return lambda step: min(1.0, (step + 1) / ramp) * (1 + math.cos(math.pi * step / max(1, steps))) / 2
 
 
 def _is_setting(parameter: nn.Parameter) -> bool:
@@ -270,6 +283,8 @@ def _plan(how: Distillation) -> dict[str, Any]:
         "rate": how.rate,
         "outputs": how.outputs,
         "seed": how.seed,
+        "mix": how.mix,
+        "warm_up": how.warm_up,
     }
 
 
