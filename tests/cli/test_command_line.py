@@ -10,6 +10,7 @@ import time
 from dataclasses import fields
 from pathlib import Path
 
+import cli_page
 import pytest
 import yaml
 from workplace import Outcome, Workplace
@@ -115,6 +116,13 @@ def test_an_unknown_shell_is_refused(place: Workplace) -> None:
         return place.run("completion", *given, main=main)
 
     place.assert_refused("must be one of bash, zsh, fish. Got 'tcsh'", "tcsh", run=run)
+
+
+def test_the_page_of_the_command_line_has_every_flag() -> None:
+    """After a change: ``python tests/cli_page.py``."""
+    page = cli_page.PAGE.read_text(encoding="utf-8")
+    assert sorted(cli_page.described(page)) == sorted(COMMANDS)
+    assert page == cli_page.renewed(page)
 
 
 SLOW = """

@@ -32,6 +32,8 @@ _DRIVE_OUT = _MODELS / "Pruned"
 _LOCAL_OUT = Path("runs/pruned")
 _HEADS = ("heat_out", "paf_out")
 """Output layers: each of their channels is a joint or a limb."""
+_SCORES = (("PCK@0.1", "pck_01"), ("PCK@0.2", "pck_02"), ("mean OKS", "oks"))
+"""Name -> field of `PoseScore`."""
 _DEFAULTS = PruneConfig()
 PICTURES = 256
 """Unlabelled pictures from which a thinned student is recovered."""
@@ -51,6 +53,8 @@ class Places:
 
     source: Path | None
     out_dir: Path
+    report: str | None = None
+    """The HTML report to write."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,7 @@ def _command(arguments: Sequence[str], drive: Path) -> int:
         {key: vars(options)[key] for key in keys if key in options} | {"keep": _HEADS}
     )
     places = find_places(getattr(options, "source", None), getattr(options, "out_dir", None), drive)
+    places = replace(places, report=getattr(options, "report", None))
     coco = (getattr(options, "coco_annotations", None), getattr(options, "coco_images", None))
     synthesis, epochs = _synthesis(options, config, places), _recover_epochs(options)
     _prune(config, places, getattr(options, "device", "cpu"), coco, synthesis, epochs)
@@ -170,6 +175,11 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--coco-annotations", metavar="FILE", help="score on these COCO keypoints, not on synthetic people"
     )
     parser.add_argument("--coco-images", metavar="FOLDER", help="the pictures that the annotations name")
+    parser.add_argument(
+        "--report",
+        metavar="FILE.html",
+        help="report as one page that needs no network, with its JSON beside it",
+    )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser.parse(arguments)
 
@@ -199,14 +209,17 @@ def _prune(
     from torchthin.checkpoints import check_destination, load_into, read_checkpoint
     from torchthin.cli.inputs import usable_device
     from torchthin.cli.outcome import Voice, save
+    from torchthin.cli.report_files import check_report, command_line, network_of, write_report
     from torchthin.pipeline import prune_with
     from torchthin.pose.student import STUDENT_FILE, pose_student
     from torchthin.reload import shrink_to_, with_recipe
+    from torchthin.report.record import run_record
     from torchthin.trace.inputs import from_shapes
 
     target = places.out_dir / file_name(config.target_sparsity, config.chip)
     check_destination(target)
     _check_synthesis(synthesis, target)
+    check_report(places.report, None)
     device = usable_device(device_name)
     score = _scorer(coco, str(device))
     voice = Voice()
@@ -220,6 +233,7 @@ def _prune(
     voice.say(f"Output: {target}")
     scores = {"before": score(model.to(device))}
     example = from_shapes([((1, 3, 128, 128), torch.float32)])
+    network = network_of(model, example) if places.report is not None else None
     result = prune_with(model, config, example)
     if config.chip is not None:
         config = replace(config, target_sparsity=result.report.target_sparsity)
@@ -235,6 +249,19 @@ def _prune(
     if files is not None:
         files.write()
         voice.say(files)
+    if places.report is not None:
+        first, *_, last = scores.values()
+        record = run_record(
+            result.report.to_dict(),
+            config.to_dict(),
+            title="Pose student, pruned",
+            command=command_line(),
+            network=network,
+            scores={name: (getattr(first, key), getattr(last, key)) for name, key in _SCORES},
+            scored_on=f"{first.data} ({first.people} pictures)",
+        )
+        for path in write_report(record, places.report, None):
+            voice.say(f"Saved {path}.")
     refuse_missed_target(result.report.to_dict())
 
 
@@ -296,6 +323,6 @@ def _say_scores(voice: Voice, scores: Mapping[str, PoseScore]) -> None:
     title = f"Score on {first.data} ({first.people} pictures)"
     widths = {name: max(8, len(name)) for name in scores}
     voice.say(f"{title:<56}" + " ".join(f"{name:>{width}}" for name, width in widths.items()))
-    for label, key in (("PCK@0.1", "pck_01"), ("PCK@0.2", "pck_02"), ("mean OKS", "oks")):
+    for label, key in _SCORES:
         numbers = (f"{getattr(scores[name], key):{width}.4f}" for name, width in widths.items())
         voice.say(f"  {label:<54}" + " ".join(numbers))
