@@ -72,7 +72,9 @@ class _Probe:
         ]
         random = np.random.default_rng(0)
         keeps = select_channels(groups, {g.name: random.random(g.size) for g in groups}, PROBE)
-        return Decision(keeps, masks_of(groups, keeps, self.model, axes, (), self.computed), silence=True)
+        return Decision(
+            keeps, masks_of(groups, keeps, self.model, axes, (), self.computed, views=True), silence=True
+        )
 
 
 def _group_facts(group: Group, axes: dict[str, int]) -> GroupFacts:

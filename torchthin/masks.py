@@ -17,9 +17,14 @@ from torchthin.trace.clone import state_tensors
 
 def axis_mask(keep: Tensor, weight: Tensor, axis: int) -> Tensor:
     """Return `keep` (size of `axis`,) spread over the other axes of `weight`, on its device."""
+    return spread_mask(keep, weight, axis).contiguous()
+
+
+def spread_mask(keep: Tensor, weight: Tensor, axis: int) -> Tensor:
+    """Return what `axis_mask` does, as a view that takes the memory of `keep` only."""
     shape = [1] * weight.dim()
     shape[axis] = -1
-    return keep.to(weight.device).view(shape).expand(weight.shape).contiguous()
+    return keep.to(weight.device).view(shape).expand(weight.shape)
 
 
 def channel_masks(
@@ -27,6 +32,8 @@ def channel_masks(
     keeps: Mapping[str, BoolArray],
     model: nn.Module,
     filter_axes: Mapping[str, int],
+    *,
+    views: bool = False,
 ) -> dict[str, Tensor]:
     """Return the mask of every target: False over all weights of every filter that goes.
 
@@ -35,7 +42,7 @@ def channel_masks(
     of all True.
 
     groups: what was decided. keeps: group name -> bool (channels,). filter_axes: target name -> its filter
-    axis.
+    axis. views: masks that take no memory of their own, for a look at them.
     Returns target name -> bool tensor of the weight's shape and device.
     """
     tensors = dict(state_tensors(model))
@@ -47,7 +54,7 @@ def channel_masks(
             if is_filter_member(member, filter_axes):
                 kept[member.parameter][member.of(keeps[group.name])] = False
     return {
-        name: axis_mask(torch.from_numpy(kept[name]), tensors[name], axis)
+        name: (spread_mask if views else axis_mask)(torch.from_numpy(kept[name]), tensors[name], axis)
         for name, axis in filter_axes.items()
     }
 

@@ -381,7 +381,7 @@ def _prune_groups(
     if isinstance(decide, (ByChip, ByBudget)):
         config = replace(config, target_sparsity=_share_gone(decision.keeps))
         planned = (config.target_sparsity,)
-    masks = dict(decision.masks)
+    masks = {name: mask.contiguous() for name, mask in decision.masks.items()}
     biases = [name for name in masks if name not in decide.axes]
     ranked = {name: mask for name, mask in masks.items() if name in decide.axes}
     groups = found.proposal.grouping.groups.groups

@@ -90,7 +90,7 @@ class ByImportance:
         self.ranking = ranked(groups, weights, axes, self.criterion, measured, self.seed)
         keeps = self.select(groups, self.ranking.scores)
         return Decision(
-            keeps, masks_of(groups, keeps, self.model, axes, targets, self.computed), silence=True
+            keeps, masks_of(groups, keeps, self.model, axes, targets, self.computed, views=True), silence=True
         )
 
     def select(self, groups: Sequence[Group], scores: Mapping[str, FloatArray]) -> dict[str, BoolArray]:
@@ -125,15 +125,17 @@ def masks_of(
     axes: Mapping[str, int],
     targets: Iterable[str],
     computed: Mapping[str, Computed] | None = None,
+    *,
+    views: bool = False,
 ) -> dict[str, Tensor]:
     """Return the masks of all targets and of every other weight that makes a decided group's channels.
 
-    `computed`: the computed weights of the model if they are known already.
+    `computed`: the computed weights of the model if they are known already. `views`: see `channel_masks`.
     """
     decided = [group for group in groups if group.name in keeps]
     named = {name for group in decided for name in makers(group, axes)} | set(targets)
     filters = {name: axes[name] for name in axes if name in named}
-    masks = channel_masks(decided, keeps, model, {**filters, **state_biases(model, filters)})
+    masks = channel_masks(decided, keeps, model, {**filters, **state_biases(model, filters)}, views=views)
     return masks_of_sources(masks, model, computed_weights(model) if computed is None else computed)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -21,10 +22,11 @@ from torchthin.thinning.reference import Constant, Kept, ReferenceMode
 from torchthin.thinning.rescale import rescaled_tensors, settled_ops
 from torchthin.thinning.temperature import Rescale, plan_rescales, tempered_tensors
 from torchthin.trace.clone import clone
+from torchthin.trace.deferred import SMALLEST, Deferred, FilledIn
 from torchthin.trace.inputs import Inputs, refreshed
 from torchthin.trace.opgraph import BRANCH, Op
 from torchthin.trace.outputs import output_tensors
-from torchthin.trace.recorder import CountingMode
+from torchthin.trace.recorder import CountingMode, own_modes
 from torchthin.trace.sizes import FactorMode
 
 DIFFERENT = "the thinned model computes something else"
@@ -85,6 +87,8 @@ class _Pair:
     expected: tuple[Any, ...]
     """Outputs of the reference, in evaluation mode and, where that can be compared, in the training branch."""
     note: str = ""
+    deferred: Deferred | None = None
+    """Weights of the masked model that are made as they are read."""
 
     @property
     def starts(self) -> tuple[int, ...]:
@@ -141,12 +145,17 @@ class Trial:
         if not prove:
             return Success(self.recipe, (), None, (), ())
         rescales = plan_rescales(self.labels, self.factors, mode.factors)
-        if doubtful:
-            pair = self._pair(False, rescales)
-            different = pair if isinstance(pair, Failure) else self._difference(pair, self.inputs, False)
-            if different is not None and (different.axes or not self._rounded(different.op)):
-                return different
-        return self._proved(rescales)
+        del small
+        different = self._doubted(rescales) if doubtful else None
+        return self._proved(rescales) if different is None else different
+
+    def _doubted(self, rescales: tuple[Rescale, ...]) -> Failure | None:
+        """Look for differences op by op."""
+        pair = self._pair(False, rescales)
+        different = pair if isinstance(pair, Failure) else self._difference(pair, self.inputs, False)
+        if different is not None and not different.axes and self._rounded(different.op):
+            return None
+        return different
 
     def _runs_hollow(self) -> bool:
         """Whether the thinned model runs without arithmetic; if not, a run with numbers tells why, if there is a reason."""
@@ -209,29 +218,47 @@ class Trial:
         for start, wanted in zip(pair.starts, expected, strict=True):
             plain = None
             if beside:
-                plain = wanted if exact else run(pair.masked, inputs, CountingMode(start))
+                mode = CountingMode(start)
+                mode.deferred = pair.deferred
+                plain = wanted if exact else run(pair.masked, inputs, mode)
             proofs.append(compare(plain, wanted, run(pair.small, inputs, CountingMode(start)), double))
         return joined(proofs)
 
     def _pair(self, double: bool, rescales: tuple[Rescale, ...]) -> _Pair | Failure:
-        """Run the reference, and make the thinned model that takes over its constants."""
-        masked, given = self._masked(double), in_double(self.inputs, double)
+        """Run the reference, and make the thinned model that takes over its constants.
+
+        The weights of the masked model are made as they are read, where nothing but ops reads them.
+        """
+        kinds = {type(module) for module in self.model.modules()}
+        if not self.computed and not any(map(own_modes, kinds)):
+            with contextlib.suppress(Diverged):
+                return self._pair_of(double, rescales, Deferred())
+        return self._pair_of(double, rescales, None)
+
+    def _pair_of(
+        self, double: bool, rescales: tuple[Rescale, ...], deferred: Deferred | None
+    ) -> _Pair | Failure:
+        masked, given = self._masked(double, deferred=deferred), in_double(self.inputs, double)
         scaled = {}
         if self.computed:
             scaled = rescaled_tensors(masked, self._small(double, self.recipe), self.recipe, self.computed)
         settled = settled_ops(self.labels, scaled)
         mode = ReferenceMode(self.labels, self.kept, settled=settled)
+        mode.deferred = deferred
         modes, expected, note = [mode], [self._recorded(masked, given, mode)], ""
         _refuse_nan(expected[0])
         if self.labels.graph.branched and self.labels.graph.chance() is None:
             mode = ReferenceMode(self.labels, self.kept, settled=settled, start=BRANCH)
+            mode.deferred = deferred
             try:
                 expected.append(self._recorded(masked, given, mode))
                 modes.append(mode)
             except Diverged as error:
                 note = f"What only the training branch computes was not compared. {error}"
         constants = tuple(constant for mode in modes for constant in mode.constants)
-        tensors = {name: tensor.detach() for name, tensor in tensors_of(masked).items()}
+        tensors: Mapping[str, Tensor] = {name: tensor.detach() for name, tensor in tensors_of(masked).items()}
+        if deferred:
+            tensors = FilledIn(tensors, deferred)
         folds = plan_folds(self.model, self.labels, constants, tensors)
         if folds.homeless:
             axes = tuple((c.op.index, c.contraction.data, c.contraction.data_axis) for c in folds.homeless)
@@ -260,6 +287,7 @@ class Trial:
             settled,
             tuple(expected),
             note,
+            deferred,
         )
         return self._carried(pair, double) if pair.placed else pair
 
@@ -285,7 +313,9 @@ class Trial:
         return replace(pair, carrier=carrier, expected=expected)
 
     def _reference(self, pair: _Pair, start: int) -> ReferenceMode:
-        return ReferenceMode(self.labels, self.kept, pair.constants, pair.placed, pair.settled, start)
+        mode = ReferenceMode(self.labels, self.kept, pair.constants, pair.placed, pair.settled, start)
+        mode.deferred = pair.deferred
+        return mode
 
     def _difference(self, pair: _Pair, inputs: Inputs, double: bool) -> Failure | None:
         """Look for the first op that differs.
@@ -303,6 +333,7 @@ class Trial:
             reference = ReferenceDigests(
                 self.labels, self.kept, pair.constants, pair.placed, pair.settled, start
             )
+            reference.deferred = pair.deferred
             different = first_difference(pair.carrier, pair.small, inputs, reference, double, moved, skipped)
             if different is not None:
                 return Failure(different, DIFFERENT, rescales=pair.rescales)
@@ -310,19 +341,34 @@ class Trial:
 
     def _prepared(self, name: str, tensor: Tensor, double: bool, thin: bool = False) -> Tensor:
         """Mask and convert a tensor of the full-size model or, if `thin`, one that is cut already."""
+        given = tensor
         tensor = tensor.detach()
         if double and tensor.is_floating_point():
             tensor = tensor.double()
         mask = self.masks.get(name)
         if mask is not None and thin:
             mask = cut(mask, self.recipe.keep.get(name, {}))
-        return tensor if mask is None else tensor * mask.to(tensor.device)
+        if mask is None:
+            return tensor
+        own = tensor.data_ptr() != given.data_ptr()
+        return tensor.mul_(mask.to(tensor.device)) if own else tensor * mask.to(tensor.device)
 
     def _small(self, double: bool, recipe: Recipe) -> nn.Module:
         return thin_copy(self.model, recipe, lambda name, t: self._prepared(name, t, double, thin=True))
 
-    def _masked(self, double: bool, changes: Mapping[str, Tensor] | None = None) -> nn.Module:
+    def _masked(
+        self,
+        double: bool,
+        changes: Mapping[str, Tensor] | None = None,
+        deferred: Deferred | None = None,
+    ) -> nn.Module:
         def own(name: str, tensor: Tensor) -> Tensor:
+            new = name in self.masks or (double and tensor.is_floating_point())
+            if deferred is not None and new and tensor.numel() >= SMALLEST and tensor.is_contiguous():
+                like = tensor.new_empty(0, dtype=torch.float64 if double else None)
+                return deferred.stand_in(
+                    tuple(tensor.shape), like, lambda: self._prepared(name, tensor, double)
+                )
             ready = self._prepared(name, tensor, double)
             if changes and name in changes:
                 return ready + changes[name].to(ready)

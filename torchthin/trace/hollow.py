@@ -68,10 +68,15 @@ def _to_integers(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bo
 
 
 class NoReading(TorchFunctionMode):
-    """Ends the run when code takes numbers out of a tensor past the dispatcher."""
+    """Ends the run when code takes numbers, which it has not, out of a tensor past the dispatcher."""
+
+    def __init__(self, without: Callable[[Any], bool] | None = None) -> None:
+        """`without`: which tensors have no numbers; None: any."""
+        super().__init__()
+        self._without = without
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in _READERS:
+        if func in _READERS and (self._without is None or self._without(args[0])):
             raise NeedsNumbers(str(func))
         return func(*args, **(kwargs or {}))
 

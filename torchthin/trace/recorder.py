@@ -27,7 +27,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from torchthin.trace.clone import modules_of, state_tensors
-from torchthin.trace.hollow import NoReading, compute
+from torchthin.trace.deferred import Deferred, writes
+from torchthin.trace.hollow import NeedsNumbers, NoReading, compute
 from torchthin.trace.inputs import Inputs, call
 from torchthin.trace.opgraph import Op, OpGraph, Place, Ref, Source, Value
 from torchthin.trace.outputs import opaque_types, output_tensors
@@ -48,6 +49,8 @@ class CountingMode(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.hollow = hollow
         """Whether arithmetic is left out, see `torchthin/trace/hollow.py`."""
+        self.deferred: Deferred | None = None
+        """The model's tensors that have values only while an op reads them."""
         self.completed = start
         """Index of the op that runs; between ops, of the next."""
         self.recorded = True
@@ -77,6 +80,11 @@ class CountingMode(TorchDispatchMode):
                 parts = func.decompose(*args, **(kwargs or {}))
             if parts is not NotImplemented:
                 return parts
+        if self.deferred:
+            if writes(func) and self.deferred.holds(args[0]):
+                raise NeedsNumbers(f"{func} changes a weight")
+            args = self.deferred.filled(args)
+            kwargs = {name: self.deferred.filled(argument) for name, argument in (kwargs or {}).items()}
         if self._spared and func._schema.is_mutable:
             self._save(func, args, kwargs or {})
         if func is torch.ops.aten.detach.default:
@@ -288,7 +296,10 @@ class ModulePaths:
 def following(model: nn.Module, mode: CountingMode) -> Iterator[None]:
     """Run what stands inside the block under `mode`, which knows at each op where in `model` it is."""
     mode.paths = ModulePaths(model)
-    with mode.paths.watch(), NoReading() if mode.hollow else contextlib.nullcontext(), mode:
+    reading: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
+    if mode.hollow or mode.deferred:
+        reading = NoReading(mode.deferred.holds if mode.deferred else None)
+    with mode.paths.watch(), reading, mode:
         yield
 
 
@@ -340,7 +351,7 @@ def quiet(model: nn.Module) -> Iterator[None]:
     fastpath = torch.backends.mha.get_fastpath_enabled()
     generators = _generators()
     contents = _contents(modules)
-    if any(map(_own_modes, {type(module) for module in modules})):
+    if any(map(own_modes, {type(module) for module in modules})):
         model.train()
         model.eval()
     else:
@@ -362,7 +373,7 @@ def quiet(model: nn.Module) -> Iterator[None]:
         _set_training(modules, training)
 
 
-def _own_modes(kind: type[nn.Module]) -> bool:
+def own_modes(kind: type[nn.Module]) -> bool:
     """Whether a class does something of its own when its mode changes."""
     return kind.train is not nn.Module.train or kind.eval is not nn.Module.eval
 

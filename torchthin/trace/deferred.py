@@ -1,0 +1,99 @@
+"""Large tensors of a model that have values only while an op reads them, so that a converted copy costs one layer.
+
+In their place the model holds memory of the right shape that nobody has touched, which takes addresses and no room. A
+dispatch mode puts the values in, whenever an op is handed one of these tensors or a view of it. A change in place is refused; one
+of ``weight.data`` lasts only as long as the values do.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+SMALLEST = 2**14
+"""Tensors of fewer numbers are made at once."""
+SHARE = 16
+"""One part in so many of all deferred bytes is kept for the next op: recurrent layers read a weight at every step."""
+
+
+class Deferred:
+    """What stands in for tensors, and how to make them."""
+
+    def __init__(self) -> None:
+        self._makers: dict[int, Callable[[], Tensor]] = {}
+        self._standing: list[Tensor] = []
+        self._made: OrderedDict[int, Tensor] = OrderedDict()
+
+    def __bool__(self) -> bool:
+        return bool(self._makers)
+
+    def stand_in(self, shape: tuple[int, ...], like: Tensor, make: Callable[[], Tensor]) -> Tensor:
+        """Return a tensor of the shape, and of the dtype and device of `like`, for what `make` gives, contiguous."""
+        standing = torch.empty(shape, dtype=like.dtype, device=like.device)
+        self._makers[_key(standing)] = make
+        self._standing.append(standing)
+        return standing
+
+    def holds(self, item: Any) -> bool:
+        """Whether something stands in for a tensor, or for what it is a view of."""
+        return isinstance(item, Tensor) and _key(item) in self._makers
+
+    def values(self, tensor: Tensor) -> Tensor:
+        """Return the tensor with its values; one that nothing stands in for as it is."""
+        key = _key(tensor)
+        if key not in self._makers:
+            return tensor
+        made = self._made.pop(key, None)
+        if made is None:
+            made = self._makers[key]().contiguous()
+        self._made[key] = made
+        self._forget()
+        if tensor.shape == made.shape and tensor.stride() == made.stride():
+            return made
+        return made.as_strided(tensor.size(), tensor.stride(), tensor.storage_offset())
+
+    def _forget(self) -> None:
+        most = sum(tensor.nbytes for tensor in self._standing) // SHARE
+        held = sum(tensor.nbytes for tensor in self._made.values())
+        while self._made and held > most:
+            held -= self._made.popitem(last=False)[1].nbytes
+
+    def filled(self, argument: Any) -> Any:
+        """Return an op's argument with the values of every tensor in it."""
+        if isinstance(argument, Tensor):
+            return self.values(argument)
+        if isinstance(argument, (list, tuple)):
+            return type(argument)(self.filled(item) for item in argument)
+        return argument
+
+
+class FilledIn(Mapping[str, Tensor]):
+    """Tensors by name, with values made as they are asked for."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], deferred: Deferred) -> None:
+        self._tensors = tensors
+        self._deferred = deferred
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._deferred.values(self._tensors[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+
+def _key(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
+
+
+@cache
+def writes(func: Any) -> bool:
+    """Whether an op changes an argument."""
+    return bool(func._schema.is_mutable)
