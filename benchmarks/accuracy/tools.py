@@ -1,0 +1,140 @@
+"""Every way to prune that is compared: a dense network and a budget of MACs go in, a smaller network comes out."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from tasks import Task
+from torch import Tensor, nn
+
+from torchthin import prune
+from torchthin.cost import measure
+from torchthin.trace.inputs import as_inputs
+
+STEPS = 12
+"""Halvings in the search for the sparsity that meets a budget of MACs."""
+
+
+Prune = Callable[["Job"], nn.Module]
+"""Job -> smaller network."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a way is given."""
+
+    task: Task
+    dense: nn.Module
+    budget: int
+    """Most MACs of one input."""
+    images: Tensor
+    """Calibration inputs."""
+    labels: Tensor
+    """Theirs; only for ways that say so."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """One row of the table."""
+
+    tool: str
+    criterion: str
+    data: str
+    """"none", "inputs" (calibration pictures without labels) or "labels" (with them)."""
+    prune: Prune
+
+
+def macs(model: nn.Module, example: Tensor) -> int:
+    """Return the multiply-accumulates of one input."""
+    return measure(model, as_inputs(example)).macs
+
+
+def under_budget(cut: Callable[[float], nn.Module], job: Job) -> nn.Module:
+    """Return the network of the least sparsity found whose MACs are within the budget; `cut` takes a sparsity."""
+    low, high = 0.0, 0.98
+    best: nn.Module | None = None
+    for _ in range(STEPS):
+        share = (low + high) / 2
+        small = cut(share)
+        if macs(small, job.task.example) <= job.budget:
+            best, high = small, share
+        else:
+            low = share
+    if best is None:
+        raise ValueError(f"no sparsity up to {high} meets {job.budget} MACs")
+    return best
+
+
+def recalibrated(model: nn.Module, images: Tensor) -> nn.Module:
+    """Return the network with BatchNorm statistics of those pictures, as anyone can do in plain torch."""
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    before = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+    model.train()
+    with torch.no_grad():
+        for batch in images.split(64):
+            model(batch)
+    for norm, momentum in zip(norms, before, strict=True):
+        norm.momentum = momentum
+    return model.eval()
+
+
+def torch_pruning(importance: str, *, everywhere: bool, recalibrate: bool) -> Prune:
+    """Torch-Pruning's BasePruner with one of its criteria; `everywhere`: its global ranking instead of one per layer."""
+
+    def way(job: Job) -> nn.Module:
+        import torch_pruning as tp
+
+        made = {
+            "l1": lambda: tp.importance.GroupMagnitudeImportance(p=1),
+            "l2": lambda: tp.importance.GroupMagnitudeImportance(p=2),
+            "fpgm": tp.importance.FPGMImportance,
+            "taylor": tp.importance.GroupTaylorImportance,
+        }[importance]
+
+        def cut(share: float) -> nn.Module:
+            model = copy.deepcopy(job.dense)
+            pruner = tp.pruner.BasePruner(
+                model,
+                job.task.example,
+                importance=made(),
+                global_pruning=everywhere,
+                pruning_ratio=share,
+                max_pruning_ratio=0.95,
+                ignored_layers=job.task.untouchable(model),
+            )
+            if importance == "taylor":
+                job.task.loss(model(job.images), job.labels).backward()
+            pruner.step()
+            return model
+
+        small = under_budget(cut, job)
+        small.zero_grad(set_to_none=True)
+        return recalibrated(small, job.images) if recalibrate else small
+
+    return way
+
+
+def distiller(*, recalibrate: bool) -> Prune:
+    """Distiller's L1 masks, each tensor ranked alone; what is dead in all coupled layers is then removed."""
+
+    def way(job: Job) -> nn.Module:
+        def cut(share: float) -> nn.Module:
+            return prune(
+                job.dense,
+                job.task.example,
+                method="l1-structured",
+                target_sparsity=share,
+                compat="distiller",
+                thin=True,
+            ).model
+
+        small = under_budget(cut, job)
+        return recalibrated(small, job.images) if recalibrate else small
+
+    return way

@@ -1,0 +1,24 @@
+"""The table of all ways to prune that are compared: what each tool offers, at its best."""
+
+from __future__ import annotations
+
+from tools import Way, distiller, torch_pruning
+
+WAYS: tuple[Way, ...] = (
+    *(
+        Way("torch-pruning", f"{name}{', global' if everywhere else ''}", data, torch_pruning(
+            name, everywhere=everywhere, recalibrate=data == "inputs"
+        ))
+        for data in ("none", "inputs")
+        for name in ("l1", "l2", "fpgm")
+        for everywhere in (False, True)
+    ),
+    *(
+        Way("torch-pruning", f"taylor{', global' if everywhere else ''}", "labels", torch_pruning(
+            "taylor", everywhere=everywhere, recalibrate=True
+        ))
+        for everywhere in (False, True)
+    ),
+    Way("distiller masks", "l1", "none", distiller(recalibrate=False)),
+    Way("distiller masks", "l1", "inputs", distiller(recalibrate=True)),
+)  # fmt: skip
