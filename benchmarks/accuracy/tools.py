@@ -10,7 +10,7 @@ import torch
 from tasks import Task
 from torch import Tensor, nn
 
-from torchthin import prune
+from torchthin import prune, recover
 from torchthin.cost import measure
 from torchthin.trace.inputs import as_inputs
 
@@ -136,5 +136,22 @@ def distiller(*, recalibrate: bool) -> Prune:
 
         small = under_budget(cut, job)
         return recalibrated(small, job.images) if recalibrate else small
+
+    return way
+
+
+def torchthin(*, criterion: str | None = None, scope: str = "group", epochs: int | None = None) -> Prune:
+    """This package, to a budget of MACs; with `epochs` recovered from the calibration inputs (0: layers refitted only)."""
+
+    def way(job: Job) -> nn.Module:
+        share = job.budget / macs(job.dense, job.task.example)
+        data = None if epochs is None else job.images
+        result = prune(
+            job.dense, job.task.example, method="l1-structured", target_macs=f"{share:.6f}x", thin=True,
+            criterion=criterion, scope=scope, data=data,
+        )  # fmt: skip
+        if epochs is None:
+            return result.model
+        return recover(job.dense, result, job.task.example, job.images, epochs=epochs).model
 
     return way

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tools import Way, distiller, torch_pruning
+from tools import Way, distiller, torch_pruning, torchthin
 
 WAYS: tuple[Way, ...] = (
     *(
@@ -21,4 +21,10 @@ WAYS: tuple[Way, ...] = (
     ),
     Way("distiller masks", "l1", "none", distiller(recalibrate=False)),
     Way("distiller masks", "l1", "inputs", distiller(recalibrate=True)),
+    Way("torchthin", "l1", "none", torchthin()),
+    Way("torchthin", "fpgm", "none", torchthin(criterion="fpgm")),
+    Way("torchthin", "l1, refitted", "inputs", torchthin(epochs=0)),
+    Way("torchthin", "taylor, refitted", "inputs", torchthin(criterion="taylor", epochs=0)),
+    Way("torchthin", "l1, refitted, 85 epochs", "inputs", torchthin(epochs=85)),
+    Way("torchthin", "taylor, refitted, 85 epochs", "inputs", torchthin(criterion="taylor", epochs=85)),
 )  # fmt: skip
