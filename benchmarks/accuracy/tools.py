@@ -140,7 +140,9 @@ def distiller(*, recalibrate: bool) -> Prune:
     return way
 
 
-def torchthin(*, criterion: str | None = None, scope: str = "group", epochs: int | None = None) -> Prune:
+def torchthin(
+    *, criterion: str | None = None, allocation: str | None = None, epochs: int | None = None
+) -> Prune:
     """This package, to a budget of MACs; with `epochs` recovered from the calibration inputs (0: layers refitted only)."""
 
     def way(job: Job) -> nn.Module:
@@ -148,7 +150,7 @@ def torchthin(*, criterion: str | None = None, scope: str = "group", epochs: int
         data = None if epochs is None else job.images
         result = prune(
             job.dense, job.task.example, method="l1-structured", target_macs=f"{share:.6f}x", thin=True,
-            criterion=criterion, scope=scope, data=data,
+            criterion=criterion, allocation=allocation, data=data,
         )  # fmt: skip
         if epochs is None:
             return result.model

@@ -24,7 +24,6 @@ WAYS: tuple[Way, ...] = (
     Way("torchthin", "l1", "none", torchthin()),
     Way("torchthin", "fpgm", "none", torchthin(criterion="fpgm")),
     Way("torchthin", "l1, refitted", "inputs", torchthin(epochs=0)),
-    Way("torchthin", "taylor, refitted", "inputs", torchthin(criterion="taylor", epochs=0)),
-    Way("torchthin", "l1, refitted, 85 epochs", "inputs", torchthin(epochs=85)),
-    Way("torchthin", "taylor, refitted, 85 epochs", "inputs", torchthin(criterion="taylor", epochs=85)),
+    Way("torchthin", "l1, spread by sensitivity, refitted", "inputs", torchthin(allocation="auto", epochs=0)),
+    Way("torchthin", "l1, refitted, 120 epochs", "inputs", torchthin(epochs=120)),
 )  # fmt: skip
