@@ -1,4 +1,4 @@
-# make demo: prune the shipped pose student.   make test: linters, types, tests.
+# make demo: prune, thin and recover the shipped pose student.   make test: linters, types, tests.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 .PHONY: demo test clean
 
 demo: $(VENV)/.base
-	$(BIN)/python scripts/prune_pose_drive.py --target-sparsity 0.5
+	$(BIN)/python scripts/prune_pose_drive.py --target-sparsity 0.5 --thin --recover
 
 test: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -57,7 +57,6 @@ def test_the_python_examples_print_what_is_shown(path: Path) -> None:
 def test_the_script_prints_what_the_readme_shows() -> None:
     blocks = script_blocks(TEXT)
     assert [flags.strip() for flags, _ in blocks] == [
-        "--target-sparsity 0.5",
         "--target-sparsity 0.5 --thin",
     ]
     with scores_once():
