@@ -89,7 +89,10 @@ def main() -> None:
     found = torchthin.inspect(model, torch.zeros(1, 16, dtype=torch.int64))
     seconds = time.perf_counter() - start
     sizes = Counter(group.channels for group in found.groups)
-    assert sizes == {HEADS: layers, HIDDEN: layers, WIDTH: 1}, sizes
+    # Per layer the hidden units and the index in each head of values; over all layers the width, and the index in each head of
+    # queries and keys, which share their angles. Without values nothing is tried that could call for whole heads.
+    wanted = {HIDDEN: layers, WIDTH // HEADS: layers, WIDTH: 1, WIDTH // HEADS // 2: 1}
+    assert sizes == wanted, sizes
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     parameters = sum(parameter.numel() for parameter in model.parameters())
     print(
