@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -19,8 +20,9 @@ Metric = Callable[[nn.Module], float]
 
 
 def metric_name(metric: Metric) -> str:
-    """Return ``module:function`` of a metric."""
-    return f"{metric.__module__}:{getattr(metric, '__qualname__', type(metric).__name__)}"
+    """Return ``module:function`` or ``file.py:function`` of a metric: the same on every machine, wherever the file lies."""
+    module = re.sub(r"^torchthin_factory_(.+)_[0-9a-f]{8}$", r"\1.py", metric.__module__)
+    return f"{module}:{getattr(metric, '__qualname__', type(metric).__name__)}"
 
 
 def measured(metric: Metric, model: nn.Module) -> float:
