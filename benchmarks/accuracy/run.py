@@ -158,13 +158,18 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
 
     groups = _groups(rows)
     networks = list(dict.fromkeys(key[0] for key in groups))
-    columns = (
+    trained = {key[1] for key, found in groups.items() if all("tuned" in row for row in found)}
+    columns = [
         ("none", "accuracy", "without data"),
         ("inputs", "accuracy", "256 inputs, no labels"),
-        ("any", "tuned", "after a short training with labels"),
-    )
+        *([("any", "tuned", "after a short training with labels")] if len(trained) > 1 else []),
+    ]
     figure, axes = plt.subplots(
-        len(networks), 3, figsize=(11, 3.2 * len(networks)), squeeze=False, sharex=True
+        len(networks),
+        len(columns),
+        figsize=(3.7 * len(columns), 3.2 * len(networks)),
+        squeeze=False,
+        sharex=True,
     )
     for line, network in zip(axes, networks, strict=True):
         for axis, (data, column, title) in zip(line, columns, strict=True):
