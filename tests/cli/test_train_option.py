@@ -69,6 +69,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     state["bn.running_var"].abs_()
     torch.save(state, tmp_path / "best.pth")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
     return Workplace(tmp_path, capsys)
 
 

@@ -41,7 +41,7 @@ _EPOCHS = 12
 _WARM_UP = 0.2
 """Share of the learning over which its rate grows. Inputs are not mixed: a mixture of two people is no picture of people."""
 _EXAMPLE = """\
-examples:
+example:
   %(prog)s --target-sparsity 0.5 --out-dir runs/pruned
   %(prog)s --target-sparsity 0.5 --thin --recover
 """
