@@ -200,3 +200,28 @@ def test_a_bias_that_is_joined_with_others_takes_the_factor() -> None:
     )
     assert result.proof is not None and result.proof.holds and result.proof.relative <= 1e-9
     assert result.model.q.weight.shape == result.model.out.weight.shape == (16, 16)
+
+
+class ByConvolutions(nn.Module):
+    """Projections are convolutions, so their biases lie along the second axis; the number of heads is in the code."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv1d(6, 24, 1)
+        self.q, self.k, self.v = (nn.Conv1d(24, 24, 1) for _ in range(3))
+        self.out = nn.Conv1d(24, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        q, k, v = (layer(x).unflatten(1, (4, -1)).transpose(2, 3) for layer in (self.q, self.k, self.v))
+        return self.out(scores_divided(q, k, v).transpose(2, 3).flatten(1, 2))
+
+
+def test_projections_by_convolutions_lose_width_too() -> None:
+    torch.manual_seed(0)
+    net, x = ByConvolutions().eval(), torch.randn(2, 6, 7)
+    result = torchthin.prune(net, x, method="l1-structured", weights=["*"], thin=True)
+    assert result.proof is not None
+    assert result.proof.holds
+    assert result.model.q.out_channels == 12
+    assert result.report.notes

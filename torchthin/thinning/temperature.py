@@ -184,6 +184,10 @@ def _vectors(
         for item in given:
             own = _numbered(labels, item, names) if item not in labels.from_input else None
             if own is not None:
+                if op is layer:  # a bias lies along the output channels, wherever those are
+                    own = own.view(
+                        [-1 if axis == contraction.out_axis % len(shape) else 1 for axis in range(len(shape))]
+                    )
                 places = own.expand(labels.graph.values[following].shape)
                 hit = torch.isin(numbers, torch.from_numpy(wanted)).expand(places.shape)
                 found.append(places[hit])
