@@ -52,13 +52,17 @@ class Computed:
 
 def computed_weights(model: nn.Module) -> dict[str, Computed]:
     """Find the computed weights of convolutions and linear layers: name of the bearer -> what is known."""
-    first_names = {id(parameter): name for name, parameter in model.named_parameters()}
+    layers = [
+        (f"{path}.weight" if path else "weight", module)
+        for path, module in modules_of(model)
+        if isinstance(module, (_ConvNd, nn.Linear)) and "weight" not in module._parameters
+    ]
+    first_names = {id(parameter): name for name, parameter in model.named_parameters()} if layers else {}
     found = {}
-    for path, module in modules_of(model):
-        if isinstance(module, (_ConvNd, nn.Linear)) and "weight" not in module._parameters:
-            item = _tried(f"{path}.weight" if path else "weight", module, first_names)
-            if item is not None:
-                found[item.bearer] = item
+    for name, module in layers:
+        item = _tried(name, module, first_names)
+        if item is not None:
+            found[item.bearer] = item
     return found
 
 

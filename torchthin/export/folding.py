@@ -56,7 +56,7 @@ def _pairs(graph: OpGraph) -> Iterator[tuple[str, str]]:
     readers.update(graph.outputs)
     makers = {ref.value: op for op in ops for ref in op.outputs if ref is not None}
     calls = Counter(op.source.module for op in ops if op.name in BATCH_NORMS)
-    uses = Counter(value for op in ops for value in {ref.value for ref in op.inputs()})
+    uses = Counter(value for op in ops for value in set(op.reads))
     for op in ops:
         given = op.arguments.get("input")
         if op.name not in BATCH_NORMS or not isinstance(given, Ref) or calls[op.source.module] > 1:

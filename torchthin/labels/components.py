@@ -61,33 +61,66 @@ def connected(a: IntArray, b: IntArray, size: int) -> tuple[int, IntArray]:
     return int(count), np.asarray(of_node, dtype=np.int64)
 
 
+@dataclass(frozen=True)
+class _Axes:
+    """All labelled axes of parameters and buffers. Most are one of a few: what a filter makes, its BatchNorm and its readers
+    share their components, so whatever is asked of an axis is worked out once for all that are equal.
+    """
+
+    names: list[tuple[str, int]]
+    """Tensor and axis."""
+    kind: IntArray
+    """Shape (axes,): which of `distinct` each one is."""
+    distinct: list[IntArray]
+    """Components along the axis."""
+
+
+def _axes(labels: Labels, found: Components) -> _Axes:
+    names: list[tuple[str, int]] = []
+    kind: list[int] = []
+    distinct: list[IntArray] = []
+    by_vector: dict[int, int] = {}
+    by_content: dict[bytes, int] = {}
+    for name, all_axes in labels.state.items():
+        for axis, vector in enumerate(all_axes):
+            if not isinstance(vector, np.ndarray):
+                continue
+            number = by_vector.get(id(vector))
+            if number is None:
+                comps = found.of_label[vector]
+                number = by_vector[id(vector)] = by_content.setdefault(comps.tobytes(), len(distinct))
+                if number == len(distinct):
+                    distinct.append(comps)
+            names.append((name, axis))
+            kind.append(number)
+    return _Axes(names, np.array(kind, np.int64), distinct)
+
+
 def find_groups(labels: Labels) -> Grouping:
     """Turn a labelling into groups: components with the same members form a group, and so do components that balances couple."""
     found = components(labels.space)
-    axes = [
-        (name, axis, found.of_label[vector])
-        for name, all_axes in labels.state.items()
-        for axis, vector in enumerate(all_axes)
-        if isinstance(vector, np.ndarray)
-    ]
+    axes = _axes(labels, found)
     kinds = _kinds(axes, found)
     balances = _balances(labels.space.balances, found, kinds)
     owner = _merged_kinds(kinds, balances)
-    groups, channels = _build(axes, kinds, owner, balances, found)
+    groups, channels = _build(axes, kinds, owner, balances)
     return Grouping(ChannelGroups(groups, _frozen(axes, found, labels)), found, channels)
 
 
-def _kinds(axes: list[tuple[str, int, IntArray]], found: Components) -> IntArray:
+def _kinds(axes: _Axes, found: Components) -> IntArray:
     """Number components by their set of members, shape (components,); -1 for frozen ones and those without a member."""
-    random = np.random.default_rng(0).integers(1, 2**63, size=len(axes), dtype=np.uint64)
+    random = np.random.default_rng(0).integers(1, 2**63, size=len(axes.names), dtype=np.uint64)
+    together = np.zeros(len(axes.distinct), np.uint64)
+    np.add.at(together, axes.kind, random)
     marks = np.zeros(found.reason.size, np.uint64)
-    if axes:
-        sizes = [comps.size for _, _, comps in axes]
-        np.add.at(marks, np.concatenate([comps for _, _, comps in axes]), np.repeat(random, sizes))
+    if axes.distinct:
+        sizes = [comps.size for comps in axes.distinct]
+        np.add.at(marks, np.concatenate(axes.distinct), np.repeat(together, sizes))
     marks[~found.free()] = 0
-    _, kinds = np.unique(marks, return_inverse=True)
-    kinds = kinds.reshape(-1).astype(np.int64)
-    return np.where(marks == 0, -1, kinds)
+    marked = np.flatnonzero(marks)
+    kinds = np.full(marks.size, -1, np.int64)
+    kinds[marked] = np.unique(marks[marked], return_inverse=True)[1].reshape(-1)
+    return kinds
 
 
 def _balances(balances: list[Vector], found: Components, kinds: IntArray) -> list[IntArray]:
@@ -117,31 +150,21 @@ def _merged_kinds(kinds: IntArray, balances: list[IntArray]) -> IntArray:
 
 
 def _build(
-    axes: list[tuple[str, int, IntArray]],
-    kinds: IntArray,
-    owner: IntArray,
-    balances: list[IntArray],
-    found: Components,
+    axes: _Axes, kinds: IntArray, owner: IntArray, balances: list[IntArray]
 ) -> tuple[tuple[Group, ...], dict[str, IntArray]]:
-    channel = np.full(found.reason.size, -1, np.int64)
+    channel = np.full(kinds.size, -1, np.int64)
     kind_sizes = np.bincount(kinds[kinds >= 0])
     order: dict[int, list[IntArray]] = {}
-    members: dict[int, list[tuple[str, int, IntArray, IntArray]]] = {}
+    members: dict[int, list[Member]] = {}
     sizes: dict[int, int] = {}
-    for name, axis, comps in axes:
-        new_places = np.flatnonzero((channel[comps] < 0) & (kinds[comps] >= 0))
-        for kind, run in _runs(kinds[comps[new_places]]):  # the first axis of its kind numbers the channels
-            group = int(owner[kind])
-            met = comps[new_places[run]]
-            new = met[np.sort(np.unique(met, return_index=True)[1])]
-            start = sizes.get(group, 0)
-            channel[new] = np.arange(start, start + new.size)
-            sizes[group] = start + new.size
-            order.setdefault(group, []).append(new)
-        numbers = channel[comps]
-        for kind, positions in _runs(kinds[comps], numbers):
-            indices = positions.reshape(kind_sizes[kind], -1)
-            members.setdefault(int(owner[kind]), []).append((name, axis, indices, numbers[indices[:, 0]]))
+    shared: dict[int, list[tuple[int, IntArray, IntArray]]] = {}
+    for (name, axis), number in zip(axes.names, axes.kind.tolist(), strict=True):
+        if number not in shared:
+            comps = axes.distinct[number]
+            _number_channels(comps, kinds, owner, channel, order, sizes)
+            shared[number] = list(_rows(comps, kinds, channel, kind_sizes))
+        for kind, indices, covered in shared[number]:
+            members.setdefault(int(owner[kind]), []).append(Member(name, axis, indices, covered))
     coupled: dict[int, list[IntArray]] = {}
     for balance in balances:
         met = balance[balance >= 0]
@@ -150,15 +173,51 @@ def _build(
     groups = []
     channels: dict[str, IntArray] = {}
     for group, met_members in members.items():
-        name = _name(met_members, channels)
-        size = sizes[group]
-        listed = tuple(
-            Member(n, a, indices, None if covered.size == size else covered)
-            for n, a, indices, covered in met_members
-        )
+        name, size = _name(met_members, channels), sizes[group]
+        listed = tuple(_whole(member, size) for member in met_members)
         groups.append(Group(name, size, listed, balances=tuple(coupled.get(group, ()))))
         channels[name] = np.concatenate(order[group])
     return tuple(groups), channels
+
+
+def _number_channels(
+    comps: IntArray,
+    kinds: IntArray,
+    owner: IntArray,
+    channel: IntArray,
+    order: dict[int, list[IntArray]],
+    sizes: dict[int, int],
+) -> None:
+    """Number the components that no axis before had: the first axis of its kind numbers the channels of a group."""
+    fresh = comps[(channel[comps] < 0) & (kinds[comps] >= 0)]
+    for kind, run in _runs(kinds[fresh]):
+        group = int(owner[kind])
+        met = fresh[run]
+        new = met[np.sort(np.unique(met, return_index=True)[1])]
+        start = sizes.get(group, 0)
+        channel[new] = np.arange(start, start + new.size)
+        sizes[group] = start + new.size
+        order.setdefault(group, []).append(new)
+
+
+def _rows(
+    comps: IntArray, kinds: IntArray, channel: IntArray, kind_sizes: IntArray
+) -> Iterator[tuple[int, IntArray, IntArray]]:
+    """Yield every kind on an axis, its indices by channel and the numbers of these channels in their group."""
+    numbers = channel[comps]
+    for kind, positions in _runs(kinds[comps], numbers):
+        indices = positions.reshape(kind_sizes[kind], -1)
+        yield kind, indices, numbers[indices[:, 0]]
+
+
+def _whole(member: Member, size: int) -> Member:
+    """Leave out the list of channels where it lists all."""
+    covered = member.channels
+    return (
+        Member(member.parameter, member.axis, member.indices)
+        if covered is not None and covered.size == size
+        else member
+    )
 
 
 def _runs(kinds: IntArray, numbers: IntArray | None = None) -> Iterator[tuple[int, IntArray]]:
@@ -177,10 +236,10 @@ def _runs(kinds: IntArray, numbers: IntArray | None = None) -> Iterator[tuple[in
             yield int(ordered[start]), sorting[start:stop]
 
 
-def _name(members: list[tuple[str, int, IntArray, IntArray]], taken: dict[str, IntArray]) -> str:
+def _name(members: list[Member], taken: dict[str, IntArray]) -> str:
     """Name a group by the weight that makes its channels (its first member along axis 0 that is a matrix), made unique."""
     base = next(
-        (name for name, axis, _, _ in members if axis == 0 and name.endswith("weight")), members[0][0]
+        (m.parameter for m in members if m.axis == 0 and m.parameter.endswith("weight")), members[0].parameter
     )
     name, number = base, 2
     while name in taken:
@@ -188,16 +247,21 @@ def _name(members: list[tuple[str, int, IntArray, IntArray]], taken: dict[str, I
     return name
 
 
-def _frozen(axes: list[tuple[str, int, IntArray]], found: Components, labels: Labels) -> tuple[Frozen, ...]:
-    listed = []
+def _frozen(axes: _Axes, found: Components, labels: Labels) -> tuple[Frozen, ...]:
     freezes = labels.space.freezes
-    for name, axis, comps in axes:
+    held: list[list[tuple[int, str]]] = []
+    for comps in axes.distinct:
         reasons = found.reason[comps]
         counts = np.bincount(reasons[reasons >= 0])
-        for number in np.flatnonzero(counts).tolist():
-            text = str(freezes[number][1]) if number < len(freezes) else "padding"
-            listed.append(Frozen(name, axis, int(counts[number]), text))
-    return tuple(listed)
+        held.append([
+            (int(counts[number]), str(freezes[number][1]) if number < len(freezes) else "padding")
+            for number in np.flatnonzero(counts).tolist()
+        ])  # fmt: skip
+    return tuple(
+        Frozen(name, axis, count, text)
+        for (name, axis), number in zip(axes.names, axes.kind.tolist(), strict=True)
+        for count, text in held[number]
+    )
 
 
 BATCHED = frozenset({"aten.bmm", "aten.baddbmm", "aten.baddbmm_", "aten._grouped_mm"})

@@ -109,7 +109,9 @@ class _Propagation:
         self.sharing: dict[int, set[int]] = {}
         for number, value in enumerate(graph.values):
             self.sharing.setdefault(value.alias, set()).add(number)
-        self.consumed = {ref.value for op in graph.ops for ref in op.inputs()} | set(graph.outputs)
+        self.consumed = {number for op in graph.ops for number in op.reads} | set(graph.outputs)
+        self.flattened: set[int] = set()
+        """Values with a `Merged` axis."""
 
     def labels(self) -> Labels:
         for name, number in self.graph.state.items():
@@ -160,7 +162,7 @@ class _Propagation:
         return self.values[number]
 
     def _visit(self, op: Op) -> None:
-        used = [ref.value for ref in op.inputs()]
+        used = op.reads
         for number in used:
             self._axes(number)
         for block in self.blocks.get(op.index, ()):
@@ -173,6 +175,8 @@ class _Propagation:
             shape = self.graph.values[ref.value].shape
             axes = results[position] if position < len(results) else (None,) * len(shape)
             self.values[ref.value] = tuple(a if n > 1 else None for a, n in zip(axes, shape, strict=True))
+            if any(isinstance(axis, Merged) for axis in axes):
+                self.flattened.add(ref.value)
             if depends:
                 self.from_input.add(ref.value)
         if depends:
@@ -186,18 +190,19 @@ class _Propagation:
         if isinstance(a, np.ndarray) and isinstance(b, np.ndarray) and b.size % a.size == 0:
             self.space.balance(np.concatenate([a[None], b.reshape(-1, a.size)]))
 
-    def _apply(self, op: Op, used: list[int]) -> list[Axes]:
+    def _apply(self, op: Op, used: tuple[int, ...]) -> list[Axes]:
         entry = find(op.name)
         call = Call(
             op, self.graph.values, self.values, self.space, self.choices.get(op.index, 0), self.consumed
         )
         if entry is None and not _pointwise(op.target):
             return self._freeze_inputs(op, used)
+        flattened = [number for number in used if number in self.flattened]
         if entry is None or not entry.accepts_sorted:
-            for number in used:
+            for number in flattened:
                 self.values[number] = tuple(call.unsorted(axis) for axis in self._axes(number))
         if entry is not None and not entry.accepts_merged:
-            for number in used:
+            for number in flattened:
                 for axis in self._axes(number):
                     if isinstance(axis, Merged):
                         call.resolve(axis)
@@ -213,7 +218,7 @@ class _Propagation:
             self.contractions[op.index] = call.contraction
         return list(results)
 
-    def _freeze_inputs(self, op: Op, used: list[int]) -> list[Axes]:
+    def _freeze_inputs(self, op: Op, used: tuple[int, ...]) -> list[Axes]:
         reason = Reason("no rule for this operator", op)
         met = [axis for number in used for axis in self._axes(number) if axis is not None]
         for axis in met:

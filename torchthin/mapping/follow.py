@@ -102,7 +102,7 @@ def _reads(graph: OpGraph) -> Counter[int]:
     for op in graph.ops:
         if op.index < BRANCH:
             written = {ref.value for ref in op.written()}
-            found.update({ref.value for ref in op.inputs()} - written)
+            found.update(set(op.reads) - written)
     return found
 
 

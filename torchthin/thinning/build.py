@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize
 
 from torchthin.thinning.attributes import attributes_after
 from torchthin.thinning.recipe import Recipe, check_fits, cut
-from torchthin.trace.clone import Exchange, clone, modules_of, state_tensors
+from torchthin.trace.clone import Exchange, clone, held, modules_of, state_tensors
 from torchthin.trace.hollow import SMALL
 
 
@@ -68,7 +68,19 @@ def thin_copy(
         prepare: change each tensor when it has been cut (mask it, convert it).
         values: False: large tensors only get their shape, for a run without arithmetic.
     """
-    check_fits(recipe, tensors_of(model), dict(modules_of(model)))
+    with held(model):
+        check_fits(recipe, tensors_of(model), dict(modules_of(model)))
+        small = _cut_clone(model, recipe, prepare, values)
+    set_attributes_(small, recipe.attributes)
+    if recipe.added:
+        reference = next((t for t in tensors_of(small).values() if t.is_floating_point()), torch.zeros(()))
+        for name, shape in recipe.added.items():
+            path, _, local = name.rpartition(".")
+            setattr(small.get_submodule(path), local, nn.Parameter(reference.new_zeros(shape)))
+    return small
+
+
+def _cut_clone(model: nn.Module, recipe: Recipe, prepare: Exchange | None, values: bool) -> nn.Module:
     met: dict[int, Tensor] = {}
 
     def exchange(name: str, tensor: Tensor) -> Tensor:
@@ -78,13 +90,7 @@ def thin_copy(
         ready = thin if prepare is None else prepare(name, thin)
         return ready.clone() if ready.data_ptr() == tensor.data_ptr() else ready
 
-    small = clone(model, exchange)
-    set_attributes_(small, recipe.attributes)
-    reference = next((t for t in tensors_of(small).values() if t.is_floating_point()), torch.zeros(()))
-    for name, shape in recipe.added.items():
-        path, _, local = name.rpartition(".")
-        setattr(small.get_submodule(path), local, nn.Parameter(reference.new_zeros(shape)))
-    return small
+    return clone(model, exchange)
 
 
 def set_attributes_(model: nn.Module, attributes: Mapping[str, Mapping[str, Any]]) -> None:

@@ -171,7 +171,7 @@ class _Places:
         between = []
         while value not in self._names:
             op = self._makers.get(value)
-            sources = {ref.value for ref in op.inputs()} if op else set()
+            sources = set(op.reads) if op else set()
             wide = [source for source in sources if self._shapes[source] == self._shapes[value]]
             if op is None or len(wide) != 1 or wide[0] == value:
                 return None

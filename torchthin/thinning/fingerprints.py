@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from torchthin.labels.propagate import Labels
 from torchthin.thinning.reference import Constant, Kept, ReferenceMode
+from torchthin.trace.clone import held
 from torchthin.trace.inputs import Inputs, call
 from torchthin.trace.opgraph import BRANCH
 from torchthin.trace.recorder import CountingMode, as_outputs, following, running
@@ -29,7 +30,7 @@ class _Digests(CountingMode):
         super().__init__(start, labels.graph.calls(start))
         self._ops = {op.index: op for op in labels.graph.ops}
         self._kept = kept
-        self._consumed = {ref.value for op in labels.graph.ops for ref in op.inputs()} | set(
+        self._consumed = {number for op in labels.graph.ops for number in op.reads} | set(
             labels.graph.outputs
         )
         self.found: dict[int, list[Print]] = {}
@@ -132,7 +133,8 @@ def _close(a: Tensor, b: Tensor, tolerance: float) -> bool:
     return torch.allclose(a, b, rtol=tolerance, atol=tolerance * (size + 1e-12), equal_nan=True)
 
 
-def run(model: nn.Module, inputs: Inputs, mode: CountingMode) -> Any:
-    """Call a model under `mode`; in training mode if its ops count from `BRANCH`."""
-    with running(model, training=mode.completed >= BRANCH), following(model, mode):
+def run(model: nn.Module, inputs: Inputs, mode: CountingMode, *, spent: bool = False) -> Any:
+    """Call a model under `mode`; in training mode if its ops count from `BRANCH`. `spent`: it is not run again."""
+    training = mode.completed >= BRANCH
+    with held(model), running(model, training=training, spent=spent), following(model, mode):
         return call(model, inputs)

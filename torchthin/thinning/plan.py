@@ -21,7 +21,7 @@ from torchthin.thinning.rescale import rescaled_tensors
 from torchthin.thinning.search import Decide, Proposal, Search
 from torchthin.thinning.temperature import tempered_tensors
 from torchthin.thinning.trial import Diverged, Success, Trial
-from torchthin.trace.clone import clone, modules_of, share, state_tensors
+from torchthin.trace.clone import clone, held, modules_of, share, state_tensors
 from torchthin.trace.collection import collection_paused
 from torchthin.trace.inputs import Inputs
 from torchthin.trace.opgraph import OpGraph, merged
@@ -115,8 +115,12 @@ def find_plan(
     Raises:
         ProofError: when no recipe was found within the allowed rounds.
     """
+    with held(model):
+        return _found(model, inputs, decide, prove, graph or trace(model, inputs))
+
+
+def _found(model: nn.Module, inputs: Inputs, decide: Decide, prove: bool, graph: OpGraph) -> Plan:
     computed = tuple(computed_weights(model).values())
-    graph = graph or trace(model, inputs)
     hollow = not prove and is_large(model)
     search = _search(model, inputs, decide, graph, hollow)
     warm = False

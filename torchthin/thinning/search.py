@@ -460,4 +460,4 @@ def _way(site: Site) -> tuple[tuple[str, ...], int]:
 
 
 def _values(op: Op) -> list[int]:
-    return [*(ref.value for ref in op.inputs()), *(ref.value for ref in op.outputs if ref is not None)]
+    return [*op.reads, *(ref.value for ref in op.outputs if ref is not None)]

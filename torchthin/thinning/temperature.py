@@ -109,7 +109,7 @@ def _makers(labels: Labels) -> dict[int, Op]:
 
 def _main(labels: Labels, op: Op) -> int:
     """The argument that comes from the model's input, else the first."""
-    values = [ref.value for ref in op.inputs()]
+    values = list(op.reads)
     return next((value for value in values if value in labels.from_input), values[0])
 
 
@@ -159,7 +159,7 @@ def _origin(labels: Labels, value: int) -> tuple[str, list[tuple[Op, int]]] | No
         op = makers.get(value)
         if op is None:
             return None
-        sources = list(dict.fromkeys(ref.value for ref in op.inputs()))
+        sources = list(dict.fromkeys(op.reads))
         if op.name not in _MOVES:
             sizes = sorted(labels.graph.values[value].shape)
             sources = [item for item in sources if sorted(labels.graph.values[item].shape) == sizes]
@@ -179,7 +179,7 @@ def _vectors(
     numbers, value = _along(shape, contraction.out_axis), made
     for op, following in path:
         taken = {"aten.add", "aten.sub"} if op is not layer else {layer.name}
-        given = [ref.value for ref in op.inputs()] if op.name in taken else []
+        given = list(op.reads) if op.name in taken else []
         given = given if op is not layer else [ref.value for ref in (_bias(op, contraction),) if ref]
         for item in given:
             own = _numbered(labels, item, names) if item not in labels.from_input else None
@@ -272,7 +272,7 @@ def _between(labels: Labels, names: Iterable[str | None], last: Op) -> frozenset
     wanted = {number.value} if isinstance(number, Ref) else set()
     for op in reversed(labels.graph.ops):
         if any(ref is not None and ref.value in wanted for ref in op.outputs):
-            wanted.update(ref.value for ref in op.inputs())
+            wanted.update(op.reads)
             found.add(op.index)
     return frozenset(found)
 

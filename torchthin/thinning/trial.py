@@ -164,7 +164,7 @@ class Trial:
         if graph.branched:
             modes.append(CountingMode(BRANCH, graph.branch_places, hollow=True))
         return all(
-            _attempt(thin_copy(self.model, self.recipe, values=False), self.inputs, mode) is None
+            _attempt(thin_copy(self.model, self.recipe, values=False), self.inputs, mode, spent=True) is None
             for mode in modes
         )
 
@@ -394,9 +394,9 @@ def _refuse_nan(outputs: Any) -> None:
             )
 
 
-def _attempt(model: nn.Module, inputs: Inputs, mode: CountingMode) -> Failure | None:
+def _attempt(model: nn.Module, inputs: Inputs, mode: CountingMode, *, spent: bool = False) -> Failure | None:
     try:
-        run(model, inputs, mode)
+        run(model, inputs, mode, spent=spent)
     except Exception as error:  # whatever the user's code raises
         first = str(error).strip().splitlines()
         return Failure(mode.completed, f"{type(error).__name__}: {first[0] if first else ''}", True)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +26,44 @@ Exchange = Callable[[str, Tensor], Tensor]
 """(name, tensor) -> the tensor that stands in its place in the copy."""
 
 
+_KINDS = ("_parameters", "_buffers")
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """A model with all that it is made of."""
+
+    model: nn.Module
+    modules: list[tuple[str, nn.Module]]
+    tensors: list[tuple[str, Tensor]]
+
+
+_held: ContextVar[Mapping[int, _Parts]] = ContextVar("_held", default=MappingProxyType({}))
+
+
+@contextlib.contextmanager
+def held(model: nn.Module) -> Iterator[None]:
+    """Say that no module or tensor of `model` comes, goes or is exchanged inside the block: they are listed only once."""
+    known = _held.get()
+    if id(model) in known:
+        yield
+        return
+    parts = _Parts(model, modules_of(model), list(state_tensors(model)))
+    token = _held.set({**known, id(model): parts})
+    try:
+        yield
+    finally:
+        _held.reset(token)
+
+
 def modules_of(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Return every module once with its path, as ``named_modules`` does, whose generators cost a step per level."""
+    """Return every module once with its path, as ``named_modules`` does, whose generators cost a step per level.
+
+    The list is not the caller's: it is only read.
+    """
+    parts = _held.get().get(id(model))
+    if parts is not None:
+        return parts.modules
     found: list[tuple[str, nn.Module]] = []
     seen: set[int] = set()
     waiting = [("", model)]
@@ -42,10 +82,14 @@ def modules_of(model: nn.Module) -> list[tuple[str, nn.Module]]:
     return found
 
 
-def state_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Yield every parameter, then every buffer (also non-persistent ones), once, under its first name."""
-    modules = modules_of(model)
-    for kind in ("_parameters", "_buffers"):
+def state_tensors(model: nn.Module) -> Iterable[tuple[str, Tensor]]:
+    """Return every parameter, then every buffer (also non-persistent ones), once, under its first name."""
+    parts = _held.get().get(id(model))
+    return _state_tensors(modules_of(model)) if parts is None else parts.tensors
+
+
+def _state_tensors(modules: list[tuple[str, nn.Module]]) -> Iterator[tuple[str, Tensor]]:
+    for kind in _KINDS:
         seen: set[int] = set()
         for path, module in modules:
             own = getattr(module, kind)
@@ -57,17 +101,42 @@ def state_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
                         yield prefix + name, tensor
 
 
-def plain_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+class _Attributes(NamedTuple):
+    """What one module holds."""
+
+    path: str
+    module: nn.Module
+    copied: dict[str, Any]
+    """Of the copy: numbers, names and empty containers; what `rest` has is still the original's."""
+    rest: list[tuple[str, Any]]
+    """Everything else."""
+
+
+def _attributes(model: nn.Module) -> list[_Attributes]:
+    """Look through the attributes of all modules once: nearly all are numbers or empty containers."""
+    found = []
+    for path, module in modules_of(model):
+        copied, rest = dict(vars(module)), []
+        for name, value in copied.items():
+            kind = type(value)
+            if kind in _ATOMS:
+                continue
+            if kind in _CONTAINERS and not value:
+                copied[name] = kind()
+            else:
+                rest.append((name, value))
+        found.append(_Attributes(path, module, copied, rest))
+    return found
+
+
+def _plain_tensors(attributes: list[_Attributes]) -> Iterator[tuple[str, Tensor]]:
     """Yield tensors that modules hold as plain attributes, also in lists and dicts, under the attribute's name.
 
     Some were computed from parameters: the ``weight`` of ``torch.nn.utils.prune`` and ``weight_norm``, cached biases.
     """
-    for path, module in modules_of(model):
-        for name, value in vars(module).items():
-            kind = type(value)
-            if kind in _ATOMS or (kind in _CONTAINERS and not value) or name in _REGISTERED:
-                continue
-            if not isinstance(value, (Tensor, list, tuple, dict)):
+    for path, _, _, rest in attributes:
+        for name, value in rest:
+            if name in _REGISTERED or not isinstance(value, (Tensor, list, tuple, dict)):
                 continue
             parts = value.values() if isinstance(value, dict) else value
             if not isinstance(value, Tensor) and all(type(part) in _ATOMS for part in parts):
@@ -86,6 +155,11 @@ def clone(model: nn.Module, exchange: Exchange) -> nn.Module:
     Raises:
         InputError: when the model cannot be deep-copied.
     """
+    with held(model):
+        return _clone(model, exchange)
+
+
+def _clone(model: nn.Module, exchange: Exchange) -> nn.Module:
     memo: dict[int, Any] = {}
     for name, tensor in state_tensors(model):
         new = exchange(name, tensor)
@@ -94,12 +168,13 @@ def clone(model: nn.Module, exchange: Exchange) -> nn.Module:
         memo[id(tensor)] = new
         if tensor.grad is not None:
             memo[id(tensor.grad)] = None
-    for name, tensor in plain_tensors(model):
+    attributes = _attributes(model)
+    for name, tensor in _plain_tensors(attributes):
         if id(tensor) not in memo:
             wants_grad = tensor.is_leaf and tensor.requires_grad
             memo[id(tensor)] = exchange(name, tensor.detach()).requires_grad_(wants_grad)
     try:
-        _copy_plain_modules(model, memo)
+        _copy_plain_modules(attributes, memo)
         return copy.deepcopy(model, memo)
     except Exception as error:
         cause = " ".join(str(error).split())
@@ -112,23 +187,19 @@ def clone(model: nn.Module, exchange: Exchange) -> nn.Module:
 _CUSTOM = ("__deepcopy__", "__reduce__", "__reduce_ex__", "__getstate__")
 
 
-def _copy_plain_modules(model: nn.Module, memo: dict[int, Any]) -> None:
+def _copy_plain_modules(attributes: list[_Attributes], memo: dict[int, Any]) -> None:
     """Put copies of all modules without copying rules of their own into `memo`.
 
     What ``copy.deepcopy`` would make, in a fifth of the time: most of a module's containers are empty.
     """
-    modules = [module for _, module in modules_of(model)]
-    plain_kinds = {kind for kind in {type(module) for module in modules} if _is_plain(kind)}
-    plain = [module for module in modules if type(module) in plain_kinds]
-    for module in plain:
-        memo[id(module)] = object.__new__(type(module))
-    for module in reversed(plain):  # children first: a copying rule of a parent's own may look at them
-        contents = dict(vars(module))
-        for key, value in contents.items():
-            kind = type(value)
-            if kind not in _ATOMS:
-                contents[key] = kind() if kind in _CONTAINERS and not value else _copied(value, memo)
-        memo[id(module)].__dict__.update(contents)
+    plain_kinds = {kind for kind in {type(item.module) for item in attributes} if _is_plain(kind)}
+    plain = [item for item in attributes if type(item.module) in plain_kinds]
+    for item in plain:
+        memo[id(item.module)] = object.__new__(type(item.module))
+    for item in reversed(plain):  # children first: a copying rule of a parent's own may look at them
+        for name, value in item.rest:
+            item.copied[name] = _copied(value, memo)
+        memo[id(item.module)].__dict__.update(item.copied)
 
 
 def _is_plain(kind: type[nn.Module]) -> bool:

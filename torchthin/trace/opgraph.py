@@ -53,6 +53,17 @@ class Op:
     """By the schema's names, defaults left out; tensors as `Ref`, lists of tensors as lists of `Ref` or None."""
     outputs: tuple[Ref | None, ...]
     source: Source
+    reads: tuple[int, ...] = field(init=False, repr=False)
+    """Value numbers of all tensor arguments, in schema order; asked for again and again."""
+
+    def __post_init__(self) -> None:
+        found: list[int] = []
+        for argument in self.arguments.values():
+            if type(argument) is Ref:
+                found.append(argument.value)
+            elif type(argument) is list or type(argument) is tuple:
+                found += [item.value for item in argument if type(item) is Ref]
+        object.__setattr__(self, "reads", tuple(found))
 
     @property
     def name(self) -> str:
@@ -151,7 +162,7 @@ class OpGraph:
         if not names:
             return live
         for op in self.ops:
-            used = {ref.value for ref in op.inputs()}
+            used = set(op.reads)
             if used & known:
                 results = [ref.value for ref in op.outputs if ref is not None]
                 known.update(results)
@@ -170,11 +181,10 @@ class OpGraph:
             changed = {self.values[ref.value].alias for ref in op.written()}
             if made & wanted or changed & aliases:
                 kept.append(op)
-                for ref in op.inputs():
-                    wanted.add(ref.value)
-                    aliases.add(self.values[ref.value].alias)
+                wanted.update(op.reads)
+                aliases.update(self.values[number].alias for number in op.reads)
         kept.reverse()
-        read = {ref.value for op in kept for ref in op.inputs()} | set(self.outputs)
+        read = {number for op in kept for number in op.reads} | set(self.outputs)
         state = {name: number for name, number in self.state.items() if number in read}
         return replace(self, ops=tuple(kept), state=state)
 

@@ -26,7 +26,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from torchthin.trace.clone import modules_of, state_tensors
+from torchthin.trace.clone import held, modules_of, state_tensors
 from torchthin.trace.deferred import Deferred, writes
 from torchthin.trace.hollow import NeedsNumbers, NoReading, compute
 from torchthin.trace.inputs import Inputs, call
@@ -108,7 +108,11 @@ class CountingMode(TorchDispatchMode):
     @contextlib.contextmanager
     def sparing(self, model: nn.Module) -> Iterator[None]:
         """Put back after the block what ops inside write into the parameters of `model`, which a copy may share."""
-        self._spared = {storage_key(parameter): parameter for parameter in model.parameters()}
+        self._spared = {
+            storage_key(tensor): tensor
+            for _, tensor in state_tensors(model)
+            if isinstance(tensor, nn.Parameter)
+        }
         try:
             yield
         finally:
@@ -167,6 +171,7 @@ class _Recorder(CountingMode):
         self._ids: dict[int, tuple[weakref.ref[Tensor], int]] = {}
         self._aliases = 0
         self.values: list[Value] = []
+        self._refs: list[Ref] = []
         self.ops: list[Op] = []
         self.state: dict[str, int] = {}
         self.places: dict[Place, int] = {}
@@ -182,7 +187,7 @@ class _Recorder(CountingMode):
         named = by_name(func, args, kwargs)
         arguments = {name: self._reference(argument) for name, argument in named.items()}
         result = self.compute(func, args, kwargs)
-        given = [t for argument in named.values() for t in tensors_in(argument)]
+        given = [t for argument in named.values() for t in tensors_in(argument)] if may_share(func) else []
         if torch.Tag.inplace_view in func.tags:
             self._renumber(as_outputs(result))
         made = tuple(self._output(t, given) for t in as_outputs(result))
@@ -195,8 +200,10 @@ class _Recorder(CountingMode):
 
     def _reference(self, argument: Any) -> Any:
         if isinstance(argument, Tensor):
-            return Ref(self.number(argument))
+            return self._refs[self.number(argument)]
         if isinstance(argument, (list, tuple)):
+            if all(type(item) is int for item in argument):
+                return list(argument)
             return [self._reference(item) for item in argument]
         return argument
 
@@ -213,11 +220,13 @@ class _Recorder(CountingMode):
             return None
         known = self._ids.get(id(tensor))
         if known is not None and known[0]() is tensor:
-            return Ref(known[1])
-        key = storage_key(tensor)
-        sharing = next((t for t in given if storage_key(t) == key), None)
-        alias = None if sharing is None else self.values[self.number(sharing)].alias
-        return Ref(self.number(tensor, alias))
+            return self._refs[known[1]]
+        alias = None
+        if given:
+            key = storage_key(tensor)
+            sharing = next((t for t in given if storage_key(t) == key), None)
+            alias = None if sharing is None else self.values[self.number(sharing)].alias
+        return self._refs[self.number(tensor, alias)]
 
     def number(self, tensor: Tensor, alias: int | None = None) -> int:
         """Return the tensor's value number; a tensor never seen before gets a new one."""
@@ -229,6 +238,7 @@ class _Recorder(CountingMode):
         number = len(self.values)
         data = tensor if tensor.dtype in _KEPT_DTYPES else None
         self.values.append(Value(tuple(tensor.shape), tensor.dtype, alias, data))
+        self._refs.append(Ref(number))
         self._ids[id(tensor)] = (weakref.ref(tensor), number)
         name = self._names.get(id(tensor))
         if name is not None:
@@ -286,10 +296,15 @@ class ModulePaths:
         frame: Any = sys._getframe(1)
         while frame is not None:
             file = frame.f_code.co_filename
-            if not file.startswith(_LIBRARY):
+            if not _is_library(file):
                 return Source(path, file, frame.f_lineno)
             frame = frame.f_back
         return Source(path, "", 0)
+
+
+@cache
+def _is_library(file: str) -> bool:
+    return file.startswith(_LIBRARY)
 
 
 @contextlib.contextmanager
@@ -301,6 +316,17 @@ def following(model: nn.Module, mode: CountingMode) -> Iterator[None]:
         reading = NoReading(mode.deferred.holds if mode.deferred else None)
     with mode.paths.watch(), reading, mode:
         yield
+
+
+@cache
+def may_share(func: Any) -> bool:
+    """Whether a result of an op may share storage with what goes in, or be it: its schema says so, or nobody knows."""
+    known = func.namespace == "aten" and func.overloadpacket not in _SILENT_VIEWS
+    return not known or any(result.alias_info is not None for result in func._schema.returns)
+
+
+_SILENT_VIEWS = frozenset({torch.ops.aten._unsafe_view})
+"""Views whose schema does not say that they are."""
 
 
 def storage_key(tensor: Tensor) -> int:
@@ -340,9 +366,10 @@ def argument_names(func: Any) -> tuple[str, ...]:
 
 
 @contextlib.contextmanager
-def quiet(model: nn.Module) -> Iterator[None]:
+def quiet(model: nn.Module, *, spent: bool = False) -> Iterator[None]:
     """Evaluation mode, no autograd, no fused kernels that hide ops; all but numbers in buffers as before afterwards.
 
+    `spent`: the model is a copy that nobody uses any more; what the run leaves on it stays there.
     Training mode comes first for a moment: models that cache what they compute in evaluation mode drop it there.
     """
     modules = [module for _, module in modules_of(model)]
@@ -350,7 +377,7 @@ def quiet(model: nn.Module) -> Iterator[None]:
     onednn = torch._C._get_mkldnn_enabled()
     fastpath = torch.backends.mha.get_fastpath_enabled()
     generators = _generators()
-    contents = _contents(modules)
+    contents = [] if spent else _contents(modules)
     if any(map(own_modes, {type(module) for module in modules})):
         model.train()
         model.eval()
@@ -417,12 +444,12 @@ def _set_generators(states: tuple[Any, ...]) -> None:
 
 
 @contextlib.contextmanager
-def running(model: nn.Module, *, training: bool = False) -> Iterator[None]:
-    """`quiet`, in evaluation mode, or in training mode, in which some models run auxiliary heads.
+def running(model: nn.Module, *, training: bool = False, spent: bool = False) -> Iterator[None]:
+    """`quiet` (see there for `spent`), in evaluation mode, or in training mode, in which some models run auxiliary heads.
 
     In training mode normalisation and dropout are kept still, so that two runs compute the same.
     """
-    with quiet(model):
+    with quiet(model, spent=spent):
         if not training:
             yield
             return
@@ -462,18 +489,19 @@ _DROPOUTS = (
 def record(model: nn.Module, inputs: Inputs, *, training: bool = False, hollow: bool = False) -> OpGraph:
     """Run `model` once on `inputs` and return the record.
 
-    The forward pass runs without autograd and may leave state on `model`: give a `clone`.
+    The forward pass runs without autograd and leaves state on `model`: give a `clone` and drop it.
     `training`: see `running`. `hollow`: without arithmetic.
 
     Raises:
         NeedsNumbers: a hollow run met code that looks at numbers.
     """
-    paths = ModulePaths(model)
-    recorder = _Recorder(paths, {id(tensor): name for name, tensor in state_tensors(model)}, hollow)
-    with running(model, training=training), paths.watch():
-        given = [recorder.number(tensor) for tensor in inputs.tensors()]
-        with NoReading() if hollow else contextlib.nullcontext(), recorder.sparing(model), recorder:
-            outputs = call(model, inputs)
+    with held(model):
+        paths = ModulePaths(model)
+        recorder = _Recorder(paths, {id(tensor): name for name, tensor in state_tensors(model)}, hollow)
+        with running(model, training=training, spent=True), paths.watch():
+            given = [recorder.number(tensor) for tensor in inputs.tensors()]
+            with NoReading() if hollow else contextlib.nullcontext(), recorder.sparing(model), recorder:
+                outputs = call(model, inputs)
     made = [recorder.number(item) for item in output_tensors(outputs)]
     ops = tuple(recorder.ops)
     return OpGraph(

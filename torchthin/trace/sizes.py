@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from torchthin.trace.clone import clone, modules_of, share
+from torchthin.trace.clone import clone, held, modules_of, share
 from torchthin.trace.hollow import NeedsNumbers
 from torchthin.trace.inputs import Inputs, call
 from torchthin.trace.opgraph import OpGraph, Place, operator_name
@@ -169,7 +169,7 @@ def read_sizes(model: nn.Module, inputs: Inputs, graph: OpGraph, *, hollow: bool
     counter = FactorMode(graph.places, hollow=hollow)
     reader = _Reader(graph, counter)
     try:
-        with quiet(copy):
+        with held(copy), quiet(copy, spent=True):
             copy.eval()
             with counter.sparing(copy), reader, following(copy, counter):
                 call(copy, inputs)
