@@ -71,7 +71,8 @@ def trace(model: nn.Module, inputs: Inputs, *, numbers: bool = False) -> OpGraph
             f"The model ({type(model).__name__}) does not run on the example_inputs: {one_line(error)}. "
             "Give inputs of the shapes and dtypes that its forward takes."
         ) from error
-    graph, running = recorded.live(), recorded.running()
+    graph = recorded.live()
+    running = recorded.running(graph)
     if all(name in graph.state for name, tensor in state_tensors(model) if isinstance(tensor, nn.Parameter)):
         return running
     try:
@@ -96,8 +97,8 @@ def _recorded(model: nn.Module, inputs: Inputs, numbers: bool, *, training: bool
     if not numbers:
         # whatever code does with numbers that are none, it is run again with them
         with contextlib.suppress(Exception):
-            return record(clone(model, share), inputs, training=training, hollow=True)
-    return record(clone(model, share), inputs, training=training)
+            return record(clone(model, share), inputs, training=training, hollow=True, spent=True)
+    return record(clone(model, share), inputs, training=training, spent=True)
 
 
 def find_plan(

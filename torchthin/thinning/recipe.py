@@ -114,22 +114,28 @@ def kept_indices(
         keep = keeps.get(group.name)
         if keep is None or keep.all():
             continue
+        met: dict[tuple[int, int], IntArray] = {}  # members that lie alike share their arrays
         for member in group.members:
-            lost = member.of(keep)
+            alike = (id(member.indices), id(member.channels))
+            lost = met[alike] if alike in met else met.setdefault(alike, member.of(keep))
             if lost.size:
                 gone.setdefault((member.parameter, member.axis), []).append(lost)
     shapes: dict[str, tuple[int, ...]] = {}
     kept: dict[str, dict[int, tuple[int, ...]]] = {}
     known: dict[bytes, tuple[int, ...]] = {}  # equal axes share one tuple
+    same: dict[tuple[int, ...], tuple[int, ...]] = {}
     for (name, axis), lost_parts in gone.items():
         shapes[name] = tuple(tensors[name].shape)
-        stay = np.ones(shapes[name][axis], np.bool_)
-        for lost in lost_parts:
-            stay[lost] = False
-        key = stay.tobytes()
-        if key not in known:
-            known[key] = tuple(np.flatnonzero(stay).tolist())
-        kept.setdefault(name, {})[axis] = known[key]
+        parts = (shapes[name][axis], *map(id, lost_parts))
+        if parts not in same:
+            stay = np.ones(shapes[name][axis], np.bool_)
+            for lost in lost_parts:
+                stay[lost] = False
+            key = stay.tobytes()
+            if key not in known:
+                known[key] = tuple(np.flatnonzero(stay).tolist())
+            same[parts] = known[key]
+        kept.setdefault(name, {})[axis] = same[parts]
     return shapes, kept
 
 

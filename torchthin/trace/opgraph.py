@@ -152,12 +152,13 @@ class OpGraph:
         """Return the graph without ops that reach no output (ai8x computes unused statistics) and what only they read."""
         return self._reaching(self.outputs)
 
-    def running(self) -> OpGraph:
-        """Return the live graph and the layers that reach no output (a head whose result is dropped): they must go on to fit.
+    def running(self, live: OpGraph) -> OpGraph:
+        """Return the graph with the layers that reach no output (a head whose result is dropped): they must go on to fit.
 
-        Their parameters are `idle`. Without any output nothing is added.
+        `live`: the part that reaches one. Parameters of the others are `idle`. Without any output nothing is added.
         """
-        live, known, made = self.live(), set(self.inputs), []
+        known: set[int] = set(self.inputs)
+        made: list[int] = []
         names = set(self.state.values()) - set(live.state.values())
         if not names:
             return live

@@ -486,11 +486,13 @@ _DROPOUTS = (
 )  # fmt: skip
 
 
-def record(model: nn.Module, inputs: Inputs, *, training: bool = False, hollow: bool = False) -> OpGraph:
+def record(
+    model: nn.Module, inputs: Inputs, *, training: bool = False, hollow: bool = False, spent: bool = False
+) -> OpGraph:
     """Run `model` once on `inputs` and return the record.
 
-    The forward pass runs without autograd and leaves state on `model`: give a `clone` and drop it.
-    `training`: see `running`. `hollow`: without arithmetic.
+    The forward pass runs without autograd and may change buffers of `model`: give a `clone`.
+    `training`, `spent`: see `running`. `hollow`: without arithmetic.
 
     Raises:
         NeedsNumbers: a hollow run met code that looks at numbers.
@@ -498,7 +500,7 @@ def record(model: nn.Module, inputs: Inputs, *, training: bool = False, hollow: 
     with held(model):
         paths = ModulePaths(model)
         recorder = _Recorder(paths, {id(tensor): name for name, tensor in state_tensors(model)}, hollow)
-        with running(model, training=training, spent=True), paths.watch():
+        with running(model, training=training, spent=spent), paths.watch():
             given = [recorder.number(tensor) for tensor in inputs.tensors()]
             with NoReading() if hollow else contextlib.nullcontext(), recorder.sparing(model), recorder:
                 outputs = call(model, inputs)

@@ -169,10 +169,8 @@ def read_sizes(model: nn.Module, inputs: Inputs, graph: OpGraph, *, hollow: bool
     counter = FactorMode(graph.places, hollow=hollow)
     reader = _Reader(graph, counter)
     try:
-        with held(copy), quiet(copy, spent=True):
-            copy.eval()
-            with counter.sparing(copy), reader, following(copy, counter):
-                call(copy, inputs)
+        with held(copy), quiet(copy, spent=True), counter.sparing(copy), reader, following(copy, counter):
+            call(copy, inputs)
     except NeedsNumbers:
         return read_sizes(model, inputs, graph)
     except Exception:  # code that insists on plain integers; whatever it raises, it is not seen at work
