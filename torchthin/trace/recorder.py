@@ -325,7 +325,10 @@ def may_share(func: Any) -> bool:
     return not known or any(result.alias_info is not None for result in func._schema.returns)
 
 
-_SILENT_VIEWS = frozenset({torch.ops.aten._unsafe_view})
+_aten = torch.ops.aten
+_SILENT_VIEWS = frozenset({
+    _aten._unsafe_view, _aten.unsafe_split, _aten.unsafe_split_with_sizes, _aten.unsafe_chunk, _aten.lift,
+})  # fmt: skip
 """Views whose schema does not say that they are."""
 
 
