@@ -22,4 +22,4 @@ def test_examples(module: str) -> None:
 
 
 def test_there_are_examples() -> None:
-    assert {"torchthin.schedule", "torchthin.selection", "torchthin.pipeline"} <= set(WITH_EXAMPLES)
+    assert {"torchthin.schedule", "torchthin.selection", "torchthin.pipeline.pruning"} <= set(WITH_EXAMPLES)

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from torchthin.comparing.running import compare
     from torchthin.in_place import Thinned, thin_
     from torchthin.inspection import inspect
-    from torchthin.pipeline import PruneResult, prune
+    from torchthin.pipeline.pruning import prune
+    from torchthin.pipeline.result import PruneResult
     from torchthin.proof import Proof, verify
     from torchthin.pruner import Pruner
     from torchthin.recovering import recover
@@ -54,14 +55,14 @@ _LAZY = {
     "Inspection": "torchthin.report.inspection_facts",
     "Proof": "torchthin.proof",
     "PruneReport": "torchthin.report.facts",
-    "PruneResult": "torchthin.pipeline",
+    "PruneResult": "torchthin.pipeline.result",
     "Pruner": "torchthin.pruner",
     "Recipe": "torchthin.thinning.recipe",
     "Thinned": "torchthin.in_place",
     "compare": "torchthin.comparing.running",
     "inspect": "torchthin.inspection",
     "load": "torchthin.reload",
-    "prune": "torchthin.pipeline",
+    "prune": "torchthin.pipeline.pruning",
     "recover": "torchthin.recovering",
     "sensitivity": "torchthin.where_to_cut",
     "thin_": "torchthin.in_place",

@@ -29,7 +29,7 @@ from torchthin.gradual.saved import (
 from torchthin.gradual.when import Curve, plan_steps
 from torchthin.in_place import Thinned, carry_out_, plan_thinning
 from torchthin.masks import apply_masks_
-from torchthin.pipeline import PruneResult
+from torchthin.pipeline.result import PruneResult
 from torchthin.report.facts import PruneReport
 from torchthin.thinning.apply import apply_
 from torchthin.trace.inputs import Inputs, as_inputs, on_device_of, own_example

@@ -10,7 +10,7 @@ from torch import nn
 
 from torchthin.calibration import LIMIT, Pixels
 from torchthin.errors import ConfigError
-from torchthin.pipeline import PruneResult
+from torchthin.pipeline.result import PruneResult
 from torchthin.recovery.distill import RATE, Distillation, Progress
 from torchthin.recovery.stages import recovered
 

@@ -9,10 +9,14 @@ from typing import Any
 from torch import nn
 
 from torchthin.config import PruneConfig
-from torchthin.pipeline import scan_with
+from torchthin.importance.values import check_values
+from torchthin.pipeline.evidence import batches_of, by_importance, check_evidence
 from torchthin.scan.judge import Metric
-from torchthin.scan.scanning import RATIOS, Progress, Scan
+from torchthin.scan.scanning import RATIOS, Progress, Scan, scanned
 from torchthin.scan.table import Sensitivity
+from torchthin.targets import find_targets
+from torchthin.trace.inputs import as_inputs, on_device_of
+from torchthin.trace.model import check_model
 
 
 def sensitivity(
@@ -59,11 +63,11 @@ def sensitivity(
         keep=() if keep is None else keep,  # type: ignore[arg-type]
         seed=seed,
     )
-    return scan_with(
-        model,
-        config,
-        example_inputs,
-        lambda batches: Scan(batches, metric, tuple(ratios), cache, workers),
-        data=data,
-        progress=progress,
-    )
+    check_model(model, "sensitivity")
+    check_evidence(config, example_inputs, data)
+    plan = find_targets(model, structured=True, weights=config.weights, keep=config.keep, coupled=True)
+    check_values(model, {target.name for target in plan.targets})
+    inputs = on_device_of(model, as_inputs(example_inputs))
+    batches = batches_of(model, inputs, data)
+    how = Scan(batches or (inputs,), metric, tuple(ratios), cache, workers)
+    return scanned(by_importance(model, plan, config, batches), inputs, how, progress)

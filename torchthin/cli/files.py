@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torchthin.checkpoints import Checkpoint
     from torchthin.cli.options import PruneOptions
     from torchthin.cli.outcome import Voice
-    from torchthin.pipeline import PruneResult
+    from torchthin.pipeline.result import PruneResult
 
 
 def check_destinations(options: PruneOptions) -> None:

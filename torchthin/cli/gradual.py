@@ -29,7 +29,7 @@ from torchthin.errors import (
 )
 from torchthin.factory import named_function, told
 from torchthin.gradual.randomness import random_states, seed_all_, set_random_states_
-from torchthin.pipeline import PruneResult
+from torchthin.pipeline.result import PruneResult
 from torchthin.pruner import Pruner
 
 SEED = 0

@@ -10,7 +10,7 @@ from torchthin.saving import save_pruned
 if TYPE_CHECKING:
     from torchthin.checkpoints import Checkpoint
     from torchthin.config import PruneConfig
-    from torchthin.pipeline import PruneResult
+    from torchthin.pipeline.result import PruneResult
     from torchthin.thinning.recipe import Recipe
 
 

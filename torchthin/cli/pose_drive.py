@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from torchthin.checkpoints import Checkpoint
     from torchthin.cli.outcome import Voice
-    from torchthin.pipeline import PruneResult
+    from torchthin.pipeline.result import PruneResult
     from torchthin.pose.score import PoseScore
     from torchthin.synthesis import Synthesis
     from torchthin.trace.inputs import Inputs
@@ -210,7 +210,7 @@ def _prune(
     from torchthin.cli.inputs import usable_device
     from torchthin.cli.outcome import Voice, save
     from torchthin.cli.report_files import check_report, command_line, network_of, write_report
-    from torchthin.pipeline import prune_with
+    from torchthin.pipeline.pruning import prune_with
     from torchthin.pose.student import STUDENT_FILE, pose_student
     from torchthin.reload import shrink_to_, with_recipe
     from torchthin.report.record import run_record

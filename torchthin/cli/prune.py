@@ -59,7 +59,7 @@ def _prune(options: PruneOptions) -> dict[str, Any]:
         write_report,
     )
     from torchthin.cli.synthesis import check_synthesis
-    from torchthin.pipeline import prune_with
+    from torchthin.pipeline.pruning import prune_with
     from torchthin.report.record import run_record
 
     check_destinations(options)

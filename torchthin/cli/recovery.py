@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from torchthin.calibration import Calibration
-    from torchthin.pipeline import PruneResult
+    from torchthin.pipeline.result import PruneResult
     from torchthin.recovery.distill import Progress
 
 

@@ -10,7 +10,7 @@ from torchthin.errors import ConfigError
 if TYPE_CHECKING:
     from torchthin.checkpoints import Checkpoint
     from torchthin.cli.options import PruneOptions
-    from torchthin.pipeline import PruneResult
+    from torchthin.pipeline.result import PruneResult
     from torchthin.synthesis import Synthesis
 
 DEFAULT_CHIP = "MAX78000"

@@ -19,7 +19,8 @@ from torchthin.comparing.row import DENSE, Row
 from torchthin.config import PruneConfig
 from torchthin.cost import measure
 from torchthin.errors import BudgetError, ProofError, TargetMissedError
-from torchthin.pipeline import PruneResult, prune_with
+from torchthin.pipeline.pruning import prune_with
+from torchthin.pipeline.result import PruneResult
 from torchthin.recovering import recover
 from torchthin.trace.inputs import Inputs, on_device_of
 

@@ -18,7 +18,7 @@ from torchthin.comparing.row import Row
 from torchthin.comparing.rows import Rows
 from torchthin.config import PruneConfig
 from torchthin.errors import ConfigError
-from torchthin.pipeline import check_evidence
+from torchthin.pipeline.evidence import check_evidence
 from torchthin.recovery.distill import Distillation
 from torchthin.scan.cache import fingerprint
 from torchthin.scan.judge import Metric, metric_name

@@ -20,7 +20,7 @@ from torchthin.gradual.weights import Weights
 from torchthin.groups import Group
 from torchthin.importance.registry import criterion as registered
 from torchthin.importance.values import check_values
-from torchthin.pipeline import frozen_targets
+from torchthin.pipeline.groups import frozen_targets
 from torchthin.selection import select_channels
 from torchthin.structured import ByImportance
 from torchthin.targets import TargetPlan, find_targets

@@ -19,7 +19,7 @@ from torchthin.gradual.ranks import WholeTensors, from_first
 from torchthin.gradual.shrinking import shrunk, staying
 from torchthin.groups import Group, Member
 from torchthin.importance.scores import ranked
-from torchthin.pipeline import asked_of_groups
+from torchthin.pipeline.groups import asked_of_groups
 from torchthin.report.facts import Filters, share
 from torchthin.selection import select_channels
 from torchthin.structured import Chosen, masks_of

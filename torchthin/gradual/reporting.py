@@ -12,7 +12,7 @@ from torchthin.gradual.growth import Growth
 from torchthin.gradual.shrinking import full_size
 from torchthin.gradual.when import When
 from torchthin.in_place import Thinned
-from torchthin.pipeline import PruneResult
+from torchthin.pipeline.result import PruneResult
 from torchthin.report.facts import PruneReport, build_report
 
 

@@ -1,0 +1,1 @@
+"""All stages in their order; the only place that knows them all."""

@@ -1,0 +1,37 @@
+"""The sparsity after every step of a schedule, and how many channels or weights that asks for."""
+
+from __future__ import annotations
+
+from torchthin import schedule
+from torchthin.config import PruneConfig
+from torchthin.distiller.masks import agp_target
+from torchthin.selection import prune_count
+
+
+def planned_sparsities(config: PruneConfig) -> tuple[float, ...]:
+    """Return the sparsity after every step; the last one is what is asked for.
+
+    With Distiller's AGP the last one is above the target, as there.
+    """
+    if config.rule.schedule == "one-shot":
+        return (schedule.one_shot(1, target=config.target_sparsity),)
+    steps = range(1, config.agp_steps + 1)
+    planned = tuple(schedule.agp(t, target=config.target_sparsity, steps=config.agp_steps) for t in steps)
+    if config.compat == "distiller":
+        return (*planned[:-1], agp_target(config.target_sparsity, config.agp_steps))
+    return planned
+
+
+def units_asked(config: PruneConfig, sizes: list[int]) -> int:
+    """Return how many channels or weights are asked for of tensors of these sizes together."""
+    if config.scope == "global":
+        return prune_count(config.target_sparsity, sum(sizes))
+    return sum(count_of(config, size) for size in sizes)
+
+
+def count_of(config: PruneConfig, size: int) -> int:
+    """Return how many of `size` channels or weights are asked for."""
+    if config.blocks is None:
+        return prune_count(config.target_sparsity, size)
+    n, m = config.blocks
+    return size // m * (m - n)
