@@ -19,7 +19,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from torchthin.trace.clone import clone, duplicate, modules_of
-from torchthin.trace.recorder import quiet
+from torchthin.trace.quiet import quiet
 
 
 def recompute_(model: nn.Module) -> None:

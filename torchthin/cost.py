@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from torchthin.trace.clone import clone, share
 from torchthin.trace.inputs import Inputs, call
-from torchthin.trace.recorder import quiet
+from torchthin.trace.quiet import quiet
 
 
 @dataclass(frozen=True)

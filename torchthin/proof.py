@@ -16,7 +16,7 @@ from torchthin.trace.clone import clone, duplicate, state_tensors, to_double
 from torchthin.trace.inputs import Inputs, as_inputs, call, on_device_of
 from torchthin.trace.model import check_model
 from torchthin.trace.outputs import output_tensors
-from torchthin.trace.recorder import quiet
+from torchthin.trace.quiet import quiet
 
 DOUBLE_UP_TO = 64 * 2**20
 """Models of at most this many parameters are compared in float64; larger ones as they are, to spare memory."""

@@ -22,7 +22,7 @@ from torchthin.targets import Target, named
 from torchthin.thinning.build import mirrored_tensors
 from torchthin.thinning.search import Decision
 from torchthin.trace.clone import modules_of, state_tensors
-from torchthin.trace.recorder import quiet
+from torchthin.trace.quiet import quiet
 
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float64]

@@ -21,9 +21,12 @@ from torchthin.labels.components import Components, components
 from torchthin.labels.propagate import Labels, propagate
 from torchthin.labels.space import FROZEN, Axis, Merged, Vector
 from torchthin.thinning.reference import Kept, ReferenceMode, invoke
+from torchthin.trace.arguments import as_outputs, by_name
+from torchthin.trace.counting import CountingMode
 from torchthin.trace.inputs import Inputs, call
 from torchthin.trace.opgraph import Op, OpGraph, Ref
-from torchthin.trace.recorder import CountingMode, as_outputs, by_name, quiet, record
+from torchthin.trace.quiet import quiet
+from torchthin.trace.recorder import record
 
 OUTPUT = "part of the model's output"
 UNSET = {

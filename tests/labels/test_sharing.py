@@ -8,7 +8,8 @@ import pytest
 import torch
 from samples import SAMPLES, Sample
 
-from torchthin.trace.recorder import CountingMode, as_outputs, by_name, may_share, storage_key, tensors_in
+from torchthin.trace.arguments import as_outputs, by_name, may_share, storage_key, tensors_in
+from torchthin.trace.counting import CountingMode
 
 
 class _Sharing(CountingMode):

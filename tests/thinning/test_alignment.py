@@ -10,8 +10,8 @@ import torchthin
 from torchthin.labels.propagate import propagate
 from torchthin.thinning.fingerprints import run
 from torchthin.thinning.plan import trace
+from torchthin.trace.counting import CountingMode
 from torchthin.trace.inputs import as_inputs
-from torchthin.trace.recorder import CountingMode
 
 
 class ChannelsLast(nn.Module):

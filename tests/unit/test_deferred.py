@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from torchthin.thinning.fingerprints import run
 from torchthin.trace.clone import clone
+from torchthin.trace.counting import CountingMode
 from torchthin.trace.deferred import SHARE, Deferred
 from torchthin.trace.hollow import NeedsNumbers
 from torchthin.trace.inputs import as_inputs
-from torchthin.trace.recorder import CountingMode
 
 SIZE = 128
 

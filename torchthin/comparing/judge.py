@@ -14,7 +14,7 @@ from torchthin.scan.judge import Metric, measured
 from torchthin.trace.clone import clone, duplicate
 from torchthin.trace.inputs import Inputs, call
 from torchthin.trace.outputs import output_tensors
-from torchthin.trace.recorder import quiet
+from torchthin.trace.quiet import quiet
 
 
 class Judge:

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_map
 
 from torchthin.errors import InputError, one_line
 from torchthin.trace.inputs import Inputs
-from torchthin.trace.recorder import quiet
+from torchthin.trace.quiet import quiet
 
 Run = Callable[[Inputs], Any]
 """Runs what was written on inputs and returns its outputs."""

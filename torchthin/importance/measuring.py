@@ -21,11 +21,13 @@ from torchthin.groups import Group
 from torchthin.importance.channels import FloatArray, widened
 from torchthin.labels.components import Grouping
 from torchthin.labels.propagate import Labels
+from torchthin.trace.arguments import by_name
 from torchthin.trace.clone import clone, state_tensors
+from torchthin.trace.counting import CountingMode, following
 from torchthin.trace.inputs import Inputs, call
 from torchthin.trace.opgraph import OpGraph, Ref
 from torchthin.trace.outputs import output_tensors
-from torchthin.trace.recorder import CountingMode, by_name, following, quiet
+from torchthin.trace.quiet import quiet
 
 Loss = Callable[[nn.Module], Iterable[Tensor]]
 """The model -> a loss (a number with a gradient) for every batch."""

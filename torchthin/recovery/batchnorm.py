@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from torchthin.trace.inputs import Inputs, call
-from torchthin.trace.recorder import quiet
+from torchthin.trace.quiet import quiet
 
 
 def recalibrate_(model: nn.Module, inputs: Inputs) -> int:

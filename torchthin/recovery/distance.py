@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchthin.errors import InputError
 from torchthin.trace.inputs import Inputs, call
 from torchthin.trace.outputs import output_tensors
-from torchthin.trace.recorder import quiet
+from torchthin.trace.quiet import quiet
 
 
 def output_distance(wanted: Any, got: Any) -> Tensor:

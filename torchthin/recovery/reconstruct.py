@@ -21,8 +21,10 @@ from torchthin.recovery.ridge import Fit, fit
 from torchthin.recovery.rows import Geometry, Places, grouped, pixel_inputs, pixel_outputs
 from torchthin.thinning.recipe import Recipe
 from torchthin.trace.clone import state_tensors
+from torchthin.trace.counting import CountingMode, following
 from torchthin.trace.inputs import Inputs, call
-from torchthin.trace.recorder import CountingMode, following, quiet, record
+from torchthin.trace.quiet import quiet
+from torchthin.trace.recorder import record
 
 SAME = 1e-5
 """A weight that differs from a multiple of its parameter by more than this share of its size is something else."""

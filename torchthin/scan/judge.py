@@ -13,7 +13,7 @@ from torchthin.masks import apply_masks_
 from torchthin.trace.clone import clone, duplicate, state_tensors
 from torchthin.trace.inputs import Inputs, call
 from torchthin.trace.outputs import output_tensors
-from torchthin.trace.recorder import quiet
+from torchthin.trace.quiet import quiet
 
 Metric = Callable[[nn.Module], float]
 """The model -> a number; higher is better."""

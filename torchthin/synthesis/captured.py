@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from torchthin.errors import InputError, one_line
 from torchthin.mapping import ChipMapping
 from torchthin.proof import in_double
+from torchthin.trace.arguments import as_outputs, by_name
 from torchthin.trace.clone import clone, to_double
+from torchthin.trace.counting import CountingMode
 from torchthin.trace.inputs import Inputs, call
-from torchthin.trace.recorder import CountingMode, as_outputs, by_name, running
+from torchthin.trace.quiet import running
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,12 @@ from torch import Tensor, nn
 
 from torchthin.labels.propagate import Labels
 from torchthin.thinning.reference import Constant, Kept, ReferenceMode
+from torchthin.trace.arguments import as_outputs
 from torchthin.trace.clone import held
+from torchthin.trace.counting import CountingMode, following
 from torchthin.trace.inputs import Inputs, call
 from torchthin.trace.opgraph import BRANCH
-from torchthin.trace.recorder import CountingMode, as_outputs, following, running
+from torchthin.trace.quiet import running
 
 Print = tuple[tuple[int, ...], Tensor]
 """Shape, and two sums over the numbers."""

@@ -23,8 +23,9 @@ from torchthin.labels.components import Components
 from torchthin.labels.propagate import Labels
 from torchthin.labels.registry import Contraction
 from torchthin.labels.space import FROZEN, Axes, Merged, Vector
+from torchthin.trace.arguments import as_outputs, by_name
+from torchthin.trace.counting import CountingMode
 from torchthin.trace.opgraph import BRANCH, Op, Ref
-from torchthin.trace.recorder import CountingMode, as_outputs, by_name
 
 BoolArray = npt.NDArray[np.bool_]
 

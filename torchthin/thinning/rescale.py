@@ -16,7 +16,7 @@ from torchthin.computed import Computed, weight_of
 from torchthin.labels.propagate import Labels
 from torchthin.thinning.build import tensors_of
 from torchthin.thinning.recipe import Recipe, cut
-from torchthin.trace.recorder import quiet
+from torchthin.trace.quiet import quiet
 
 
 def rescaled_tensors(

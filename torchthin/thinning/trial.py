@@ -22,11 +22,12 @@ from torchthin.thinning.reference import Constant, Kept, ReferenceMode
 from torchthin.thinning.rescale import rescaled_tensors, settled_ops
 from torchthin.thinning.temperature import Rescale, plan_rescales, tempered_tensors
 from torchthin.trace.clone import clone
+from torchthin.trace.counting import CountingMode
 from torchthin.trace.deferred import SMALLEST, Deferred, FilledIn
 from torchthin.trace.inputs import Inputs, refreshed
 from torchthin.trace.opgraph import BRANCH, Op
 from torchthin.trace.outputs import output_tensors
-from torchthin.trace.recorder import CountingMode, own_modes
+from torchthin.trace.quiet import own_modes
 from torchthin.trace.sizes import FactorMode
 
 DIFFERENT = "the thinned model computes something else"

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from torchthin.trace.clone import clone, held, modules_of, share
+from torchthin.trace.counting import CountingMode, following
 from torchthin.trace.hollow import NeedsNumbers
 from torchthin.trace.inputs import Inputs, call
 from torchthin.trace.opgraph import OpGraph, Place, operator_name
-from torchthin.trace.recorder import CountingMode, following, quiet
+from torchthin.trace.quiet import quiet
 
 _SPLITS = frozenset({"split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "tensor_split"})
 _MULTIPLIES = frozenset({"aten.mul", "aten.mul_"})
