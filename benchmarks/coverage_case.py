@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable
 from typing import Any
@@ -72,6 +73,26 @@ def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
     return result, time.process_time() - start
 
 
+REPEATS = 3
+SLOW = 5.0
+"""CPU seconds beyond which once is enough."""
+
+
+def _least(work: Callable[[nn.Module], Any], prepare: Callable[[], nn.Module]) -> tuple[Any, float]:
+    """Return the last result and the least CPU seconds of some runs: the first one loads code, and others share the cores.
+
+    `prepare` gives the model of each run, which is not timed.
+    """
+    least = float("inf")
+    for _ in range(REPEATS):
+        model = prepare()
+        result, seconds = _timed(lambda model=model: work(model))  # type: ignore[misc]
+        least = min(least, seconds)
+        if seconds > SLOW:
+            break
+    return result, least
+
+
 def _torchthin(model: nn.Module, inputs: Inputs, row: dict[str, Any], stage: Stage) -> nn.Module:
     stage("prune")
     result, row["prune_s"] = _timed(
@@ -97,7 +118,7 @@ def _torchthin(model: nn.Module, inputs: Inputs, row: dict[str, Any], stage: Sta
     if not result.proof.holds:
         raise ValueError(str(result.proof))
     stage("unproved")
-    row["rounds"], row["unproved_s"] = _timed(lambda: _unproved(model, inputs))
+    row["rounds"], row["unproved_s"] = _least(lambda full: _unproved(full, inputs), lambda: model)
     return result.model
 
 
@@ -117,21 +138,22 @@ def _torch_pruning(model: nn.Module, inputs: Inputs, row: dict[str, Any], stage:
 
     before = measure(model, as_inputs(inputs))
     row |= {"parameters": before.parameters, "macs": before.macs}
-    ignored = _output_layers(model, inputs)
+    outputs = _output_layers(model, inputs)
     stage("prune")
 
-    def work() -> None:
+    def work(small: nn.Module) -> nn.Module:
         pruner = torch_pruning.pruner.BasePruner(
-            model,
+            small,
             inputs,
             importance=torch_pruning.importance.GroupMagnitudeImportance(p=2),
             pruning_ratio=SHARE,
-            ignored_layers=ignored,
+            ignored_layers=[small.get_submodule(name) for name in outputs],
             output_transform=lambda made: [t for t in tensors(made) if t.requires_grad],
         )
         pruner.step()
+        return small
 
-    _, row["prune_s"] = _timed(work)
+    model, row["prune_s"] = _least(work, lambda: copy.deepcopy(model))
     stage("run")
     after = measure(model, as_inputs(inputs))
     row |= {"parameters_left": after.parameters, "macs_left": after.macs}
@@ -140,8 +162,8 @@ def _torch_pruning(model: nn.Module, inputs: Inputs, row: dict[str, Any], stage:
     return model
 
 
-def _output_layers(model: nn.Module, inputs: Inputs) -> list[nn.Module]:
-    """Return the layers whose filters are channels of an output, as this package's graph shows them."""
+def _output_layers(model: nn.Module, inputs: Inputs) -> list[str]:
+    """Name the layers whose filters are channels of an output, as this package's graph shows them."""
     labels = propagate(trace(model, as_inputs(inputs)))
     frozen = find_groups(labels).groups.frozen
     axes = producers(labels)
@@ -150,7 +172,7 @@ def _output_layers(model: nn.Module, inputs: Inputs) -> list[nn.Module]:
         for item in frozen
         if axes.get(item.parameter) == item.axis and item.reason.startswith("part of the model's output")
     }
-    return [module for name, module in model.named_modules() if name in names]
+    return [name for name, _ in model.named_modules() if name in names]
 
 
 def _check(

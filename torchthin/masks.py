@@ -64,7 +64,7 @@ def apply_masks_(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
 
     Raises `InputError`, before anything is changed, for a mask whose name or shape does not fit the model.
     """
-    tensors = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers())
+    tensors = dict(state_tensors(model)) | dict(model.named_parameters(remove_duplicate=False))
     for name, mask in masks.items():
         if name not in tensors:
             raise InputError(

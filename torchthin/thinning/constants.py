@@ -15,7 +15,7 @@ from torchthin.labels.registry import Contraction
 from torchthin.labels.rules.normalization import BATCH_NORMS
 from torchthin.thinning.recipe import Recipe, cut
 from torchthin.thinning.reference import Constant, Kept
-from torchthin.trace.clone import modules_of
+from torchthin.trace.clone import modules_of, saved_names
 from torchthin.trace.opgraph import BRANCH, Op, Ref
 
 ROUNDING = 1e-5
@@ -99,7 +99,7 @@ def _agreed(places: _Places, constants: Iterable[Constant]) -> tuple[dict[str, F
     homeless: list[Constant] = []
     for constant in constants:
         fold = places.find(constant)
-        if fold is None:
+        if fold is None or not places.lasts(fold):
             homeless.append(constant)
         else:
             found.setdefault(fold.name, []).append(fold)
@@ -126,6 +126,7 @@ class _Places:
         self, model: nn.Module, labels: Labels, tensors: Mapping[str, Tensor], training: bool
     ) -> None:
         self._modules = dict(modules_of(model))
+        self._saved = saved_names(model)
         self._tensors = tensors
         self._state = labels.graph.state
         self._names = {number: name for name, number in self._state.items()}
@@ -144,6 +145,10 @@ class _Places:
     def calls(self, name: str) -> int:
         """Count how often a tensor is a bias, or read if it is none."""
         return self._biases[name] or self._reads(name)
+
+    def lasts(self, fold: Fold) -> bool:
+        """Whether a checkpoint would hold the tensor that takes a constant."""
+        return fold.new or fold.name in self._saved
 
     def meets(self, fold: Fold) -> bool:
         """Whether the run reads the tensor that takes a constant, or calls the module that gets a bias."""

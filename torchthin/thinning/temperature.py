@@ -7,7 +7,7 @@ from a layer by linear ops alone, the layer's weights take over the ratio of the
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,7 +66,7 @@ class Rescale:
 
 
 def plan_rescales(
-    labels: Labels, before: Mapping[int, float], after: Mapping[int, float]
+    labels: Labels, before: Mapping[int, float], after: Mapping[int, float], saved: Set[str]
 ) -> tuple[Rescale, ...]:
     """Find the layers that can take over what became of numbers.
 
@@ -74,6 +74,7 @@ def plan_rescales(
         labels: the labelled record.
         before: op index -> what the full-size model multiplies with.
         after: the same of the thinned model.
+        saved: names of the tensors that a checkpoint holds; others cannot take over anything.
     """
     changed = {
         index: number / after[index]
@@ -81,7 +82,7 @@ def plan_rescales(
         if after.get(index) and number and not math.isclose(number, after[index], rel_tol=1e-6)
     }
     found = (_rescale(labels, op, changed[op.index]) for op in labels.graph.ops if op.index in changed)
-    return tuple(rescale for rescale in found if rescale is not None)
+    return tuple(rescale for rescale in found if rescale is not None and saved >= set(rescale.names))
 
 
 def _rescale(labels: Labels, op: Op, factor: float) -> Rescale | None:

@@ -21,7 +21,7 @@ from torchthin.thinning.recipe import Recipe, cut
 from torchthin.thinning.reference import Constant, Kept, ReferenceMode
 from torchthin.thinning.rescale import rescaled_tensors, settled_ops
 from torchthin.thinning.temperature import Rescale, plan_rescales, tempered_tensors
-from torchthin.trace.clone import clone
+from torchthin.trace.clone import clone, saved_names
 from torchthin.trace.counting import CountingMode
 from torchthin.trace.deferred import SMALLEST, Deferred, FilledIn
 from torchthin.trace.inputs import Inputs, refreshed
@@ -145,7 +145,7 @@ class Trial:
             return failure
         if not prove:
             return Success(self.recipe, (), None, (), ())
-        rescales = plan_rescales(self.labels, self.factors, mode.factors)
+        rescales = plan_rescales(self.labels, self.factors, mode.factors, saved_names(self.model))
         del small
         different = self._doubted(rescales) if doubtful else None
         return self._proved(rescales) if different is None else different

@@ -26,9 +26,6 @@ Exchange = Callable[[str, Tensor], Tensor]
 """(name, tensor) -> the tensor that stands in its place in the copy."""
 
 
-_KINDS = ("_parameters", "_buffers")
-
-
 @dataclass(frozen=True)
 class _Parts:
     """A model with all that it is made of."""
@@ -83,22 +80,37 @@ def modules_of(model: nn.Module) -> list[tuple[str, nn.Module]]:
 
 
 def state_tensors(model: nn.Module) -> Iterable[tuple[str, Tensor]]:
-    """Return every parameter, then every buffer (also non-persistent ones), once, under its first name."""
+    """Return every parameter, then every buffer (also non-persistent ones), once, under its first name.
+
+    Last come tensors that modules hold as plain attributes (positions that a constructor computed), but not those that were
+    computed from others with a gradient: they are made anew.
+    """
     parts = _held.get().get(id(model))
     return _state_tensors(modules_of(model)) if parts is None else parts.tensors
 
 
 def _state_tensors(modules: list[tuple[str, nn.Module]]) -> Iterator[tuple[str, Tensor]]:
-    for kind in _KINDS:
-        seen: set[int] = set()
+    seen: set[int] = set()
+    for kind in ("_parameters", "_buffers", "__dict__"):
         for path, module in modules:
             own = getattr(module, kind)
             if own:
                 prefix = f"{path}." if path else ""
                 for name, tensor in own.items():
-                    if tensor is not None and id(tensor) not in seen:
+                    known = kind != "__dict__" or (isinstance(tensor, Tensor) and tensor.is_leaf)
+                    if known and tensor is not None and id(tensor) not in seen:
                         seen.add(id(tensor))
                         yield prefix + name, tensor
+
+
+def saved_names(model: nn.Module) -> set[str]:
+    """Return the names of what a state dict holds: other tensors are what the constructor makes them."""
+    return {
+        f"{path}.{name}" if path else name
+        for path, module in modules_of(model)
+        for name in (*module._parameters, *module._buffers)
+        if name not in getattr(module, "_non_persistent_buffers_set", ())
+    }
 
 
 class _Attributes(NamedTuple):
@@ -163,6 +175,8 @@ def _clone(model: nn.Module, exchange: Exchange) -> nn.Module:
     memo: dict[int, Any] = {}
     for name, tensor in state_tensors(model):
         new = exchange(name, tensor)
+        if new.requires_grad and not isinstance(tensor, nn.Parameter):
+            new = new.detach().requires_grad_()
         if isinstance(tensor, nn.Parameter) and not isinstance(new, nn.Parameter):
             new = nn.Parameter(new, requires_grad=tensor.requires_grad and new.is_floating_point())
         memo[id(tensor)] = new
