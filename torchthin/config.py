@@ -21,7 +21,9 @@ Schedule = Literal["agp", "one-shot"]
 Scope = Literal["group", "global"]
 SCOPES: tuple[Scope, ...] = ("group", "global")
 COMPATS = ("distiller",)
-CHANNEL_CRITERIA = ("l1", "l2", "max", "fpgm", "bn-scale", "lamp", "random", "taylor", "activation")
+CHANNEL_CRITERIA = (
+    "l1", "l2", "max", "fpgm", "bn-scale", "lamp", "random", "taylor", "activation", "reconstruction",
+)  # fmt: skip
 """Criteria of the package that rank channels, for help texts; the registry in `importance` decides what there is."""
 WEIGHT_CRITERIA = ("magnitude", "lamp", "random")
 """Criteria that rank single weights."""

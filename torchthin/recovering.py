@@ -11,7 +11,7 @@ from torch import nn
 from torchthin.calibration import LIMIT, Pixels
 from torchthin.errors import ConfigError
 from torchthin.pipeline.result import PruneResult
-from torchthin.recovery.distill import RATE, Distillation, Progress
+from torchthin.recovery.distill import RATE, WARM_UP, Distillation, Progress
 from torchthin.recovery.stages import recovered
 
 
@@ -28,7 +28,7 @@ def recover(
     rate: float = RATE,
     seed: int = 0,
     mix: bool = True,
-    warm_up: float = 0.0,
+    warm_up: float = WARM_UP,
     state: str | Path | None = None,
     progress: Progress | None = None,
 ) -> PruneResult:
@@ -49,11 +49,11 @@ def recover(
         pixels: how pictures of a folder become numbers.
         epochs: of distillation; 0: none.
         outputs: "values" (mean squared error), or "logits" (Kullback-Leibler divergence) for scores of classes.
-        rate: of AdamW at the start of its cosine.
+        rate: of AdamW, at its highest.
         seed: of shuffling and mixing.
         mix: whether inputs are mixed in pairs. Good where inputs are few; not for tasks that find places in a picture.
-        warm_up: share of the steps over which the rate grows from nothing, in [0, 1); 0.2 for runs of a few epochs, whose
-            first steps do harm at the full rate.
+        warm_up: share of the steps over which the rate grows from nothing, in [0, 1): at the full rate the first steps
+            move a refitted model away before they bring it back.
         state: file from which an interrupted distillation goes on; it is removed when the distillation ends.
         progress: told (epochs done, epochs in all, loss) after every epoch.
 

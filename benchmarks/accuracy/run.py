@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import time
+from functools import cache
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -21,6 +22,7 @@ from typing import Any
 import torch
 from tasks import TASKS
 from tools import Job, Way, macs
+from torch import nn
 from ways import WAYS
 
 BUDGETS = (0.7, 0.5, 0.25)
@@ -48,7 +50,7 @@ def main() -> None:
                         "network": network, "seed": seed, "budget": share,
                         "tool": way.tool, "criterion": way.criterion, "data": way.data,
                     }  # fmt: skip
-                    if _key(row) in done or (options.ways and way.tool not in options.ways):
+                    if _key(row) in done or not _chosen(way, options):
                         continue
                     row |= _measured(network, seed, share, way, options.tune)
                     with path.open("a") as file:
@@ -59,9 +61,9 @@ def main() -> None:
 def _measured(network: str, seed: int, share: float, way: Way, tune: bool) -> dict[str, Any]:
     """Prune one trained network in one way and score what comes out."""
     task = TASKS[network]
-    full = task.dense(seed)
+    full, score = _dense(network, seed)
     whole = macs(full, task.example)
-    row = {"dense": task.score(full), "load": os.getloadavg()[0], "torch": torch.__version__}
+    row = {"dense": score, "load": os.getloadavg()[0], "torch": torch.__version__}
     torch.manual_seed(seed)
     start = time.process_time()
     small = way.prune(Job(task, full, int(share * whole), *task.calibration(seed)))
@@ -78,6 +80,17 @@ def _measured(network: str, seed: int, share: float, way: Way, tune: bool) -> di
     return row
 
 
+def _chosen(way: Way, options: argparse.Namespace) -> bool:
+    return (not options.ways or way.tool in options.ways) and (not options.data or way.data in options.data)
+
+
+@cache
+def _dense(network: str, seed: int) -> tuple[nn.Module, float]:
+    """Return the trained network and its score."""
+    model = TASKS[network].dense(seed)
+    return model, TASKS[network].score(model)
+
+
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -86,6 +99,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--budgets", nargs="+", type=float, default=list(BUDGETS))
     parser.add_argument("--ways", nargs="+", help="only these tools")
+    parser.add_argument(
+        "--data", nargs="+", choices=("none", "inputs", "labels"), help="only ways with these"
+    )
     parser.add_argument("--no-tune", dest="tune", action="store_false", help="leave the short training out")
     parser.add_argument("--json", default="runs/accuracy/rows.jsonl")
     parser.add_argument(

@@ -26,6 +26,10 @@ class Task(ABC):
     """One input."""
     loss: Callable[[Tensor, Tensor], Tensor]
     """Of outputs and labels; only ways that are said to see labels may use it."""
+    keep: tuple[str, ...] = ()
+    """Layers that stay whole, for the tools that take names."""
+    mix: bool = True
+    """Whether a mixture of two inputs means something."""
 
     @abstractmethod
     def dense(self, seed: int) -> nn.Module:

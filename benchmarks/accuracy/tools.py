@@ -16,6 +16,8 @@ from torchthin.trace.inputs import as_inputs
 
 STEPS = 12
 """Halvings in the search for the sparsity that meets a budget of MACs."""
+FLOOR = 0.25
+"""Share of every group that stays with this package's global ranking."""
 
 
 Prune = Callable[["Job"], nn.Module]
@@ -132,6 +134,7 @@ def distiller(*, recalibrate: bool) -> Prune:
                 target_sparsity=share,
                 compat="distiller",
                 thin=True,
+                keep=job.task.keep,
             ).model
 
         small = under_budget(cut, job)
@@ -140,20 +143,22 @@ def distiller(*, recalibrate: bool) -> Prune:
     return way
 
 
-def torchthin(
-    *, criterion: str | None = None, allocation: str | None = None, epochs: int | None = None
-) -> Prune:
-    """This package, to a budget of MACs; with `epochs` recovered from the calibration inputs (0: layers refitted only)."""
+def torchthin(criterion: str, *, everywhere: bool, epochs: int | None = None) -> Prune:
+    """This package, to a budget of MACs; with `epochs` recovered from the calibration inputs (0: layers refitted only).
+
+    `everywhere`: scope="global", with at least `FLOOR` of every group.
+    """
 
     def way(job: Job) -> nn.Module:
         share = job.budget / macs(job.dense, job.task.example)
         data = None if epochs is None else job.images
         result = prune(
             job.dense, job.task.example, method="l1-structured", target_macs=f"{share:.6f}x", thin=True,
-            criterion=criterion, allocation=allocation, data=data,
+            criterion=criterion, data=data, scope="global" if everywhere else "group",
+            keep_at_least=FLOOR if everywhere else None, keep=job.task.keep,
         )  # fmt: skip
         if epochs is None:
             return result.model
-        return recover(job.dense, result, job.task.example, job.images, epochs=epochs).model
+        return recover(job.dense, result, job.task.example, job.images, epochs=epochs, mix=job.task.mix).model
 
     return way

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from tools import Way, distiller, torch_pruning, torchthin
 
+EPOCHS = 100
+"""Of learning from the dense network, without labels: under a minute on one core."""
 WAYS: tuple[Way, ...] = (
     *(
         Way("torch-pruning", f"{name}{', global' if everywhere else ''}", data, torch_pruning(
@@ -21,9 +23,17 @@ WAYS: tuple[Way, ...] = (
     ),
     Way("distiller masks", "l1", "none", distiller(recalibrate=False)),
     Way("distiller masks", "l1", "inputs", distiller(recalibrate=True)),
-    Way("torchthin", "l1", "none", torchthin()),
-    Way("torchthin", "fpgm", "none", torchthin(criterion="fpgm")),
-    Way("torchthin", "l1, refitted", "inputs", torchthin(epochs=0)),
-    Way("torchthin", "l1, spread by sensitivity, refitted", "inputs", torchthin(allocation="auto", epochs=0)),
-    Way("torchthin", "l1, refitted, 120 epochs", "inputs", torchthin(epochs=120)),
+    *(
+        Way("torchthin", f"{name}{', global' if everywhere else ''}", "none", torchthin(name, everywhere=everywhere))
+        for name in ("l1", "l2", "fpgm")
+        for everywhere in (False, True)
+    ),
+    Way("torchthin", "l1, refitted", "inputs", torchthin("l1", everywhere=False, epochs=0)),
+    Way("torchthin", "reconstruction, refitted", "inputs", torchthin("reconstruction", everywhere=False, epochs=0)),
+    Way("torchthin", "reconstruction, global, refitted", "inputs", torchthin(
+        "reconstruction", everywhere=True, epochs=0
+    )),
+    Way("torchthin", f"reconstruction, global, refitted, {EPOCHS} epochs", "inputs", torchthin(
+        "reconstruction", everywhere=True, epochs=EPOCHS
+    )),
 )  # fmt: skip

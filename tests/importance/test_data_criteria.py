@@ -118,7 +118,7 @@ def test_activation_is_the_mean_over_consumers() -> None:
     assert found == pytest.approx(2 * net.a(X).detach().abs().mean((0, 2, 3)).numpy(), rel=1e-9)
 
 
-@pytest.mark.parametrize("criterion", ["taylor", "activation"])
+@pytest.mark.parametrize("criterion", ["taylor", "activation", "reconstruction"])
 def test_the_model_is_left_as_it_is(criterion: str) -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(), nn.Conv2d(4, 2, 1)).train()
     net[0].weight.requires_grad_(False)
@@ -138,7 +138,7 @@ def test_the_model_is_left_as_it_is(criterion: str) -> None:
         ([torch.full((2, 3, 6, 6), torch.nan)], "hold NaN or infinite numbers"),
     ],
 )
-@pytest.mark.parametrize("criterion", ["taylor", "activation"])
+@pytest.mark.parametrize("criterion", ["taylor", "activation", "reconstruction"])
 def test_bad_data_are_refused(criterion: str, data: object, sentence: str) -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1))
     with pytest.raises(InputError) as caught:

@@ -15,7 +15,7 @@ from torchthin.config import METHODS, PruneConfig
 from torchthin.errors import ConfigError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from torchthin.checkpoints import Checkpoint
     from torchthin.cli.outcome import Voice
@@ -38,8 +38,6 @@ _DEFAULTS = PruneConfig()
 PICTURES = 256
 """Unlabelled pictures from which a thinned student is recovered."""
 _EPOCHS = 12
-_WARM_UP = 0.2
-"""Share of the learning over which its rate grows. Inputs are not mixed: a mixture of two people is no picture of people."""
 _EXAMPLE = """\
 example:
   %(prog)s --target-sparsity 0.5 --out-dir runs/pruned
@@ -91,13 +89,14 @@ def file_name(target_sparsity: float, chip: str | None = None) -> str:
 def _command(arguments: Sequence[str], drive: Path) -> int:
     options = _parse(arguments)
     keys = ("method", "target_sparsity", "thin", "chip", "target_cycles", "target_kernel_words", "fit")
+    epochs = _recover_epochs(options)
     config = PruneConfig.from_mapping(
-        {key: vars(options)[key] for key in keys if key in options} | {"keep": _HEADS}
+        {key: vars(options)[key] for key in keys if key in options} | {"keep": _HEADS} | _criterion(options)
     )
     places = find_places(getattr(options, "source", None), getattr(options, "out_dir", None), drive)
     places = replace(places, report=getattr(options, "report", None))
     coco = (getattr(options, "coco_annotations", None), getattr(options, "coco_images", None))
-    synthesis, epochs = _synthesis(options, config, places), _recover_epochs(options)
+    synthesis = _synthesis(options, config, places)
     _prune(config, places, getattr(options, "device", "cpu"), coco, synthesis, epochs)
     return 0
 
@@ -110,6 +109,13 @@ def _synthesis(options: argparse.Namespace, config: PruneConfig, places: Places)
             raise ConfigError("The --synthesis-yaml needs --synthesis-to FOLDER, or --chip and --thin.")
         return None
     return ForSynthesis(Path(folder) if folder is not None else places.out_dir, yaml)
+
+
+def _criterion(options: argparse.Namespace) -> dict[str, str]:
+    """Return what ranks channels: with pictures to recover from, what a refit cannot mend; else the method's own."""
+    method = METHODS.get(getattr(options, "method", _DEFAULTS.method))
+    recovered = "recover" in options and method is not None and method.structured
+    return {"criterion": "reconstruction"} if recovered else {}
 
 
 def _recover_epochs(options: argparse.Namespace) -> int | None:
@@ -159,8 +165,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--recover",
         action="store_true",
-        help=f"with --thin: refit the thinned student to the full one's outputs on {PICTURES} unlabelled "
-        "pictures of people it was trained on; no scored picture is among them",
+        help=f"with --thin: choose channels and refit the thinned student to the full one's outputs on {PICTURES} "
+        "unlabelled pictures, cut-outs of the kind it was trained on in new surroundings; none is scored",
     )
     parser.add_argument(
         "--recover-epochs",
@@ -212,6 +218,7 @@ def _prune(
     from torchthin.cli.report_files import check_report, command_line, network_of, write_report
     from torchthin.pipeline.pruning import prune_with
     from torchthin.pose.student import STUDENT_FILE, pose_student
+    from torchthin.pose.unlabelled import unlabelled_inputs
     from torchthin.reload import shrink_to_, with_recipe
     from torchthin.report.record import run_record
     from torchthin.trace.inputs import from_shapes
@@ -234,12 +241,13 @@ def _prune(
     scores = {"before": score(model.to(device))}
     example = from_shapes([((1, 3, 128, 128), torch.float32)])
     network = network_of(model, example) if places.report is not None else None
-    result = prune_with(model, config, example)
+    pictures = None if recover_epochs is None else unlabelled_inputs(PICTURES)
+    result = prune_with(model, config, example, data=pictures)
     if config.chip is not None:
         config = replace(config, target_sparsity=result.report.target_sparsity)
     scores["after"] = score(result.model)
-    if recover_epochs is not None:
-        result = _recovered(model, result, example, recover_epochs)
+    if recover_epochs is not None and pictures is not None:
+        result = _recovered(model, result, example, pictures, recover_epochs)
         scores["recovered"] = score(result.model)
     files = _for_synthesis(synthesis, result.model, checkpoint, target, config.chip)
     voice.say(result)
@@ -304,17 +312,18 @@ def _for_synthesis(
     )
 
 
-def _recovered(model: nn.Module, result: PruneResult, example: Inputs, epochs: int) -> PruneResult:
+def _recovered(
+    model: nn.Module, result: PruneResult, example: Inputs, pictures: Tensor, epochs: int
+) -> PruneResult:
     """Return the result with a model that is nearer to the full one, from pictures without labels."""
     from torchthin.cli.recovery import progress_bar
-    from torchthin.pose.unlabelled import unlabelled_inputs
     from torchthin.recovering import recover
 
+    # Inputs are not mixed: a mixture of two people is no picture of people.
     with progress_bar("Recovering") as progress:
-        pictures = unlabelled_inputs(PICTURES)
         return recover(
             model, result, example, pictures,
-            limit=PICTURES, epochs=epochs, mix=False, warm_up=_WARM_UP, progress=progress,
+            limit=PICTURES, epochs=epochs, mix=False, progress=progress,
         )  # fmt: skip
 
 

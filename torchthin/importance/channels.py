@@ -14,6 +14,7 @@ from torch import Tensor
 from torchthin.errors import InputError
 from torchthin.groups import Group, Member
 from torchthin.importance.registry import RowScore
+from torchthin.importance.removal import Consumer
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -26,6 +27,9 @@ class Measured(Protocol):
 
     def magnitudes(self, group: Group) -> FloatArray:
         """Return the mean absolute value of every channel where it is consumed, shape (channels,)."""
+
+    def consumers(self, group: Group) -> list[Consumer]:
+        """Return the layers that sum over the channels, with what is needed to refit them."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from torchthin.importance.channels import Channels
 from torchthin.importance.registry import register_channel_criterion
+from torchthin.importance.removal import removal_errors
 
 
 @register_channel_criterion("taylor", needs_data=True, absolute=True)
@@ -31,3 +32,14 @@ def activation(channels: Channels) -> Tensor:
     """
     assert channels.measured is not None
     return torch.from_numpy(channels.measured.magnitudes(channels.group))
+
+
+@register_channel_criterion("reconstruction", needs_data=True, absolute=True)
+def reconstruction(channels: Channels) -> Tensor | None:
+    """Return the error of the layers behind when a channel and all less important ones are gone and these are refitted.
+
+    See `removal_errors`. For `recover`, which refits them. None where no layer behind can be refitted.
+    """
+    assert channels.measured is not None
+    consumers = channels.measured.consumers(channels.group)
+    return removal_errors(consumers, channels.group.size) if consumers else None

@@ -9,9 +9,10 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -19,6 +20,8 @@ from torchthin.computed import Computed
 from torchthin.errors import InputError, one_line
 from torchthin.groups import Group
 from torchthin.importance.channels import FloatArray, widened
+from torchthin.importance.moments import Moments, MomentsMode
+from torchthin.importance.removal import Consumer
 from torchthin.labels.components import Grouping
 from torchthin.labels.propagate import Labels
 from torchthin.trace.arguments import by_name
@@ -29,6 +32,7 @@ from torchthin.trace.opgraph import OpGraph, Ref
 from torchthin.trace.outputs import output_tensors
 from torchthin.trace.quiet import quiet
 
+Mode = TypeVar("Mode", bound=CountingMode)
 Loss = Callable[[nn.Module], Iterable[Tensor]]
 """The model -> a loss (a number with a gradient) for every batch."""
 DRAWS = 32
@@ -46,6 +50,7 @@ class Measure:
     seed: int = 0
     _effects: dict[tuple[str, int], FloatArray] = field(default_factory=dict)
     _sizes: tuple[OpGraph, dict[int, FloatArray]] | None = None
+    _moments: tuple[OpGraph, dict[int, Moments]] | None = None
 
     def at(self, grouping: Grouping, labels: Labels, axes: Mapping[str, int]) -> MeasuredGroups:
         """Return the statistics of groups. axes: filter axis of every weight that makes channels."""
@@ -64,6 +69,15 @@ class Measure:
             self._sizes = (labels.graph, _sizes(self, labels))
         return self._sizes[1]
 
+    def moments(self, labels: Labels) -> dict[int, Moments]:
+        """Return, for every contraction's op that has them, the moments of its inputs."""
+        if self._moments is None or self._moments[0] is not labels.graph:
+            found: dict[int, Moments] = {}
+            for _ in _passes(self, lambda: MomentsMode(labels, found)):
+                pass
+            self._moments = (labels.graph, found)
+        return self._moments[1]
+
 
 @dataclass(frozen=True)
 class MeasuredGroups:
@@ -80,19 +94,42 @@ class MeasuredGroups:
 
     def magnitudes(self, group: Group) -> FloatArray:
         """Return the mean absolute value of every channel where it is consumed, shape (channels,)."""
-        of_label = self.grouping.components.of_label
-        own = np.full(self.grouping.components.reason.size, -1, np.int64)
-        own[self.grouping.channels[group.name]] = np.arange(group.size)
         total, count = np.zeros(group.size), np.zeros(group.size)
         for index, sizes in self.measure.sizes(self.labels).items():
-            contraction = self.labels.contractions[index]
-            vector = self.labels.values[contraction.data][contraction.data_axis]
-            if isinstance(vector, np.ndarray):
-                channel = own[of_label[vector]]
+            channel = self._channels_along(group, index)
+            if channel is not None:
                 met = channel >= 0
                 total += np.bincount(channel[met], sizes[met], group.size)
                 count += np.bincount(channel[met], minlength=group.size)
         return np.asarray(total / np.maximum(count, 1))
+
+    def consumers(self, group: Group) -> list[Consumer]:
+        """Return the layers that sum over the group's channels, ready to be refitted; those with equal shares of each."""
+        found = []
+        for index, moments in self.measure.moments(self.labels).items():
+            channel = self._channels_along(group, index)
+            if channel is None:
+                continue
+            of_column = np.repeat(channel, moments.taps)
+            counts = np.bincount(of_column[of_column >= 0], minlength=group.size)
+            if not counts.all() or np.ptp(counts):
+                continue
+            columns = np.argsort(of_column, kind="stable")[np.count_nonzero(of_column < 0) :]
+            consumer = Consumer.of(
+                moments.covariance(), moments.weight, torch.from_numpy(columns.reshape(group.size, -1))
+            )
+            found += [] if consumer is None else [consumer]
+        return found
+
+    def _channels_along(self, group: Group, index: int) -> npt.NDArray[np.int64] | None:
+        """Return which channel of the group each index of the axis is that a contraction sums over; -1: none."""
+        own = np.full(self.grouping.components.reason.size, -1, np.int64)
+        own[self.grouping.channels[group.name]] = np.arange(group.size)
+        contraction = self.labels.contractions[index]
+        vector = self.labels.values[contraction.data][contraction.data_axis]
+        if not isinstance(vector, np.ndarray):
+            return None
+        return own[self.grouping.components.of_label[vector]]
 
 
 def _effects(measure: Measure, wanted: set[tuple[str, int]]) -> dict[tuple[str, int], FloatArray]:
@@ -209,11 +246,20 @@ class _SizesMode(CountingMode):
 
 
 def _sizes(measure: Measure, labels: Labels) -> dict[int, FloatArray]:
-    copy = clone(measure.model, lambda name, t: t.detach() if isinstance(t, nn.Parameter) else t.clone())
     totals: dict[int, FloatArray] = {}
     counts: dict[int, int] = {}
+    for mode in _passes(measure, lambda: _SizesMode(labels)):
+        for index, total in mode.total.items():
+            totals[index] = totals.get(index, np.zeros(total.numel())) + total.cpu().numpy()
+            counts[index] = counts.get(index, 0) + mode.count[index]
+    return {index: total / max(counts[index], 1) for index, total in totals.items()}
+
+
+def _passes(measure: Measure, make: Callable[[], Mode]) -> Iterator[Mode]:
+    """Run a copy of the model on every batch, watched by a mode of its own, and yield the mode."""
+    copy = clone(measure.model, lambda name, t: t.detach() if isinstance(t, nn.Parameter) else t.clone())
     for batch in measure.batches:
-        mode = _SizesMode(labels)
+        mode = make()
         with quiet(copy):
             try:
                 with following(copy, mode):
@@ -223,7 +269,4 @@ def _sizes(measure: Measure, labels: Labels) -> dict[int, FloatArray]:
                     f"The model ({type(copy).__name__}) does not run on the data of prune: {one_line(error)}. "
                     "Give inputs of the shapes and dtypes that its forward takes."
                 ) from error
-        for index, total in mode.total.items():
-            totals[index] = totals.get(index, np.zeros(total.numel())) + total.cpu().numpy()
-            counts[index] = counts.get(index, 0) + mode.count[index]
-    return {index: total / max(counts[index], 1) for index, total in totals.items()}
+        yield mode

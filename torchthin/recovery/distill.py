@@ -29,8 +29,10 @@ from torchthin.trace.outputs import output_tensors
 from torchthin.trace.recorder import record
 
 OUTPUTS = ("values", "logits")
-RATE = 2e-3
-"""Of AdamW at the start."""
+RATE = 5e-3
+"""Of AdamW, at its highest."""
+WARM_UP = 0.1
+"""Share of the steps over which the rate grows from nothing: the first steps of the full rate do harm."""
 Progress = Callable[[int, int, float], None]
 """(epochs done, epochs in all, mean loss of the last one)"""
 
@@ -47,8 +49,8 @@ class Distillation:
     seed: int = 0
     mix: bool = True
     """Whether inputs are mixed in pairs: for few inputs of which a mixture still means something."""
-    warm_up: float = 0.0
-    """Share of the steps over which the rate grows from nothing: few steps of the full rate first do harm."""
+    warm_up: float = WARM_UP
+    """Share of the steps over which the rate grows from nothing."""
 
     def __post_init__(self) -> None:
         if isinstance(self.epochs, bool) or not isinstance(self.epochs, int) or self.epochs < 0:

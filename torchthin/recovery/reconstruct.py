@@ -8,6 +8,7 @@ fitting thinned inputs to dense outputs, Zhang et al. 2016 (arXiv 1505.06798).
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from torchthin.errors import one_line
 from torchthin.recovery.layers import CONVOLUTION, PLAIN, PRODUCTS, Layer, find_layers, products
 from torchthin.recovery.ridge import Fit, fit
-from torchthin.recovery.rows import Geometry, Places, grouped, pixel_inputs, pixel_outputs
+from torchthin.rows import Geometry, Places, grouped, pixel_inputs, pixel_outputs
 from torchthin.thinning.recipe import Recipe
 from torchthin.trace.clone import state_tensors
 from torchthin.trace.counting import CountingMode, following
@@ -85,7 +86,7 @@ def _kept(recipe: Recipe, name: str, state: Mapping[str, Tensor]) -> Tensor:
     return torch.tensor(axes[0]) if 0 in axes else torch.arange(state[name].shape[0])
 
 
-class _Products(CountingMode):
+class _Products(CountingMode, ABC):
     """Stops at every product."""
 
     def __init__(self) -> None:
@@ -98,8 +99,9 @@ class _Products(CountingMode):
         self._seen += 1
         return self.product(self._seen, func, args, kwargs)
 
+    @abstractmethod
     def product(self, number: int, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        raise NotImplementedError
+        """Run the product, the `number`-th of a run, and return what it gives."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,7 @@ class _Refit(_Products):
         target = self.targets[number]
         if convolution:
             geometry = Geometry.of(weight, args[3:6], args[8])
-            size = _output_size(args[0], geometry)
+            size = geometry.output_size(args[0])
             inputs = pixel_inputs(args[0], target.places, geometry, size).float()
             groups = geometry.groups
         else:
@@ -242,15 +244,6 @@ def _factor(parameter: Tensor, used: Tensor) -> float | None:
     factor = float((here * there).sum()) / power
     scale = float(there.abs().amax())
     return factor if factor and float((there - factor * here).abs().amax()) <= SAME * scale else None
-
-
-def _output_size(values: Tensor, how: Geometry) -> list[int]:
-    return [
-        (length + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1
-        for length, pad, dilation, kernel, stride in zip(
-            values.shape[2:], how.padding, how.dilation, how.kernel, how.stride, strict=True
-        )
-    ]
 
 
 def _numbers_among_all(graph: Any, layers: tuple[Layer, ...]) -> dict[int, int]:

@@ -56,6 +56,14 @@ class Geometry:
         )
         return cls(tuple(weight.shape[2:]), stride, padding, dilation, groups)
 
+    def output_size(self, values: Tensor) -> list[int]:
+        """Return height, width, ... of the output for an input (samples, channels, ...)."""
+        sides = zip(values.shape[2:], self.padding, self.dilation, self.kernel, self.stride, strict=True)
+        return [
+            (length + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1
+            for length, pad, dilation, kernel, stride in sides
+        ]
+
 
 def pixel_outputs(output: Tensor, places: Places) -> Tensor:
     """Return the outputs of a convolution at the places: (samples * places, channels)."""
