@@ -38,6 +38,8 @@ _DEFAULTS = PruneConfig()
 PICTURES = 256
 """Unlabelled pictures from which a thinned student is recovered."""
 _EPOCHS = 12
+_WARM_UP = 0.2
+"""Share of the learning over which its rate grows: by the distance on held-out pictures, more than the default helps here."""
 _EXAMPLE = """\
 example:
   %(prog)s --target-sparsity 0.5 --out-dir runs/pruned
@@ -323,7 +325,7 @@ def _recovered(
     with progress_bar("Recovering") as progress:
         return recover(
             model, result, example, pictures,
-            limit=PICTURES, epochs=epochs, mix=False, progress=progress,
+            limit=PICTURES, epochs=epochs, mix=False, warm_up=_WARM_UP, progress=progress,
         )  # fmt: skip
 
 

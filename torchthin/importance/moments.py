@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchthin.importance.channels import widened
 from torchthin.labels.propagate import Labels
 from torchthin.rows import Geometry, Places, pixel_inputs
 from torchthin.trace.opgraph import Op, Ref
@@ -33,10 +34,10 @@ class Moments:
     squares: Tensor | float = 0.0
 
     def add(self, rows: Tensor) -> None:
-        """Add inputs (rows, columns)."""
+        """Add inputs (rows, columns); products are taken in their own precision, sums in float64."""
         self.count += len(rows)
-        self.total = self.total + rows.sum(0)
-        self.squares = self.squares + rows.mT @ rows
+        self.total = self.total + rows.sum(0, dtype=torch.float64)
+        self.squares = self.squares + (rows.mT @ rows).double()
 
     def covariance(self) -> Tensor:
         """Return the covariance (columns, columns)."""
@@ -97,4 +98,4 @@ class MomentsMode(CountingMode):
     def _add(self, number: int, rows: Tensor, weight: Tensor, taps: int) -> None:
         if number not in self._found:
             self._found[number] = Moments(weight.detach().double(), taps)
-        self._found[number].add(rows.double())
+        self._found[number].add(widened(rows))

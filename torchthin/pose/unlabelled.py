@@ -1,4 +1,4 @@
-"""Pictures without labels for the pose student: shipped cut-outs of people it was trained on, in new surroundings.
+"""Pictures without labels for the pose student: shipped cut-outs of the kind it was trained on, in new surroundings.
 
 They are what a user has who kept the pictures but not the labels. The scored validation set shares neither people nor
 pictures with them.
