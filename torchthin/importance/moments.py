@@ -12,8 +12,9 @@ from torch import Tensor
 from torchthin.importance.channels import widened
 from torchthin.labels.propagate import Labels
 from torchthin.rows import Geometry, Places, pixel_inputs
+from torchthin.trace.arguments import by_name
+from torchthin.trace.counting import CountingMode
 from torchthin.trace.opgraph import Op, Ref
-from torchthin.trace.recorder import CountingMode, by_name
 
 WIDEST = 8192
 """Inputs of one output at most (a square matrix of so many is kept for a layer); wider layers are not looked at."""
