@@ -27,6 +27,7 @@ from torchthin.gradual.saved import (
     thinned_of,
 )
 from torchthin.gradual.when import Curve, plan_steps
+from torchthin.importance.measuring import Loss
 from torchthin.in_place import Thinned, carry_out_, plan_thinning
 from torchthin.masks import apply_masks_
 from torchthin.pipeline.result import PruneResult
@@ -54,6 +55,9 @@ class Pruner:
         steps: how often the sparsity grows (default: ``config.agp_steps``).
         start: step after which it begins to.
         interval: calls of `step` from one growth to the next.
+        data: inputs without labels, as `torchthin.calibration.calibration` takes them, for the criterion taylor: at every growth
+            the gradients of the model as it is then are taken on them. Every rank takes its own, rank 0 decides.
+        loss: a function of the model that yields a loss per batch of the user's own data, in place of `data`.
 
     Raises:
         InputError: something given cannot be used. `ConfigError`: a value is out of range. Nothing was changed.
@@ -76,6 +80,8 @@ class Pruner:
         steps: int | None = None,
         start: int = 0,
         interval: int = 1,
+        data: Any = None,
+        loss: Loss | None = None,
     ) -> None:
         check_model(model, "Pruner")
         config = PruneConfig() if config is None else config
@@ -95,7 +101,7 @@ class Pruner:
             _refuse_foreign(optimizer, self._model)
         example = own_example(self._model) if example_inputs is None else example_inputs
         self._inputs = None if example is None else on_device_of(self._model, as_inputs(example))
-        self._beginning = begin(self._model, self._config, self._inputs)
+        self._beginning = begin(self._model, self._config, self._inputs, data, loss)
         self._growth: Growth = self._beginning.growth
         self._enforced = Enforcement(self._growth.masks(self._model))
         self._step = 0

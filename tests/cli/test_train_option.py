@@ -58,7 +58,11 @@ FLAGS = [
     "--agp-steps",
     "4",
 ]
-EXTRA = {"plain": [], "optimizer, thinned": ["--optimizer", "training.py:make", "--thin"]}
+EXTRA = {
+    "plain": [],
+    "optimizer, thinned": ["--optimizer", "training.py:make", "--thin"],
+    "ranked from data": ["--criterion", "taylor", "--data", "inputs.pt"],
+}
 
 
 @pytest.fixture
@@ -68,6 +72,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     state = trained_state(tmp_path)
     state["bn.running_var"].abs_()
     torch.save(state, tmp_path / "best.pth")
+    torch.save(torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(2)), tmp_path / "inputs.pt")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     return Workplace(tmp_path, capsys)
@@ -123,6 +128,11 @@ def test_a_killed_run_goes_on_and_gives_the_same_file(place: Workplace, extra: l
     assert "Going on after step 2 of 4" in second.stdout
     assert (place.path / "out.pth").read_bytes() == (place.path / "whole.pth").read_bytes()
     assert not (place.path / "out.pth.state").exists()
+
+
+def test_a_criterion_of_data_needs_some(place: Workplace) -> None:
+    flags = given("train", "out.pth", "--criterion", "taylor")
+    place.assert_refused("criterion 'taylor' of Pruner needs data", *flags)
 
 
 def test_a_function_that_raises_leaves_its_state(place: Workplace) -> None:

@@ -43,7 +43,7 @@ def sgd(model: nn.Module) -> torch.optim.Optimizer:
         ),
         (
             {"config": PruneConfig(criterion="taylor")},
-            "criterion 'taylor' of Pruner must be one that looks at weights",
+            "criterion 'taylor' of Pruner needs data",
         ),
         ({"config": PruneConfig(weights=["stme.weight"])}, "no weight 'stme.weight'"),
         ({"optimizer": "sgd"}, "must be a torch.optim.Optimizer. Got str"),

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from torchthin.calibration import Calibration
 from torchthin.checkpoints.whole import write_whole
 from torchthin.cli.options import PruneOptions
 from torchthin.cli.outcome import Voice
@@ -33,7 +34,7 @@ from torchthin.pipeline.result import PruneResult
 from torchthin.pruner import Pruner
 
 SEED = 0
-_FIXED = ("model_factory", "factory_args", "checkpoint", "train", "optimizer")
+_FIXED = ("model_factory", "factory_args", "checkpoint", "train", "optimizer", "data")
 """Options that a run which goes on must share with the one that began."""
 
 
@@ -63,9 +64,13 @@ def check_training(options: PruneOptions) -> None:
 
 
 def prune_in_training(
-    model: nn.Module, inputs: tuple[Tensor, ...] | None, options: PruneOptions, voice: Voice
+    model: nn.Module,
+    inputs: tuple[Tensor, ...] | None,
+    options: PruneOptions,
+    voice: Voice,
+    data: Calibration | None = None,
 ) -> PruneResult:
-    """Prune step by step, with the user's training after each.
+    """Prune step by step, with the user's training after each. data: for criteria that need any.
 
     Raises:
         TrainingError: the training function raised; the state before its last call is saved.
@@ -77,7 +82,7 @@ def prune_in_training(
         if options.optimizer is not None:
             make = stack.enter_context(named_function(options.optimizer, "optimizer factory"))
             optimizer = _made(make, model, options.optimizer)
-        pruner = Pruner(model, inputs, options.prune)
+        pruner = Pruner(model, inputs, options.prune, data=data)
         run = _Run(options, voice, pruner, optimizer)
         run.begin()
         stack.enter_context(_held(pruner))

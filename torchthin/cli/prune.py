@@ -76,10 +76,11 @@ def _prune(options: PruneOptions) -> dict[str, Any]:
     how = options.prune
     model, inputs = placed(model, device), inputs and tuple(value.to(device) for value in inputs)
     network = network_of(model, inputs) if options.report is not None else None
+    data = calibrated(options, model, inputs)
     if options.train is None:
-        result = prune_with(model, how, inputs, data=calibrated(options, model, inputs))
+        result = prune_with(model, how, inputs, data=data)
     else:
-        result = prune_in_training(model, inputs, options, voice)
+        result = prune_in_training(model, inputs, options, voice, data)
     if recovers(options) and result.recipe is not None:
         result = recovered(model, result, inputs, options)
     if how.chip is not None or how.budgets:

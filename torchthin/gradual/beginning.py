@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,12 +15,15 @@ from torch.optim.swa_utils import AveragedModel
 from torchthin.config import PruneConfig
 from torchthin.errors import ConfigError
 from torchthin.gradual.channels import Channels
+from torchthin.gradual.evidence import Evidence
 from torchthin.gradual.growth import Growth
 from torchthin.gradual.ranks import digest_of, is_sharded, refuse_different
 from torchthin.gradual.weights import Weights
 from torchthin.groups import Group
+from torchthin.importance.measuring import Loss
 from torchthin.importance.registry import criterion as registered
 from torchthin.importance.values import check_values
+from torchthin.pipeline.evidence import batches_of, check_evidence
 from torchthin.pipeline.groups import frozen_targets
 from torchthin.selection import select_channels
 from torchthin.structured import ByImportance
@@ -52,13 +56,16 @@ def unwrapped(model: nn.Module) -> nn.Module:
             return model
 
 
-def begin(model: nn.Module, config: PruneConfig, inputs: Inputs | None) -> Beginning:
+def begin(
+    model: nn.Module, config: PruneConfig, inputs: Inputs | None, data: Any = None, loss: Loss | None = None
+) -> Beginning:
     """Find targets and groups.
 
     Args:
         model: the user's own model, full size.
         config: what is asked for at the end.
         inputs: example inputs on the model's device; needed for structured methods.
+        data, loss: for criteria that need data; see `Pruner`.
 
     Raises:
         ConfigError: what is asked for needs something else.
@@ -67,13 +74,18 @@ def begin(model: nn.Module, config: PruneConfig, inputs: Inputs | None) -> Begin
     """
     _refuse(model, config, inputs)
     structured = config.rule.structured
+    if structured:
+        check_evidence(config, inputs, data, loss, of="Pruner")
     plan = find_targets(
         model, structured=structured, weights=config.weights, keep=config.keep, coupled=structured
     )
     check_values(model, {target.name for target in plan.targets})
     if inputs is None or not structured:
         return Beginning(Weights.of(plan.targets, model), plan.kept, plan.notes)
-    return _begin_channels(model, config, inputs, plan)
+    evidence = None
+    if registered(config.rule.criterion).needs_data:
+        evidence = Evidence(batches_of(model, inputs, data), loss)
+    return _begin_channels(model, config, inputs, plan, evidence)
 
 
 def _refuse(model: nn.Module, config: PruneConfig, inputs: Inputs | None) -> None:
@@ -95,11 +107,6 @@ def _refuse(model: nn.Module, config: PruneConfig, inputs: Inputs | None) -> Non
         raise ConfigError(
             "The target_params and target_macs of Pruner must be None: give a target_sparsity. "
             "torchthin.prune reaches budgets."
-        )
-    if config.rule.structured and registered(config.rule.criterion).needs_data:
-        raise ConfigError(
-            f"The criterion {config.rule.criterion!r} of Pruner must be one that looks at weights, such as l1, l2, fpgm "
-            "or bn-scale: a step runs no data."
         )
     if config.rule.structured and inputs is None:
         raise ConfigError(
@@ -126,7 +133,9 @@ class _Everywhere(ByImportance):
         return found
 
 
-def _begin_channels(model: nn.Module, config: PruneConfig, inputs: Inputs, plan: TargetPlan) -> Beginning:
+def _begin_channels(
+    model: nn.Module, config: PruneConfig, inputs: Inputs, plan: TargetPlan, evidence: Evidence | None
+) -> Beginning:
     patterns = tuple(name for name in config.weights or () if any(sign in name for sign in "*?["))
     decide = _Everywhere(
         model,
@@ -137,12 +146,15 @@ def _begin_channels(model: nn.Module, config: PruneConfig, inputs: Inputs, plan:
         config.rule.criterion,
         patterns,
         plan.computed,
+        measure=None if evidence is None else evidence.measure(model, plan.computed, config),
         seed=config.seed,
     )
     found = find_plan(model, inputs, decide)
     assert decide.chosen is not None
     silenced = frozenset(found.proposal.decision.silenced)
-    growth = Channels.of(decide.chosen, silenced, plan.computed)
+    growth = Channels.of(decide.chosen, silenced, plan.computed, evidence)
+    if evidence is not None:
+        growth.ranking(model, config)  # a criterion that no step can take is refused now
     device = next(model.parameters()).device
     refuse_different("groups of channels", digest_of(growth.parts()), device)
     notes = (

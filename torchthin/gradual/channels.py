@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 from torchthin.computed import Computed, computed_weights
 from torchthin.config import PruneConfig
+from torchthin.gradual.evidence import Evidence, Gradients
 from torchthin.gradual.growth import composed, recipe_entry, recipe_of
 from torchthin.gradual.ranks import WholeTensors, from_first
 from torchthin.gradual.shrinking import shrunk, staying
 from torchthin.groups import Group, Member
-from torchthin.importance.scores import ranked
+from torchthin.importance.scores import Ranking, ranked
 from torchthin.pipeline.groups import asked_of_groups
 from torchthin.report.facts import Filters, share
 from torchthin.selection import select_channels
@@ -42,12 +43,20 @@ class Channels:
     computed: Mapping[str, Computed] = field(default_factory=dict)
     """The model's computed weights; their values may be those of an earlier step."""
     recipe: Recipe | None = None
+    evidence: Evidence | None = None
+    """For criteria that need data."""
 
     @classmethod
-    def of(cls, chosen: Chosen, silent: frozenset[str], computed: Mapping[str, Computed]) -> Channels:
+    def of(
+        cls,
+        chosen: Chosen,
+        silent: frozenset[str],
+        computed: Mapping[str, Computed],
+        evidence: Evidence | None = None,
+    ) -> Channels:
         """Return the decision that nothing goes yet."""
         alive = {group.name: np.ones(group.size, np.bool_) for group in chosen.groups}
-        return cls(chosen, alive, silent, computed)
+        return cls(chosen, alive, silent, computed, evidence=evidence)
 
     @cached_property
     def groups(self) -> tuple[Group, ...]:
@@ -77,9 +86,7 @@ class Channels:
 
     def grown(self, model: nn.Module, config: PruneConfig, sparsity: float) -> Channels:
         """Score the channels that are there and let the least important go, as many as `sparsity` asks for."""
-        computed = computed_weights(model) if self.computed else {}
-        weights = WholeTensors(model, {name: item.values for name, item in computed.items()})
-        ranking = ranked(self.groups, weights, self.chosen.axes, config.rule.criterion, seed=config.seed)
+        ranking = self.ranking(model, config)
         found = select_channels(
             self.chosen.groups,
             {name: self._full_size(name, scores) for name, scores in ranking.scores.items()},
@@ -95,6 +102,16 @@ class Channels:
             for name, before in self.alive.items()
         }
         return replace(self, alive=self._shared(grown, model))
+
+    def ranking(self, model: nn.Module, config: PruneConfig) -> Ranking:
+        """Return the scores of the groups of the model at hand."""
+        computed = computed_weights(model) if self.computed else {}
+        weights = WholeTensors(model, {name: item.values for name, item in computed.items()})
+        axes, criterion = self.chosen.axes, config.rule.criterion
+        measured = None
+        if self.evidence is not None:
+            measured = Gradients(self.evidence.measure(model, computed, config), axes, criterion)
+        return ranked(self.groups, weights, axes, criterion, measured, config.seed)
 
     def _full_size(self, name: str, scores: FloatArray) -> FloatArray:
         """Return scores of the full-size group: what was removed scores 0, as what is masked does."""
@@ -169,7 +186,8 @@ class Channels:
             tuple(_group_of(group) for group in entry["groups"]), entry["axes"], frozenset(entry["targets"])
         )
         alive = {name: tensor.cpu().numpy() for name, tensor in entry["alive"].items()}
-        return Channels(chosen, alive, frozenset(entry["silent"]), self.computed, recipe_of(entry["recipe"]))
+        recipe = recipe_of(entry["recipe"])
+        return Channels(chosen, alive, frozenset(entry["silent"]), self.computed, recipe, self.evidence)
 
 
 def _group_entry(group: Group) -> dict[str, Any]:

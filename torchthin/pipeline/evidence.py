@@ -17,17 +17,19 @@ from torchthin.targets import TargetPlan
 from torchthin.trace.inputs import Inputs, on_device_of
 
 
-def check_evidence(config: PruneConfig, example_inputs: Any, data: Any, loss: Loss | None = None) -> None:
-    """Refuse a criterion that is unknown, or that needs what was not given."""
+def check_evidence(
+    config: PruneConfig, example_inputs: Any, data: Any, loss: Loss | None = None, of: str = "prune"
+) -> None:
+    """Refuse a criterion that is unknown, or that needs what was not given. of: whose criterion it is."""
     rule = registered(config.rule.criterion)
     if rule.needs_data and data is None and loss is None:
         raise ConfigError(
-            f"The criterion {rule.name!r} of prune needs data. Give data=[...] (on the command line --data), "
+            f"The criterion {rule.name!r} of {of} needs data. Give data=[...] (on the command line --data), "
             "or choose one that looks at weights, such as l1."
         )
     if rule.needs_data and example_inputs is None:
         raise ConfigError(
-            f"The criterion {rule.name!r} of prune needs example_inputs: values are followed through one run of the "
+            f"The criterion {rule.name!r} of {of} needs example_inputs: values are followed through one run of the "
             "model. Give a tensor, a tuple or a dict (on the command line --input-shape)."
         )
 
