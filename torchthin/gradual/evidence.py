@@ -14,6 +14,7 @@ from torchthin.gradual.ranks import is_sharded
 from torchthin.groups import Group
 from torchthin.importance.channels import FloatArray, Measured
 from torchthin.importance.measuring import Loss, Measure
+from torchthin.importance.removal import Consumer
 from torchthin.trace.inputs import Inputs, on_device_of
 
 
@@ -54,6 +55,10 @@ class Gradients(Measured):
 
     def magnitudes(self, group: Group) -> FloatArray:
         """Refuse: where values are consumed is not known any more."""
+        raise _refusal(self.criterion)
+
+    def consumers(self, group: Group) -> list[Consumer]:
+        """Refuse: which layers read the channels is not known any more."""
         raise _refusal(self.criterion)
 
 
