@@ -61,9 +61,51 @@ def test_plain_attributes_are_cut_and_loaded(tmp_path: Path) -> None:
     assert small.scale.shape == (4,)
     assert small.projection.shape == (4, 3)
     assert net.positions.shape == (1, 10, 16)
+    assert any("No checkpoint holds positions, scale, projection" in note for note in result.report.notes)
     result.save(tmp_path / "small.pt")
     again = torchthin.load(tmp_path / "small.pt", Positions())
     torch.testing.assert_close(again(x), small(x))
+
+
+class Caching(nn.Module):
+    """Keeps positions from its first run, and the last features it has seen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.out = nn.Linear(6, 16), nn.Linear(16, 2)
+        self.positions: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.positions is None:
+            self.positions = torch.ones(self.embed.out_features)
+        self.last = torch.relu(self.embed(x) + self.positions)
+        return self.out(self.last)
+
+
+def test_what_runs_leave_on_modules_is_no_part_of_a_model(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net, x = Caching(), torch.randn(3, 6)
+    result = _thinned(net, x)
+    assert result.recipe is not None
+    assert result.recipe.keep.keys() == {"embed.weight", "embed.bias", "out.weight"}
+    result.save(tmp_path / "small.pt")
+    with torch.no_grad():
+        result.model(torch.randn(5, 6))
+        net(torch.randn(2, 6))
+    recovered = torchthin.recover(net, result, x, torch.randn(32, 6), epochs=0)
+    assert recovered.model.embed.out_features == 8
+    again = torchthin.load(tmp_path / "small.pt", Caching())
+    assert again(x).shape == (3, 2)
+
+
+def test_a_cache_of_the_pruned_instance_is_missing_in_a_new_one(tmp_path: Path) -> None:
+    net, x = Caching(), torch.randn(3, 6)
+    net(x)
+    result = _thinned(net, x)
+    assert any("No checkpoint holds positions" in note for note in result.report.notes)
+    result.save(tmp_path / "small.pt")
+    with pytest.raises(torchthin.InputError, match="positions, which the model has not"):
+        torchthin.load(tmp_path / "small.pt", Caching())
 
 
 def test_in_place_too_and_twice() -> None:

@@ -17,6 +17,7 @@ from torchthin.thinning.plan import (
     folded_values,
     inexact_layers,
     rescaled_layers,
+    unsaved_tensors,
 )
 from torchthin.trace.inputs import Inputs
 
@@ -39,7 +40,7 @@ def thinned_result(
     )
     report = replace(
         report,
-        notes=(*report.notes, *removed, *rescaled_layers(found)),
+        notes=(*report.notes, *removed, *rescaled_layers(found), *unsaved_tensors(masked, found)),
         macs=before.macs,
         thinned_parameters=after.parameters,
         thinned_parameter_bytes=after.parameter_bytes,

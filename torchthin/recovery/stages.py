@@ -19,7 +19,7 @@ from torchthin.recovery.reconstruct import reconstruct_
 from torchthin.report.recovery_facts import RecoveryFacts, Stage
 from torchthin.thinning.build import thin_copy
 from torchthin.thinning.recipe import Recipe, check_fits
-from torchthin.trace.clone import clone, duplicate, share, state_tensors
+from torchthin.trace.clone import clone, duplicate, saved_names, share, state_tensors
 from torchthin.trace.inputs import Inputs, as_inputs, on_device_of
 from torchthin.trace.model import check_model
 from torchthin.trace.recorder import record
@@ -162,8 +162,9 @@ def _refuse_foreign(dense: nn.Module, small: nn.Module, recipe: Recipe) -> None:
     check_fits(recipe, dict(state_tensors(dense)), dict(dense.named_modules()))
     meta = thin_copy(clone(dense, lambda name, tensor: tensor.detach().to("meta")), recipe)
     wanted = {name: tuple(tensor.shape) for name, tensor in state_tensors(meta)}
+    same = saved_names(small) | recipe.keep.keys()  # of what runs leave on modules the shapes say nothing
     for name, tensor in state_tensors(small):
-        if name in wanted and wanted[name] != tuple(tensor.shape):
+        if name in same and name in wanted and wanted[name] != tuple(tensor.shape):
             raise InputError(
                 f"The thinned model has {name} of shape {tuple(tensor.shape)}, the recipe makes {wanted[name]} of the dense "
                 "one. Give the model that this recipe made."

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from torchthin.lines import Lines
-from torchthin.trace.clone import state_tensors
+from torchthin.trace.clone import saved_names, state_tensors
 from torchthin.trace.inputs import Inputs
 
 Key = tuple[str, int]
@@ -22,7 +22,10 @@ Key = tuple[str, int]
 def fingerprint(model: nn.Module, batches: Iterable[Inputs], how: Mapping[str, Any]) -> str:
     """Return a digest of all that a result depends on: weights, data, and how it is judged."""
     digest = hashlib.sha256(json.dumps(dict(how), sort_keys=True).encode())
+    saved = saved_names(model)
     for name, tensor in state_tensors(model):
+        if name not in saved:
+            continue  # a run may have left it there
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(_bytes(tensor))
     for batch in batches:

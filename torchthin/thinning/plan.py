@@ -21,7 +21,7 @@ from torchthin.thinning.rescale import rescaled_tensors
 from torchthin.thinning.search import Decide, Proposal, Search
 from torchthin.thinning.temperature import tempered_tensors
 from torchthin.thinning.trial import Diverged, Success, Trial
-from torchthin.trace.clone import clone, held, modules_of, share, state_tensors
+from torchthin.trace.clone import clone, held, modules_of, saved_names, share, state_tensors
 from torchthin.trace.collection import collection_paused
 from torchthin.trace.inputs import Inputs
 from torchthin.trace.opgraph import OpGraph, merged
@@ -196,6 +196,17 @@ def silenced_biases(plan: Plan) -> tuple[str, ...]:
         f"{name}: {int((~mask).sum())} values are masked together with their channels, because no layer can take over "
         "the constant that they would emit."
         for name, mask in plan.proposal.decision.silenced.items()
+    )
+
+
+def unsaved_tensors(model: nn.Module, plan: Plan) -> tuple[str, ...]:
+    """Name the tensors that are cut and stand in no state dict."""
+    names = [name for name in plan.recipe.keep if name not in saved_names(model)]
+    if not names:
+        return ()
+    listed = f"{', '.join(names[:4])}{', ...' if len(names) > 4 else ''}"
+    return (
+        f"No checkpoint holds {listed}: a new instance must make them when it is built, and loading cuts them.",
     )
 
 

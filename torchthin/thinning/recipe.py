@@ -168,7 +168,8 @@ def check_fits(recipe: Recipe, tensors: Mapping[str, Tensor], modules: Mapping[s
     for name, shape in recipe.shapes.items():
         if name not in tensors:
             raise InputError(
-                f"The recipe names {name}, which the model has not. Build the class it was made for."
+                f"The recipe names {name}, which the model has not. Build the class it was made for; a tensor that a run of "
+                "the model caches must not be there yet when it is pruned."
             )
         if tuple(tensors[name].shape) != shape:
             raise InputError(
