@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from torchthin.checkpoints.checksums import load_checked
 from torchthin.errors import InputError, one_line
 from torchthin.factory import named_function
 from torchthin.trace.inputs import Inputs
@@ -252,7 +253,7 @@ def _read(path: Path, like: Inputs, limit: int, pixels: Pixels) -> Any:
         if path.suffix == ".npy":
             return np.load(path, allow_pickle=False)
         if path.suffix in (".pt", ".pth"):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return load_checked(path)
     except Exception as error:  # what damaged files raise is of many kinds
         raise InputError(f"The calibration data {path} cannot be read: {one_line(error)}.") from error
     raise InputError(f"The calibration data must be a .npy or .pt file, or a folder of pictures. Got {path}.")

@@ -36,10 +36,20 @@ def truncated(path: Path) -> None:
     (path / "bad.pth").write_bytes((path / "best.pth").read_bytes()[:3000])
 
 
+def one_bit_flipped(path: Path) -> None:
+    """Change a weight in the file, which torch.load does not notice."""
+    weight = torch.load(path / "best.pth", weights_only=True)["state_dict"]["conv2.weight"]
+    data = bytearray((path / "best.pth").read_bytes())
+    data[data.index(weight.numpy().tobytes()) + 5] ^= 1
+    (path / "bad.pth").write_bytes(data)
+    assert torch.load(path / "bad.pth", weights_only=True)
+
+
 CHECKPOINTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (lambda path: None, "The checkpoint bad.pth does not exist."),
     "directory": (lambda path: (path / "bad.pth").mkdir(), "must be a file. It is a directory"),
     "truncated": (truncated, "is damaged: it is cut short. Save or download it again."),
+    "flipped bit": (one_bit_flipped, "do not match their checksum). Save or download it again."),
     "code": (
         lambda path: torch.save(RunsCode(), path / "bad.pth"),
         "is refused: it would run code (posix.system)",

@@ -19,6 +19,7 @@ from typing import IO, Any
 
 import torch
 
+from torchthin.checkpoints.checksums import record_bytes
 from torchthin.checkpoints.opcodes import Global, code_runner, named_globals, one_line
 from torchthin.errors import CheckpointError
 
@@ -183,19 +184,22 @@ def read_zip(path: Path) -> object:
     """
     with zipfile.ZipFile(path) as archive:
         root = next(n for n in archive.namelist() if n.endswith("/data.pkl")).removesuffix("data.pkl")
-        if f"{root}byteorder" in archive.namelist() and archive.read(f"{root}byteorder") != b"little":
+        if (
+            f"{root}byteorder" in archive.namelist()
+            and record_bytes(archive, f"{root}byteorder") != b"little"
+        ):
             raise pickle.UnpicklingError("written on a big-endian machine")
         flat: dict[str, torch.Tensor] = {}
 
         def storage(key: str) -> torch.Tensor:
             if key not in flat:
-                data = bytearray(archive.read(f"{root}data/{key}"))
+                data = bytearray(record_bytes(archive, f"{root}data/{key}"))
                 flat[key] = (
                     torch.frombuffer(data, dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
                 )
             return flat[key]
 
-        program = io.BytesIO(archive.read(f"{root}data.pkl"))
+        program = io.BytesIO(record_bytes(archive, f"{root}data.pkl"))
         refuse_code_runners(path, named_globals(program))
         program.seek(0)
         return InertUnpickler(program, storage).load()

@@ -9,9 +9,9 @@ import warnings
 import zipfile
 from pathlib import Path
 
-import torch
 from safetensors import safe_open
 
+from torchthin.checkpoints.checksums import load_checked
 from torchthin.checkpoints.content import Checkpoint, checkpoint_from
 from torchthin.checkpoints.inert import read_zip, refuse_foreign
 from torchthin.errors import CheckpointError
@@ -28,8 +28,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     such as an optimizer's, are skipped and named in ``skipped``.
 
     Raises:
-        CheckpointError: the file is missing, damaged or of another kind, or its state dict needs a foreign
-        class.
+        CheckpointError: the file is missing, damaged (by the checksums of a torch archive as well) or of another
+        kind, or its state dict needs a foreign class.
     """
     path = Path(path)
     try:
@@ -94,7 +94,9 @@ def _from_torch(path: Path) -> object:
     try:
         with warnings.catch_warnings():  # old files make torch talk about its own storage classes
             warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return load_checked(path)
+    except zipfile.BadZipFile:  # no other reader gets the right bytes either
+        raise
     except Exception:  # a foreign class, or damage
         if not is_zip:
             refuse_foreign(path)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from torchthin.calibration import Calibration
+from torchthin.checkpoints.checksums import load_checked
 from torchthin.checkpoints.whole import write_whole
 from torchthin.cli.options import PruneOptions
 from torchthin.cli.outcome import Voice
@@ -183,7 +184,7 @@ class _Run:
     def _load(self) -> None:
         path = state_path(self._options)
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = load_checked(path)
             settings = dict(state["settings"])
         except Exception as error:  # torch has many exceptions for files that are none of its own
             raise CheckpointError(

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from torchthin.checkpoints.checksums import load_checked
 from torchthin.checkpoints.whole import write_whole
 from torchthin.errors import CheckpointError, ConfigError, one_line
 from torchthin.integrations.rhythm import EPOCH, checked
@@ -86,7 +87,7 @@ def _make() -> type[Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        state: dict[str, Any] = load_checked(path)
     except Exception as error:  # torch has many exceptions for files that are none of its own
         raise CheckpointError(
             f"The state of the Pruner {path} cannot be read: {one_line(error)}. "
