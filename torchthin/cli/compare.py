@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torchthin.chips.table import chip_names
+from torchthin.cli.given import flags_with_model, followed_inputs, talk_aside
+from torchthin.cli.judging import (
+    add_metric_argument,
+    add_weights_arguments,
+    add_workers_argument,
+    evaluations_bar,
+    named_metric,
+)
 from torchthin.cli.options import add_data_argument, add_model_arguments, add_recovery_arguments
 from torchthin.cli.shell import Parser
 from torchthin.config import CHANNEL_CRITERIA, METHODS
@@ -75,11 +81,7 @@ def add_compare_arguments(parser: Parser) -> None:
     add_recovery_arguments(parser)
     _add_grid(parser)
     measured = parser.add_argument_group("what is measured")
-    measured.add_argument(
-        "--metric",
-        metavar="MODULE:FUNCTION",
-        help="function(model) that returns a number, higher is better (default: distance to the dense outputs on --data)",
-    )
+    add_metric_argument(measured)
     measured.add_argument(
         "--latency",
         metavar="N",
@@ -93,7 +95,7 @@ def add_compare_arguments(parser: Parser) -> None:
         metavar="FILE",
         help="file that keeps each row at once: a run that was ended goes on from it",
     )
-    running.add_argument("--workers", metavar="N", type=int, help="processes that evaluate (default: 1)")
+    add_workers_argument(running)
     running.add_argument(
         "--storage",
         metavar="URL",
@@ -129,8 +131,7 @@ def _add_grid(parser: Parser) -> None:
     grid.add_argument("--target-macs", metavar="LIMIT", nargs="+", help="budgets such as 0.5x")
     grid.add_argument("--target-params", metavar="LIMIT", nargs="+", help="budgets such as 0.4x")
     grid.add_argument("--scope", help="group or global, for all of the grid (default: group)")
-    grid.add_argument("--weights", metavar="NAME", nargs="+", help="weights to prune (default: as prune)")
-    grid.add_argument("--keep", metavar="PATTERN", nargs="+", help="weights to leave whole, such as 'head*'")
+    add_weights_arguments(grid)
     grid.add_argument("--seed", metavar="N", type=int, help="of random numbers (default: 0)")
 
 
@@ -140,15 +141,7 @@ def compare_options(namespace: argparse.Namespace) -> CompareOptions:
     Raises:
         ConfigError: the model factory is missing.
     """
-    given: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in vars(namespace).items()
-    }
-    given.pop("debug", None)
-    if "model_factory" not in given:
-        raise ConfigError(
-            "A model factory is needed. Give --model-factory package.module:function or path/to/file.py:function."
-        )
-    return CompareOptions(**given)
+    return CompareOptions(**flags_with_model(namespace))
 
 
 def run(options: CompareOptions) -> int:
@@ -159,9 +152,7 @@ def run(options: CompareOptions) -> int:
     """
     from torchthin.comparing.text import comparison_text
 
-    stdout = sys.stdout
-    redirected = contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext()
-    with redirected:  # the user's model may print as well
+    with talk_aside(options.json):
         found = _compared(options)
         facts = found.to_dict(options.cost, options.within)
         if not options.json:
@@ -170,7 +161,7 @@ def run(options: CompareOptions) -> int:
             _draw(found, Path(options.plot), options.cost)
             print(f"Saved {options.plot}.")
     if options.json:
-        print(json.dumps(facts, indent=2), file=stdout)
+        print(json.dumps(facts, indent=2))
     if found.rows and found.all_failed:
         raise TargetMissedError(
             f"All {len(found.rows)} candidates failed. The first: {found.rows[0].failure}"
@@ -207,8 +198,7 @@ def _check_output(options: CompareOptions) -> None:
 
 
 def _compared(options: CompareOptions) -> Comparison:
-    from torchthin.cli.inputs import example_inputs, placed, usable_device
-    from torchthin.cli.judging import evaluations_bar, named_metric
+    from torchthin.cli.inputs import placed, usable_device
     from torchthin.cli.model import load_model
     from torchthin.cli.outcome import Voice
     from torchthin.cli.recovery import calibrated
@@ -227,15 +217,9 @@ def _compared(options: CompareOptions) -> Comparison:
         keep=options.keep,
         seed=options.seed,
     )
-    device = usable_device(options.device)
-    inputs = example_inputs(options.input_shape, options.dataset)
-    if inputs is None:
-        raise ConfigError(
-            "Example inputs are needed: channels are followed through one run of the model. "
-            "Give --input-shape 1,3,224,224 or --dataset."
-        )
+    inputs = followed_inputs(options)
     model, _ = load_model(options, Voice(quiet=True))
-    model = placed(model, device)
+    model = placed(model, usable_device(options.device))
     with named_metric(options.metric) as metric, evaluations_bar("candidates") as progress:
         return compare(
             model,

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from torchthin.cli.given import flags_with_model, followed_inputs, talk_aside
 from torchthin.cli.options import add_model_arguments
 from torchthin.cli.shell import Parser
-from torchthin.errors import ConfigError, TargetMissedError
+from torchthin.errors import TargetMissedError
 
 if TYPE_CHECKING:
     from torchthin.report.inspection_facts import Inspection
@@ -58,13 +57,7 @@ def inspect_options(namespace: argparse.Namespace) -> InspectOptions:
     Raises:
         ConfigError: the model factory is missing.
     """
-    given = dict(vars(namespace))
-    given.pop("debug", None)
-    if "model_factory" not in given:
-        raise ConfigError(
-            "A model factory is needed. Give --model-factory package.module:function or path/to/file.py:function."
-        )
-    return InspectOptions(**{**given, "input_shape": tuple(given.get("input_shape", ()))})
+    return InspectOptions(**flags_with_model(namespace))
 
 
 def run(options: InspectOptions) -> int:
@@ -73,34 +66,26 @@ def run(options: InspectOptions) -> int:
     Raises:
         TargetMissedError: nothing of the model can be pruned.
     """
-    stdout = sys.stdout
-    redirected = contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext()
-    with redirected:  # the user's model may print as well
+    with talk_aside(options.json):
         facts = _inspect(options)
         if not options.json:
             print(facts)
     if options.json:
-        print(json.dumps(facts.to_dict(), indent=2), file=stdout)
+        print(json.dumps(facts.to_dict(), indent=2))
     if not facts.prunable:
         raise TargetMissedError(f"Nothing of the model can be pruned. {_why(facts)}")
     return 0
 
 
 def _inspect(options: InspectOptions) -> Inspection:
-    from torchthin.cli.inputs import example_inputs, placed, usable_device
+    from torchthin.cli.inputs import placed, usable_device
     from torchthin.cli.model import load_model
     from torchthin.cli.outcome import Voice
     from torchthin.inspection import inspect
 
-    device = usable_device(options.device)
-    inputs = example_inputs(options.input_shape, options.dataset)
-    if inputs is None:
-        raise ConfigError(
-            "Example inputs are needed: channels are followed through one run of the model. "
-            "Give --input-shape 1,3,224,224 or --dataset."
-        )
+    inputs = followed_inputs(options)
     model, _ = load_model(options, Voice())
-    return inspect(placed(model, device), inputs, prove=options.proof)
+    return inspect(placed(model, usable_device(options.device)), inputs, prove=options.proof)
 
 
 def _why(facts: Inspection) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import sys
 from collections.abc import Iterator
@@ -37,3 +38,25 @@ def evaluations_bar(unit: str = "evaluations") -> Iterator[Progress | None]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(unit)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def add_metric_argument(parser: argparse._ArgumentGroup) -> None:
+    """Add ``--metric`` to a group of flags."""
+    parser.add_argument(
+        "--metric",
+        metavar="MODULE:FUNCTION",
+        help="function(model) that returns a number, higher is better (default: distance to the dense outputs on --data)",
+    )
+
+
+def add_weights_arguments(parser: argparse._ArgumentGroup) -> None:
+    """Add ``--weights`` and ``--keep`` to a group of flags."""
+    parser.add_argument("--weights", metavar="NAME", nargs="+", help="weights to prune (default: as prune)")
+    parser.add_argument(
+        "--keep", metavar="PATTERN", nargs="+", help="weights to leave whole, such as 'head*'"
+    )
+
+
+def add_workers_argument(parser: argparse._ArgumentGroup) -> None:
+    """Add ``--workers`` to a group of flags."""
+    parser.add_argument("--workers", metavar="N", type=int, help="processes that evaluate (default: 1)")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -10,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from torchthin.cli.given import talk_aside
 from torchthin.cli.options import EXAMPLE, RUN_TYPES, PruneOptions, add_prune_arguments, prune_options
 from torchthin.cli.shell import Parser, run_command
 from torchthin.errors import TargetMissedError
@@ -33,12 +33,10 @@ def run(options: PruneOptions) -> int:
     if options.print_config or options.print_schema:
         _print_configuration(options)
         return 0
-    stdout = sys.stdout
-    redirected = contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext()
-    with redirected:  # the user's model may print as well
+    with talk_aside(options.json):
         facts = _list_weights(options) if options.list_weights else _prune(options)
     if options.json:
-        print(json.dumps(facts, indent=2), file=stdout)
+        print(json.dumps(facts, indent=2))
     refuse_missed_target(facts)
     return 0
 

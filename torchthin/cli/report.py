@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torchthin.cli.given import given_flags, talk_aside
 from torchthin.cli.options import add_model_arguments
 from torchthin.cli.report_files import check_report, network_of, sensitivity_from, write_report
 from torchthin.cli.shell import Parser
@@ -69,10 +68,7 @@ def report_options(namespace: argparse.Namespace) -> ReportOptions:
     Raises:
         ConfigError: no file was named, or a checkpoint twice.
     """
-    given: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in vars(namespace).items()
-    }
-    given.pop("debug", None)
+    given = given_flags(namespace)
     if given.get("file") is None:
         raise ConfigError("A file is needed: a pruned checkpoint, or the JSON of a report.")
     if "checkpoint" in given:
@@ -82,8 +78,7 @@ def report_options(namespace: argparse.Namespace) -> ReportOptions:
 
 def run(options: ReportOptions) -> int:
     """Read, write, say what was written, and return the exit code."""
-    stdout = sys.stdout
-    with contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext():
+    with talk_aside(options.json):
         source = Path(options.file)
         to = options.to or str(source.with_suffix(".html"))
         check_report(to, options.plots)
@@ -97,7 +92,7 @@ def run(options: ReportOptions) -> int:
         for path in write_report(record, to, options.plots):
             print(f"Saved {path}.")
     if options.json:
-        print(json.dumps(record, indent=2), file=stdout)
+        print(json.dumps(record, indent=2))
     return 0
 
 

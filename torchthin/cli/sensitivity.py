@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torchthin.cli.given import flags_with_model, followed_inputs, talk_aside
+from torchthin.cli.judging import (
+    add_metric_argument,
+    add_weights_arguments,
+    add_workers_argument,
+    evaluations_bar,
+    named_metric,
+)
 from torchthin.cli.options import add_data_argument, add_model_arguments
 from torchthin.cli.shell import Parser
 from torchthin.config import CHANNEL_CRITERIA
@@ -58,11 +64,7 @@ def add_sensitivity_arguments(parser: Parser) -> None:
     add_model_arguments(parser)
     add_data_argument(parser)
     scan = parser.add_argument_group("scan")
-    scan.add_argument(
-        "--metric",
-        metavar="MODULE:FUNCTION",
-        help="function(model) that returns a number, higher is better (default: distance to the dense outputs on --data)",
-    )
+    add_metric_argument(scan)
     scan.add_argument(
         "--ratios", metavar="SHARE", type=float, nargs="+", help="shares of a group (default: 0.1 to 0.9)"
     )
@@ -71,8 +73,7 @@ def add_sensitivity_arguments(parser: Parser) -> None:
         metavar="NAME",
         help=f"what says which channels go first: {', '.join(CHANNEL_CRITERIA)} (default: l1)",
     )
-    scan.add_argument("--weights", metavar="NAME", nargs="+", help="weights to prune (default: as prune)")
-    scan.add_argument("--keep", metavar="PATTERN", nargs="+", help="weights to leave whole, such as 'head*'")
+    add_weights_arguments(scan)
     scan.add_argument(
         "--seed", metavar="N", type=int, help="of random numbers that criteria draw (default: 0)"
     )
@@ -81,7 +82,7 @@ def add_sensitivity_arguments(parser: Parser) -> None:
         metavar="FILE",
         help="file that keeps each result at once: a run that was ended goes on from it",
     )
-    scan.add_argument("--workers", metavar="N", type=int, help="processes that evaluate (default: 1)")
+    add_workers_argument(scan)
     output = parser.add_argument_group("output")
     output.add_argument("--save-to", metavar="FILE", help="JSON file for prune --allocation")
     output.add_argument("--json", action="store_true", help="the same JSON on stdout, all else on stderr")
@@ -94,22 +95,12 @@ def sensitivity_options(namespace: argparse.Namespace) -> SensitivityOptions:
     Raises:
         ConfigError: the model factory is missing.
     """
-    given: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in vars(namespace).items()
-    }
-    given.pop("debug", None)
-    if "model_factory" not in given:
-        raise ConfigError(
-            "A model factory is needed. Give --model-factory package.module:function or path/to/file.py:function."
-        )
-    return SensitivityOptions(**given)
+    return SensitivityOptions(**flags_with_model(namespace))
 
 
 def run(options: SensitivityOptions) -> int:
     """Scan, print, write last, and return the exit code. With ``--json``, stdout gets nothing but the JSON."""
-    stdout = sys.stdout
-    redirected = contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext()
-    with redirected:  # the user's model may print as well
+    with talk_aside(options.json):
         table = _scan(options)
         if not options.json:
             print(table)
@@ -117,7 +108,7 @@ def run(options: SensitivityOptions) -> int:
             _save(Path(options.save_to), table)
             print(f"Saved {options.save_to}.")
     if options.json:
-        print(json.dumps(table.to_dict(), indent=2), file=stdout)
+        print(json.dumps(table.to_dict(), indent=2))
     return 0
 
 
@@ -132,8 +123,7 @@ def _save(path: Path, table: Sensitivity) -> None:
 
 
 def _scan(options: SensitivityOptions) -> Sensitivity:
-    from torchthin.cli.inputs import example_inputs, placed, usable_device
-    from torchthin.cli.judging import evaluations_bar, named_metric
+    from torchthin.cli.inputs import placed, usable_device
     from torchthin.cli.model import load_model
     from torchthin.cli.outcome import Voice
     from torchthin.where_to_cut import sensitivity
@@ -142,18 +132,12 @@ def _scan(options: SensitivityOptions) -> Sensitivity:
         from torchthin.checkpoints import check_destination
 
         check_destination(Path(options.save_to))
-    device = usable_device(options.device)
-    inputs = example_inputs(options.input_shape, options.dataset)
-    if inputs is None:
-        raise ConfigError(
-            "Example inputs are needed: channels are followed through one run of the model. "
-            "Give --input-shape 1,3,224,224 or --dataset."
-        )
+    inputs = followed_inputs(options)
     model, _ = load_model(options, Voice())
     ratios: dict[str, Any] = {} if options.ratios is None else {"ratios": options.ratios}
     with named_metric(options.metric) as metric, evaluations_bar() as progress:
         return sensitivity(
-            placed(model, device),
+            placed(model, usable_device(options.device)),
             inputs,
             data=options.data,
             metric=metric,

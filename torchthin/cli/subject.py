@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from torchthin.cli.given import InputOptions, given_flags, sized_inputs, talk_aside
 from torchthin.cli.options import add_model_arguments
 from torchthin.cli.shell import Parser
 from torchthin.errors import ConfigError
@@ -28,22 +27,6 @@ class Facts(Protocol):
 
 
 Found = TypeVar("Found", bound=Facts)
-
-
-class Subject(Protocol):
-    """Options that name a model and its inputs."""
-
-    @property
-    def dataset(self) -> str | None:
-        """Data set whose image size the model takes."""
-
-    @property
-    def input_shape(self) -> tuple[str, ...]:
-        """Example inputs, one for each argument."""
-
-    @property
-    def device(self) -> str:
-        """Where to run."""
 
 
 def add_subject_arguments(parser: Parser) -> None:
@@ -69,10 +52,7 @@ def given_options(namespace: argparse.Namespace) -> dict[str, Any]:
     Raises:
         ConfigError: no model factory, or two.
     """
-    given = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in vars(namespace).items()
-    }
-    given.pop("debug", None)
+    given = given_flags(namespace)
     model = given.pop("model", None)
     if model is not None and "model_factory" in given:
         raise ConfigError(
@@ -85,19 +65,13 @@ def given_options(namespace: argparse.Namespace) -> dict[str, Any]:
     return given
 
 
-def needed_inputs(options: Subject) -> tuple[torch.Tensor, ...]:
+def needed_inputs(options: InputOptions) -> tuple[torch.Tensor, ...]:
     """Return the example inputs on the device that was named.
 
     Raises:
         ConfigError: none were given, or they make no sense.
     """
-    from torchthin.cli.inputs import example_inputs, usable_device
-
-    device = usable_device(options.device)
-    inputs = example_inputs(options.input_shape, options.dataset)
-    if inputs is None:
-        raise ConfigError("An input size is needed. Give --input-shape 1,3,128,128 or --dataset.")
-    return tuple(value.to(device) for value in inputs)
+    return tuple(value.to(options.device) for value in sized_inputs(options))
 
 
 def loaded(source: ModelSource, device: str) -> nn.Module:
@@ -112,12 +86,10 @@ def loaded(source: ModelSource, device: str) -> nn.Module:
 
 def tell(work: Callable[[], Found], *, as_json: bool) -> Found:
     """Do the work and print what it found. As JSON, stdout gets nothing else."""
-    stdout = sys.stdout
-    redirected = contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext()
-    with redirected:  # the user's model may print as well
+    with talk_aside(as_json):
         facts = work()
         if not as_json:
             print(facts)
     if as_json:
-        print(json.dumps(facts.to_dict(), indent=2), file=stdout)
+        print(json.dumps(facts.to_dict(), indent=2))
     return facts
