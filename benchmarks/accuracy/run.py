@@ -50,7 +50,7 @@ def main() -> None:
                         "network": network, "seed": seed, "budget": share,
                         "tool": way.tool, "criterion": way.criterion, "data": way.data,
                     }  # fmt: skip
-                    if _key(row) in done or not _chosen(way, options):
+                    if _key(row) in done or not _chosen(way, network, options):
                         continue
                     row |= _measured(network, seed, share, way, options.tune)
                     with path.open("a") as file:
@@ -66,21 +66,26 @@ def _measured(network: str, seed: int, share: float, way: Way, tune: bool) -> di
     row = {"dense": score, "load": os.getloadavg()[0], "torch": torch.__version__}
     torch.manual_seed(seed)
     start = time.process_time()
-    small = way.prune(Job(task, full, int(share * whole), *task.calibration(seed)))
+    try:
+        small = way.prune(Job(task, full, int(share * whole), *task.calibration(seed)))
+    except Exception as error:  # what a tool raises on this network is its row
+        return row | {"failed": f"{type(error).__name__}: {error}".splitlines()[0]}
     row |= {
         "seconds": time.process_time() - start,
         "macs": macs(small, task.example) / whole,
         "parameters": sum(p.numel() for p in small.parameters()),
         "accuracy": task.score(small),
     }
-    if tune:
+    if tune and task.labelled:
         small.requires_grad_(True)
         task.tune_(small, seed)
         row["tuned"] = task.score(small)
     return row
 
 
-def _chosen(way: Way, options: argparse.Namespace) -> bool:
+def _chosen(way: Way, network: str, options: argparse.Namespace) -> bool:
+    if way.data == "labels" and not TASKS[network].labelled:
+        return False
     return (not options.ways or way.tool in options.ways) and (not options.data or way.data in options.data)
 
 
@@ -128,7 +133,7 @@ def _groups(rows: list[dict[str, Any]]) -> dict[tuple[Any, ...], list[dict[str, 
 def markdown(rows: list[dict[str, Any]]) -> str:
     """Return one table per network and budget, the best of every column marked."""
     lines = []
-    groups = _groups(rows)
+    groups = _groups([row for row in rows if "failed" not in row])
     for network, budget in dict.fromkeys(key[:2] for key in groups):
         chosen = {key[2:]: found for key, found in groups.items() if key[:2] == (network, budget)}
         full = mean({row["seed"]: row["dense"] for found in chosen.values() for row in found}.values())
@@ -159,8 +164,24 @@ def markdown(rows: list[dict[str, Any]]) -> str:
             lines.append(
                 f"| {tool} | {criterion} | {data} | {left:.1%} | {' | '.join(cells)} | {seconds:.1f} |"
             )
-        lines.append("")
+        lines += ["", *_failures(rows, network, budget)]
     return "\n".join(lines)
+
+
+def _failures(rows: list[dict[str, Any]], network: str, budget: float) -> list[str]:
+    """Return a line for every message with which ways ended."""
+    ways: dict[str, list[str]] = {}
+    for row in rows:
+        if "failed" in row and (row["network"], row["budget"]) == (network, budget):
+            name = f"{row['tool']} {row['criterion']} ({row['data']})"
+            ways.setdefault(row["failed"], [])
+            if name not in ways[row["failed"]]:
+                ways[row["failed"]].append(name)
+    return [
+        line
+        for message, names in ways.items()
+        for line in (f"No result: {'; '.join(names)}: `{message}`", "")
+    ]
 
 
 def _order(item: tuple[tuple[str, str, str], list[dict[str, Any]]]) -> tuple[int, float]:
@@ -172,7 +193,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     """Draw the share of the dense accuracy over the MACs left: the best of each tool, per network and kind of data."""
     import matplotlib.pyplot as plt
 
-    groups = _groups(rows)
+    groups = _groups([row for row in rows if "failed" not in row])
     networks = list(dict.fromkeys(key[0] for key in groups))
     trained = {key[1] for key, found in groups.items() if all("tuned" in row for row in found)}
     columns = [

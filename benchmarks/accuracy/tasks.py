@@ -13,6 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from train import accuracy, dense, fit_
 
+from torchthin.pose.score import score_validation
+from torchthin.pose.student import load_student
+from torchthin.pose.unlabelled import SEED, unlabelled_inputs
+
 CALIBRATION = 256
 """Inputs that ways with data may see."""
 EPOCHS = 12.0
@@ -30,6 +34,10 @@ class Task(ABC):
     """Layers that stay whole, for the tools that take names."""
     mix: bool = True
     """Whether a mixture of two inputs means something."""
+    epochs: int = 100
+    """Of learning from the dense network, without labels: about a minute on one core."""
+    labelled: bool = True
+    """Whether there are labels to train with."""
 
     @abstractmethod
     def dense(self, seed: int) -> nn.Module:
@@ -113,4 +121,34 @@ class Tones(Task):
             schedule.step()
 
 
-TASKS: dict[str, Task] = {"resnet": FashionMnist("resnet"), "vgg": FashionMnist("vgg"), "crepe": Tones()}
+class Pose(Task):
+    """The shipped pose student on its synthetic validation set: the share of keypoints found within 0.2 (PCK@0.2)."""
+
+    example = torch.zeros(1, 3, 128, 128)
+    keep = ("heat_out", "paf_out")
+    mix = False
+    epochs = 12
+    labelled = False
+
+    def dense(self, seed: int) -> nn.Module:
+        return load_student().eval()
+
+    def calibration(self, seed: int) -> tuple[Tensor, Tensor]:
+        return unlabelled_inputs(CALIBRATION, SEED + seed), torch.zeros(0)
+
+    def score(self, model: nn.Module) -> float:
+        return score_validation(model).pck_02
+
+    def tune_(self, model: nn.Module, seed: int) -> None:
+        raise RuntimeError("the labels of the pose student's pictures are not shipped")
+
+    def untouchable(self, model: nn.Module) -> list[nn.Module]:
+        return [model.get_submodule(name) for name in self.keep]
+
+
+TASKS: dict[str, Task] = {
+    "resnet": FashionMnist("resnet"),
+    "vgg": FashionMnist("vgg"),
+    "crepe": Tones(),
+    "pose": Pose(),
+}

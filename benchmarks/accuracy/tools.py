@@ -143,22 +143,23 @@ def distiller(*, recalibrate: bool) -> Prune:
     return way
 
 
-def torchthin(criterion: str, *, everywhere: bool, epochs: int | None = None) -> Prune:
-    """This package, to a budget of MACs; with `epochs` recovered from the calibration inputs (0: layers refitted only).
+def torchthin(criterion: str, *, everywhere: bool, refit: bool = False, distil: bool = False) -> Prune:
+    """This package, to a budget of MACs; `refit`: layers refitted from the calibration inputs, `distil`: and trained on them.
 
     `everywhere`: scope="global", with at least `FLOOR` of every group.
     """
 
     def way(job: Job) -> nn.Module:
         share = job.budget / macs(job.dense, job.task.example)
-        data = None if epochs is None else job.images
+        data = job.images if refit or distil else None
         result = prune(
             job.dense, job.task.example, method="l1-structured", target_macs=f"{share:.6f}x", thin=True,
             criterion=criterion, data=data, scope="global" if everywhere else "group",
             keep_at_least=FLOOR if everywhere else None, keep=job.task.keep,
         )  # fmt: skip
-        if epochs is None:
+        if data is None:
             return result.model
-        return recover(job.dense, result, job.task.example, job.images, epochs=epochs, mix=job.task.mix).model
+        epochs = job.task.epochs if distil else 0
+        return recover(job.dense, result, job.task.example, data, epochs=epochs, mix=job.task.mix).model
 
     return way

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from tools import Way, distiller, torch_pruning, torchthin
 
-EPOCHS = 100
-"""Of learning from the dense network, without labels: under a minute on one core."""
 WAYS: tuple[Way, ...] = (
     *(
         Way("torch-pruning", f"{name}{', global' if everywhere else ''}", data, torch_pruning(
@@ -28,12 +26,12 @@ WAYS: tuple[Way, ...] = (
         for name in ("l1", "l2", "fpgm")
         for everywhere in (False, True)
     ),
-    Way("torchthin", "l1, refitted", "inputs", torchthin("l1", everywhere=False, epochs=0)),
-    Way("torchthin", "reconstruction, refitted", "inputs", torchthin("reconstruction", everywhere=False, epochs=0)),
+    Way("torchthin", "l1, refitted", "inputs", torchthin("l1", everywhere=False, refit=True)),
+    Way("torchthin", "reconstruction, refitted", "inputs", torchthin("reconstruction", everywhere=False, refit=True)),
     Way("torchthin", "reconstruction, global, refitted", "inputs", torchthin(
-        "reconstruction", everywhere=True, epochs=0
+        "reconstruction", everywhere=True, refit=True
     )),
-    Way("torchthin", f"reconstruction, global, refitted, {EPOCHS} epochs", "inputs", torchthin(
-        "reconstruction", everywhere=True, epochs=EPOCHS
+    Way("torchthin", "reconstruction, global, refitted, distilled", "inputs", torchthin(
+        "reconstruction", everywhere=True, distil=True
     )),
 )  # fmt: skip
