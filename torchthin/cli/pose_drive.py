@@ -37,9 +37,7 @@ _SCORES = (("PCK@0.1", "pck_01"), ("PCK@0.2", "pck_02"), ("mean OKS", "oks"))
 _DEFAULTS = PruneConfig()
 PICTURES = 256
 """Unlabelled pictures from which a thinned student is recovered."""
-_EPOCHS = 12
-_WARM_UP = 0.2
-"""Share of the learning over which its rate grows: by the distance on held-out pictures, more than the default helps here."""
+_EPOCHS = 24
 _EXAMPLE = """\
 example:
   %(prog)s --target-sparsity 0.5 --out-dir runs/pruned
@@ -325,7 +323,7 @@ def _recovered(
     with progress_bar("Recovering") as progress:
         return recover(
             model, result, example, pictures,
-            limit=PICTURES, epochs=epochs, mix=False, warm_up=_WARM_UP, progress=progress,
+            limit=PICTURES, epochs=epochs, mix=False, progress=progress,
         )  # fmt: skip
 
 
