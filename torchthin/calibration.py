@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,14 @@ class Pixels:
 
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that make no pictures."""
+        if not all(isfinite(number) for number in (*self.mean, *self.std)) or min(self.std, default=1) <= 0:
+            raise InputError(
+                "The mean and std of pictures must be finite numbers, and std above 0. "
+                f"Got mean {self.mean} and std {self.std}."
+            )
 
 
 def calibration(

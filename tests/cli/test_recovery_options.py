@@ -47,6 +47,7 @@ def test_without_recovery_the_weights_are_what_thinning_left(data: Workplace) ->
     [
         (("--data", "nowhere.npy"), "do not exist"),
         (("--data", "x.npy", "--data-limit", "0"), "at least 1"),
+        (("--data", "x.npy", "--data-std", "0"), "std above 0. Got mean (0.0,) and std (0.0,)"),
         (("--recover-epochs", "3"), "needs --thin and --data"),
         (("--data", "x.npy", "--no-recover", "--recover-epochs", "3"), "needs --thin and --data"),
         (("--data", "x.npy", "--recover-epochs", "-3"), "at least 0"),

@@ -253,6 +253,10 @@ UNREADABLE: dict[str, tuple[Callable[[Path], object], str]] = {
     "zip cut short": (lambda path: truncated(path, zipped=True), "cut short"),
     "older format cut short": (lambda path: truncated(path, zipped=False), "damaged or no checkpoint"),
     "text": (lambda path: path.write_text("I am a README\n"), "damaged or no checkpoint"),
+    "program": (
+        lambda path: path.write_text("import torch\nfrom torch import nn\n"),
+        "damaged or no checkpoint",
+    ),
     "tar": (tar_file, "is a tar archive"),
     "zip of something": (plain_zip, "not one of torch.save"),
     "torchscript": (torchscript, "TorchScript"),

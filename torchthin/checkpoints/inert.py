@@ -227,6 +227,8 @@ def refuse_foreign(path: Path) -> None:
                 names.append(name)  # noqa: PERF402 (what was seen before the damage counts)
     refuse_code_runners(path, names)
     for module, own in names:
+        if not all(part.isidentifier() for part in f"{module}.{own}".split(".")):
+            return  # a text that reads like a pickle for a while
         if (module, own) not in _KNOWN and not (module in _STORAGE_MODULES and own in _STORAGE_DTYPES):
             raise CheckpointError(
                 f"The checkpoint {path} is refused: it holds the class {one_line(module, own)}, and loading that "

@@ -16,8 +16,8 @@ from torchthin.errors import ConfigError, near_matches
 
 EXAMPLE = """\
 example:
-  %(prog)s --model-factory models/net.py:small --checkpoint best.pth \\
-      --target-sparsity 0.5 --save-to pruned.pth
+  %(prog)s --model-factory models/net.py:small --checkpoint best.pth --input-shape 1,3,128,128 \\
+      --target-sparsity 0.5 --thin --save-to thin.pth
 """
 _DEFAULTS = PruneConfig()
 
@@ -319,7 +319,7 @@ def add_training_arguments(parser: Parser) -> None:
     training.add_argument(
         "--resume",
         action="store_true",
-        help="go on where a run that was ended left FILE.state (see --save-to)",
+        help="go on from FILE.state, which a run that was ended left beside the FILE of --save-to",
     )
 
 

@@ -14,7 +14,9 @@ from torchthin.cli.options import EXAMPLE, RUN_TYPES, PruneOptions, add_prune_ar
 from torchthin.cli.shell import Parser, run_command
 from torchthin.errors import TargetMissedError
 
-DESCRIPTION = "Prune a model to a sparsity target and save masks, weights and a report."
+DESCRIPTION = (
+    "Prune a model to a sparsity or a budget, thin it if asked, and save weights, masks and a report."
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
