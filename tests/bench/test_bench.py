@@ -80,3 +80,37 @@ def test_threads_are_put_back_after_an_error() -> None:
         bench(net(), net(), IMAGES, repeats=0)
     with pytest.raises(ConfigError, match="must be of torch, onnxruntime"):
         bench(net(), net(), IMAGES, runtimes=("tensorrt",))
+
+
+def test_both_models_run_in_onnxruntime_where_it_is_installed() -> None:
+    version = pytest.importorskip("onnxruntime").__version__
+    pytest.importorskip("onnxscript")
+    dense = net()
+    thinned = torchthin.prune(dense, IMAGES, target_sparsity=0.5, thin=True).model
+    result = bench(dense, thinned, IMAGES, repeats=2, warmup=0, threads=1)
+    assert [timing.runtime for timing in result.timings] == [
+        f"torch {torch.__version__}",
+        f"onnxruntime {version}",
+    ]
+    assert all(len(timing.dense_ms) == len(timing.thinned_ms) == 2 for timing in result.timings)
+    assert result.notes == ()
+    weights = [4 * size.parameters for size in (result.dense, result.thinned)]
+    files = [size.onnx_file_bytes for size in (result.dense, result.thinned)]
+    assert all(file is not None and file > weight for file, weight in zip(files, weights, strict=True))
+    assert files[0] > files[1]
+
+
+def test_a_model_that_no_file_can_hold_is_a_note() -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+
+    class Branches(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x if x.sum() > 0 else -x
+
+    result = bench(Branches(), Branches(), IMAGES, repeats=1, warmup=0, threads=1)
+    (timing,) = result.timings
+    assert timing.runtime.startswith("torch ")
+    (note,) = result.notes
+    assert note.startswith("Not run in onnxruntime, the dense model: torch.export cannot take the model")
+    assert result.dense.onnx_file_bytes is None

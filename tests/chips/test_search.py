@@ -54,6 +54,17 @@ def test_the_chip_rewards_other_channels_than_a_uniform_cut_takes() -> None:
     assert cycles - network.cycles(outputs(found.widths)) > 1.5 * (cycles - uniform.cycles)
 
 
+@pytest.mark.parametrize("shares", [None, 1])
+def test_weights_of_a_layer_that_is_called_twice_count_once(shares: int | None) -> None:
+    layers = [conv(3, 16), conv(16, 16, source=0), conv(16, 16, source=1, shares=shares)]
+    network = Resized(layers, MAX78000)
+    assert network.weight_bytes({}) == network_cost(layers, MAX78000).weight_bytes
+    cut = {0: 8, 1: 8, 2: 8}
+    assert network.weight_bytes(cut) == network_cost(network.layers(cut), MAX78000).weight_bytes
+    twice = 1 if shares is None else 0
+    assert network.weight_bytes(cut) == 9 * (3 * 8 + 8 * 8 * (1 + twice))
+
+
 def test_depth() -> None:
     network = Resized(LAYERS, MAX78000)
     found = search(even_units(), lambda widths: max(0.0, network.deepest_words(outputs(widths)) - 600))

@@ -64,8 +64,14 @@ class Resized:
         return place_kernels([self._kernel(key) for key in self._keys(outputs)], self._chip).deepest
 
     def weight_bytes(self, outputs: Mapping[int, int]) -> int:
-        """Return weights times bits."""
-        return sum(weight_bytes(self._layer(key)) for key in self._keys(outputs))
+        """Return weights times bits; what two layers share on the same processors counts once."""
+        keys = self._keys(outputs)
+        kernels = [self._kernel(key) for key in keys]
+        return sum(
+            weight_bytes(self._layer(key))
+            for key, kernel in zip(keys, kernels, strict=True)
+            if kernel.shares is None or kernels[kernel.shares].processors != kernel.processors
+        )
 
     def _kernel(self, key: tuple[int, int, int]) -> Kernels:
         if key not in self._kernels:
