@@ -253,7 +253,7 @@ def swapped_gate() -> nn.Module:
     return Apply(run, a=conv(3, 16), b=conv(16), head=head())
 
 
-@adversary(a=4, b=4, missed="no layer takes over what the bias of a leaves, and a's bias is not masked")
+@adversary(a=4, b=4)
 def weight_turned_round() -> nn.Module:
     def run(self: Apply, x: Tensor) -> Tensor:
         return self.head(seen(F.conv2d(F.relu(self.a(x)), self.b.weight.flip(0, 2), padding=1)))
@@ -320,7 +320,7 @@ def attention_with_a_learned_query() -> nn.Module:
     return LearnedQuery()
 
 
-@adversary(a=4, b=4, missed="no layer takes over what the bias of a leaves, and a's bias is not masked")
+@adversary(a=4, b=4)
 def pointwise_by_tensordot() -> nn.Module:
     def run(self: Apply, x: Tensor) -> Tensor:
         y = torch.tensordot(F.relu(self.a(x)), self.b.weight, dims=([1], [1])).movedim(-1, 1)

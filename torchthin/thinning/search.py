@@ -190,7 +190,7 @@ class Search:
     def learn(self, failure: Failure, proposal: Proposal) -> None:
         """Change the next proposal after a failure."""
         kept = proposal.kept
-        if self._unscale(failure) or (proposal.decision.silence and self._silence(failure)):
+        if self._unscale(failure) or (proposal.decision.silence and self._silence(failure.homeless)):
             return
         if failure.axes:
             self.blocks.update({key: Block(*key, failure.text) for key in failure.axes})
@@ -213,12 +213,12 @@ class Search:
             or (failure.raised and self._couple(op, kept))
             or (failure.raised and self._couple_later(failure.op, kept))
         )
-        if not learnt:
+        if not learnt and not (proposal.decision.silence and self._silence(failure.unread)):
             self._freeze(op, seen, failure.text, kept)
 
-    def _silence(self, failure: Failure) -> bool:
+    def _silence(self, ops: Iterable[int]) -> bool:
         """Let dead channels be silent where what they emit had no place to go."""
-        new = set(failure.homeless) - self.silent
+        new = set(ops) - self.silent
         self.silent |= new
         return bool(new)
 

@@ -52,6 +52,8 @@ class Failure:
     """The numbers that layers had taken over."""
     homeless: tuple[int, ...] = ()
     """Indices of ops into which dead channels emit a constant that no bias can take."""
+    unread: tuple[int, ...] = ()
+    """Indices of ops whose constant went to a bias that the code may not look at."""
 
 
 @dataclass(frozen=True)
@@ -205,7 +207,7 @@ class Trial:
                 return different
         if not proof.holds:
             last = max(op.index for op in self.labels.graph.ops if op.index < BRANCH)
-            return Failure(last, DIFFERENT, rescales=rescales)
+            return Failure(last, DIFFERENT, rescales=rescales, unread=_unread(pair.all_folds))
         return Success(
             pair.recipe, pair.folds.folds, proof, pair.constants, pair.left_out, rescales, pair.note
         )
@@ -337,7 +339,7 @@ class Trial:
             reference.deferred = pair.deferred
             different = first_difference(pair.carrier, pair.small, inputs, reference, double, moved, skipped)
             if different is not None:
-                return Failure(different, DIFFERENT, rescales=pair.rescales)
+                return Failure(different, DIFFERENT, rescales=pair.rescales, unread=_unread(pair.all_folds))
         return None
 
     def _prepared(self, name: str, tensor: Tensor, double: bool, thin: bool = False) -> Tensor:
@@ -377,6 +379,15 @@ class Trial:
             return ready if shared else ready.clone()
 
         return clone(self.model, own)
+
+
+def _unread(folds: Iterable[Fold]) -> tuple[int, ...]:
+    """Contractions whose constant went to a new bias of a layer that they only take the weight of: code may not read it."""
+    return tuple(
+        fold.constant.op.index
+        for fold in folds
+        if fold.new and fold.name.rpartition(".")[0] != fold.constant.op.source.module
+    )
 
 
 def _inside(path: str, modules: Container[str]) -> bool:
