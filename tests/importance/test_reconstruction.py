@@ -136,7 +136,7 @@ def test_many_channels_go_several_at_once(monkeypatch: pytest.MonkeyPatch) -> No
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 40, 3), nn.ReLU(), nn.Conv2d(40, 4, 1)).double()
     one_by_one = ranking(net, [X]).scores["0.weight"]
-    monkeypatch.setattr(removal, "AT_ONCE", 8)
+    monkeypatch.setattr(removal, "ONE_BY_ONE", 4)
     fast = ranking(net, [X]).scores["0.weight"]
     assert not np.array_equal(fast, one_by_one)
     assert len(set(fast.argsort()[:10]) & set(one_by_one.argsort()[:10])) >= 8
