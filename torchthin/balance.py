@@ -50,6 +50,27 @@ def balanced_keep(
     return keep
 
 
+def must_stay(group: Group, scores: FloatArray) -> BoolArray:
+    """Return the channels that stay whatever is asked: the best one of every parameter axis that has only some of the group's.
+
+    Balances make one group of the producers of a concatenation, and the lowest channels may all be those of one producer.
+
+    Args:
+        group: channels with balances.
+        scores: (channels,), higher = keep.
+    """
+    covers: dict[tuple[str, int], list[IntArray]] = {}
+    for member in group.members:
+        every = np.arange(group.size) if member.channels is None else member.channels
+        covers.setdefault((member.parameter, member.axis), []).append(every)
+    parts = {np.unique(np.concatenate(found)).tobytes() for found in covers.values()}
+    stays = np.zeros(group.size, np.bool_)
+    for part in sorted((np.frombuffer(part, np.int64) for part in parts), key=lambda part: part.size):
+        if part.size and not stays[part].any():
+            stays[part[np.argmax(scores[part])]] = True
+    return stays
+
+
 def _incidence(group: Group) -> list[npt.NDArray[np.int64]]:
     """Per balance: how often each channel stands in each row, shape (blocks, channels)."""
     tables = []

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from torchthin.balance import balanced_keep, even_shares
+from torchthin.balance import balanced_keep, even_shares, must_stay
 from torchthin.errors import ConfigError
 from torchthin.groups import Group, IntArray
 from torchthin.importance.filters import lamp_scores
@@ -64,15 +64,16 @@ def least_kept(share: float, size: int) -> int:
     return max(1, math.ceil(share * size - 1e-9))
 
 
-def _units(scores: FloatArray, balances: tuple[IntArray, ...], keep_at_least: float) -> IntArray:
+def _units(group: Group, scores: FloatArray, keep_at_least: float) -> IntArray:
     """Return the unit each channel goes with, shape (channels,); -1: it stays whatever is asked.
 
     Without balances every channel is a unit, and the best ones stay, `keep_at_least` of all and one at least.
     Channels that stand in the same rows of all balances form a cell; a unit is then a round, the next lowest of
     every cell, as many as keep the balances (one of each where that does, eight of a cell against one that stands
-    for eight), and the last rounds stay. Channels that no balance concerns are units of their own. When rounds cannot keep the
-    balances, nothing of the cells goes.
+    for eight), and the last rounds stay, with the best channel of every member. Channels that no balance concerns are units of
+    their own. When rounds cannot keep the balances, nothing of the cells goes.
     """
+    balances = group.balances
     places = [_places(balance, scores.size) for balance in balances]
     alone = np.logical_and.reduce([_is_even(each) for each in places], axis=0) if places else np.True_
     alone = np.broadcast_to(alone, scores.shape)
@@ -87,21 +88,23 @@ def _units(scores: FloatArray, balances: tuple[IntArray, ...], keep_at_least: fl
     shares = even_shares(np.split(kinds, splits, axis=1))
     if shares is None:
         return units
-    order = np.lexsort((scores[bound], cell))
+    stays = must_stay(group, scores)
+    units[stays] = -1
+    best = stays[bound]
+    order = np.lexsort((scores[bound], best, cell))
     sizes = np.bincount(cell)
     rounds = int((sizes // shares).min())
+    stay = max(least_kept(keep_at_least, rounds), int((-(-np.bincount(cell, best) // shares)).max()))
     rank = np.arange(bound.size) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     number = rank // np.repeat(shares, sizes)
-    units[bound[order]] = np.where(
-        number < rounds - least_kept(keep_at_least, rounds), scores.size + number, -1
-    )
+    units[bound[order]] = np.where(number < rounds - stay, scores.size + number, -1)
     return units
 
 
 def _lowest(group: Group, scores: FloatArray, count: int) -> NDArray[np.bool_]:
     """Return which channels of one group go: the `count` lowest, or as many as its balances allow."""
     if group.balances:
-        return ~balanced_keep(group, scores, count)
+        return ~balanced_keep(group, scores, count, ~must_stay(group, scores))
     gone = np.zeros(group.size, dtype=np.bool_)
     gone[np.argsort(scores, kind="stable")[: min(count, group.size - 1)]] = True
     return gone
@@ -174,9 +177,7 @@ def select_channels(
         _ranking(group, scores[group.name], scope == "global" and not absolute, previous) for group in chosen
     ]
     if scope == "global" and chosen:
-        units = [
-            _units(rank, group.balances, keep_at_least) for group, rank in zip(chosen, rankings, strict=True)
-        ]
+        units = [_units(group, rank, keep_at_least) for group, rank in zip(chosen, rankings, strict=True)]
         sizes = [group.size for group in chosen]
         starts = np.repeat(2 * np.cumsum([0, *sizes[:-1]]), sizes)
         joined = np.concatenate(units)

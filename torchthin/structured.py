@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
-from torchthin.balance import balanced_keep
+from torchthin.balance import balanced_keep, must_stay
 from torchthin.computed import Computed, computed_weights, layer_of, recompute_
 from torchthin.groups import Group
 from torchthin.importance.measuring import Measure
@@ -229,7 +229,8 @@ def _allowed(group: Group, alive: BoolArray) -> BoolArray:
     if not dead:
         return alive
     if group.balances:
-        return balanced_keep(group, np.zeros(group.size), dead, movable=~alive)
+        movable = ~alive & ~must_stay(group, alive.astype(np.float64))
+        return balanced_keep(group, np.zeros(group.size), dead, movable=movable)
     keep = alive.copy()
     if not alive.any():
         keep[0] = True

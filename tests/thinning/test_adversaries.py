@@ -12,7 +12,6 @@ from models import lively
 from torch import Tensor, nn
 
 from torchthin import prune
-from torchthin.errors import InputError
 from torchthin.masks import apply_masks_
 
 EXACT = 1e-9
@@ -69,11 +68,11 @@ def test_exact_and_as_narrow_as_it_can_be(name: str, request: pytest.FixtureRequ
     assert (parameters(smaller) < parameters(small)) == case.again
 
 
-@pytest.mark.xfail(strict=True, raises=InputError, reason="a recipe that keeps nothing of a layer is refused")
-def test_the_balance_of_two_groups_leaves_every_layer_a_channel() -> None:
-    """A transposed convolution of two groups: the second sees two layers of four channels, and all of one goes."""
+@pytest.mark.parametrize("scope", ["group", "global"])
+def test_the_balance_of_two_groups_leaves_every_layer_a_channel(scope: str) -> None:
+    """A transposed convolution of two groups: the second sees two layers of four channels, the lowest are all of one."""
     torch.manual_seed(0)
     model = lively(Net([("dense", 4, 2), ("transposed", 12, 2)], 0).double()).eval()
-    small = prune(model, picture(0), target_sparsity=0.5, weights=["*"], thin=True).model
+    small = prune(model, picture(0), target_sparsity=0.5, weights=["*"], thin=True, scope=scope).model
     assert width_of(small, "blocks.0.a") > 0
     assert width_of(small, "blocks.0.b") > 0

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from torchthin.errors import ConfigError
-from torchthin.groups import Group, IntArray, uncoupled
+from torchthin.groups import Group, IntArray, Member, uncoupled
 from torchthin.selection import BoolArray, kth_smallest, prune_count, select_channels, select_weights
 
 TARGETS = st.floats(0, 1, exclude_max=True)
@@ -115,6 +115,21 @@ def test_places_that_cannot_go_limit_the_others() -> None:
     balance = np.array([[0, 1, 2, 3], [4, 5, -1, -1]])
     keep = one([0, 1, 2, 3, 4, 5], 0.9, Group("g", 6, (), (balance,)))
     assert keep.tolist() == [False, False, True, True, False, False]
+
+
+@pytest.mark.parametrize("scope", ["group", "global"])
+@given(data=st.data(), target=TARGETS)
+def test_every_member_keeps_a_channel(data: st.DataObject, target: float, scope: str) -> None:
+    # Two layers make the second of two blocks: 4 and 4 channels of 16; a third layer makes the first block.
+    scores = np.array(data.draw(st.lists(st.integers(0, 4).map(float), min_size=16, max_size=16)))
+    parts = [np.arange(8), np.arange(8, 12), np.arange(12, 16)]
+    members = tuple(
+        Member(f"layer{n}", 0, np.arange(part.size)[:, None], part) for n, part in enumerate(parts)
+    )
+    group = Group("g", 16, members, (np.arange(16).reshape(2, 8),))
+    keep = select_channels([group], {"g": scores}, target, scope)["g"]
+    assert all(keep[part].any() for part in parts)
+    assert keep[:8].sum() == keep[8:].sum()
 
 
 def test_what_goes_is_spread_evenly_over_unlike_channels() -> None:
