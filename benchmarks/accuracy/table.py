@@ -111,11 +111,15 @@ def _order(item: tuple[tuple[str, str, str], list[Row]]) -> tuple[int, float]:
 
 
 def plot(rows: list[Row], path: Path) -> None:
-    """Draw the share of the dense accuracy over the MACs left: the best of each tool, per network and kind of data."""
+    """Draw the share of the dense accuracy over the MACs left: the best of each tool, per kind of data.
+
+    Networks with one budget only are left out.
+    """
     import matplotlib.pyplot as plt
 
     groups = _groups([row for row in rows if "failed" not in row])
-    networks = list(dict.fromkeys(key[0] for key in groups))
+    budgets = {network: {key[1] for key in groups if key[0] == network} for network, *_ in groups}
+    networks = [network for network, found in budgets.items() if len(found) > 1]
     trained = {key[1] for key, found in groups.items() if any("tuned" in row for row in found)}
     columns = [
         ("none", "accuracy", "without data"),
@@ -131,7 +135,7 @@ def plot(rows: list[Row], path: Path) -> None:
     )
     for line, network in zip(axes, networks, strict=True):
         for axis, (data, column, title) in zip(line, columns, strict=True):
-            for tool in dict.fromkeys(key[3] for key in groups):
+            for number, tool in enumerate(dict.fromkeys(key[3] for key in groups)):
                 points = {}
                 for key, found in groups.items():
                     if key[0] != network or key[3] != tool or (data != "any" and key[2] != data):
@@ -141,10 +145,8 @@ def plot(rows: list[Row], path: Path) -> None:
                         share = mean(shares)
                         points[key[1]] = max(points.get(key[1], 0.0), share)
                 if points:
-                    budgets = sorted(points)
-                    axis.plot(
-                        [100 * b for b in budgets], [100 * points[b] for b in budgets], marker="o", label=tool
-                    )
+                    shown = [(100 * budget, 100 * points[budget]) for budget in sorted(points)]
+                    axis.plot(*zip(*shown, strict=True), marker="o", label=tool, color=f"C{number}")
             axis.set_title(f"{network}, {title}", fontsize=9)
             axis.grid(alpha=0.3)
         line[0].set_ylabel("% of the dense accuracy")
