@@ -120,11 +120,12 @@ def plot(rows: list[Row], path: Path) -> None:
     groups = _groups([row for row in rows if "failed" not in row])
     budgets = {network: {key[1] for key in groups if key[0] == network} for network, *_ in groups}
     networks = [network for network, found in budgets.items() if len(found) > 1]
-    trained = {key[1] for key, found in groups.items() if any("tuned" in row for row in found)}
+    trained = {key[:2] for key, found in groups.items() if any("tuned" in row for row in found)}
+    often = all(sum(name == network for name, _ in trained) > 1 for network in networks)
     columns = [
         ("none", "accuracy", "without data"),
         ("inputs", "accuracy", "256 inputs, no labels"),
-        *([("any", "tuned", "after a short training with labels")] if len(trained) > 1 else []),
+        *([("any", "tuned", "after a short training with labels")] if often else []),
     ]
     figure, axes = plt.subplots(
         len(networks),
