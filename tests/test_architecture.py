@@ -7,7 +7,7 @@ PACKAGE = Path(__file__).parents[1] / "torchthin"
 
 LAYERS = [
     {"errors", "release"},
-    {"schedule", "chips", "lines", "workers", "rows"},
+    {"schedule", "chips", "lines", "workers", "rows", "noise"},
     {"config"},
     {"trace"},
     {"groups", "computed"},

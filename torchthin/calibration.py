@@ -15,8 +15,11 @@ from torch import Tensor
 from torchthin.checkpoints.checksums import load_checked
 from torchthin.errors import InputError, one_line
 from torchthin.factory import named_function
+from torchthin.noise import noise_like
 from torchthin.trace.inputs import Inputs
 
+NOISE = "noise"
+"""The source of those who have no inputs."""
 LIMIT = 256
 """Inputs that are taken, where the caller says nothing else."""
 BATCH = 32
@@ -78,8 +81,9 @@ def calibration(
     Args:
         source: a tensor (n, ...); an iterable of batches or of single inputs, each a tensor, a tuple of positional or a dict
             of keyword arguments (a DataLoader, a list); ``"package.module:function"``, whose function returns such a
-            thing; a ``.npy`` or ``.pt`` file that holds one; or a folder of pictures (extra ``images``), of which `limit`,
-            evenly spread over the sorted names, are brought to the size of the model's input.
+            thing; a ``.npy`` or ``.pt`` file that holds one; a folder of pictures (extra ``images``), of which `limit`,
+            evenly spread over the sorted names, are brought to the size of the model's input; or ``"noise"``, random
+            inputs (`torchthin.noise`).
         like: example inputs of the model: what they have in number, shape (but for the first axis) and kind of dtype, the
             source must have. Parts that the model does not take, such as labels, are left out with a note.
         limit: most inputs to take.
@@ -97,6 +101,8 @@ def calibration(
     form = _Form.of(like)
     batches: list[Inputs] = []
     samples, notes = 0, dict[str, None]()
+    if isinstance(source, str) and source == NOISE:
+        notes["The calibration inputs are noise, of mean 0 and deviation 1: no data were given."] = None
     for number, item in enumerate(_items(source, like, limit, pixels or Pixels())):
         inputs, note = form.fitted(item, number)
         inputs = _first(inputs, limit - samples, form)
@@ -207,6 +213,9 @@ def _told(source: Any) -> str:
 
 def _items(source: Any, like: Inputs, limit: int, pixels: Pixels) -> Iterator[Any]:
     """Yield batches or single inputs."""
+    if isinstance(source, str) and source == NOISE:
+        yield from _noise(like, limit)
+        return
     if isinstance(source, Path | str):
         path = Path(source)
         if not path.exists() and isinstance(source, str) and ":" in source:
@@ -225,6 +234,16 @@ def _items(source: Any, like: Inputs, limit: int, pixels: Pixels) -> Iterator[An
         raise InputError(
             "The calibration data must be a tensor, an iterable of inputs, a file, a folder of pictures or "
             f"package.module:function. Got {type(source).__name__}."
+        )
+
+
+def _noise(like: Inputs, limit: int) -> Iterator[Inputs]:
+    generator = torch.Generator().manual_seed(0)
+    size = _Form.of(like).size
+    for start in range(0, limit, BATCH):
+        count = min(BATCH, limit - start)
+        yield like.map(
+            lambda t, n=count: noise_like(t, n, generator) if t.dim() and t.shape[0] == size else t  # type: ignore[misc]
         )
 
 

@@ -143,15 +143,19 @@ def distiller(*, recalibrate: bool) -> Prune:
     return way
 
 
-def torchthin(criterion: str, *, everywhere: bool, refit: bool = False, distil: bool = False) -> Prune:
+def torchthin(
+    criterion: str, *, everywhere: bool, refit: bool = False, distil: bool = False, noise: bool = False
+) -> Prune:
     """This package, to a budget of MACs; `refit`: layers refitted from the calibration inputs, `distil`: and trained on them.
+
+    `noise`: from noise in their place.
 
     `everywhere`: scope="global", with at least `FLOOR` of every group.
     """
 
     def way(job: Job) -> nn.Module:
         share = job.budget / macs(job.dense, job.task.example)
-        data = job.images if refit or distil else None
+        data = None if not (refit or distil) else "noise" if noise else job.images
         result = prune(
             job.dense, job.task.example, method="l1-structured", target_macs=f"{share:.6f}x", thin=True,
             criterion=criterion, data=data, scope="global" if everywhere else "group",

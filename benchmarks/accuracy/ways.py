@@ -26,6 +26,12 @@ WAYS: tuple[Way, ...] = (
         for name in ("l1", "l2", "fpgm")
         for everywhere in (False, True)
     ),
+    *(
+        Way("torchthin", f"{name}{', global' if everywhere else ''}, refitted on noise", "none", torchthin(
+            name, everywhere=everywhere, refit=True, noise=True
+        ))
+        for name, everywhere in (("l1", False), ("l2", True))
+    ),
     Way("torchthin", "l1, refitted", "inputs", torchthin("l1", everywhere=False, refit=True)),
     Way("torchthin", "reconstruction, refitted", "inputs", torchthin("reconstruction", everywhere=False, refit=True)),
     Way("torchthin", "reconstruction, global, refitted", "inputs", torchthin(

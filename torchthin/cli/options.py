@@ -133,7 +133,7 @@ def add_data_argument(parser: Parser) -> None:
         "--data",
         metavar="SOURCE",
         help="inputs without labels, for criteria and scans: a .npy or .pt file, a folder of pictures, or module:function "
-        "(the first 256 are taken)",
+        "(the first 256 are taken); without any: noise",
     )
 
 
