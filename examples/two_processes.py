@@ -46,4 +46,6 @@ gathered = [None] * ranks
 distributed.all_gather_object(gathered, mine.double().sum().item())
 if rank == 0:
     print("all ranks have the same weights:", len(set(gathered)) == 1)
+del model  # before the group: torch may abort a process that ends with a wrapper of a group that is gone
+distributed.barrier()
 distributed.destroy_process_group()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any, NoReturn
@@ -87,7 +88,7 @@ class Pruner:
         config = PruneConfig() if config is None else config
         if not isinstance(config, PruneConfig):
             raise ConfigError(f"The config of Pruner must be a PruneConfig. Got {type(config).__name__}.")
-        self._wrapper, self._model = model, unwrapped(model)
+        self._wrapper, self._model = weakref.ref(model), unwrapped(model)
         self._when = plan_steps(
             config.rule.schedule if schedule is None else schedule,
             config.target_sparsity,
@@ -224,8 +225,10 @@ class Pruner:
         self._growth = self._growth.thinned(plan.recipe)
         self._enforced = Enforcement(self._growth.masks(whole))
         self.enforce_()
-        if isinstance(self._wrapper, DistributedDataParallel):
-            self._wrapper.register_forward_pre_hook(_refuse_old_wrapper)
+        # a weak reference: an old wrapper lives, with its buckets and threads, no longer than the user wants
+        wrapper = self._wrapper()
+        if isinstance(wrapper, DistributedDataParallel):
+            wrapper.register_forward_pre_hook(_refuse_old_wrapper)
         return thinned
 
     def _thinning_inputs(self) -> Inputs:
