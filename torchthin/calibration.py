@@ -275,7 +275,7 @@ def _read(path: Path, like: Inputs, limit: int, pixels: Pixels) -> Any:
         return _pictures(path, like, limit, pixels)
     if not path.exists():
         raise InputError(
-            f"The calibration data {path} do not exist. Give a file, a folder or package.module:function."
+            f"The calibration data {path} do not exist. Give a file, a folder, package.module:function or noise."
         )
     try:
         if path.suffix == ".npy":
