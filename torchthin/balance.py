@@ -61,8 +61,8 @@ def must_stay(group: Group, scores: FloatArray) -> BoolArray:
     """
     covers: dict[tuple[str, int], list[IntArray]] = {}
     for member in group.members:
-        every = np.arange(group.size) if member.channels is None else member.channels
-        covers.setdefault((member.parameter, member.axis), []).append(every)
+        if member.channels is not None:
+            covers.setdefault((member.parameter, member.axis), []).append(member.channels)
     parts = {np.unique(np.concatenate(found)).tobytes() for found in covers.values()}
     stays = np.zeros(group.size, np.bool_)
     for part in sorted((np.frombuffer(part, np.int64) for part in parts), key=lambda part: part.size):

@@ -81,6 +81,8 @@ def _units(group: Group, scores: FloatArray, keep_at_least: float) -> IntArray:
     if alone.all():
         units[np.argsort(scores, kind="stable")[-least_kept(keep_at_least, scores.size) :]] = -1
         return units
+    stays = must_stay(group, scores)
+    units[stays] = -1
     bound = np.flatnonzero(~alone)
     kinds, cell = np.unique(np.concatenate(places, axis=1)[bound], axis=0, return_inverse=True)
     cell = cell.reshape(-1)
@@ -88,8 +90,6 @@ def _units(group: Group, scores: FloatArray, keep_at_least: float) -> IntArray:
     shares = even_shares(np.split(kinds, splits, axis=1))
     if shares is None:
         return units
-    stays = must_stay(group, scores)
-    units[stays] = -1
     best = stays[bound]
     order = np.lexsort((scores[bound], best, cell))
     sizes = np.bincount(cell)

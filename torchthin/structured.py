@@ -115,7 +115,7 @@ def maskable(
 
 def makers(group: Group, axes: Mapping[str, int]) -> set[str]:
     """Return the weights that make the channels of a group."""
-    return {m.parameter for m in group.members if axes.get(m.parameter) == m.axis}
+    return {member.parameter for member in group.members if is_filter_member(member, axes)}
 
 
 def masks_of(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from typing import Any
 
 import pytest
@@ -226,3 +227,15 @@ def test_the_report_says_where_the_schedule_stands() -> None:
     assert report.target_sparsity == schedule.agp(1, target=0.5, steps=4)
     assert any("step 1 of 4" in note for note in report.notes)
     assert report.target_reached
+
+
+def test_a_wrapper_lives_no_longer_than_the_user_wants() -> None:
+    net = Net()
+    wrapper = nn.DataParallel(net)
+    pruner = Pruner(wrapper, IMAGES[:2])
+    alive = weakref.ref(wrapper)
+    del wrapper
+    assert alive() is None
+    pruner.step()
+    pruner.thin_()
+    assert pruner.model is net

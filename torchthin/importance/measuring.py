@@ -95,21 +95,19 @@ class MeasuredGroups:
     def magnitudes(self, group: Group) -> FloatArray:
         """Return the mean absolute value of every channel where it is consumed, shape (channels,)."""
         total, count = np.zeros(group.size), np.zeros(group.size)
-        for index, sizes in self.measure.sizes(self.labels).items():
-            channel = self._channels_along(group, index)
-            if channel is not None:
-                met = channel >= 0
-                total += np.bincount(channel[met], sizes[met], group.size)
-                count += np.bincount(channel[met], minlength=group.size)
+        sizes = self.measure.sizes(self.labels)
+        for index, channel in self._consumed(group, sizes):
+            met = channel >= 0
+            total += np.bincount(channel[met], sizes[index][met], group.size)
+            count += np.bincount(channel[met], minlength=group.size)
         return np.asarray(total / np.maximum(count, 1))
 
     def consumers(self, group: Group) -> list[Consumer]:
         """Return the layers that sum over the group's channels, ready to be refitted; those with equal shares of each."""
         found = []
-        for index, moments in self.measure.moments(self.labels).items():
-            channel = self._channels_along(group, index)
-            if channel is None:
-                continue
+        taken = self.measure.moments(self.labels)
+        for index, channel in self._consumed(group, taken):
+            moments = taken[index]
             of_column = np.repeat(channel, moments.taps)
             counts = np.bincount(of_column[of_column >= 0], minlength=group.size)
             if not counts.all() or np.ptp(counts):
@@ -121,15 +119,17 @@ class MeasuredGroups:
             found += [] if consumer is None else [consumer]
         return found
 
-    def _channels_along(self, group: Group, index: int) -> npt.NDArray[np.int64] | None:
-        """Return which channel of the group each index of the axis is that a contraction sums over; -1: none."""
+    def _consumed(
+        self, group: Group, contractions: Iterable[int]
+    ) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
+        """Yield contractions with, for each index of the axis they sum over, its channel of the group; -1: none."""
         own = np.full(self.grouping.components.reason.size, -1, np.int64)
         own[self.grouping.channels[group.name]] = np.arange(group.size)
-        contraction = self.labels.contractions[index]
-        vector = self.labels.values[contraction.data][contraction.data_axis]
-        if not isinstance(vector, np.ndarray):
-            return None
-        return own[self.grouping.components.of_label[vector]]
+        for index in contractions:
+            contraction = self.labels.contractions[index]
+            vector = self.labels.values[contraction.data][contraction.data_axis]
+            if isinstance(vector, np.ndarray):
+                yield index, own[self.grouping.components.of_label[vector]]
 
 
 def _effects(measure: Measure, wanted: set[tuple[str, int]]) -> dict[tuple[str, int], FloatArray]:

@@ -201,7 +201,8 @@ def silenced_biases(plan: Plan) -> tuple[str, ...]:
 
 def unsaved_tensors(model: nn.Module, plan: Plan) -> tuple[str, ...]:
     """Name the tensors that are cut and stand in no state dict."""
-    names = [name for name in plan.recipe.keep if name not in saved_names(model)]
+    saved = saved_names(model)
+    names = [name for name in plan.recipe.keep if name not in saved]
     if not names:
         return ()
     listed = f"{', '.join(names[:4])}{', ...' if len(names) > 4 else ''}"
