@@ -17,6 +17,7 @@ import resource
 import signal
 import subprocess
 import sys
+from collections import Counter
 from fnmatch import fnmatchcase
 from pathlib import Path
 from statistics import median
@@ -24,6 +25,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 TOOLS = ("torchthin", "torch-pruning")
+SOURCES = ("torchvision", "transformers")
 COLUMNS = (
     "model", "tool", "result", "parameters", "left", "MACs", "left", "error", "vs masked",
     "prune s", "no proof s", "forward s", "rounds",
@@ -45,14 +47,17 @@ def main() -> int:
     sys.path.insert(0, str(HERE))
     from zoo import cases
 
-    named = cases(source=options.source)
+    sources = SOURCES if options.source is None else (options.source,)
     chosen = [
-        name for name in named if not options.models or any(fnmatchcase(name, m) for m in options.models)
+        (name, source)
+        for source in sources
+        for name in cases(source=source)
+        if not options.models or any(fnmatchcase(name, m) for m in options.models)
     ]
     rows = []
-    for name in chosen:
+    for name, source in chosen:
         for tool in options.tool:
-            row = _in_process(name, tool, options)
+            row = {"source": source, **_in_process(name, tool, options)}
             rows.append(row)
             print(_text(row), flush=True)
             if options.json:
@@ -68,7 +73,7 @@ def _options() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--models", nargs="*", help="patterns of names; default all")
-    parser.add_argument("--source", choices=("torchvision", "transformers"), help="one half of the zoo")
+    parser.add_argument("--source", choices=SOURCES, help="one half of the zoo")
     parser.add_argument("--tool", nargs="+", choices=TOOLS, default=["torchthin"])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit", type=int, default=300, help="CPU seconds a case may take")
@@ -134,7 +139,7 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     lines = []
     for tool in dict.fromkeys(row["tool"] for row in rows):
         of_tool = [row for row in rows if row["tool"] == tool]
-        lines.append(f"{tool}: {sum(row['ok'] for row in of_tool)} of {len(of_tool)} models.")
+        lines.append(_managed(tool, of_tool))
     lines += _compared(rows)
     loads = [row["load"] for row in rows if "load" in row]
     if loads:
@@ -142,6 +147,20 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     table = [" | ".join(COLUMNS), " | ".join("---" for _ in COLUMNS)]
     table += [" | ".join(_cells(row)) for row in rows]
     return "\n\n".join(lines) + "\n\n" + "\n".join(f"| {line} |" for line in table) + "\n"
+
+
+def _managed(tool: str, rows: list[dict[str, Any]]) -> str:
+    """Say how many models a tool managed, where it failed with the others, and what is left in the median."""
+    halves = ", ".join(
+        f"{sum(row['ok'] for row in half)} of {len(half)} of {source}"
+        for source in SOURCES
+        if (half := [row for row in rows if row["source"] == source])
+    )
+    stages = Counter(row["stage"] for row in rows if not row["ok"])
+    failed = "".join(f"; {count} failed at {stage}" for stage, count in stages.most_common())
+    left = [row["parameters_left"] / row["parameters"] for row in rows if row["ok"]]
+    share = f" Parameters left: {median(left):.3f} in the median." if left else ""
+    return f"{tool}: {sum(row['ok'] for row in rows)} of {len(rows)} models ({halves}{failed}).{share}"
 
 
 def _compared(rows: list[dict[str, Any]]) -> list[str]:
@@ -154,6 +173,16 @@ def _compared(rows: list[dict[str, Any]]) -> list[str]:
     if not both:
         return []
     ratios = {name: ours[name]["unproved_s"] / theirs[name]["prune_s"] for name in both}
+    parts = {"all": list(ratios)} | {
+        source: [name for name in ratios if ours[name]["source"] == source] for source in SOURCES
+    }
+    table = ["| models of | both manage | median | range | slower on |", "|---|---|---|---|---|"]
+    for part, names in parts.items():
+        if names:
+            found = [ratios[name] for name in names]
+            above = sum(ratio > 1.0 for ratio in found)
+            span = f"{min(found):.2f} to {max(found):.2f}"
+            table.append(f"| {part} | {len(names)} | {median(found):.2f} | {span} | {above} |")
     slower = [f"{name} {ratios[name]:.2f}" for name in both if ratios[name] > 1.0]
     larger, smaller = [], []
     for name in both:
@@ -164,10 +193,9 @@ def _compared(rows: list[dict[str, Any]]) -> list[str]:
             )
             (larger if mine > other else smaller).append(shares)
     return [
-        f"{len(both)} models went through both tools. CPU seconds of graph, selection and thinning without the proof, as "
-        f"a ratio to Torch-Pruning's: median {median(ratios.values()):.2f}, from {min(ratios.values()):.2f} to "
-        f"{max(ratios.values()):.2f}; slower on {len(slower)}"
-        + (f": {', '.join(slower)}." if slower else "."),
+        "CPU seconds of graph, selection and thinning without the proof, as a ratio to Torch-Pruning's:",
+        "\n".join(table),
+        f"Slower: {', '.join(slower)}." if slower else "Slower on none.",
         f"Parameters left: equal to a thousandth on {len(both) - len(larger) - len(smaller)}; fewer on {len(smaller)}"
         + (f" ({', '.join(smaller)})" if smaller else "")
         + f"; more on {len(larger)}"
