@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import time
+from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,9 @@ def _measured(network: str, seed: int, share: float, way: Way, tune: bool) -> di
 def _chosen(way: Way, network: str, options: argparse.Namespace) -> bool:
     if way.data == "labels" and not TASKS[network].labelled:
         return False
-    return (not options.ways or way.tool in options.ways) and (not options.data or way.data in options.data)
+    named = not options.criteria or any(fnmatchcase(way.criterion, pattern) for pattern in options.criteria)
+    of_tool = not options.ways or way.tool in options.ways
+    return named and of_tool and (not options.data or way.data in options.data)
 
 
 @cache
@@ -104,6 +107,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--budgets", nargs="+", type=float, default=list(BUDGETS))
     parser.add_argument("--ways", nargs="+", help="only these tools")
+    parser.add_argument("--criteria", nargs="+", help="only criteria of these patterns, such as 'l1*'")
     parser.add_argument(
         "--data", nargs="+", choices=("none", "inputs", "labels"), help="only ways with these"
     )
