@@ -6,6 +6,7 @@ torchrun --standalone --nproc-per-node 2 examples/two_processes.py
 import os
 
 import torch
+import torch.distributed.nn  # before the group: imported later (DDP does it), its defaults keep the group's threads alive
 from bars import accuracy, batches, network, pictures
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -46,6 +47,6 @@ gathered = [None] * ranks
 distributed.all_gather_object(gathered, mine.double().sum().item())
 if rank == 0:
     print("all ranks have the same weights:", len(set(gathered)) == 1)
-del model  # before the group: torch may abort a process that ends with a wrapper of a group that is gone
 distributed.barrier()
+del model  # it holds the group; torch may abort a process that ends while threads of a group still run
 distributed.destroy_process_group()

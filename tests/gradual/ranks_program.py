@@ -1,4 +1,4 @@
-"""What each of two processes does in `test_two_processes`: python ranks_program.py RANK PORT FOLDER."""
+"""What each of two processes does in `test_two_processes`: python ranks_program.py RANK FOLDER."""
 
 from __future__ import annotations
 
@@ -93,16 +93,16 @@ def different(rank: int) -> dict[str, object]:
 
 
 def main() -> None:
-    rank, port, folder = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+    rank, folder = int(sys.argv[1]), Path(sys.argv[2])
     torch.set_num_threads(1)
-    distributed.init_process_group("gloo", rank=rank, world_size=2)
+    distributed.init_process_group("gloo", f"file://{folder / 'store'}", rank=rank, world_size=2)
     kinds = {"data_parallel": data_parallel, "first_decides": first_decides, "different": different}
     if tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 6):
         kinds["sharded"] = sharded
     torch.save({name: kind(rank) for name, kind in kinds.items()}, folder / f"{rank}.pt")
     distributed.barrier()
     distributed.destroy_process_group()
+    os._exit(0)  # all is saved; meshes keep groups, and a group's threads may abort an interpreter that ends
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -24,9 +23,6 @@ Ranks = tuple[dict[str, Any], dict[str, Any]]
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> Ranks:
     """What both processes found."""
     folder = tmp_path_factory.mktemp("ranks")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
     command = [sys.executable, str(HERE / "ranks_program.py")]
     env = {
         **os.environ,
@@ -35,7 +31,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> Ranks:
         "GLOO_SOCKET_IFNAME": "lo",
     }
     started = [
-        subprocess.Popen([*command, str(rank), port, str(folder)], env=env, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen([*command, str(rank), str(folder)], env=env, stderr=subprocess.PIPE, text=True)
         for rank in (0, 1)
     ]
     try:
