@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -79,9 +80,11 @@ def test_attributes_follow_at_once() -> None:
     assert result.model(x).shape == (2, 5, 2)
 
 
-def test_sizes_are_read_from_a_copy() -> None:
+@pytest.mark.parametrize("watch", [True, False])
+def test_sizes_are_read_from_a_copy(watch: bool) -> None:
     model, inputs = Doubled().eval(), as_inputs(torch.randn(2, 5, 6))
-    graph = trace(model, inputs)
+    graph = trace(model, inputs, watch=watch)
+    assert (graph.watched is not None) == watch  # in the run of the record, or in one of its own
     sizes = read_sizes(model, inputs, graph)
     found = {(use.module, use.attribute): graph.values[use.value].shape[use.axis] for use in sizes.uses}
     assert found == {
@@ -95,8 +98,36 @@ def test_sizes_are_read_from_a_copy() -> None:
 
 def test_a_run_of_other_ops_says_nothing() -> None:
     model, inputs = Doubled().eval(), as_inputs(torch.randn(2, 5, 6))
-    graph = trace(model, inputs)
+    graph = trace(model, inputs, watch=False)
     model.widening = nn.Linear(24, 48)
     sizes = read_sizes(model, inputs, graph)
     assert sizes.uses == ()
     assert sizes.compared == frozenset()
+
+
+class Particular(Doubled):
+    """Its code takes plain integers only, or does something else with others."""
+
+    def __init__(self, raises: bool) -> None:
+        super().__init__()
+        self.rows, self.raises = 5, raises
+
+    def forward(self, x: Tensor) -> Tensor:
+        if type(self.rows) is not int:
+            if self.raises:
+                raise TypeError("rows must be int")
+            x = x + x
+        made: Tensor = super().forward(x)
+        return made
+
+
+@pytest.mark.parametrize("raises", [True, False])
+def test_code_that_knows_plain_integers_from_others_is_thinned_and_proved(raises: bool) -> None:
+    torch.manual_seed(0)
+    model, x = Particular(raises).eval(), torch.randn(2, 5, 6)
+    result = torchthin.prune(model, x, method="l1-structured", weights=["*"], thin=True)
+    assert result.proof is not None
+    assert result.proof.holds
+    assert result.model.attention.qkv.weight.shape == (36, 12)
+    assert type(model.rows) is int
+    assert type(result.model.rows) is int

@@ -50,7 +50,7 @@ class Plan:
 
 
 @collection_paused()
-def trace(model: nn.Module, inputs: Inputs, *, numbers: bool = False) -> OpGraph:
+def trace(model: nn.Module, inputs: Inputs, *, numbers: bool = False, watch: bool = True) -> OpGraph:
     """Record what `model` computes on `inputs`, on a copy that shares its weights.
 
     Where the evaluation run leaves parameters unread, the training branch is recorded too: its auxiliary heads must go
@@ -60,12 +60,13 @@ def trace(model: nn.Module, inputs: Inputs, *, numbers: bool = False) -> OpGraph
         model: full-size model, left as it is.
         inputs: example inputs on the model's device.
         numbers: do all arithmetic. Else a large model runs without, unless its code asks for numbers.
+        watch: see in the same run what the code does with integer attributes (`torchthin/trace/sizes.py`).
 
     Raises:
         InputError: the model cannot be copied, or does not run on the inputs.
     """
     try:
-        recorded = _recorded(model, inputs, numbers or not is_large(model))
+        recorded = _recorded(model, inputs, numbers or not is_large(model), watch=watch)
     except (Exception, SystemExit) as error:  # of the user's code
         raise InputError(
             f"The model ({type(model).__name__}) does not run on the example_inputs: {one_line(error)}. "
@@ -93,11 +94,15 @@ def trace(model: nn.Module, inputs: Inputs, *, numbers: bool = False) -> OpGraph
     return replace(both, note=f"{both.note} {note}".strip())
 
 
-def _recorded(model: nn.Module, inputs: Inputs, numbers: bool, *, training: bool = False) -> OpGraph:
-    if not numbers:
-        # whatever code does with numbers that are none, it is run again with them
-        with contextlib.suppress(Exception):
-            return record(clone(model, share), inputs, training=training, hollow=True, spent=True)
+def _recorded(
+    model: nn.Module, inputs: Inputs, numbers: bool, *, training: bool = False, watch: bool = False
+) -> OpGraph:
+    """Record in the cheapest way that the model's code bears: it may want numbers, or integers that are plain."""
+    for hollow, watched in ((not numbers, watch), (False, watch)):
+        if hollow or watched:
+            with contextlib.suppress(Exception):
+                copy = clone(model, share)
+                return record(copy, inputs, training=training, hollow=hollow, spent=True, watch=watched)
     return record(clone(model, share), inputs, training=training, spent=True)
 
 
@@ -146,10 +151,10 @@ def _found(model: nn.Module, inputs: Inputs, decide: Decide, prove: bool, graph:
         except Diverged as error:
             if warm:
                 raise ProofError(str(error)) from error
-            # The record was made without arithmetic, or what the first run cached, later runs do not compute again:
-            # record once more. If ops still come and go, the data decide.
+            # The record was made without arithmetic or with integers that are not plain, or what the first run cached, later
+            # runs do not compute again: record once more. If ops still come and go, the data decide.
             warm = not graph.hollow
-            graph = trace(model, inputs, numbers=True)
+            graph = trace(model, inputs, numbers=True, watch=False)
             search = _search(model, inputs, decide, graph)
             continue
         if isinstance(outcome, Success):

@@ -21,13 +21,13 @@ from torchthin.thinning.recipe import Recipe, cut
 from torchthin.thinning.reference import Constant, Kept, ReferenceMode
 from torchthin.thinning.rescale import rescaled_tensors, settled_ops
 from torchthin.thinning.temperature import Rescale, plan_rescales, tempered_tensors
-from torchthin.trace.clone import clone, saved_names
+from torchthin.trace.clone import clone, held, saved_names
 from torchthin.trace.counting import CountingMode
 from torchthin.trace.deferred import SMALLEST, Deferred, FilledIn
-from torchthin.trace.inputs import Inputs, refreshed
+from torchthin.trace.inputs import Inputs, call, refreshed
 from torchthin.trace.opgraph import BRANCH, Op
 from torchthin.trace.outputs import output_tensors
-from torchthin.trace.quiet import own_modes
+from torchthin.trace.quiet import own_modes, running
 from torchthin.trace.sizes import FactorMode
 
 DIFFERENT = "the thinned model computes something else"
@@ -136,7 +136,7 @@ class Trial:
             prove: compare outputs with the reference; False: check that the thinned model runs.
             doubtful: choices were made, so look for differences op by op first, which is cheaper than a failed proof.
         """
-        if not prove and self.hollow and self._runs_hollow():
+        if not prove and (self._runs_hollow() if self.hollow else self._runs()):
             return Success(self.recipe, (), None, (), ())
         small = thin_copy(self.model, self.recipe)  # unmasked: of what a mask zeroes nothing stays
         mode = FactorMode(self.labels.graph.places)
@@ -159,6 +159,16 @@ class Trial:
         if different is not None and not different.axes and self._rounded(different.op):
             return None
         return different
+
+    def _runs(self) -> bool:
+        """Whether the thinned model runs; if not, a run that counts its ops tells where."""
+        small = thin_copy(self.model, self.recipe)
+        with contextlib.suppress(Exception), held(small):
+            for training in (False, True) if self.labels.graph.branched else (False,):
+                with running(small, training=training, spent=not self.labels.graph.branched):
+                    call(small, self.inputs)
+            return True
+        return False
 
     def _runs_hollow(self) -> bool:
         """Whether the thinned model runs without arithmetic; if not, a run with numbers tells why, if there is a reason."""

@@ -17,6 +17,12 @@ def may_share(func: Any) -> bool:
     return not known or any(result.alias_info is not None for result in func._schema.returns)
 
 
+@cache  # torch makes a new Python list of the tags at every look
+def is_inplace_view(func: Any) -> bool:
+    """Whether an op changes the shape of the tensor that it is given (``squeeze_``)."""
+    return torch.Tag.inplace_view in func.tags
+
+
 _aten = torch.ops.aten
 _SILENT_VIEWS = frozenset({
     _aten._unsafe_view, _aten.unsafe_split, _aten.unsafe_split_with_sizes, _aten.unsafe_chunk, _aten.lift,

@@ -17,6 +17,12 @@ from torchthin.trace.hollow import NeedsNumbers, NoReading, compute
 from torchthin.trace.opgraph import Place
 from torchthin.trace.places import ModulePaths
 
+_DETACH, _TO_COPY, _CLONE = (
+    torch.ops.aten.detach.default,
+    torch.ops.aten._to_copy,
+    torch.ops.aten.clone.default,
+)
+
 
 class CountingMode(TorchDispatchMode):
     """Counts the ops that completed; ops and their order are those that `record` sees.
@@ -68,16 +74,16 @@ class CountingMode(TorchDispatchMode):
             kwargs = {name: self.deferred.filled(argument) for name, argument in (kwargs or {}).items()}
         if self._spared and func._schema.is_mutable:
             self._save(func, args, kwargs or {})
-        if func is torch.ops.aten.detach.default:
+        if func is _DETACH:
             result = func(*args, **(kwargs or {}))
             self.passed(args[0], result)
             return result
-        if func.overloadpacket is torch.ops.aten._to_copy and args[0].is_floating_point():
+        if func.overloadpacket is _TO_COPY and args[0].is_floating_point():
             result = func(*args, **(kwargs or {}))
             if result.is_floating_point():
                 self.passed(args[0], result)
                 return result
-        if func is torch.ops.aten.clone.default:
+        if func is _CLONE:
             result = self.copy(func, args, kwargs or {})
             self.copies += 1
             return result

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -111,6 +111,30 @@ Code that loops as often as the data ask (over detected boxes) shifts the ops be
 """
 
 
+class NamedSize(NamedTuple):
+    """An integer attribute that was handed to a torch function as the size of an axis."""
+
+    module: str
+    attribute: str
+    size: int
+    op: int
+    """Index of the op that ran last before the function returned."""
+    output: int
+    """Which of its results."""
+    axis: int
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What a run did with the integer attributes of modules."""
+
+    sizes: tuple[NamedSize, ...] = ()
+    compared: frozenset[tuple[str, str]] = frozenset()
+    """Module path and name of attributes that the code compared with other numbers."""
+    factors: Mapping[int, float] = field(default_factory=dict)
+    """Op index -> the number that a tensor was multiplied with (of a division its inverse)."""
+
+
 @dataclass(frozen=True)
 class OpGraph:
     """A recorded forward pass."""
@@ -131,6 +155,8 @@ class OpGraph:
     """Parameters and buffers whose results reach no output."""
     hollow: bool = False
     """Recorded without arithmetic: if code looks at numbers unseen, a run with numbers has other ops."""
+    watched: Watched | None = None
+    """What the first run did with integer attributes; None where nobody looked."""
 
     @property
     def branched(self) -> bool:
@@ -230,4 +256,5 @@ def merged(first: OpGraph, second: OpGraph) -> OpGraph:
         first.note,
         first.idle - second.state.keys(),
         first.hollow or second.hollow,
+        first.watched,
     )

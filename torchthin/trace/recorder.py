@@ -10,7 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchthin.trace.arguments import as_outputs, by_name, may_share, storage_key, tensors_in
+from torchthin.trace.arguments import (
+    argument_names,
+    as_outputs,
+    is_inplace_view,
+    may_share,
+    storage_key,
+    tensors_in,
+)
 from torchthin.trace.clone import held, state_tensors
 from torchthin.trace.counting import CountingMode
 from torchthin.trace.hollow import NoReading
@@ -19,6 +26,7 @@ from torchthin.trace.opgraph import Op, OpGraph, Place, Ref, Value
 from torchthin.trace.outputs import opaque_types, output_tensors
 from torchthin.trace.places import ModulePaths
 from torchthin.trace.quiet import running
+from torchthin.trace.sizes import SizeWatch, factor_of
 
 _KEPT_DTYPES = {torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8, torch.bool}
 
@@ -28,38 +36,54 @@ class _Recorder(CountingMode):
         super().__init__(hollow=hollow)
         self.paths: ModulePaths = paths
         self._names = names
-        self._ids: dict[int, tuple[weakref.ref[Tensor], int]] = {}
+        self._ids: dict[int, tuple[weakref.ref[Tensor], Ref]] = {}
         self._aliases = 0
         self.values: list[Value] = []
         self._refs: list[Ref] = []
         self.ops: list[Op] = []
         self.state: dict[str, int] = {}
         self.places: dict[Place, int] = {}
+        self.factors: dict[int, float] = {}
 
     def execute(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self.places[self.paths.place()] = self.completed
+        factor = factor_of(func, args, self.hollow)
+        if factor is not None:
+            self.factors[self.completed] = factor
         return self._recorded(self.completed, func, args, kwargs)
 
     def copy(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return self._recorded(-1 - self.copies, func, args, kwargs)
 
     def _recorded(self, index: int, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        named = by_name(func, args, kwargs)
-        arguments = {name: self._reference(argument) for name, argument in named.items()}
+        arguments = {
+            name: self._reference(argument)
+            for name, argument in zip(argument_names(func), args, strict=False)
+        }
+        for name, argument in kwargs.items():
+            arguments[name] = self._reference(argument)
         result = self.compute(func, args, kwargs)
-        given = [t for argument in named.values() for t in tensors_in(argument)] if may_share(func) else []
-        if torch.Tag.inplace_view in func.tags:
-            self._renumber(as_outputs(result))
-        made = tuple(self._output(t, given) for t in as_outputs(result))
+        given: list[Tensor] = []
+        if may_share(func):
+            given = [t for argument in (*args, *kwargs.values()) for t in tensors_in(argument)]
+            if is_inplace_view(func):
+                self._renumber(as_outputs(result))
+        if isinstance(result, Tensor):
+            made: tuple[Ref | None, ...] = (self._output(result, given),)
+        else:
+            made = tuple(self._output(t, given) for t in as_outputs(result))
         self.ops.append(Op(index, func, arguments, made, self.paths.source()))
         return result
 
     def passed(self, given: Tensor, result: Tensor) -> None:
         """Let the converted tensor be the same value."""
-        self._ids[id(result)] = (weakref.ref(result), self.number(given))
+        self._ids[id(result)] = (weakref.ref(result), self._refs[self.number(given)])
 
     def _reference(self, argument: Any) -> Any:
         if isinstance(argument, Tensor):
+            known = self._ids.get(id(argument))
+            if known is not None and known[0]() is argument:
+                return known[1]
             return self._refs[self.number(argument)]
         if isinstance(argument, (list, tuple)):
             if all(type(item) is int for item in argument):
@@ -80,7 +104,7 @@ class _Recorder(CountingMode):
             return None
         known = self._ids.get(id(tensor))
         if known is not None and known[0]() is tensor:
-            return self._refs[known[1]]
+            return known[1]
         alias = None
         if given:
             key = storage_key(tensor)
@@ -92,14 +116,15 @@ class _Recorder(CountingMode):
         """Return the tensor's value number; a tensor never seen before gets a new one."""
         known = self._ids.get(id(tensor))
         if known is not None and known[0]() is tensor:
-            return known[1]
+            return known[1].value
         if alias is None:
             alias, self._aliases = self._aliases, self._aliases + 1
         number = len(self.values)
         data = tensor if tensor.dtype in _KEPT_DTYPES else None
         self.values.append(Value(tuple(tensor.shape), tensor.dtype, alias, data))
-        self._refs.append(Ref(number))
-        self._ids[id(tensor)] = (weakref.ref(tensor), number)
+        ref = Ref(number)
+        self._refs.append(ref)
+        self._ids[id(tensor)] = (weakref.ref(tensor), ref)
         name = self._names.get(id(tensor))
         if name is not None:
             self.state[name] = number
@@ -107,12 +132,19 @@ class _Recorder(CountingMode):
 
 
 def record(
-    model: nn.Module, inputs: Inputs, *, training: bool = False, hollow: bool = False, spent: bool = False
+    model: nn.Module,
+    inputs: Inputs,
+    *,
+    training: bool = False,
+    hollow: bool = False,
+    spent: bool = False,
+    watch: bool = False,
 ) -> OpGraph:
     """Run `model` once on `inputs` and return the record.
 
     The forward pass runs without autograd and may change buffers of `model`: give a `clone`.
-    `training`, `spent`: see `running`. `hollow`: without arithmetic.
+    `training`, `spent`: see `running`. `hollow`: without arithmetic. `watch`: see what becomes of integer attributes, which
+    some code refuses; `model` is spent then.
 
     Raises:
         NeedsNumbers: a hollow run met code that looks at numbers.
@@ -120,7 +152,12 @@ def record(
     with held(model):
         paths = ModulePaths(model)
         recorder = _Recorder(paths, {id(tensor): name for name, tensor in state_tensors(model)}, hollow)
-        with running(model, training=training, spent=spent), paths.watch():
+        watched = SizeWatch(model, recorder) if watch else None
+        with (
+            running(model, training=training, spent=spent),
+            paths.watch(),
+            watched or contextlib.nullcontext(),
+        ):
             given = [recorder.number(tensor) for tensor in inputs.tensors()]
             with NoReading() if hollow else contextlib.nullcontext(), recorder.sparing(model), recorder:
                 outputs = call(model, inputs)
@@ -135,6 +172,7 @@ def record(
         recorder.places,
         note=_unseen(made, outputs),
         hollow=hollow,
+        watched=watched.found(recorder.factors) if watched else None,
     )
 
 

@@ -2,7 +2,7 @@
 
 A copy of the model runs with integers that remember which attribute they are. Whatever torch function takes one as the
 size of an axis is noted, and so is a comparison of one with another number. Code that computes with such a number gets a
-plain integer.
+plain integer. This is done while the model is recorded, or in a run of its own where the record has no numbers.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from torchthin.trace.clone import clone, held, modules_of, share
 from torchthin.trace.counting import CountingMode, following
 from torchthin.trace.hollow import NeedsNumbers
 from torchthin.trace.inputs import Inputs, call
-from torchthin.trace.opgraph import OpGraph, Place, operator_name
+from torchthin.trace.opgraph import NamedSize, OpGraph, Place, Watched
 from torchthin.trace.quiet import quiet
 
 _SPLITS = frozenset({"split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "tensor_split"})
-_MULTIPLIES = frozenset({"aten.mul", "aten.mul_"})
-_DIVIDES = frozenset({"aten.div", "aten.div_"})
+_aten = torch.ops.aten
+_POWERS = {_aten.mul: 1, _aten.mul_: 1, _aten.div: -1, _aten.div_: -1}
+"""Ops that multiply -> with which power of the number."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +41,26 @@ class SizeUse:
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a run did with the integer attributes of modules."""
+    """What a run did with the integer attributes of modules, told in the values of a graph."""
 
     uses: tuple[SizeUse, ...] = ()
     compared: frozenset[tuple[str, str]] = frozenset()
     """Module path and name of attributes that the code compared with other numbers."""
     factors: Mapping[int, float] = field(default_factory=dict)
     """Op index -> the number that a tensor was multiplied with (of a division its inverse)."""
+
+
+def factor_of(func: Any, args: Sequence[Any], hollow: bool) -> float | None:
+    """Return the number that an op multiplies a tensor with, if it does."""
+    power = _POWERS.get(func.overloadpacket)
+    if power is None or len(args) != 2:
+        return None
+    number = args[1]
+    if isinstance(number, Tensor) and number.dim() == 0 and not (number.is_meta or hollow):
+        number = number.item()
+    if not isinstance(number, (int, float)) or not number:
+        return None
+    return float(number) if power == 1 else 1.0 / number
 
 
 class FactorMode(CountingMode):
@@ -58,13 +72,9 @@ class FactorMode(CountingMode):
 
     def execute(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run one op."""
-        name = operator_name(func)
-        if self.recorded and name in _MULTIPLIES | _DIVIDES and len(args) == 2:
-            number = args[1]
-            if isinstance(number, Tensor) and number.dim() == 0 and not (number.is_meta or self.hollow):
-                number = number.item()
-            if isinstance(number, (int, float)) and number:
-                self.factors[self.completed] = float(number) if name in _MULTIPLIES else 1.0 / number
+        factor = factor_of(func, args, self.hollow) if self.recorded else None
+        if factor is not None:
+            self.factors[self.completed] = factor
         return self.compute(func, args, kwargs)
 
 
@@ -91,13 +101,28 @@ class _Named(int):
     __hash__ = int.__hash__
 
 
-class _Reader(TorchFunctionMode):
-    def __init__(self, graph: OpGraph, counter: CountingMode) -> None:
+class SizeWatch(TorchFunctionMode):
+    """Lets the integer attributes of a model remember where they stand, and notes what torch functions take them for.
+
+    The model is a copy that is given up afterwards: its attributes stay so.
+    """
+
+    def __init__(self, model: nn.Module, counter: CountingMode) -> None:
         super().__init__()
-        self._outputs = {op.index: op.outputs for op in graph.ops}
-        self._values = graph.values
         self._counter = counter
-        self.found: list[SizeUse] = []
+        self._sizes: dict[NamedSize, None] = {}
+        self._compared: set[tuple[str, str]] = set()
+        for path, module in modules_of(model):
+            if isinstance(module, torch.jit.ScriptModule):
+                continue
+            attributes = vars(module)
+            for name, number in attributes.items():
+                if type(number) is int and number > 1:
+                    attributes[name] = _Named.of(number, (path, name), self._compared)
+
+    def found(self, factors: Mapping[int, float]) -> Watched:
+        """Return what was noted, with the factors that the counter met."""
+        return Watched(tuple(self._sizes), frozenset(self._compared), factors)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         given = kwargs or {}
@@ -130,52 +155,57 @@ class _Reader(TorchFunctionMode):
                 return
 
     def _add(self, size: Any, output: int, axis: int) -> None:
-        op = self._counter.completed - 1
-        refs = self._outputs.get(op, ())
-        ref = refs[output] if output < len(refs) else None
-        if isinstance(size, _Named) and size.key is not None and ref is not None:
-            shape = self._values[ref.value].shape
-            if axis < len(shape) and shape[axis] == int(size):
-                self.found.append(SizeUse(*size.key, ref.value, axis))
+        if isinstance(size, _Named) and size.key is not None:
+            self._sizes[NamedSize(*size.key, int(size), self._counter.completed - 1, output, axis)] = None
 
 
 def _sizes(args: Sequence[Any], given: dict[str, Any]) -> list[Any]:
     """Return the first run of integers among the arguments that holds an attribute."""
-    for argument in (*args, *given.values()):
-        if isinstance(argument, (list, tuple)) and any(isinstance(item, _Named) for item in argument):
+    others = [argument for argument in (*args, *given.values()) if type(argument) is not Tensor]
+    for argument in others:
+        if isinstance(argument, (list, tuple)) and any(type(item) is _Named for item in argument):
             return list(argument)
+    if not any(type(argument) is _Named for argument in others):
+        return []
     numbers = [item for item in args if isinstance(item, int)]
-    if any(isinstance(item, _Named) for item in numbers):
+    if any(type(item) is _Named for item in numbers):
         return numbers
-    return [item for item in given.values() if isinstance(item, _Named)]
+    return [item for item in given.values() if type(item) is _Named]
+
+
+def sizes_in(graph: OpGraph, watched: Watched) -> Sizes:
+    """Return what was watched, in the values of the graph; a size that no axis there has is dropped."""
+    outputs = {op.index: op.outputs for op in graph.ops}
+    uses: dict[SizeUse, None] = {}
+    for named in watched.sizes:
+        refs = outputs.get(named.op, ())
+        ref = refs[named.output] if named.output < len(refs) else None
+        shape = () if ref is None else graph.values[ref.value].shape
+        if ref is not None and named.axis < len(shape) and shape[named.axis] == named.size:
+            uses[SizeUse(named.module, named.attribute, ref.value, named.axis)] = None
+    return Sizes(tuple(uses), watched.compared, watched.factors)
 
 
 def read_sizes(model: nn.Module, inputs: Inputs, graph: OpGraph, *, hollow: bool = False) -> Sizes:
-    """Run a copy of `model` and return what it does with the integer attributes of its modules.
+    """Return what `model` does with the integer attributes of its modules.
 
     Args:
         model: the model that `graph` was recorded from, left as it is.
         inputs: the inputs that it was recorded on.
-        graph: its record. A run of other ops, or one that fails, says nothing about it, and gives nothing.
-        hollow: run without arithmetic if the code allows it. Numbers that stand in tensors are no factors then.
+        graph: its record. Where it does not tell, the model runs again; a run of other ops, or one that fails, says nothing
+            about it, and gives nothing.
+        hollow: without arithmetic is enough. Numbers that stand in tensors are no factors then.
     """
+    if graph.watched is not None and (hollow or not graph.hollow):
+        return sizes_in(graph, graph.watched)
     copy = clone(model, share)
-    compared: set[tuple[str, str]] = set()
-    for path, module in modules_of(copy):
-        if isinstance(module, torch.jit.ScriptModule):
-            continue
-        for name, number in list(vars(module).items()):
-            if type(number) is int and number > 1:
-                vars(module)[name] = _Named.of(number, (path, name), compared)
     counter = FactorMode(graph.places, hollow=hollow)
-    reader = _Reader(graph, counter)
+    watch = SizeWatch(copy, counter)
     try:
-        with held(copy), quiet(copy, spent=True), counter.sparing(copy), reader, following(copy, counter):
+        with held(copy), quiet(copy, spent=True), counter.sparing(copy), watch, following(copy, counter):
             call(copy, inputs)
     except NeedsNumbers:
         return read_sizes(model, inputs, graph)
     except Exception:  # code that insists on plain integers; whatever it raises, it is not seen at work
         return Sizes()
-    if not counter.repeats:
-        return Sizes()
-    return Sizes(tuple(dict.fromkeys(reader.found)), frozenset(compared), counter.factors)
+    return sizes_in(graph, watch.found(counter.factors)) if counter.repeats else Sizes()
