@@ -47,7 +47,11 @@ onnx_needed = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime")),
     reason="ONNX needs onnx, onnxscript and onnxruntime (extra export)",
 )
-FILES = ("net.pt2", pytest.param("net.onnx", marks=onnx_needed))
+newer_torch = pytest.mark.skipif(
+    tuple(map(int, torch.__version__.split("+")[0].split(".")[:2])) < (2, 6),
+    reason="torch writes ONNX from torch.export since 2.6",
+)
+FILES = ("net.pt2", pytest.param("net.onnx", marks=(onnx_needed, newer_torch)))
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +155,14 @@ def test_every_kind_of_layer_takes_its_norm(layer: str) -> None:
     folded, paths = fold_batchnorm(model, inputs)
     assert paths == ("1",)
     assert torchthin.verify(model, folded, inputs).relative < 1e-6
+
+
+@onnx_needed
+def test_a_torch_too_old_for_onnx_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "__version__", "2.5.1+cpu")
+    with pytest.raises(InputError, match=r"ONNX needs torch 2\.6 or newer.* This is 2\.5\.1\+cpu"):
+        export(net(), tmp_path / "net.onnx", IMAGES)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_bad_input_writes_nothing(tmp_path: Path) -> None:

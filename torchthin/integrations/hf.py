@@ -52,7 +52,8 @@ def _make() -> type[Any]:
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             """Attach the optimizer, and go on where a checkpoint was written."""
-            self.pruner.attach_(kwargs["optimizer"])
+            # transformers 4.49.0 hands the optimizer to its state, and None to callbacks
+            self.pruner.attach_(kwargs["optimizer"] or getattr(state, "optimizer", None))
             if state.global_step:
                 folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
                 self.pruner.load_state_dict(_read(folder / STATE_FILE))
