@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torchthin.checkpoints.checksums import load_checked
+from torchthin.checkpoints.states import read_saved
 from torchthin.errors import InputError, one_line
 from torchthin.factory import named_function
 from torchthin.noise import noise_like
@@ -223,7 +223,7 @@ def _items(source: Any, like: Inputs, limit: int, pixels: Pixels) -> Iterator[An
             return
         source = _read(path, like, limit, pixels)
     if isinstance(source, np.ndarray):
-        source = torch.from_numpy(source)
+        source = _tensor(source)
     if isinstance(source, Tensor):
         yield from source.split(BATCH) if source.dim() else [source]
     elif isinstance(source, Mapping | Inputs):
@@ -235,6 +235,15 @@ def _items(source: Any, like: Inputs, limit: int, pixels: Pixels) -> Iterator[An
             "The calibration data must be a tensor, an iterable of inputs, a file, a folder of pictures or "
             f"package.module:function. Got {type(source).__name__}."
         )
+
+
+def _tensor(array: np.ndarray[Any, Any]) -> Tensor:
+    try:
+        return torch.from_numpy(array)
+    except TypeError as error:  # text, dates, objects
+        raise InputError(
+            f"The calibration data must be numbers that torch knows. Got an array of {array.dtype}."
+        ) from error
 
 
 def _noise(like: Inputs, limit: int) -> Iterator[Inputs]:
@@ -280,10 +289,12 @@ def _read(path: Path, like: Inputs, limit: int, pixels: Pixels) -> Any:
     try:
         if path.suffix == ".npy":
             return np.load(path, allow_pickle=False)
-        if path.suffix in (".pt", ".pth"):
-            return load_checked(path)
     except Exception as error:  # what damaged files raise is of many kinds
-        raise InputError(f"The calibration data {path} cannot be read: {one_line(error)}.") from error
+        raise InputError(
+            f"The calibration data {path} cannot be read: {one_line(error)}. Save an array of numbers with numpy.save."
+        ) from error
+    if path.suffix in (".pt", ".pth"):
+        return read_saved(path, "calibration file", "Save a tensor with torch.save.")
     raise InputError(f"The calibration data must be a .npy or .pt file, or a folder of pictures. Got {path}.")
 
 

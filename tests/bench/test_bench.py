@@ -82,6 +82,8 @@ def test_threads_are_put_back_after_an_error() -> None:
     assert torch.get_num_threads() == before
     with pytest.raises(ConfigError, match="repeats of bench must be at least 1"):
         bench(net(), net(), IMAGES, repeats=0)
+    with pytest.raises(ConfigError, match=r"threads of bench must be at least 1\. Got 0"):
+        bench(net(), net(), IMAGES, threads=0)
     with pytest.raises(ConfigError, match="must be of torch, onnxruntime"):
         bench(net(), net(), IMAGES, runtimes=("tensorrt",))
 

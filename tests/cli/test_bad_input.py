@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from workplace import ROOT, Outcome, Workplace
@@ -60,6 +61,10 @@ CHECKPOINTS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "wrong shape": (change("fc.bias", lambda t: t[:1]), "fc.bias is (1,), the model has (2,)"),
     "nan": (change("conv2.weight", lambda t: t.log()), "conv2.weight has NaN in"),
+    "complex": (
+        change("fc.weight", lambda t: t.to(torch.complex64)),
+        "fc.weight is torch.complex64, the model has torch.float32.",
+    ),
     "infinite": (change("fc.weight", lambda t: t / 0), "fc.weight has infinite values in 8 of 8 entries"),
 }
 
@@ -114,8 +119,13 @@ OPTIONS = {
     "device": (["--device", "gpu"], "The device must be cpu, cuda, cuda:<number> or mps. Got 'gpu'."),
     "shape": (["--input-shape", "3x32x32"], "An input shape must be sizes such as 1,3,128,128"),
     "shape zero": (["--input-shape", "1,0,32"], "An input shape must be sizes"),
+    "shape without its dtype": (["--input-shape", "1,3,8,8:"], "An input shape must be sizes"),
     "dtype": (["--input-shape", "1,3:float3"], "Did you mean 'float32'"),
     "dataset": (["--dataset", "cifar11"], "Did you mean 'cifar10'"),
+    "dataset beside a shape": (
+        ["--dataset", "cifar11", "--input-shape", "1,3,8,8"],
+        "Did you mean 'cifar10'",
+    ),
     "factory args": (["--factory-args", "[1]"], "must be a JSON object"),
     "factory args no json": (["--factory-args", "width=4"], "not JSON"),
     "unknown flag": (["--target-sparcity", "0.5"], "Did you mean '--target-sparsity'"),
@@ -126,6 +136,18 @@ OPTIONS = {
         "net.py: Not a directory. Choose another place.",
     ),
     "save over the source": (["--save-to", "./best.pth"], "must not be the checkpoint itself"),
+    "save over the model": (["--save-to", "net.py"], "must not be the model's own"),
+    "report's JSON over the curves": (
+        ["--report", "net.html", "--sensitivity", "net.json"],
+        "The file of --report (its JSON) must not be the --sensitivity. Got net.json for both",
+    ),
+    "name too long": (["--save-to", "x" * 300], "must have a name that the system takes"),
+    "sensitivity without a report": (["--sensitivity", "net.json"], "--sensitivity goes with --report"),
+    "text as data": (["--thin", "--input-shape", "1,3,8,8", "--data", "text.npy"], "Got an array of <U1."),
+    "data cut short": (
+        ["--thin", "--input-shape", "1,3,8,8", "--data", "cut.pt"],
+        "cut.pt is damaged: it is cut short",
+    ),
     "no config": (
         ["--config", "nowhere.yaml"],
         "The configuration file nowhere.yaml cannot be read: No such file",
@@ -137,6 +159,9 @@ OPTIONS = {
 @pytest.mark.parametrize("case", OPTIONS)
 def test_options(place: Workplace, case: str) -> None:
     arguments, message = OPTIONS[case]
+    np.save(place.path / "text.npy", np.array(["a"]))
+    (place.path / "cut.pt").write_bytes((place.path / "best.pth").read_bytes()[:3000])
+    (place.path / "net.json").write_text("{}")
     place.assert_refused(message, *GOOD, *arguments)
 
 
@@ -179,6 +204,13 @@ def test_an_unwritable_folder(place: Workplace, monkeypatch: pytest.MonkeyPatch)
         writing.tempfile, "TemporaryFile", refuse
     )  # a superuser could write to any real folder
     place.assert_refused("Permission denied. Choose another place.", *GOOD)
+
+
+def test_the_longest_name_there_can_be(place: Workplace) -> None:
+    name = "x" * 251 + ".pth"  # the temporary file beside it must not need a longer one
+    outcome = place.run(*GOOD, "--save-to", name)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert (place.path / name).is_file()
 
 
 def test_a_full_disk_leaves_the_old_file_whole(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,6 +41,26 @@ def test_help_answers_without_torch_and_with_an_example() -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("pruen",), "Did you mean 'prune'? See torchthin --help."),
+        (("verify", "--toleranse", "1"), "Did you mean '--tolerance'? See torchthin verify --help."),
+        (
+            ("inspect", "--rows", "r"),
+            "Unknown argument '--rows'. See torchthin inspect --help.",
+        ),  # it is compare's
+    ],
+)
+def test_what_is_unknown_gets_the_nearest_of_its_command(
+    place: Workplace, arguments: tuple[str, ...], message: str
+) -> None:
+    def run(*given: str) -> Outcome:
+        return place.run(*given, main=main)
+
+    place.assert_refused(message, *arguments, run=run)
+
+
 def test_the_printed_configuration_makes_the_same_run(place: Workplace) -> None:
     flags = (
         "--model-factory", "net.py:net", "--input-shape", "1,3,8,8", "--target-sparsity", "0.25", "--keep", "conv2*",

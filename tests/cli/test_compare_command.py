@@ -131,11 +131,14 @@ def test_when_all_fail_the_exit_code_is_3(place: Workplace) -> None:
         ((*GRID, "--metric", "judge.py:raises"), "The metric fails on the model: OSError: no data here."),
         ((*GRID, "--metric", "judge.py:nan"), "The metric must be a finite number"),
         ((*GRID, "--metric", "judge.py:scor"), "Did you mean 'score'"),
-        ((*GRID, "--rows", "net.py"), "holds something else than results of torchthin compare"),
+        ((*GRID, "--rows", "judge.py"), "holds something else than results of torchthin compare"),
         ((*GRID, "--cost", "mac"), "Did you mean 'macs'"),
         ((*GRID, "--cost", "latency"), "The cost latency needs --latency."),
         ((*GRID, "--within", "-1"), "The within of compare"),
         ((*GRID, "--plot", "."), "."),
+        ((*GRID, "--plot", "front.pdf"), "The file of --plot must end in .png. Got front.pdf."),
+        ((*GRID, "--plot", "a.png", "--rows", "a.png"), "The files of --plot and --rows must differ."),
+        ((*GRID, "--rows", "net.py"), "The file of --rows must not be the model's own."),
     ],
 )
 def test_bad_input_is_one_line(place: Workplace, arguments: tuple[str, ...], message: str) -> None:

@@ -74,6 +74,9 @@ def test_a_thinned_checkpoint_becomes_files(place: Workplace, script: Path) -> N
         ((*MODEL, "--to", "a.pt2", "--opset", "x"), "invalid int value"),
         ((*MODEL, "--to", "a.pt2", "--dynamic-bach"), "Did you mean '--dynamic-batch'"),
         ((*MODEL, "--to", "net.py/a.pt2"), "must be in a folder"),
+        ((*MODEL, "--to", "a.pt2", "a.pt2"), "The files of --to must differ. Got a.pt2 more than once."),
+        ((*MODEL, "--to", "a.pt2", "--opset", "18"), "The --opset is one of ONNX."),
+        ((*SHAPE, "net.py:net", "--to", "a.pt2"), "The --input-shape took net.py:net, which is no shape."),
     ],
 )
 def test_bad_input(place: Workplace, arguments: tuple[str, ...], message: str) -> None:

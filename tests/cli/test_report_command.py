@@ -33,6 +33,13 @@ def test_a_run_and_its_checkpoint_give_the_same_report(place: Workplace) -> None
     assert later["network"] == twin["network"]
     assert json.loads((place.path / "later.json").read_text()) == later
 
+    other = ("--model-factory", "net.py:net", "--factory-args", '{"width": 6}', "--input-shape", "1,3,8,8")
+    place.assert_refused(
+        "conv1.weight was (8, 3, 3, 3), here it is (6, 3, 3, 3). Name the full-size class.",
+        "report", "thin.pth", *other, "--to", "other.html",
+        run=lambda *given: run(place, *given),
+    )  # fmt: skip
+
     (place.path / "run.html").unlink()
     assert run(place, "report", "run.json").code == 0
     assert (place.path / "run.html").read_text() == page

@@ -184,3 +184,33 @@ def test_a_state_of_another_run_is_refused(place: Workplace) -> None:
     place.assert_refused("another train: 'training.py:fails'", *given("train", "out.pth", "--resume"))
     (place.path / "out.pth.state").write_bytes(b"not a state")
     place.assert_refused("cannot be read", *given("fails", "out.pth", "--resume"))
+    for content, message in (
+        (b"", "is empty. Remove it to begin anew."),
+        (
+            (place.path / "best.pth").read_bytes()[:3000],
+            "is damaged: it is cut short. Remove it to begin anew.",
+        ),
+        ((place.path / "best.pth").read_bytes(), "must hold settings, pruner, model, optimizer, random."),
+    ):
+        (place.path / "out.pth.state").write_bytes(content)
+        place.assert_refused(message, *given("fails", "out.pth", "--resume"))
+
+
+def test_a_state_of_another_model_is_refused(place: Workplace) -> None:
+    assert place.run(*given("fails", "out.pth")).code == 1
+    state = torch.load("out.pth.state", weights_only=True)
+    torch.save({**state, "model": {}}, "out.pth.state")
+    place.assert_refused("does not fit this model", *given("fails", "out.pth", "--resume"))
+
+
+def test_training_that_diverges_is_told_at_once(place: Workplace) -> None:
+    source = "def burn(model, step):\n    if step == 2:\n        model.fc.weight.data[0, 1] = float('nan')\n"
+    (place.path / "burn.py").write_text(source)
+    outcome = place.run(*FLAGS, "--train", "burn.py:burn", "--save-to", "out.pth")
+    assert (outcome.code, outcome.err.count("\n")) == (1, 1), outcome
+    assert "burn.py:burn left NaN or infinite numbers in fc.weight at step 2 of 4." in outcome.err
+    assert "The state after step 1 is in out.pth.state" in outcome.err
+    (place.path / "burn.py").write_text(source.replace("nan", "0.5"))
+    again = place.run(*FLAGS, "--train", "burn.py:burn", "--save-to", "out.pth", "--resume")
+    assert again.code == 0, again.err
+    assert "Going on after step 1 of 4." in again.out

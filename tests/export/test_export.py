@@ -165,6 +165,27 @@ def test_a_torch_too_old_for_onnx_is_told(tmp_path: Path, monkeypatch: pytest.Mo
     assert list(tmp_path.iterdir()) == []
 
 
+@onnx_needed
+@newer_torch
+def test_an_opset_that_torch_does_not_write_is_refused(thinned: nn.Module, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"Got 99; this model came out in \d+"):
+        export(thinned, tmp_path / "net.onnx", IMAGES, opset=99)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_outputs_that_show_nothing_are_refused(tmp_path: Path) -> None:
+    class Words(nn.Module):
+        def forward(self, x: Tensor) -> str:
+            return "text"
+
+    broken = net()
+    nn.init.constant_(broken.head.weight, float("nan"))
+    for model, message in ((Words(), "must return tensors.* Got str"), (broken, "NaN throughout")):
+        with pytest.raises(InputError, match=message):
+            export(model, tmp_path / "net.pt2", IMAGES)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_bad_input_writes_nothing(tmp_path: Path) -> None:
     class Fixed(nn.Module):
         def __init__(self) -> None:

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from torchthin.errors import InputError
+from torchthin.errors import CheckpointError, InputError
 from torchthin.pose import recording, train
 from torchthin.pose.files import load_people, save_people, write_whole
 from torchthin.pose.people import People
@@ -78,6 +78,18 @@ def test_a_stopped_run_goes_on_where_it_was(crowd: People, tmp_path: Path) -> No
     assert torch.load(tmp_path / "parts" / "state.pth", weights_only=True)["step"] == 4
 
 
+def test_a_damaged_state_is_one_line(crowd: People, tmp_path: Path) -> None:
+    check = train.make_check(crowd, SMALL)
+    torch.save({"step": 1}, tmp_path / "state.pth")
+    with pytest.raises(CheckpointError, match=r"state\.pth must hold step, best, model, averaged, optimizer"):
+        train.Trainer(crowd, check, tmp_path, SMALL)
+    (tmp_path / "state.pth").write_bytes((tmp_path / "state.pth").read_bytes()[:300])
+    with pytest.raises(
+        CheckpointError, match=r"state\.pth is damaged: it is cut short\. Remove it to begin anew\."
+    ):
+        train.Trainer(crowd, check, tmp_path, SMALL)
+
+
 def test_the_student_file_has_adi_names_and_plain_types(tmp_path: Path) -> None:
     model = PoseStudent()
     recording.save_student(tmp_path / "student.pth", model, 9, {"check": {"oks": 0.5}})
@@ -100,6 +112,10 @@ def test_people_files_return_what_was_saved(crowd: People, tmp_path: Path) -> No
     assert torch.equal(back.keypoints, crowd.keypoints)
     with pytest.raises(InputError, match="does not exist"):
         load_people(tmp_path / "none.npz")
+    whole = (tmp_path / "deep" / "people.npz").read_bytes()
+    (tmp_path / "cut.npz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=r"cut\.npz cannot be read: .* Make it with"):
+        load_people(tmp_path / "cut.npz")
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def test_cut_outs_come_back_with_five_bits(tmp_path: Path) -> None:
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="do not exist"):
+    with pytest.raises(InputError, match="does not exist"):
         load_cut_outs(tmp_path / "none.npz")
     np.savez(tmp_path / "other.npz", a=np.zeros(1))
     with pytest.raises(InputError, match="must hold"):

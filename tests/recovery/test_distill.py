@@ -1,5 +1,6 @@
 """Distillation: it brings the outputs nearer, leaves what it is given as it was, and goes on bit for bit."""
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,12 @@ def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path: Path, options: dict[st
     assert not state.exists()
 
 
+def saved(content: object) -> bytes:
+    file = io.BytesIO()
+    torch.save(content, file)
+    return file.getvalue()
+
+
 def test_a_state_of_another_run_is_refused(tmp_path: Path) -> None:
     net, result, data = task()
     state = tmp_path / "run.recovery"
@@ -110,7 +117,22 @@ def test_a_state_of_another_run_is_refused(tmp_path: Path) -> None:
     before = state.read_bytes()
     with pytest.raises(CheckpointError, match="another recovery"):
         recover(net, result, data[:1], data, epochs=5, state=state)
+    content = torch.load(state, weights_only=True)
+    damaged = {
+        "is empty": b"",
+        "is damaged: it is cut short": before[: len(before) // 2],
+        "must hold plan": saved({key: value for key, value in content.items() if key != "plan"}),
+        "does not fit this model": saved({**content, "model": {}}),
+    }
+    for message, found in damaged.items():
+        state.write_bytes(found)
+        with pytest.raises(CheckpointError, match=message) as raised:
+            recover(net, result, data[:1], data, epochs=4, state=state)
+        assert "\n" not in str(raised.value)
+        assert str(raised.value).endswith("Remove it to begin anew.")
+        assert state.read_bytes() == found
+    state.write_bytes(before)
     assert state.read_bytes() == before
     state.write_bytes(b"nothing")
-    with pytest.raises(CheckpointError, match="cannot be used"):
+    with pytest.raises(CheckpointError, match="cannot be read"):
         recover(net, result, data[:1], data, epochs=4, state=state)

@@ -50,7 +50,11 @@ def bench(
     Raises:
         InputError: a model does not run on the inputs, or an argument is out of range.
     """
-    for name, value, least in (("repeats", repeats, 1), ("warmup", warmup, 0), ("threads", threads or 1, 1)):
+    for name, value, least in (
+        ("repeats", repeats, 1),
+        ("warmup", warmup, 0),
+        ("threads", 1 if threads is None else threads, 1),
+    ):
         if value < least:
             raise ConfigError(f"The {name} of bench must be at least {least}. Got {value}.")
     chosen = _runtimes(runtimes)

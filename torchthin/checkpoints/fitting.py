@@ -30,6 +30,7 @@ def load_into(model: nn.Module, checkpoint: Checkpoint) -> None:
         own = dict(state)  # the model's own hooks translate older names
     _refuse_other_names(checkpoint, state, own)
     _refuse_other_shapes(checkpoint, state, own)
+    _refuse_complex(checkpoint, state, own)
     refuse_bad_numbers(state, set(dict(model.named_parameters())), f"of {checkpoint.path}")
     model.load_state_dict(state)
 
@@ -96,6 +97,17 @@ def _refuse_other_shapes(checkpoint: Checkpoint, state: Mapping[str, Any], own: 
             f"The checkpoint {checkpoint.path} must have the shapes of the model. {'; '.join(wrong[:_SHOWN])}"
             f"{_more(wrong)}. Check the model factory and its arguments."
         )
+
+
+def _refuse_complex(checkpoint: Checkpoint, state: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    """Other types become the model's own with their values, but of a complex number a part would be dropped."""
+    for name, value in own.items():
+        given = state[name]
+        if isinstance(given, torch.Tensor) and given.is_complex() and not value.is_complex():
+            raise CheckpointError(
+                f"The checkpoint {checkpoint.path} must have real numbers where the model has. {name} is {given.dtype}, "
+                f"the model has {value.dtype}. Check the model factory and its arguments."
+            )
 
 
 def _some(names: list[str]) -> str:

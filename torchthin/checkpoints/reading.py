@@ -41,48 +41,60 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def _read(path: Path) -> Checkpoint:
-    _refuse_unreadable(path)
+    _refuse_other_files(path)
     if _is_safetensors(path):
         return _from_safetensors(path)
     return checkpoint_from(path, _from_torch(path))
 
 
-def _refuse_unreadable(path: Path) -> None:
+def refuse_unreadable(path: Path, what: str, cure: str) -> None:
+    """Raise CheckpointError when a file cannot hold anything that torch saved: missing, a folder, empty, cut short.
+
+    Args:
+        path: of the file.
+        what: names it in the error, as "checkpoint".
+        cure: the end of the error: what to do about a file that is damaged.
+    """
     try:
-        if path.is_dir():
-            raise CheckpointError(
-                f"The checkpoint {path} must be a file. It is a directory; name a file in it."
-            )
         with path.open("rb") as file:
             start = file.read(4)
-    except FileNotFoundError:
-        raise CheckpointError(
-            f"The checkpoint {path} does not exist. Check the path given as the checkpoint."
-        ) from None
     except OSError as error:
         raise CheckpointError(
-            f"The checkpoint {path} cannot be opened: {error.strerror}. Check its permissions."
+            f"The {what} {path} cannot be opened: {error.strerror}. Check the path and its permissions."
         ) from error
     if not start:
-        raise CheckpointError(f"The checkpoint {path} is empty. Save or download it again.")
+        raise CheckpointError(f"The {what} {path} is empty. {cure}")
     if start == b"PK\x03\x04" and not zipfile.is_zipfile(path):
+        raise CheckpointError(f"The {what} {path} is damaged: it is cut short. {cure}")
+
+
+def damage(error: Exception) -> str:
+    """Return in a few words what an exception of torch, zipfile or safetensors says about a file."""
+    if isinstance(error, pickle.UnpicklingError):  # torch's text is about how to load without safety
+        return "its pickle cannot be read"
+    if isinstance(error, KeyError):  # the number of a byte that no pickle begins with
+        return "it is not of the form that torch.save writes"
+    reason = str(error).strip().splitlines() or [type(error).__name__]
+    return reason[0][:120]
+
+
+def _refuse_other_files(path: Path) -> None:
+    if path.is_dir():
+        raise CheckpointError(f"The checkpoint {path} must be a file. It is a directory; name a file in it.")
+    if not path.exists():
         raise CheckpointError(
-            f"The checkpoint {path} is damaged: it is cut short. Save or download it again."
+            f"The checkpoint {path} does not exist. Check the path given as the checkpoint."
         )
-    if start != b"PK\x03\x04" and tarfile.is_tarfile(path):
+    refuse_unreadable(path, "checkpoint", "Save or download it again.")
+    if not zipfile.is_zipfile(path) and tarfile.is_tarfile(path):
         raise CheckpointError(
             f"The checkpoint {path} is a tar archive. Unpack it, or save it again with torch.save."
         )
 
 
 def _damaged(path: Path, error: Exception) -> CheckpointError:
-    if isinstance(error, pickle.UnpicklingError):  # torch's text is about how to load without safety
-        error = pickle.UnpicklingError("its pickle cannot be read")
-    if isinstance(error, KeyError):  # the number of a byte that no pickle begins with
-        error = pickle.UnpicklingError("it is not of the form that torch.save writes")
-    reason = str(error).strip().splitlines() or [type(error).__name__]
     return CheckpointError(
-        f"The checkpoint {path} is damaged or no checkpoint ({reason[0][:120]}). Save or download it again."
+        f"The checkpoint {path} is damaged or no checkpoint ({damage(error)}). Save or download it again."
     )
 
 

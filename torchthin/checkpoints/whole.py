@@ -17,7 +17,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     is then untouched.
     """
     target = Path(os.path.realpath(path))  # a link stays a link; the file it names is replaced
-    temporary = target.parent / f".{target.name}.{secrets.token_hex(4)}.tmp"
+    temporary = target.parent / f".{secrets.token_hex(8)}.tmp"  # no longer than any name that is allowed
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         temporary.touch(exist_ok=False)

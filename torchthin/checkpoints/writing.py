@@ -41,6 +41,15 @@ class PrunedCheckpoint:
 def check_destination(path: str | Path) -> None:
     """Raise CheckpointError when no file can be written at `path`. Nothing is left behind, no folder made."""
     path = Path(path)
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as error:  # a name too long, or one that no file can have
+        raise CheckpointError(
+            f"The file to save must have a name that the system takes. Got {str(path)[:60]!r}: "
+            f"{getattr(error, 'strerror', None) or error}. Choose another name."
+        ) from error
     if path.is_dir():
         raise CheckpointError(f"The file to save must not be a directory. {path} is one; add a file name.")
     folder = path.absolute().parent

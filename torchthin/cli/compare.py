@@ -19,6 +19,7 @@ from torchthin.cli.judging import (
     named_metric,
 )
 from torchthin.cli.options import add_data_argument, add_model_arguments, add_recovery_arguments
+from torchthin.cli.places import refuse_same_files
 from torchthin.cli.shell import Parser
 from torchthin.config import CHANNEL_CRITERIA, METHODS
 from torchthin.errors import ConfigError, TargetMissedError
@@ -194,7 +195,17 @@ def _check_output(options: CompareOptions) -> None:
         from torchthin.report.plots import check_plots
 
         check_plots()
-        check_destination(Path(options.plot))
+        if Path(options.plot).suffix != ".png":
+            raise ConfigError(f"The file of --plot must end in .png. Got {options.plot}.")
+        check_destination(options.plot)
+    refuse_same_files(
+        {"--plot": options.plot, "--rows": options.rows},
+        {
+            "the checkpoint itself": options.checkpoint,
+            "the model's own": options.model_factory.rpartition(":")[0] or None,
+            "the --data": options.data,
+        },
+    )
 
 
 def _compared(options: CompareOptions) -> Comparison:

@@ -92,6 +92,11 @@ def export_options(namespace: argparse.Namespace) -> ExportOptions:
     given = given_options(namespace)
     if not given.get("to"):
         raise ConfigError("A file to write is needed. Give --to thin.onnx, --to thin.pt2 or both.")
+    twice = [path for path in given["to"] if given["to"].count(path) > 1]
+    if twice:
+        raise ConfigError(f"The files of --to must differ. Got {twice[0]} more than once.")
+    if "opset" in given and not any(path.endswith(".onnx") for path in given["to"]):
+        raise ConfigError("The --opset is one of ONNX. Give --to a file that ends in .onnx, or leave it out.")
     return ExportOptions(**given)
 
 
@@ -103,9 +108,14 @@ def run(options: ExportOptions) -> int:
 
 def _export(options: ExportOptions) -> Files:
     from torchthin.checkpoints import check_destination
+    from torchthin.cli.places import refuse_same_files
 
     for path in options.to:
-        check_destination(Path(path))
+        check_destination(path)
+    refuse_same_files(
+        {path: path for path in options.to},
+        {"the checkpoint itself": options.checkpoint},
+    )
     inputs = needed_inputs(options)
     model = loaded(options, options.device)
     return Files(tuple(_one(options, Path(path), model, inputs) for path in options.to))

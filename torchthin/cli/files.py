@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torchthin.checkpoints import check_destination
 from torchthin.class_file.source import class_source, write_source
+from torchthin.cli.places import refuse_same_files
+from torchthin.cli.report_files import json_twin
 from torchthin.cli.synthesis import ready
 from torchthin.cli.training import write_for_training
 from torchthin.errors import ConfigError
@@ -21,24 +22,27 @@ if TYPE_CHECKING:
 
 def check_destinations(options: PruneOptions) -> None:
     """Raise before anything runs when a file to write cannot be written, or is the checkpoint or another output."""
-    asked = {
+    outputs = {
         "--save-to": options.save_to,
         "--training-to": options.training_to,
         "--class-to": options.class_to,
         "--report": options.report,
+        "--report (its JSON)": None if options.report is None else str(json_twin(options.report)),
     }
-    places = {flag: Path(path) for flag, path in asked.items() if path is not None}
-    for flag, path in places.items():
-        check_destination(path)
-        if options.checkpoint is not None and path.exists() and path.samefile(options.checkpoint):
-            raise ConfigError(
-                f"The file to save must not be the checkpoint itself. Got {path} for both; choose another name."
-            )
-        others = [
-            other for other, there in places.items() if other != flag and there.resolve() == path.resolve()
-        ]
-        if others:
-            raise ConfigError(f"The files of {flag} and {others[0]} must differ. Got {path} for both.")
+    for path in outputs.values():
+        if path is not None:
+            check_destination(path)
+    refuse_same_files(
+        outputs,
+        {
+            "the checkpoint itself": options.checkpoint,
+            "the model's own": options.model_factory.rpartition(":")[0] or None,
+            "the --data": options.data,
+            "the --allocation": options.prune.allocation,
+            "the --sensitivity": options.sensitivity,
+            "the --synthesis-yaml": options.synthesis_yaml,
+        },
+    )
     if options.training_to is not None and options.training_to.endswith(".safetensors"):
         raise ConfigError(
             f"The file of --training-to must be a torch checkpoint, which train.py reads. Got {options.training_to}."
@@ -53,11 +57,6 @@ def _check_class_to(options: PruneOptions) -> None:
         raise ConfigError(f"The file of --class-to must end in .py. Got {options.class_to}.")
     if not options.prune.thin:
         raise ConfigError("The --class-to needs --thin: without it the class keeps its widths.")
-    target, source = Path(options.class_to), Path(options.model_factory.rpartition(":")[0])
-    if target.exists() and source.is_file() and target.samefile(source):
-        raise ConfigError(
-            f"The file of --class-to must not be the model's own. Got {target} for both; choose another name."
-        )
 
 
 def write_files(

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from torchthin.calibration import Calibration
-from torchthin.checkpoints.checksums import load_checked
+from torchthin.checkpoints.states import read_state
 from torchthin.checkpoints.whole import write_whole
 from torchthin.cli.options import PruneOptions
 from torchthin.cli.outcome import Voice
@@ -26,6 +26,7 @@ from torchthin.errors import (
     ConfigError,
     FactoryError,
     TargetMissedError,
+    TorchthinError,
     TrainingError,
     one_line,
 )
@@ -37,6 +38,7 @@ from torchthin.pruner import Pruner
 SEED = 0
 _FIXED = ("model_factory", "factory_args", "checkpoint", "train", "optimizer", "data")
 """Options that a run which goes on must share with the one that began."""
+_KEPT = ("settings", "pruner", "model", "optimizer", "random")
 
 
 def state_path(options: PruneOptions) -> Path:
@@ -152,10 +154,21 @@ class _Run:
                 f"The state after step {step - 1} is in {state_path(self._options)}; go on from there with --resume."
             ) from error
         self._pruner.enforce_()
+        self._refuse_diverged(step)
         self._save()
         self._voice.say(
             f"Step {step} of {self._steps}: {100 * self._pruner.sparsity:.2f} % pruned and trained."
         )
+
+    def _refuse_diverged(self, step: int) -> None:
+        """Raise TrainingError when training left a weight that is no number: no step can follow, none is saved."""
+        for name, parameter in self._pruner.model.named_parameters():
+            if not bool(parameter.detach().isfinite().all()):
+                raise TrainingError(
+                    f"The training function {self._options.train} left NaN or infinite numbers in {name} at step {step} of "
+                    f"{self._steps}. Mend it, with a lower learning rate for example. The state after step {step - 1} is "
+                    f"in {state_path(self._options)}; go on from there with --resume."
+                )
 
     @property
     def _steps(self) -> int:
@@ -183,21 +196,22 @@ class _Run:
 
     def _load(self) -> None:
         path = state_path(self._options)
-        try:
-            state = load_checked(path)
-            settings = dict(state["settings"])
-        except Exception as error:  # torch has many exceptions for files that are none of its own
-            raise CheckpointError(
-                f"The state {path} cannot be read: {one_line(error)}. Remove it to begin anew."
-            ) from error
+        state = read_state(path, "state", _KEPT, "Remove it to begin anew.")
         for name, value in self._settings().items():
-            if settings.get(name) != value:
+            if state["settings"].get(name) != value:
                 raise ConfigError(
-                    f"The state {path} is of a run with another {name}: {settings.get(name)!r}, here {value!r}. "
-                    "Give the flags of that run."
+                    f"The state {path} is of a run with another {name}: {state['settings'].get(name)!r}, "
+                    f"here {value!r}. Give the flags of that run."
                 )
-        self._pruner.load_state_dict(state["pruner"])
-        self._pruner.model.load_state_dict(state["model"])
-        if self._optimizer is not None:
-            self._optimizer.load_state_dict(state["optimizer"])
-        set_random_states_(state["random"])
+        try:
+            self._pruner.load_state_dict(state["pruner"])
+            self._pruner.model.load_state_dict(state["model"])
+            if self._optimizer is not None:
+                self._optimizer.load_state_dict(state["optimizer"])
+            set_random_states_(state["random"])
+        except TorchthinError:
+            raise
+        except Exception as error:  # what torch raises for a state of another model is of many kinds
+            raise CheckpointError(
+                f"The state {path} does not fit this model: {one_line(error)[:300]}. Remove it to begin anew."
+            ) from error

@@ -49,8 +49,8 @@ def example_inputs(shapes: Sequence[str], dataset: str | None) -> tuple[torch.Te
     Raises:
         ConfigError: a shape, dtype or data set is unknown.
     """
-    if not shapes and dataset is not None:
-        shapes = [_dataset_shape(dataset)]
+    by_dataset = [] if dataset is None else [_dataset_shape(dataset)]
+    shapes = shapes or by_dataset
     generator = torch.Generator().manual_seed(0)
     return tuple(_example(shape, generator) for shape in shapes) or None
 
@@ -68,7 +68,7 @@ def _dataset_shape(dataset: str) -> str:
 
 def _example(text: str, generator: torch.Generator) -> torch.Tensor:
     sizes, _, dtype_name = text.partition(":")
-    if not re.fullmatch(r"\d+(,\d+)*", sizes) or 0 in (shape := tuple(map(int, sizes.split(",")))):
+    if not re.fullmatch(r"\d+(,\d+)*(:.+)?", text) or 0 in (shape := tuple(map(int, sizes.split(",")))):
         raise ConfigError(
             f"An input shape must be sizes such as 1,3,128,128, with a dtype as in 1,16:int64. Got {text!r}."
         )

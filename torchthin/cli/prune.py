@@ -12,7 +12,7 @@ from typing import Any
 from torchthin.cli.given import talk_aside
 from torchthin.cli.options import EXAMPLE, RUN_TYPES, PruneOptions, add_prune_arguments, prune_options
 from torchthin.cli.shell import Parser, run_command
-from torchthin.errors import TargetMissedError
+from torchthin.errors import ConfigError, TargetMissedError
 
 DESCRIPTION = (
     "Prune a model to a sparsity or a budget, thin it if asked, and save weights, masks and a report."
@@ -68,6 +68,8 @@ def _prune(options: PruneOptions) -> dict[str, Any]:
     check_synthesis(options)
     check_report(options.report, options.plots)
     wanted = options.report is not None or options.plots is not None
+    if options.sensitivity is not None and not wanted:
+        raise ConfigError("--sensitivity goes with --report or --plots. Give one of them as well.")
     curves = sensitivity_from(options.sensitivity or options.prune.allocation) if wanted else None
     voice = Voice(quiet=options.quiet)
     device = usable_device(options.device)

@@ -83,7 +83,7 @@ def run(options: ReportOptions) -> int:
         to = options.to or str(source.with_suffix(".html"))
         check_report(to, options.plots)
         record = _record(source)
-        network, curves = _network(options), sensitivity_from(options.sensitivity)
+        network, curves = _network(options, record["report"]), sensitivity_from(options.sensitivity)
         record = {
             **record,
             "network": network or record["network"],
@@ -108,12 +108,24 @@ def _record(source: Path) -> dict[str, Any]:
     return run_record(entry["report"], entry.get("config") or {}, title=source.name)
 
 
-def _network(options: ReportOptions) -> dict[str, Any] | None:
-    """Draw the full-size class, if it was named."""
+def _network(options: ReportOptions, report: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Draw the full-size class, if it was named, and is what was pruned."""
     if options.model_factory is None:
         return None
     from torchthin.cli.subject import needed_inputs
     from torchthin.factory import build_model
 
     inputs = needed_inputs(options)
-    return network_of(build_model(options.model_factory, options.factory_args).to(options.device), inputs)
+    model = build_model(options.model_factory, options.factory_args)
+    shapes = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
+    for layer in report["layers"]:
+        if shapes.get(layer["name"]) != list(layer["shape"]):
+            raise ConfigError(
+                f"The model factory {options.model_factory} must return the model that was pruned. {layer['name']} was "
+                f"{tuple(layer['shape'])}, here it is {_shape(shapes.get(layer['name']))}. Name the full-size class."
+            )
+    return network_of(model.to(options.device), inputs)
+
+
+def _shape(sizes: list[int] | None) -> str:
+    return "missing" if sizes is None else str(tuple(sizes))

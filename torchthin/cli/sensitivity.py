@@ -123,15 +123,23 @@ def _save(path: Path, table: Sensitivity) -> None:
 
 
 def _scan(options: SensitivityOptions) -> Sensitivity:
+    from torchthin.checkpoints import check_destination
     from torchthin.cli.inputs import placed, usable_device
     from torchthin.cli.model import load_model
     from torchthin.cli.outcome import Voice
+    from torchthin.cli.places import refuse_same_files
     from torchthin.where_to_cut import sensitivity
 
     if options.save_to is not None:
-        from torchthin.checkpoints import check_destination
-
-        check_destination(Path(options.save_to))
+        check_destination(options.save_to)
+    refuse_same_files(
+        {"--save-to": options.save_to, "--cache": options.cache},
+        {
+            "the checkpoint itself": options.checkpoint,
+            "the model's own": options.model_factory.rpartition(":")[0] or None,
+            "the --data": options.data,
+        },
+    )
     inputs = followed_inputs(options)
     model, _ = load_model(options, Voice())
     ratios: dict[str, Any] = {} if options.ratios is None else {"ratios": options.ratios}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -36,15 +37,18 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise what argparse found wrong, and say where help is."""
-        raise ConfigError(f"{message[:1].upper()}{message[1:]}. See {self.prog} --help.")
+        unknown = re.search(r"invalid choice: '(.*?)'", message)
+        hint = near_matches(unknown[1], self.commands()) if unknown else ""
+        raise ConfigError(f"{message[:1].upper()}{message[1:]}.{hint} See {self.prog} --help.")
 
     def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
         """Return what was given; raise ConfigError, for an unknown flag with those it resembles."""
         parsed, unknown = self.parse_known_args(arguments)
         if unknown:
             flag = unknown[0].partition("=")[0]
-            hint = near_matches(flag, self.flags()) if flag.startswith("-") else ""
-            raise ConfigError(f"Unknown argument {unknown[0]!r}.{hint} See {self.prog} --help.")
+            chosen = self.commands().get(getattr(parsed, "command", ""), self)
+            hint = near_matches(flag, chosen.flags()) if flag.startswith("-") else ""
+            raise ConfigError(f"Unknown argument {unknown[0]!r}.{hint} See {chosen.prog} --help.")
         return parsed
 
     def flags(self) -> list[str]:

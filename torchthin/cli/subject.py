@@ -61,6 +61,12 @@ def given_options(namespace: argparse.Namespace) -> dict[str, Any]:
     if model is not None:
         given["model_factory"] = model
     if "model_factory" not in given:
+        taken = [value for value in given.get("input_shape", ()) if not value[:1].isdigit() and ":" in value]
+        if taken:
+            raise ConfigError(
+                f"The --input-shape took {taken[0]}, which is no shape. Put the model before the flags, or give it as "
+                f"--model-factory {taken[0]}."
+            )
         raise ConfigError("A model factory is needed: package.module:function or path/to/file.py:function.")
     return given
 

@@ -20,6 +20,7 @@ from torchthin.proof import Proof, compare, joined
 from torchthin.trace.clone import clone, duplicate
 from torchthin.trace.inputs import Inputs, as_inputs, call, on_device_of, refreshed
 from torchthin.trace.model import check_model
+from torchthin.trace.outputs import output_tensors
 
 TOLERANCE = 1e-5
 """Largest difference between file and model, in units of the output's largest value."""
@@ -73,7 +74,7 @@ class Exported:
 
     @property
     def _doubt(self) -> str:
-        return " An output was all zero or NaN, which shows little." if self.proof.vacuous else ""
+        return " An output was all zero, which shows little." if self.proof.vacuous else ""
 
 
 def export(
@@ -108,6 +109,7 @@ def export(
     inputs = on_device_of(source, as_inputs(example_inputs))
     trials = list(_trials(inputs, dynamic_batch))
     expected = [_outputs(source, trial) for trial in trials]
+    _refuse_incomparable(expected)
     exported, folded = without_batchnorm(source, inputs) if fold_batchnorm else (source, ())
     program = program_of(
         exported, _samples(inputs, 2) if dynamic_batch else inputs, dynamic_batch=dynamic_batch
@@ -196,6 +198,22 @@ def _outputs(model: nn.Module, inputs: Inputs) -> Any:
             f"The model ({type(model).__name__}) does not run on inputs of these shapes: {one_line(error)}. "
             "Give inputs that its forward takes."
         ) from error
+
+
+def _refuse_incomparable(outputs: list[Any]) -> None:
+    """Raise InputError when nothing can be said about a file, whatever it gives."""
+    for output in outputs:
+        tensors = output_tensors(output)
+        if not any(tensor.numel() for tensor in tensors):
+            raise InputError(
+                "The model of export must return tensors with values, alone or in lists, tuples, dicts and objects. "
+                f"Got {type(output).__name__}."
+            )
+        if any(tensor.numel() and bool(torch.isnan(tensor).all()) for tensor in tensors):
+            raise InputError(
+                "An output of the model is NaN throughout, so no file can be compared with it. "
+                "Look for NaN or negative variances in the weights."
+            )
 
 
 def _compared(temporary: Path, trials: list[Inputs], expected: list[Any], path: Path) -> Proof:

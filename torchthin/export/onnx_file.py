@@ -51,10 +51,16 @@ def write_onnx(program: Any, path: Path, opset: int | None) -> int:
     try:
         with _hushed():
             made: Any = torch.onnx.export(program, dynamo=True, verbose=False, opset_version=opset)
+            used = int(made.model.opset_imports[""])
             made.save(str(path), external_data=False)
     except Exception as error:  # whatever the exporter raises
         raise InputError(f"torch.onnx cannot take the model: {one_line(error)[:300]}.") from error
-    return int(made.model.opset_imports[""])
+    if opset not in (None, used):  # torch converts where it can, and keeps its own choice where not
+        raise InputError(
+            f"The opset of export must be one that torch.onnx writes. Got {opset}; this model came out in {used}. "
+            "Leave it out for torch's choice."
+        )
+    return used
 
 
 @contextlib.contextmanager

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from torchthin.checkpoints.checksums import load_checked
+from torchthin.checkpoints.states import read_state
 from torchthin.checkpoints.whole import write_whole
-from torchthin.errors import CheckpointError, ConfigError, one_line
+from torchthin.errors import ConfigError
 from torchthin.integrations.rhythm import EPOCH, checked
 from torchthin.pruner import Pruner
 
@@ -53,10 +53,13 @@ def _make() -> type[Any]:
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             """Attach the optimizer, and go on where a checkpoint was written."""
             # transformers 4.49.0 hands the optimizer to its state, and None to callbacks
-            self.pruner.attach_(kwargs["optimizer"] or getattr(state, "optimizer", None))
+            optimizer: Any = kwargs["optimizer"] or getattr(state, "optimizer", None)
+            self.pruner.attach_(optimizer)
             if state.global_step:
                 folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-                self.pruner.load_state_dict(_read(folder / STATE_FILE))
+                cure = "Resume from a checkpoint that was written with PruneCallback."
+                saved = read_state(folder / STATE_FILE, "state of the Pruner", (), cure)
+                self.pruner.load_state_dict(saved)
 
         def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             """Step, if every epoch is asked for; an epoch that a resumed run goes on with had its step."""
@@ -84,17 +87,6 @@ def _make() -> type[Any]:
     PruneCallback.__module__ = __name__
     PruneCallback.__qualname__ = "PruneCallback"
     return PruneCallback
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        state: dict[str, Any] = load_checked(path)
-    except Exception as error:  # torch has many exceptions for files that are none of its own
-        raise CheckpointError(
-            f"The state of the Pruner {path} cannot be read: {one_line(error)}. "
-            "Resume from a checkpoint that was written with PruneCallback."
-        ) from error
-    return state
 
 
 def __getattr__(name: str) -> Any:

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
-from torchthin.errors import InputError
+from torchthin.errors import InputError, one_line
 from torchthin.pose.people import People
 
 
@@ -41,11 +41,32 @@ def save_people(path: Path, people: People) -> None:
 
 def load_people(path: Path) -> People:
     """Read what `save_people` wrote. Raises InputError when the file is missing or no such file."""
+    cure = "Make it with: python -m torchthin.pose.generate people"
+    data = read_arrays(path, "people file", ("rgba", "keypoints"), cure)
+    return People(torch.from_numpy(data["rgba"]), torch.from_numpy(data["keypoints"]))
+
+
+def read_arrays(path: Path, what: str, names: tuple[str, ...], cure: str) -> dict[str, Any]:
+    """Return the arrays of a .npz file by name.
+
+    Args:
+        path: of the file.
+        what: names it in an error.
+        names: arrays it must hold.
+        cure: the end of an error: what to do.
+
+    Raises:
+        InputError: the file is missing, damaged, or holds something else.
+    """
     if not path.is_file():
+        raise InputError(f"The {what} {path} does not exist. {cure}")
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
+            found = {name: data[name] for name in data.files}
+    except Exception as error:  # damage can raise anything, anywhere in numpy or zipfile
+        raise InputError(f"The {what} {path} cannot be read: {one_line(error)[:120]}. {cure}") from error
+    if not set(names) <= set(found):
         raise InputError(
-            f"The people file {path} does not exist. Make it with: python -m torchthin.pose.generate people"
+            f"The {what} {path} must hold {', '.join(names)}. It holds {', '.join(found)}. {cure}"
         )
-    with np.load(path, allow_pickle=False) as data:
-        if not {"rgba", "keypoints"} <= set(data.files):
-            raise InputError(f"The people file {path} must hold rgba and keypoints. It holds {data.files}.")
-        return People(torch.from_numpy(data["rgba"]), torch.from_numpy(data["keypoints"]))
+    return found

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from torchthin.checkpoints.states import read_state
 from torchthin.pose.files import write_whole
 from torchthin.pose.score import score_validation
 from torchthin.pose.student import ARCH, PoseStudent
@@ -26,7 +27,7 @@ def save_student(path: Path, model: nn.Module, steps: int, extras: dict[str, Any
 
 def record_score(path: Path, device: str = "cpu") -> dict[str, Any]:
     """Score the student at `path` on the shipped validation set, write the score into it and return it."""
-    contents = torch.load(path, map_location="cpu", weights_only=True)
+    contents = read_state(path, "student", ("state_dict", "extras"), "Train it again.")
     model = PoseStudent()
     model.load_state_dict(contents["state_dict"])
     reached = score_validation(model.to(device), device).to_dict()

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from torchthin.ai8x.layers import Conv2d, FusedConv2dBNReLU, FusedMaxPoolConv2dBNReLU
+from torchthin.checkpoints.states import read_state
 
 INPUT_SHAPE = (3, 128, 128)
 HEATMAPS = 19
@@ -60,5 +61,7 @@ def pose_student() -> PoseStudent:
 def load_student() -> PoseStudent:
     """Return the trained student shipped with the package, in eval mode; its file also records its score."""
     model = PoseStudent()
-    model.load_state_dict(torch.load(STUDENT_FILE, map_location="cpu", weights_only=True)["state_dict"])
+    model.load_state_dict(
+        read_state(STUDENT_FILE, "student", ("state_dict",), "Install torchthin again.")["state_dict"]
+    )
     return model.eval()

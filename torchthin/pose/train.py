@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from torchthin.checkpoints.states import read_state
 from torchthin.pose.files import load_people, write_whole
 from torchthin.pose.people import People
 from torchthin.pose.recording import record_score, save_student
@@ -32,6 +33,7 @@ _CHECK_SEED = 10**9
 _SEED_STRIDE = 10**6
 _AHEAD = 3
 _CHECK_NAME = "the synthetic check set"
+_KEPT = ("step", "best", "model", "averaged", "optimizer")
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,7 @@ class Trainer:
         write_whole(self.out / "state.pth", lambda file: torch.save(state, file))
 
     def _resume(self) -> None:
-        state = torch.load(self.out / "state.pth", map_location=self.config.device, weights_only=True)
+        state = read_state(self.out / "state.pth", "state", _KEPT, "Remove it to begin anew.")
         self.step, self.best = state["step"], state["best"]
         self.model.load_state_dict(state["model"])
         self.averaged.load_state_dict(state["averaged"])

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from torchthin.errors import InputError
-from torchthin.pose.files import write_whole
+from torchthin.pose.files import read_arrays, write_whole
 from torchthin.pose.people import People
 from torchthin.pose.scene import compose
 from torchthin.pose.score import normalise
@@ -44,10 +43,6 @@ def save_cut_outs(path: Path, rgba: torch.Tensor) -> None:
 
 def load_cut_outs(path: Path = CUT_OUTS_FILE) -> torch.Tensor:
     """Read what `save_cut_outs` wrote: (N, 4, 128, 128) uint8, premultiplied. Raises InputError for other files."""
-    if not path.is_file():
-        raise InputError(f"The cut-outs {path} do not exist. Install torchthin again.")
-    with np.load(path, allow_pickle=False) as data:
-        if set(data.files) != {"cut_out_differences"}:
-            raise InputError(f"The cut-outs {path} must hold cut_out_differences. They hold {data.files}.")
-        few = np.cumsum(data["cut_out_differences"], axis=-1, dtype=np.uint8)
+    data = read_arrays(path, "cut-outs file", ("cut_out_differences",), "Install torchthin again.")
+    few = np.cumsum(data["cut_out_differences"], axis=-1, dtype=np.uint8)
     return torch.from_numpy(few << 3 | few >> 2)

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from torchthin.errors import InputError
-from torchthin.pose.files import write_whole
+from torchthin.pose.files import read_arrays, write_whole
 
 VALIDATION_FILE = Path(__file__).parent / "data" / "validation.npz"
 
@@ -43,15 +42,7 @@ def save_data(path: Path, data: PoseData) -> None:
 
 def load_data(path: Path = VALIDATION_FILE) -> PoseData:
     """Read what `save_data` wrote, by default the shipped set. Raises InputError for other files."""
-    if not path.is_file():
-        raise InputError(
-            f"The validation set {path} does not exist. Install torchthin again or name another file."
-        )
-    with np.load(path, allow_pickle=False) as data:
-        expected = {"image_differences", "keypoints", "boxes", "areas"}
-        if set(data.files) != expected:
-            raise InputError(
-                f"The validation set {path} must hold {sorted(expected)}. It holds {data.files}."
-            )
-        images = np.cumsum(data["image_differences"], axis=-1, dtype=np.uint8)
-        return PoseData(images, data["keypoints"], data["boxes"], data["areas"])
+    names = ("image_differences", "keypoints", "boxes", "areas")
+    data = read_arrays(path, "validation set", names, "Install torchthin again or name another file.")
+    images = np.cumsum(data["image_differences"], axis=-1, dtype=np.uint8)
+    return PoseData(images, data["keypoints"], data["boxes"], data["areas"])

@@ -8,7 +8,7 @@ stretched by mixing pairs of them (Zhang et al. 2018, arXiv 1710.09412): the den
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,9 @@ from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
 from torchthin.calibration import picked
+from torchthin.checkpoints.states import read_state
 from torchthin.checkpoints.whole import write_whole
-from torchthin.errors import CheckpointError, ConfigError, InputError
+from torchthin.errors import CheckpointError, ConfigError, InputError, one_line
 from torchthin.recovery.distance import output_distance
 from torchthin.recovery.layers import find_layers
 from torchthin.thinning.recipe import Recipe
@@ -29,6 +30,7 @@ from torchthin.trace.outputs import output_tensors
 from torchthin.trace.recorder import record
 
 OUTPUTS = ("values", "logits")
+_KEPT = ("model", "optimizer", "schedule", "generator", "losses")
 RATE = 5e-3
 """Of AdamW, at its highest."""
 WARM_UP = 0.1
@@ -320,20 +322,17 @@ def _resume_(
     generator: torch.Generator,
     how: Distillation,
 ) -> list[float]:
+    cure = "Remove it to begin anew."
+    content = read_state(path, "state", ("plan", *_KEPT), cure)
+    if content["plan"] != _plan(how):
+        raise CheckpointError(f"The state {path} is of another recovery: {content['plan']}. {cure}")
     try:
-        content: Mapping[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        if content["plan"] != _plan(how):
-            raise CheckpointError(
-                f"The state {path} is of another recovery: {content['plan']}. Remove it to begin anew."
-            )
         small.load_state_dict(content["model"])
         optimizer.load_state_dict(dict(content["optimizer"]))
         schedule.load_state_dict(dict(content["schedule"]))
         generator.set_state(content["generator"])
         return list(content["losses"])
-    except CheckpointError:
-        raise
-    except Exception as error:
+    except Exception as error:  # what torch raises for a state of another model is of many kinds
         raise CheckpointError(
-            f"The state {path} cannot be used ({type(error).__name__}). Remove it to begin anew."
+            f"The state {path} does not fit this model: {one_line(error)[:300]}. {cure}"
         ) from error

@@ -15,7 +15,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from torchthin.errors import ConfigError
+from torchthin.errors import ConfigError, one_line
 
 VERSION = 1
 _WIDTH = 10_000
@@ -75,8 +75,8 @@ class Sensitivity:
         return {"version": VERSION, **facts}
 
     @classmethod
-    def from_dict(cls, facts: Mapping[str, Any]) -> Sensitivity:
-        """Return the table that `to_dict` wrote.
+    def from_dict(cls, facts: Mapping[str, Any], what: str = "table") -> Sensitivity:
+        """Return the table that `to_dict` wrote; `what` names it in an error.
 
         Raises:
             ConfigError: it is something else.
@@ -97,7 +97,7 @@ class Sensitivity:
             made = cls(groups, ratios, str(facts["metric"]), float(facts["dense"]), str(facts["criterion"]))
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigError(
-                f"The table must be what torchthin sensitivity writes ({error}). Run it again with --save-to."
+                f"The {what} must be what torchthin sensitivity writes ({one_line(error)}). Run it again with --save-to."
             ) from error
         made._check()
         return made
@@ -155,4 +155,4 @@ def read_table(path: str | Path) -> Sensitivity:
         ) from error
     if not isinstance(facts, Mapping):
         raise ConfigError(f"The allocation {path} must be what torchthin sensitivity writes. Got a list.")
-    return Sensitivity.from_dict(facts)
+    return Sensitivity.from_dict(facts, f"allocation {path}")
