@@ -146,6 +146,8 @@ class PruneConfig:
 
     pattern: str | None = None
     """``"2:4"``, or any n:m: what nm-unstructured leaves; None: 2:4 there. It says what `target_sparsity` is."""
+    round_to: int = 1
+    """Channels that stay are a multiple of it in every layer that is cut; less goes than asked where that needs it."""
     allocation: str | None = None
     """How a budget is spread over the groups: a file of ``torchthin sensitivity``, or ``"auto"``: it is measured first."""
 
@@ -166,6 +168,7 @@ class PruneConfig:
         self._check_numbers()
         self._check_criterion()
         self._check_floor()
+        self._check_rounding()
         self._check_chip()
         self._check_budgets()
         self._check_allocation()
@@ -279,6 +282,19 @@ class PruneConfig:
             )
         if float(share) > 1 - self.target_sparsity:
             raise _expected("keep_at_least", f"at most 1 - {self.target_sparsity:g}, what stays", share)
+
+    def _check_rounding(self) -> None:
+        multiple: Any = self.round_to
+        if isinstance(multiple, bool) or not isinstance(multiple, Integral) or int(multiple) < 1:
+            raise _expected("round_to", "a whole number of at least 1", multiple)
+        object.__setattr__(self, "round_to", int(multiple))
+        if self.round_to > 1 and (
+            not self.rule.structured or self.compat is not None or self.chip is not None
+        ):
+            hint = " A chip's own widths decide there." if self.chip is not None else ""
+            raise _expected(
+                "round_to", "1 without a structured method, with compat or with a chip", multiple, hint
+            )
 
     @property
     def floor(self) -> float:

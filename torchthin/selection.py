@@ -110,6 +110,38 @@ def _lowest(group: Group, scores: FloatArray, count: int) -> NDArray[np.bool_]:
     return gone
 
 
+def rounded_count(sparsity: float, size: int, multiple: int) -> int:
+    """Return how many of `size` go so that a multiple of `multiple` stays, at most ``prune_count(sparsity, size)``.
+
+    >>> rounded_count(0.5, 64, 8), rounded_count(0.5, 30, 8), rounded_count(0.5, 12, 8), rounded_count(0.5, 8, 8)
+    (32, 14, 4, 0)
+    """
+    kept = -(-(size - prune_count(sparsity, size)) // multiple) * multiple
+    return max(size - kept, 0)
+
+
+def _cut_sizes(group: Group, gone: BoolArray) -> IntArray:
+    """Return how many indices of the group stay on every parameter axis of which some go."""
+    stay: dict[tuple[str, int], int] = {}
+    cut: set[tuple[str, int]] = set()
+    for member in group.members:
+        axis = member.parameter, member.axis
+        lost = member.of(~gone).size
+        stay[axis] = stay.get(axis, 0) + member.indices.size - lost
+        if lost:
+            cut.add(axis)
+    return np.array([stay[axis] for axis in cut], np.int64)
+
+
+def _rounded(group: Group, scores: FloatArray, gone: BoolArray, multiple: int) -> BoolArray:
+    """Return which channels go so that a multiple stays on every axis that is cut: `gone`, or fewer, the lowest."""
+    count = int(gone.sum())
+    while count and (_cut_sizes(group, gone) % multiple).any():
+        count = min(count, int(gone.sum())) - 1
+        gone = _lowest(group, scores, count)
+    return gone
+
+
 def _lowest_units(units: IntArray, scores: FloatArray, count: int) -> NDArray[np.bool_]:
     """Return which channels go: whole units, lowest mean score first, at most `count` channels.
 
@@ -159,13 +191,15 @@ def select_channels(
     *,
     keep_at_least: float = 0.0,
     absolute: bool = False,
+    round_to: int = 1,
 ) -> dict[str, BoolArray]:
     """Return which channels of every scored group stay.
 
     In a group of n channels ``floor(s * n)`` go, fewer where equal numbers must go from blocks; at least one
     channel of every group (of every block) stays. With ``scope="global"`` the count is taken of the channels
     of all groups together, scores are compared relative to their group's mean (as they are, if `absolute`),
-    and at least the share `keep_at_least` of every group stays.
+    and at least the share `keep_at_least` of every group stays. With `round_to` what stays of every axis that is
+    cut is a multiple of it: channels come back, the best first, where need be all.
 
     groups: channels to decide about; a group without scores is left out. scores: group name -> (channels,).
     previous: keeps of an earlier step; a channel masked there goes first, so that masks only grow.
@@ -189,15 +223,23 @@ def select_channels(
             _lowest(group, rank, prune_count(target_sparsity, group.size))
             for group, rank in zip(chosen, rankings, strict=True)
         ]
+    if round_to > 1:
+        gone = [
+            _rounded(group, rank, lost, round_to)
+            for group, rank, lost in zip(chosen, rankings, gone, strict=True)
+        ]
     return {group.name: ~lost for group, lost in zip(chosen, gone, strict=True)}
 
 
-def lowest(group: Group, scores: FloatArray, count: int) -> BoolArray:
-    """Return which channels stay when the `count` lowest go, fewer where equal numbers must go from parts."""
+def lowest(group: Group, scores: FloatArray, count: int, round_to: int = 1) -> BoolArray:
+    """Return which channels stay when the `count` lowest go, fewer where equal numbers must go from parts.
+
+    `round_to`: what stays is a multiple of it.
+    """
     if count <= 0:
         return np.ones(group.size, np.bool_)
     share = min((count + 0.5) / group.size, 1 - 1e-9)
-    return select_channels([group], {group.name: scores}, share)[group.name]
+    return select_channels([group], {group.name: scores}, share, round_to=round_to)[group.name]
 
 
 _SAMPLE = 10_000

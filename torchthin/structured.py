@@ -66,6 +66,8 @@ class ByImportance:
     measure: Measure | None = None
     """The model on data, for criteria that need it."""
     seed: int = 0
+    round_to: int = 1
+    """What stays of every axis that is cut is a multiple of it."""
     ranking: Ranking | None = None
     """The scores of the last call."""
 
@@ -102,6 +104,7 @@ class ByImportance:
             self.scope,
             keep_at_least=self.keep_at_least,
             absolute=self.ranking is not None and self.ranking.absolute,
+            round_to=self.round_to,
         )
 
 

@@ -25,6 +25,24 @@ def test_a_budget_is_reached_from_below_and_saved(place: Workplace) -> None:
     assert "Budget: at most" in outcome.out
 
 
+def test_what_stays_is_a_multiple(place: Workplace) -> None:
+    arguments = (
+        *MODEL,
+        "--thin",
+        "--target-sparsity",
+        "0.7",
+        "--round-to",
+        "4",
+        "--save-to",
+        "thin.pth",
+        "--json",
+    )
+    outcome = place.run(*arguments, main=main)
+    assert outcome.code == 0, outcome
+    saved = torch.load(place.path / "thin.pth", weights_only=True)["state_dict"]
+    assert saved["conv1.weight"].shape[0] == 4  # without it 3
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -33,6 +51,7 @@ def test_a_budget_is_reached_from_below_and_saved(place: Workplace) -> None:
             ("--target-params", "1"),
             "The budget of prune cannot be reached: asked parameters of 1, the least is",
         ),
+        (("--round-to", "0"), "The round_to of prune must be a whole number of at least 1. Got 0."),
         (("--criterion", "fpmg"), "Did you mean 'fpgm'"),
         (("--criterion", "taylor"), "'taylor' of prune needs data"),
         (

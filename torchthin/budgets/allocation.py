@@ -39,7 +39,7 @@ class ByAllocation(ByBudget):
         curves = {group.name: _Curve.of(group, self.table) for group in groups}
         keeps: Keeps = {group.name: lowest(group, scores[group.name], 0) for group in groups}
         heap: list[tuple[float, int, int]] = []
-        steps = [self._steps(group) for group in groups]
+        steps = [self._steps(group, scores[group.name]) for group in groups]
         at = [0] * len(groups)
 
         def rate(number: int) -> float | None:
@@ -48,7 +48,7 @@ class ByAllocation(ByBudget):
                 return None
             group = groups[number]
             low, high = steps[number][at[number]], steps[number][at[number] + 1]
-            saved = excess - self._excess({**keeps, group.name: lowest(group, scores[group.name], high)})
+            saved = excess - self._excess({**keeps, group.name: self._lowest(group, scores, high)})
             return (curves[group.name].loss(high) - curves[group.name].loss(low)) / max(saved, 1e-12)
 
         excess = self._excess(keeps)
@@ -68,17 +68,23 @@ class ByAllocation(ByBudget):
                 continue
             at[number] += 1
             group = groups[number]
-            keeps[group.name] = lowest(group, scores[group.name], steps[number][at[number]])
+            keeps[group.name] = self._lowest(group, scores, steps[number][at[number]])
             excess = self._excess(keeps)
             following = rate(number)
             if following is not None:
                 heapq.heappush(heap, (following, number, at[number]))
         return keeps
 
-    def _steps(self, group: Group) -> list[int]:
+    def _lowest(self, group: Group, scores: Mapping[str, FloatArray], count: int) -> BoolArray:
+        return lowest(group, scores[group.name], count, self.round_to)
+
+    def _steps(self, group: Group, scores: FloatArray) -> list[int]:
         """Return the counts of lost channels that are looked at, from 0 to what the floor allows."""
         most = group.size - least_kept(self.keep_at_least, group.size)
-        return sorted({round(most * step / _STEPS) for step in range(_STEPS + 1)})
+        counts = {round(most * step / _STEPS) for step in range(_STEPS + 1)}
+        if self.round_to > 1:  # two counts that round to one would be a step that saves nothing
+            counts = {int((~lowest(group, scores, count, self.round_to)).sum()) for count in counts}
+        return sorted(counts)
 
     def _excess(self, keeps: Keeps) -> float:
         """Return how far the budgets are exceeded, as shares of the limits, and how many channels are still to go."""

@@ -71,7 +71,8 @@ class ByBudget(ByImportance):
         return keeps
 
     def _least(self, group: Group, scores: FloatArray) -> BoolArray:
-        return lowest(group, scores, group.size - least_kept(self.keep_at_least, group.size))
+        most = group.size - least_kept(self.keep_at_least, group.size)
+        return lowest(group, scores, most, self.round_to)
 
     def _fits(self, keeps: Mapping[str, BoolArray]) -> bool:
         assert self.ledger is not None
@@ -122,6 +123,7 @@ class ByBudget(ByImportance):
             self.scope,
             keep_at_least=self.keep_at_least,
             absolute=self.ranking.absolute,
+            round_to=self.round_to,
         )
 
     def _given_back(self, groups: Sequence[Group], scores: Mapping[str, FloatArray], keeps: Keeps) -> Keeps:
@@ -133,7 +135,8 @@ class ByBudget(ByImportance):
             offers = [
                 (self._worth(group, scores[group.name], keeps[group.name], wider), group, wider)
                 for group in open_groups
-                if (wider := wider_by_one(group, scores[group.name], keeps[group.name])) is not None
+                if (wider := wider_by_one(group, scores[group.name], keeps[group.name], self.round_to))
+                is not None
             ]
             open_groups = []
             for _, group, wider in sorted(offers, key=lambda offer: -offer[0]):
@@ -158,11 +161,11 @@ class ByBudget(ByImportance):
         return gained if self.ranking.absolute or mean <= 0 else gained / mean
 
 
-def wider_by_one(group: Group, scores: FloatArray, keep: BoolArray) -> BoolArray | None:
+def wider_by_one(group: Group, scores: FloatArray, keep: BoolArray, round_to: int = 1) -> BoolArray | None:
     """Return the next wider choice for a group, None when it is whole."""
     gone = int((~keep).sum())
     for count in range(gone - 1, -1, -1):
-        wider = lowest(group, scores, count)
+        wider = lowest(group, scores, count, round_to)
         if int((~wider).sum()) < gone:
             return wider
     return None

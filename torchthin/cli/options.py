@@ -215,6 +215,12 @@ def add_prune_arguments(parser: Parser) -> None:
         help="share of every group that stays with --scope global (default: 0.1, or half of what stays on average)",
     )
     pruning.add_argument(
+        "--round-to",
+        metavar="N",
+        type=int,
+        help="channels that stay are a multiple of N in every layer that is cut; less goes where that needs it (default: 1)",
+    )
+    pruning.add_argument(
         "--target-params",
         metavar="LIMIT",
         help="most parameters of the thinned model: 0.4x of what it has, or 250000 "

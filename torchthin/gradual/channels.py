@@ -95,6 +95,7 @@ class Channels:
             self.alive,
             keep_at_least=config.floor,
             absolute=ranking.absolute,
+            round_to=config.round_to,
         )
         # Where equal numbers must go from parts, more in all can mean fewer of one part: such a step is left out.
         grown = {

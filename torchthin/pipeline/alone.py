@@ -47,6 +47,7 @@ def _structured_masks(
         config.scope,
         keep_at_least=config.floor,
         absolute=ranking.absolute,
+        round_to=config.round_to,
     )
     sizes = [group.size for group in groups]
     masks = channel_masks(groups, keeps, model, axes)

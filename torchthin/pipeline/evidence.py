@@ -64,4 +64,5 @@ def by_importance(
         keep_at_least=config.floor,
         measure=evidence,
         seed=config.seed,
+        round_to=config.round_to,
     )

@@ -20,13 +20,12 @@ from torchthin.groups import Group
 from torchthin.importance.measuring import Loss
 from torchthin.importance.scores import FALLBACK, Ranking
 from torchthin.pipeline.evidence import by_importance
-from torchthin.pipeline.planned import planned_sparsities
+from torchthin.pipeline.planned import count_of, planned_sparsities, units_asked
 from torchthin.pipeline.result import PruneResult
 from torchthin.pipeline.shrinking import thinned_result
 from torchthin.report.facts import Filters, build_report
 from torchthin.scan.scanning import Scan, scanned
 from torchthin.scan.table import Sensitivity, read_table
-from torchthin.selection import prune_count
 from torchthin.structured import ByImportance
 from torchthin.targets import TargetPlan
 from torchthin.thinning.plan import Plan, find_plan, silenced_biases
@@ -115,14 +114,14 @@ def asked_of_groups(
     axes: Mapping[str, int],
     masks: Iterable[str],
 ) -> tuple[dict[str, Filters], int]:
-    """Return what the target stands for, per weight and in all: what balances round off is not asked, nor what is frozen."""
+    """Return what the target stands for, per weight and in all: what rounding takes off is not asked, nor what is frozen."""
     groups = [group for group in groups if group.name in keeps]
     asked = dict.fromkeys(masks, 0)
     total = 0
     for group in groups:
         gone = int((~keeps[group.name]).sum())
         exact = bool(group.balances) or config.chip is not None or bool(config.budgets)
-        count = gone if exact else prune_count(config.target_sparsity, group.size)
+        count = gone if exact else count_of(config, group.size)
         total += count
         for member in group.members:
             if axes.get(member.parameter) == member.axis and member.parameter in asked:
@@ -132,7 +131,7 @@ def asked_of_groups(
                 )
     filters = {name: Filters(axes[name], 1, asked[name]) for name in asked}
     if config.scope == "global":
-        return filters, prune_count(config.target_sparsity, sum(group.size for group in groups))
+        return filters, units_asked(config, [group.size for group in groups])
     return filters, sum(asked.values())
 
 

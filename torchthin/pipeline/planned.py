@@ -5,7 +5,7 @@ from __future__ import annotations
 from torchthin import schedule
 from torchthin.config import PruneConfig
 from torchthin.distiller.masks import agp_target
-from torchthin.selection import prune_count
+from torchthin.selection import prune_count, rounded_count
 
 
 def planned_sparsities(config: PruneConfig) -> tuple[float, ...]:
@@ -25,13 +25,14 @@ def planned_sparsities(config: PruneConfig) -> tuple[float, ...]:
 def units_asked(config: PruneConfig, sizes: list[int]) -> int:
     """Return how many channels or weights are asked for of tensors of these sizes together."""
     if config.scope == "global":
-        return prune_count(config.target_sparsity, sum(sizes))
+        spared = (config.round_to - 1) * len(sizes)  # at most, by rounding
+        return max(prune_count(config.target_sparsity, sum(sizes)) - spared, 0)
     return sum(count_of(config, size) for size in sizes)
 
 
 def count_of(config: PruneConfig, size: int) -> int:
     """Return how many of `size` channels or weights are asked for."""
     if config.blocks is None:
-        return prune_count(config.target_sparsity, size)
+        return rounded_count(config.target_sparsity, size, config.round_to)
     n, m = config.blocks
     return size // m * (m - n)

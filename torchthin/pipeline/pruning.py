@@ -86,6 +86,7 @@ def prune(
     keep_at_least: float | None = None,
     target_params: str | int | None = None,
     target_macs: str | int | None = None,
+    round_to: int = 1,
     allocation: str | None = None,
     pattern: str | None = None,
     data: Any = None,
@@ -116,6 +117,7 @@ def prune(
     activation (all in docs/methods.md). target_params, target_macs: the most that the thinned model may have, as a share
     ("0.4x") or a number, either or both: the least sparsity that reaches them is found, and channels are given back as
     long as they hold (and a given target_sparsity, of every group or over all).
+    round_to: channels that stay are a multiple of it in every layer that is cut: less goes than asked where that needs it.
     allocation: a file of `torchthin sensitivity`, or "auto": the budget is spread over the groups so that the losses measured
     there add up to the least, instead of the same share of every group.
     pattern: n:m for nm-unstructured: n of every m weights side by side along the input dimension stay ("2:4" by default).
@@ -150,6 +152,7 @@ def prune(
         keep_at_least=keep_at_least,
         target_params=None if target_params is None else str(target_params),
         target_macs=None if target_macs is None else str(target_macs),
+        round_to=round_to,
         allocation=allocation,
         pattern=pattern,
     )
