@@ -1,6 +1,8 @@
 """Bad input: one line saying what and how to mend it, exit code 2, no file touched."""
 
+import contextlib
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -240,6 +242,9 @@ def test_a_write_that_really_fails(place: Workplace) -> None:
 
     wide = ("--model-factory", "net.py:net", "--factory-args", '{"width": 500}', "--save-to", "pruned.pth")
     place.assert_refused("pruned.pth could not be written: File too large.", *wide, run=run)
+    np.save(place.path / "data.npy", np.zeros((2, 3, 8, 8), np.float32) + 0.5)
+    learns = ("--input-shape", "1,3,8,8", "--thin", "--data", "data.npy", "--recover-epochs", "1")
+    place.assert_refused("pruned.pth.recovery could not be written: File too large.", *wide, *learns, run=run)
 
 
 PROCESSES = {
@@ -286,4 +291,27 @@ def test_ctrl_c_says_in_one_line_how_to_go_on(place: Workplace, monkeypatch: pyt
     outcome = place.run(*GOOD)
     assert (outcome.code, outcome.out, outcome.err.count("\n")) == (130, "", 1)
     assert "Run the same command to begin anew." in outcome.err
+    outcome = place.run(*GOOD, "--recover-epochs", "5")
+    assert "The same command goes on after the last epoch that ended" in outcome.err
     assert place.files() == before
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for one process")
+def test_ctrl_c_that_some_library_swallowed(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Importing torch does, and leaves numpy half imported: what comes of it is no error inside."""
+
+    def swallow(options: object) -> None:
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        raise RecursionError("numpy")
+
+    monkeypatch.setattr("torchthin.cli.prune._prune", swallow)
+    before = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        outcome = place.run(*GOOD)
+        assert (outcome.code, outcome.err.count("\n")) == (130, 1)
+        assert "interrupted." in outcome.err
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from torchthin.checkpoints.checksums import load_checked
 from torchthin.checkpoints.reading import damage, refuse_unreadable
+from torchthin.checkpoints.whole import write_whole
+from torchthin.checkpoints.writing import failure
 from torchthin.errors import CheckpointError
 
 
@@ -40,3 +45,22 @@ def read_state(path: Path, what: str, keys: tuple[str, ...], cure: str) -> dict[
             f"The {what} {path} must hold {', '.join(keys)}. It holds something else. {cure}"
         )
     return content
+
+
+def write_state(path: Path, what: str, content: Mapping[str, Any]) -> None:
+    """Write a dict of plain types and tensors, whole or not at all; `what` names the file in an error.
+
+    Raises:
+        CheckpointError: the file cannot be written; what stood there is untouched.
+    """
+
+    def save(temporary: Path) -> None:
+        with temporary.open("wb") as file:  # through Python's file, so that the reason of a failure is kept
+            torch.save(dict(content), file)
+
+    try:
+        write_whole(path, save)
+    except Exception as error:  # torch has exceptions of its own
+        raise CheckpointError(
+            f"The {what} {path} could not be written: {failure(error)}. Free some space or choose another place."
+        ) from error

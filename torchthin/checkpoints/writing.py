@@ -176,13 +176,13 @@ def _write(path: Path, write: Callable[[Path], object]) -> None:
         write_whole(path, write)
     except Exception as error:  # each serialiser has exceptions of its own
         raise CheckpointError(
-            f"The checkpoint {path} could not be written: {_reason(error)}. Nothing was changed; "
+            f"The checkpoint {path} could not be written: {failure(error)}. Nothing was changed; "
             "free some space or choose another place."
         ) from error
 
 
-def _reason(error: BaseException) -> str:
-    """Return the operating system's words if they stand behind `error`: torch tells only a wrong position."""
+def failure(error: BaseException) -> str:
+    """Return why a file could not be written, in the operating system's words if they stand behind `error`: torch has none."""
     behind: BaseException | None = error
     while behind is not None:
         if isinstance(behind, OSError) and behind.strerror:

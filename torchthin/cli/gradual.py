@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from torchthin.calibration import Calibration
-from torchthin.checkpoints.states import read_state
-from torchthin.checkpoints.whole import write_whole
+from torchthin.checkpoints.states import read_state, write_state
 from torchthin.cli.options import PruneOptions
 from torchthin.cli.outcome import Voice
 from torchthin.errors import (
@@ -186,13 +185,7 @@ class _Run:
             "optimizer": optimizer,
             "random": random_states(),
         }
-        path = state_path(self._options)
-        try:
-            write_whole(path, lambda file: torch.save(state, file))
-        except Exception as error:
-            raise CheckpointError(
-                f"The state {path} could not be written: {one_line(error)}. Free some space or choose another place."
-            ) from error
+        write_state(state_path(self._options), "state", state)
 
     def _load(self) -> None:
         path = state_path(self._options)

@@ -8,10 +8,13 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from types import FrameType
+from typing import Any, NoReturn
 
 from torchthin.errors import ConfigError, TorchthinError, near_matches
 
@@ -74,14 +77,14 @@ def run_command(command: Callable[[Sequence[str]], int], argv: Sequence[str] | N
     With ``--debug`` among the arguments the traceback is shown as well.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    interrupts = _Interrupts()
     try:
-        code = command(arguments)
+        with interrupts:
+            code = command(arguments)
         sys.stdout.flush()
         return code
     except KeyboardInterrupt:
-        return _fail(
-            f"interrupted. No file is left half written. {_how_to_go_on(arguments)}", EXIT_INTERRUPTED, []
-        )
+        return _interrupted(arguments)
     except (
         BrokenPipeError
     ):  # the reader, such as head, has gone; keep the interpreter from flushing into it at exit
@@ -90,8 +93,39 @@ def run_command(command: Callable[[Sequence[str]], int], argv: Sequence[str] | N
     except TorchthinError as error:
         return _fail(str(error), error.exit_code, arguments)
     except Exception as error:  # the last place before the user
+        if (
+            interrupts.seen
+        ):  # swallowed, as importing torch does where it looks for numpy, and this came of it
+            return _interrupted(arguments)
         cure = "" if "--debug" in arguments else " Run again with --debug for the traceback."
         return _fail(f"{type(error).__name__}: {error}.{cure}", EXIT_INTERNAL, arguments)
+
+
+class _Interrupts:
+    """Remembers within its block whether Ctrl-C was pressed, where Python's own handler would answer it."""
+
+    def __init__(self) -> None:
+        self.seen = False
+        self._before: Any = None
+
+    def __enter__(self) -> None:
+        main_thread = threading.current_thread() is threading.main_thread()
+        if main_thread and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            self._before = signal.signal(signal.SIGINT, self._note)
+
+    def __exit__(self, *_: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _note(self, number: int, frame: FrameType | None) -> NoReturn:
+        self.seen = True
+        raise KeyboardInterrupt
+
+
+def _interrupted(arguments: Sequence[str]) -> int:
+    return _fail(
+        f"interrupted. No file is left half written. {_how_to_go_on(arguments)}", EXIT_INTERRUPTED, []
+    )
 
 
 def _how_to_go_on(arguments: Sequence[str]) -> str:
@@ -102,6 +136,8 @@ def _how_to_go_on(arguments: Sequence[str]) -> str:
         )
     if "--cache" in given:
         return "The same command goes on from --cache."
+    if {"--recover-epochs", "--save-to"} <= given:
+        return "The same command goes on after the last epoch that ended, if there was one."
     if given & {"--rows", "--storage"}:
         return "The same command goes on from the rows that are there."
     return "Run the same command to begin anew."

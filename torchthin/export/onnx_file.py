@@ -53,6 +53,8 @@ def write_onnx(program: Any, path: Path, opset: int | None) -> int:
             made: Any = torch.onnx.export(program, dynamo=True, verbose=False, opset_version=opset)
             used = int(made.model.opset_imports[""])
             made.save(str(path), external_data=False)
+    except OSError:  # of the disk, not of the model
+        raise
     except Exception as error:  # whatever the exporter raises
         raise InputError(f"torch.onnx cannot take the model: {one_line(error)[:300]}.") from error
     if opset not in (None, used):  # torch converts where it can, and keeps its own choice where not

@@ -11,10 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from torchthin.checkpoints.states import read_state
-from torchthin.checkpoints.whole import write_whole
+from torchthin.checkpoints.states import read_state, write_state
 from torchthin.errors import ConfigError
 from torchthin.integrations.rhythm import EPOCH, checked
 from torchthin.pruner import Pruner
@@ -76,8 +73,7 @@ def _make() -> type[Any]:
             """Write the Pruner's state beside the model's."""
             if state.is_world_process_zero:
                 folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-                saved = self.pruner.state_dict()
-                write_whole(folder / STATE_FILE, lambda file: torch.save(saved, file))
+                write_state(folder / STATE_FILE, "state of the Pruner", self.pruner.state_dict())
 
         def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             """Thin, if that is asked for."""

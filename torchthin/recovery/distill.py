@@ -19,8 +19,7 @@ from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
 from torchthin.calibration import picked
-from torchthin.checkpoints.states import read_state
-from torchthin.checkpoints.whole import write_whole
+from torchthin.checkpoints.states import read_state, write_state
 from torchthin.errors import CheckpointError, ConfigError, InputError, one_line
 from torchthin.recovery.distance import output_distance
 from torchthin.recovery.layers import find_layers
@@ -311,7 +310,7 @@ def _save(
         "generator": generator.get_state(),
         "losses": list(losses),
     }
-    write_whole(path, lambda file: torch.save(content, file))
+    write_state(path, "state", content)
 
 
 def _resume_(
