@@ -1,6 +1,13 @@
-"""Options of the whole suite."""
+"""Options of the whole suite, and the profiles of its property tests: the same examples in every run, or nightly others."""
+
+import os
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("default", max_examples=100, deadline=None, derandomize=True, database=None)
+settings.register_profile("nightly", max_examples=5000, deadline=None, database=None)
+settings.load_profile(os.environ.get("TORCHTHIN_HYPOTHESIS_PROFILE", "default"))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -90,7 +90,7 @@ def script(place: Workplace, function: str, out: str, *more: str) -> subprocess.
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
 
 

@@ -75,7 +75,7 @@ class Workplace:
             env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", **(env or {})},
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=900,
         )
         return Outcome(done.returncode, done.stdout, done.stderr)
 

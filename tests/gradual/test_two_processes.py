@@ -35,7 +35,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> Ranks:
         for rank in (0, 1)
     ]
     try:
-        told = [process.communicate(timeout=240)[1] for process in started]
+        told = [process.communicate(timeout=900)[1] for process in started]
     finally:
         for process in started:
             process.kill()

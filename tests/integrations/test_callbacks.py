@@ -34,7 +34,7 @@ def test_a_run_that_is_resumed_ends_like_one_that_was_not(program: str, needs: s
         env=env,
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=900,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]

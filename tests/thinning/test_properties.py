@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -38,10 +37,6 @@ from torchthin.trace.inputs import as_inputs
 
 EXACT = 1e-9
 Keep = npt.NDArray[np.bool_]
-
-settings.register_profile("default", max_examples=100, deadline=None, derandomize=True, database=None)
-settings.register_profile("nightly", max_examples=5000, deadline=None, database=None)
-settings.load_profile(os.environ.get("TORCHTHIN_HYPOTHESIS_PROFILE", "default"))
 
 specs = st.tuples(st.sampled_from(sorted(BLOCKS)), st.sampled_from([4, 8, 12]), st.integers(0, 3))
 nets = st.tuples(st.lists(specs, min_size=1, max_size=4), st.integers(0, 2))

@@ -173,7 +173,7 @@ def test_a_browser_shows_it_on_a_phone_without_sideways_scrolling(tmp_path: Path
                 f"--blink-settings=preferredColorScheme={number}", "--window-size=500,900", "--dump-dom",
                 (tmp_path / "page.html").as_uri(),
             ],
-            capture_output=True, text=True, timeout=120, check=True,
+            capture_output=True, text=True, timeout=600, check=True,
         )  # fmt: skip
         match = re.search(r'data-found="([^"]*)"', done.stdout)
         assert match is not None
