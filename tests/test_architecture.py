@@ -7,7 +7,7 @@ PACKAGE = Path(__file__).parents[1] / "torchthin"
 
 LAYERS = [
     {"errors", "release"},
-    {"schedule", "chips", "lines", "workers", "rows", "noise"},
+    {"schedule", "chips", "lines", "workers", "rows", "noise", "processes"},
     {"config"},
     {"trace"},
     {"groups", "computed"},
@@ -35,6 +35,7 @@ LAYERS = [
     {"integrations", "comparing"},
     {"pose"},
     {"cli"},
+    {"__main__"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 

@@ -17,7 +17,7 @@ from torchthin.errors import ConfigError, InputError, ProofError
 from torchthin.gradual.beginning import begin, unwrapped
 from torchthin.gradual.enforcing import Enforcement
 from torchthin.gradual.growth import Growth
-from torchthin.gradual.ranks import digest_of, is_sharded, refuse_different
+from torchthin.gradual.ranks import is_sharded
 from torchthin.gradual.reporting import result_of
 from torchthin.gradual.saved import (
     VERSION,
@@ -32,6 +32,7 @@ from torchthin.importance.measuring import Loss
 from torchthin.in_place import Thinned, carry_out_, plan_thinning
 from torchthin.masks import apply_masks_
 from torchthin.pipeline.result import PruneResult
+from torchthin.processes import digest_of, refuse_different
 from torchthin.report.facts import PruneReport
 from torchthin.thinning.apply import apply_
 from torchthin.trace.inputs import Inputs, as_inputs, on_device_of, own_example

@@ -1,12 +1,15 @@
 """``prune --thin --data``: the thinned model is recovered; what cannot be is refused before anything runs."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
-from workplace import Workplace
+from workplace import SCRIPT, Workplace
 
 from torchthin import load
 from torchthin.factory import build_model
@@ -32,6 +35,23 @@ def test_a_thinned_model_is_recovered_and_reloads(data: Workplace) -> None:
     again = load(data.path / "small.pth", build_model("net.py:net"))
     assert all(torch.equal(value, content["state_dict"][name]) for name, value in again.state_dict().items())
     assert not (data.path / "small.pth.recovery").exists()
+
+
+def test_several_processes_share_the_training_and_one_speaks(data: Workplace) -> None:
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    flags = (*THIN, "--data", "x.npy", "--recover-epochs", "20", "--json")
+    env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *torchrun, str(SCRIPT), *flags]
+    done = subprocess.run(
+        command, cwd=data.path, env=env, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    recovery = json.loads(done.stdout)["recovery"]
+    assert [stage["taken"] for stage in recovery["stages"] if stage["name"] == "distillation"] == [True]
+    assert sorted(path.name for path in data.path.glob("*.pth*")) == ["best.pth", "small.pth"]
+    content = torch.load(data.path / "small.pth", weights_only=True)
+    assert content["torchthin"]["report"]["recovery"] == recovery
+    load(data.path / "small.pth", build_model("net.py:net"))
 
 
 def test_without_recovery_the_weights_are_what_thinning_left(data: Workplace) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import sys
 from collections.abc import Callable
@@ -10,9 +11,12 @@ from pathlib import Path
 import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
-from training import IMAGES, Net, batch
+from training import IMAGES, MORE, Net, batch
 
-from torchthin import InputError, ProofError, PruneConfig, Pruner
+from torchthin import InputError, ProofError, PruneConfig, Pruner, prune
+from torchthin.recovering import recover
+from torchthin.recovery.distill import Distillation, distill_
+from torchthin.trace.inputs import as_inputs
 
 
 def digest(model: nn.Module) -> list[float]:
@@ -30,7 +34,7 @@ def said(attempt: Callable[[], object]) -> str:
     """Return with which words an attempt is refused."""
     try:
         attempt()
-    except InputError as error:
+    except (InputError, ProofError) as error:
         return str(error)
     return ""
 
@@ -92,11 +96,32 @@ def different(rank: int) -> dict[str, object]:
     return {}
 
 
+def recovered(rank: int) -> dict[str, object]:
+    """A thinned model learns, from inputs that all ranks have, and from inputs that every rank draws for itself."""
+    net = Net().eval()
+    pruned = prune(net, IMAGES[:2], thin=True)
+
+    def weights(inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+        return dict(recover(net, pruned, IMAGES[:2], inputs, epochs=2, rate=1e-3).model.state_dict())
+
+    own = torch.randn(40, *IMAGES.shape[1:], generator=torch.Generator().manual_seed(rank))
+    fewer = said(lambda: weights(own[: 40 - 8 * rank]))
+    shared = copy.deepcopy(pruned.model)
+    assert pruned.recipe is not None
+    distill_(net, shared, pruned.recipe, as_inputs(MORE), Distillation(2, rate=1e-3))
+    return {"shared": dict(shared.state_dict()), "own": weights(own), "refused": fewer}
+
+
 def main() -> None:
     rank, folder = int(sys.argv[1]), Path(sys.argv[2])
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", f"file://{folder / 'store'}", rank=rank, world_size=2)
-    kinds = {"data_parallel": data_parallel, "first_decides": first_decides, "different": different}
+    kinds = {
+        "data_parallel": data_parallel,
+        "first_decides": first_decides,
+        "different": different,
+        "recovered": recovered,
+    }
     if tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 6):
         kinds["sharded"] = sharded
     torch.save({name: kind(rank) for name, kind in kinds.items()}, folder / f"{rank}.pt")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import subprocess
 import sys
@@ -10,9 +11,12 @@ from typing import Any
 
 import pytest
 import torch
-from training import IMAGES, Net, assert_zero_where_masked
+from training import IMAGES, MORE, Net, assert_zero_where_masked
 
-from torchthin import PruneConfig, Pruner
+from torchthin import PruneConfig, Pruner, prune
+from torchthin.calibration import picked
+from torchthin.recovery import distill
+from torchthin.trace.inputs import Inputs, as_inputs
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -70,6 +74,37 @@ def test_rank_0_decides_even_where_weights_differ(ranks: Ranks, method: str) -> 
 
 def test_ranks_that_would_prune_different_groups_are_told(ranks: Ranks) -> None:
     assert all("different groups of channels" in rank["different"]["told"] for rank in ranks)
+
+
+def test_a_recovery_ends_with_the_same_weights_everywhere(ranks: Ranks) -> None:
+    first, second = (rank["recovered"] for rank in ranks)
+    assert same_masks(first["shared"], second["shared"])
+    assert same_masks(first["own"], second["own"])
+    assert all(
+        "different models, numbers of inputs or states" in found["refused"] for found in (first, second)
+    )
+
+
+def test_a_shared_recovery_is_that_of_one_process_with_the_mean_loss_of_the_parts(
+    ranks: Ranks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_part = distill._loss
+
+    def of_both(dense: Any, small: Any, batch: Inputs, *more: Any) -> torch.Tensor:
+        size = next(batch.tensors()).shape[0]
+        parts = [picked(batch, torch.arange(rank, size, 2)) for rank in (0, 1)]
+        return (of_part(dense, small, parts[0], *more) + of_part(dense, small, parts[1], *more)) / 2
+
+    monkeypatch.setattr(distill, "_loss", of_both)
+    net = Net().eval()
+    pruned = prune(net, IMAGES[:2], thin=True)
+    before = copy.deepcopy(pruned.model.state_dict())
+    assert pruned.recipe is not None
+    distill.distill_(net, pruned.model, pruned.recipe, as_inputs(MORE), distill.Distillation(2, rate=1e-3))
+    for name, value in pruned.model.state_dict().items():
+        shared = ranks[0]["recovered"]["shared"][name]
+        assert torch.allclose(value, shared, rtol=1e-4, atol=1e-5), name
+        assert not name.endswith("weight") or not torch.allclose(before[name], shared, rtol=1e-4, atol=1e-5)
 
 
 def test_sharded_weights_are_masked_by_whole_masks(ranks: Ranks) -> None:

@@ -11,6 +11,7 @@ from torchthin import PruneConfig, Pruner
 
 METHODS = ("agp-structured", "l1-structured", "agp-unstructured")
 IMAGES = torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(7))
+MORE = torch.randn(40, 3, 8, 8, generator=torch.Generator().manual_seed(8))
 
 
 class Net(nn.Module):

@@ -11,6 +11,7 @@ from typing import Any
 
 from torchthin.cli.given import talk_aside
 from torchthin.cli.options import EXAMPLE, RUN_TYPES, PruneOptions, add_prune_arguments, prune_options
+from torchthin.cli.processes import joined_processes
 from torchthin.cli.shell import Parser, run_command
 from torchthin.errors import ConfigError, TargetMissedError
 
@@ -35,16 +36,16 @@ def run(options: PruneOptions) -> int:
     if options.print_config or options.print_schema:
         _print_configuration(options)
         return 0
-    with talk_aside(options.json):
-        facts = _list_weights(options) if options.list_weights else _prune(options)
-    if options.json:
+    with talk_aside(options.json), joined_processes(options) as rank:
+        facts = _list_weights(options) if options.list_weights else _prune(options, rank)
+    if options.json and rank == 0:
         print(json.dumps(facts, indent=2))
     refuse_missed_target(facts)
     return 0
 
 
-def _prune(options: PruneOptions) -> dict[str, Any]:
-    """Look at everything first, prune, write last; return the report as JSON types."""
+def _prune(options: PruneOptions, rank: int) -> dict[str, Any]:
+    """Look at everything first, prune, write last; return the report as JSON types. Of several processes the first one writes."""
     from torchthin.cli.files import check_destinations, write_files
     from torchthin.cli.gradual import check_training, prune_in_training, state_path
     from torchthin.cli.inputs import example_inputs, placed, usable_device
@@ -71,7 +72,7 @@ def _prune(options: PruneOptions) -> dict[str, Any]:
     if options.sensitivity is not None and not wanted:
         raise ConfigError("--sensitivity goes with --report or --plots. Give one of them as well.")
     curves = sensitivity_from(options.sensitivity or options.prune.allocation) if wanted else None
-    voice = Voice(quiet=options.quiet)
+    voice = Voice(quiet=options.quiet or rank > 0)
     device = usable_device(options.device)
     inputs = example_inputs(options.input_shape, options.dataset)
     model, checkpoint = load_model(options, voice)
@@ -84,7 +85,9 @@ def _prune(options: PruneOptions) -> dict[str, Any]:
     else:
         result = prune_in_training(model, inputs, options, voice, data)
     if recovers(options) and result.recipe is not None:
-        result = recovered(model, result, inputs, options)
+        result = recovered(model, result, inputs, options, quiet=options.quiet or rank > 0)
+    if rank > 0:
+        return result.report.to_dict()
     if how.chip is not None or how.budgets:
         how = replace(how, target_sparsity=result.report.target_sparsity)
     voice.say(result)

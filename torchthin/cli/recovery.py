@@ -80,12 +80,14 @@ def state_path(options: PruneOptions) -> Path | None:
     return None if options.save_to is None else Path(f"{options.save_to}.recovery")
 
 
-def recovered(model: nn.Module, result: PruneResult, inputs: Any, options: PruneOptions) -> PruneResult:
+def recovered(
+    model: nn.Module, result: PruneResult, inputs: Any, options: PruneOptions, *, quiet: bool
+) -> PruneResult:
     """Recover the thinned model; with a progress bar on a terminal."""
     from torchthin.recovering import recover
     from torchthin.trace.inputs import own_example
 
-    with progress_bar("Recovering", quiet=options.quiet) as progress:
+    with progress_bar("Recovering", quiet=quiet) as progress:
         return recover(
             model,
             result,

@@ -17,7 +17,7 @@ from torchthin.errors import ConfigError
 from torchthin.gradual.channels import Channels
 from torchthin.gradual.evidence import Evidence
 from torchthin.gradual.growth import Growth
-from torchthin.gradual.ranks import digest_of, is_sharded, refuse_different
+from torchthin.gradual.ranks import is_sharded
 from torchthin.gradual.weights import Weights
 from torchthin.groups import Group
 from torchthin.importance.measuring import Loss
@@ -25,6 +25,7 @@ from torchthin.importance.registry import criterion as registered
 from torchthin.importance.values import check_values
 from torchthin.pipeline.evidence import batches_of, check_evidence
 from torchthin.pipeline.groups import frozen_targets
+from torchthin.processes import digest_of, refuse_different
 from torchthin.selection import select_channels
 from torchthin.structured import ByImportance
 from torchthin.targets import TargetPlan, find_targets

@@ -16,11 +16,12 @@ from torchthin.computed import Computed, computed_weights
 from torchthin.config import PruneConfig
 from torchthin.gradual.evidence import Evidence, Gradients
 from torchthin.gradual.growth import composed, recipe_entry, recipe_of
-from torchthin.gradual.ranks import WholeTensors, from_first
+from torchthin.gradual.ranks import WholeTensors
 from torchthin.gradual.shrinking import shrunk, staying
 from torchthin.groups import Group, Member
 from torchthin.importance.scores import Ranking, ranked
 from torchthin.pipeline.groups import asked_of_groups
+from torchthin.processes import from_first
 from torchthin.report.facts import Filters, share
 from torchthin.selection import select_channels
 from torchthin.structured import Chosen, masks_of

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torchthin.config import PruneConfig
 from torchthin.errors import InputError
 from torchthin.gradual.growth import composed, recipe_entry, recipe_of
-from torchthin.gradual.ranks import WholeTensors, from_first
+from torchthin.gradual.ranks import WholeTensors
+from torchthin.processes import from_first
 from torchthin.report.facts import Filters, share
 from torchthin.selection import prune_count, select_weights
 from torchthin.targets import Target

@@ -21,9 +21,18 @@ from torch.utils.hooks import RemovableHandle
 from torchthin.calibration import picked
 from torchthin.checkpoints.states import read_state, write_state
 from torchthin.errors import CheckpointError, ConfigError, InputError, one_line
+from torchthin.processes import (
+    average_,
+    digest_of,
+    rank_and_count,
+    refuse_different,
+    several,
+    take_from_first_,
+)
 from torchthin.recovery.distance import output_distance
 from torchthin.recovery.layers import find_layers
 from torchthin.thinning.recipe import Recipe
+from torchthin.trace.clone import state_tensors
 from torchthin.trace.inputs import Inputs, call
 from torchthin.trace.outputs import output_tensors
 from torchthin.trace.recorder import record
@@ -78,7 +87,8 @@ def distill_(
 ) -> tuple[float, ...]:
     """Train `small` in place with AdamW, its rate along a ramp and a cosine; BatchNorm statistics and dropout stand still.
 
-    With several processes (torch.distributed initialised) every batch is shared among them and gradients are averaged.
+    With several processes (torch.distributed initialised) every batch is shared among them and gradients are averaged; all
+    end with the same weights, and rank 0 writes `state`.
 
     Args:
         dense: the teacher, left as it is.
@@ -95,6 +105,7 @@ def distill_(
     Raises:
         CheckpointError: `state` is of another run.
         InputError: the loss is not finite.
+        ProofError: several processes have different models, numbers of inputs or states.
     """
     trained = [p for p in small.parameters() if p.is_floating_point()]
     flags = [(p, p.requires_grad) for p in small.parameters()]
@@ -109,6 +120,7 @@ def distill_(
     losses: list[float] = []
     if state is not None and state.exists():
         losses = _resume_(state, small, optimizer, schedule, generator, how)
+    _begin_together(dense, small, recipe, inputs, len(losses))
     dense.eval()
     small.eval()
     pairs = _Features(dense, small, recipe, picked(inputs, torch.arange(1)))
@@ -118,14 +130,16 @@ def distill_(
             for index in torch.randperm(count, generator=generator).split(how.batch):
                 batch = _mixed(inputs, index, generator) if how.mix else picked(inputs, index)
                 loss = _loss(dense, small, _share(batch), pairs, how)
-                if not bool(loss.isfinite()):
+                shown = loss.detach().clone()
+                average_([shown])
+                if not bool(shown.isfinite()):
                     raise InputError("The distillation diverged: its loss is not finite. Give a lower rate.")
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
-                _average_gradients_(trained)
+                _average_gradients_([p for p in trained if p.requires_grad])
                 optimizer.step()
                 schedule.step()
-                total += float(loss.detach()) * len(index)
+                total += float(shown) * len(index)
             losses.append(total / count)
             if state is not None:
                 _save(state, small, optimizer, schedule, generator, how, losses)
@@ -250,17 +264,9 @@ def _places(
             yield name, (None if kept is None else torch.tensor(kept), axis)
 
 
-def _world() -> tuple[int, int]:
-    """Return this process's number and how many there are."""
-    distributed = torch.distributed
-    if distributed.is_available() and distributed.is_initialized():
-        return distributed.get_rank(), distributed.get_world_size()
-    return 0, 1
-
-
 def _share(batch: Inputs) -> Inputs:
     """Return this process's part of a batch, at least one input."""
-    rank, world = _world()
+    rank, world = rank_and_count()
     size = next(batch.tensors()).shape[0]
     if world == 1 or size < world:
         return batch
@@ -268,15 +274,25 @@ def _share(batch: Inputs) -> Inputs:
 
 
 def _average_gradients_(parameters: list[nn.Parameter]) -> None:
-    _, world = _world()
-    if world == 1:
+    for parameter in parameters if several() else ():
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    average_([parameter.grad for parameter in parameters if parameter.grad is not None])
+
+
+def _begin_together(dense: nn.Module, small: nn.Module, recipe: Recipe, inputs: Inputs, done: int) -> None:
+    """See that all processes have the same task, and give them rank 0's thinned model: their inputs may be others."""
+    if not several():
         return
-    for parameter in parameters:
-        if parameter.requires_grad:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-            torch.distributed.all_reduce(parameter.grad)
-            parameter.grad /= world
+    state = {name: tensor.detach().cpu() for name, tensor in dense.state_dict().items()}
+    bits = (
+        tensor.contiguous().flatten().view(torch.uint8).numpy() for tensor in state.values() if tensor.numel()
+    )
+    sizes = [tuple(tensor.shape) for tensor in inputs.tensors()]
+    device = next(inputs.tensors()).device
+    parts = (recipe.to_dict(), sizes, done, *bits)
+    refuse_different("models, numbers of inputs or states", digest_of(iter(parts)), device)
+    take_from_first_(tensor for _, tensor in state_tensors(small))
 
 
 def _plan(how: Distillation) -> dict[str, Any]:
@@ -300,7 +316,7 @@ def _save(
     how: Distillation,
     losses: list[float],
 ) -> None:
-    if _world()[0]:
+    if rank_and_count()[0]:
         return
     content = {
         "plan": _plan(how),

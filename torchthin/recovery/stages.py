@@ -12,6 +12,7 @@ from torch import nn
 
 from torchthin.calibration import LIMIT, Pixels, calibration, picked
 from torchthin.errors import InputError, one_line
+from torchthin.processes import rank_and_count, take_from_first_
 from torchthin.recovery.batchnorm import recalibrate_
 from torchthin.recovery.distance import distance
 from torchthin.recovery.distill import Distillation, Progress, distill_
@@ -106,7 +107,8 @@ def recovered(
         path = None if state is None else Path(state)
         distill_(teacher, trained, recipe, fitted, how, state=path, progress=progress)
         search.offer("distillation", trained)
-        if path is not None:
+        take_from_first_(tensor for _, tensor in state_tensors(search.model))  # it judges by its inputs
+        if path is not None and rank_and_count()[0] == 0:
             path.unlink(missing_ok=True)
     refitted = (
         len(reconstruction.layers)
