@@ -22,7 +22,7 @@ Scope = Literal["group", "global"]
 SCOPES: tuple[Scope, ...] = ("group", "global")
 COMPATS = ("distiller",)
 CHANNEL_CRITERIA = (
-    "l1", "l2", "max", "fpgm", "bn-scale", "lamp", "random", "taylor", "activation", "reconstruction",
+    "l1", "l2", "max", "fpgm", "bn-scale", "lamp", "group-l2", "flow", "random", "taylor", "activation", "reconstruction",
 )  # fmt: skip
 """Criteria of the package that rank channels, for help texts; the registry in `importance` decides what there is."""
 WEIGHT_CRITERIA = ("magnitude", "lamp", "random")

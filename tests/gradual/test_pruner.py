@@ -202,7 +202,7 @@ def test_what_is_computed_from_parameters_is_masked_where_its_zeros_come_from() 
     assert net(IMAGES).shape == (8, 4, 4, 4)
 
 
-@pytest.mark.parametrize("criterion", ["l2", "fpgm", "bn-scale", "random"])
+@pytest.mark.parametrize("criterion", ["l2", "fpgm", "bn-scale", "group-l2", "flow", "random"])
 @pytest.mark.parametrize("scope", ["group", "global"])
 def test_other_criteria(criterion: str, scope: str) -> None:
     net = Net()

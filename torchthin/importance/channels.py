@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -44,6 +44,8 @@ class Channels:
     measured: Measured | None = None
     """Statistics from data; there for criteria that need data."""
     seed: int = 0
+    readers: tuple[Member, ...] = ()
+    """The axes that other layers sum over: their weights take the channels in."""
 
     def rows(self, member: Member) -> Tensor:
         """Return all weights of each channel of a member: (channels, indices per channel * weights per index)."""
@@ -53,14 +55,36 @@ class Channels:
             rows = rows.index_select(0, torch.from_numpy(flat).to(rows.device))
         return widened(rows.reshape(member.indices.shape[0], -1))
 
-    def summed(self, score: RowScore) -> Tensor:
-        """Return the sum over the makers of `score` of their rows, float64 (channels,).
+    @property
+    def scales(self) -> tuple[Member, ...]:
+        """The scales (gamma) of the group's BatchNorms."""
+        return tuple(member for member in self.group.members if self._is_scale(member))
+
+    def _is_scale(self, member: Member) -> bool:
+        layer, _, name = member.parameter.rpartition(".")
+        scale = self.values.get(member.parameter)
+        return (
+            name == "weight"
+            and f"{layer}.running_var" in self.values
+            and scale is not None
+            and scale.dim() == 1
+        )
+
+    def covers(self, members: Iterable[Member]) -> bool:
+        """Whether every channel has indices in one of the members at least."""
+        found = np.zeros(self.group.size, np.bool_)
+        for member in members:
+            found[covered(member)] = True
+        return bool(found.all())
+
+    def summed(self, score: RowScore, members: Iterable[Member] | None = None) -> Tensor:
+        """Return the sum over members, by default the makers, of `score` of their rows, float64 (channels,).
 
         Raises:
             InputError: a weight gives scores that are not finite.
         """
         total = torch.zeros(self.group.size, dtype=torch.float64)
-        for member in self.makers:
+        for member in self.makers if members is None else members:
             scores = score(self.rows(member)).to("cpu", torch.float64)
             if not bool(scores.isfinite().all()):
                 raise InputError(
@@ -89,7 +113,8 @@ def covered(member: Member) -> slice | npt.NDArray[np.int64]:
 
 def filter_rows(weight: Tensor, axis: int) -> Tensor:
     """Return `weight` as (size of `axis`, everything else), in logical order whatever the memory format."""
-    return weight.detach().movedim(axis, 0).flatten(1)
+    rows = weight.detach().movedim(axis, 0)
+    return rows.flatten(1) if rows.dim() > 1 else rows[:, None]
 
 
 def widened(weight: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import zlib
 import torch
 from torch import Tensor
 
-from torchthin.importance.channels import Channels, covered
+from torchthin.importance.channels import Channels
 from torchthin.importance.registry import register_channel_criterion, register_criterion
 
 
@@ -33,17 +33,12 @@ def batchnorm_scale(channels: Channels) -> Tensor | None:
 
     Liu et al. 2017, "Learning Efficient Convolutional Networks through Network Slimming" (arXiv 1708.06519).
     """
-    total = torch.zeros(channels.group.size, dtype=torch.float64)
-    found = torch.zeros(channels.group.size, dtype=torch.bool)
-    for member in channels.group.members:
-        layer = member.parameter.rpartition(".")[0]
-        scale = channels.values.get(member.parameter)
-        named = member.parameter.endswith("weight") and f"{layer}.running_var" in channels.values
-        if scale is not None and named and scale.dim() == 1:
-            sizes = scale.detach().to("cpu", torch.float64).abs()
-            total[covered(member)] += sizes[torch.from_numpy(member.indices)].sum(dim=1)
-            found[covered(member)] = True
-    return total if bool(found.all()) else None
+    scales = channels.scales
+    return (
+        channels.summed(lambda rows: rows.double().abs().sum(dim=1), scales)
+        if channels.covers(scales)
+        else None
+    )
 
 
 @register_channel_criterion("lamp", absolute=True)

@@ -13,6 +13,7 @@ from torchthin.groups import Group, Member
 from torchthin.importance import data as data  # registers its criteria
 from torchthin.importance import filters as filters
 from torchthin.importance import norms as norms
+from torchthin.importance import whole as whole
 from torchthin.importance.channels import Channels, FloatArray, Measured
 from torchthin.importance.channels import filter_rows as filter_rows
 from torchthin.importance.channels import widened as widened
@@ -39,6 +40,11 @@ def is_filter_member(member: Member, filter_axes: Mapping[str, int]) -> bool:
     return filter_axes.get(member.parameter) == member.axis
 
 
+def _is_reader(member: Member, filter_axes: Mapping[str, int]) -> bool:
+    """Whether `member` is an axis that a layer sums over: one that makes channels, on another axis than theirs."""
+    return filter_axes.get(member.parameter, member.axis) != member.axis
+
+
 def ranked(
     groups: Iterable[Group],
     values: Mapping[str, Tensor],
@@ -50,8 +56,8 @@ def ranked(
     """Return the scores, by one criterion, of every group that has a target among its members.
 
     groups: channels to rank. values: parameters (and buffers) by name. filter_axes: target name -> its filter axis;
-    members on other axes follow but have no say in criteria of weights. name: a registered criterion. measured: statistics
-    from data, for criteria that need them. seed: for `random`.
+    members on other axes follow, and have a say only in criteria of the whole group. name: a registered criterion.
+    measured: statistics from data, for criteria that need them. seed: for `random`.
 
     Raises:
         InputError: weights that are not finite.
@@ -67,7 +73,8 @@ def ranked(
     for group in groups:
         makers = tuple(member for member in group.members if is_filter_member(member, filter_axes))
         if makers:
-            channels = Channels(group, makers, values, measured, seed)
+            readers = tuple(member for member in group.members if _is_reader(member, filter_axes))
+            channels = Channels(group, makers, values, measured, seed, readers)
             found = _scores(rule, channels)
             if found is None:
                 fallen.append(group.name)
