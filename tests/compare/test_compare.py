@@ -199,3 +199,42 @@ def test_runs_that_share_a_storage_take_each_candidate_once(
     assert evaluated == list(GRID[3:])
     compare(net().double(), X.double(), GRID[:1], storage=url)  # another model, another study
     assert len(optuna.get_all_study_names(url)) == 2
+
+
+def test_two_runs_that_were_given_the_same_candidate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite does not prevent it. Here the other run is first with the second candidate."""
+    optuna = pytest.importorskip("optuna")
+    from torchthin.comparing.evaluating import Work
+
+    url = f"sqlite:///{tmp_path / 'grid.db'}"
+    alone = told(compare(net(), X, GRID[:3]))
+    row, evaluated = Work.row, []
+
+    def raced(self: Work, config: torchthin.PruneConfig) -> Row:
+        evaluated.append(config)
+        found = row(self, config)
+        if len(evaluated) == 2:
+            storage = optuna.storages.RDBStorage(url)
+            (study,) = storage.get_all_studies()
+            (trial,) = storage.get_all_trials(study._study_id, states=(optuna.trial.TrialState.RUNNING,))
+            storage.set_trial_user_attr(trial._trial_id, "row", json.dumps(found.to_dict()))
+            storage.set_trial_state_values(trial._trial_id, optuna.trial.TrialState.COMPLETE, [0.0])
+        return found
+
+    monkeypatch.setattr(Work, "row", raced)
+    assert told(compare(net(), X, GRID[:3], storage=url)) == alone
+    assert evaluated == list(GRID[:3])
+
+
+def test_what_raises_in_a_shared_run_is_not_swallowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("optuna")
+    from torchthin.comparing.evaluating import Work
+
+    def broken(self: Work, config: torchthin.PruneConfig) -> Row:
+        raise InputError("no data here")
+
+    monkeypatch.setattr(Work, "row", broken)
+    with pytest.raises(InputError, match="no data here"):
+        compare(net(), X, GRID[:1], storage=f"sqlite:///{tmp_path / 'grid.db'}")

@@ -38,8 +38,10 @@ def shared(
     """
     with _optuna() as optuna:
         study = _study(optuna, url, mark)
+        taken: list[int] = []
 
         def objective(trial: Any) -> float:
+            taken.append(trial.number)
             key = trial.user_attrs.get(_CANDIDATE)
             if key not in wanted or _taken_before(study, key, trial.number):
                 raise optuna.TrialPruned
@@ -50,7 +52,11 @@ def shared(
         while _waits(optuna, study, wanted):
             if progress is not None:
                 progress(len(_rows(study, wanted)), len(wanted))
-            study.optimize(objective, n_trials=1)
+            try:
+                study.optimize(objective, n_trials=1)
+            except ValueError:
+                if not taken or not _told_by_another(study, taken[-1]):
+                    raise
         rows = _rows(study, wanted)
     if progress is not None:
         progress(len(rows), len(wanted))
@@ -120,6 +126,11 @@ def _taken_before(study: Any, key: str, number: int) -> bool:
         t.number < number and t.user_attrs.get(_CANDIDATE) == key and t.state.name != "FAIL"
         for t in study.get_trials(deepcopy=False)
     )
+
+
+def _told_by_another(study: Any, number: int) -> bool:
+    """Whether a trial that this run could not end has its row: SQLite lets two runs be given the same one, and one is first."""
+    return study.get_trials(deepcopy=False)[number].state.name in ("COMPLETE", "PRUNED")
 
 
 def _rows(study: Any, wanted: Mapping[str, PruneConfig]) -> dict[str, dict[str, Any]]:
