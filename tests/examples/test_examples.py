@@ -14,7 +14,11 @@ import pytest
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 EXAMPLES = ROOT / "examples"
-NEEDS = {"lightning_example": "lightning", "trainer_example": "accelerate"}
+NEEDS = {
+    "lightning_example": "lightning", "trainer_example": "accelerate", "accelerate_example": "accelerate",
+}  # fmt: skip
+TOGETHER = {"two_processes", "accelerate_example"}
+"""Examples of several processes."""
 HELPERS = {"bars"}
 
 
@@ -46,7 +50,7 @@ def test_it_runs_and_keeps_its_accuracy(name: str) -> None:
     if name in NEEDS and importlib.util.find_spec(NEEDS[name]) is None:
         pytest.skip(f"{NEEDS[name]} is not installed")
     script = str(EXAMPLES / f"{name}.py")
-    if name == "two_processes":
+    if name in TOGETHER:
         printed = run("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", script)
         assert "all ranks have the same weights: True" in printed
     elif name in NEEDS:
