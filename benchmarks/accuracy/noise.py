@@ -21,6 +21,8 @@ from torchthin.noise import noise_like
 EPOCHS = 30
 WAYS = {
     "l1": torchthin("l1", everywhere=False, refit=True, noise=True),
+    "group-l2": torchthin("group-l2", everywhere=False, refit=True, noise=True),
+    "group-l2, global": torchthin("group-l2", everywhere=True, refit=True, noise=True, floor=None),
     "reconstruction": torchthin("reconstruction", everywhere=False, refit=True, noise=True),
     "reconstruction, global": torchthin("reconstruction", everywhere=True, refit=True, noise=True),
     "taylor": torchthin("taylor", everywhere=False, refit=True, noise=True),

@@ -36,7 +36,7 @@ def _groups(rows: list[Row]) -> dict[tuple[Any, ...], list[Row]]:
 
 
 def markdown(rows: list[Row]) -> str:
-    """Return one table per network and budget, the best of every column marked."""
+    """Return one table per network and budget, the best of every column marked; of the score among those with all seeds."""
     lines = []
     groups = _groups([row for row in rows if "failed" not in row])
     for network, budget in dict.fromkeys(key[:2] for key in groups):
@@ -51,13 +51,20 @@ def markdown(rows: list[Row]) -> str:
             f"|---|---|---|---|---|---|---|{'---|---|' if trained else ''}---|",
         ]  # fmt: skip
         best = {
-            (data, column): max(_mean(found, column) for key, found in chosen.items() if key[0] == data)
+            (data, column): max(
+                (
+                    _mean(found, column)
+                    for key, found in chosen.items()
+                    if key[0] == data and (column == "tuned" or len(found) == len(dense))
+                ),
+                default=0.0,
+            )
             for data in dict.fromkeys(key[0] for key in chosen)
             for column in ("accuracy", "tuned")
         }
         for (data, tool, criterion), found in sorted(chosen.items(), key=_order):
             cells = _cells(found, "accuracy", best[data, "accuracy"])
-            cells.append(_range(found))
+            cells.append(_range(found, len(dense)))
             cells += _cells(found, "tuned", best[data, "tuned"]) if trained else []
             left = mean(row["macs"] for row in found)
             seconds = mean(row["seconds"] for row in found)
@@ -84,7 +91,10 @@ def _cells(found: list[Row], column: str, best: float) -> list[str]:
     return [f"{mark}{value:.2%}{mark}", f"{mean(row[column] / row['dense'] for row in having):.1%}"]
 
 
-def _range(found: list[Row]) -> str:
+def _range(found: list[Row], seeds: int) -> str:
+    """Return the least and the largest share of dense; which seeds there are, where not all of `seeds` are."""
+    if len(found) < seeds:
+        return f"only seed {', '.join(str(row['seed']) for row in found)}"
     shares = [row["accuracy"] / row["dense"] for row in found]
     return f"{min(shares):.1%} to {max(shares):.1%}" if len(shares) > 1 else ""
 
@@ -113,13 +123,14 @@ def _order(item: tuple[tuple[str, str, str], list[Row]]) -> tuple[int, float]:
 def plot(rows: list[Row], path: Path) -> None:
     """Draw the share of the dense accuracy over the MACs left: the best of each tool, per kind of data.
 
-    Networks with one budget only are left out.
+    Networks with one budget only are left out, and so are scores of ways that were not run with all seeds.
     """
     import matplotlib.pyplot as plt
 
     groups = _groups([row for row in rows if "failed" not in row])
     budgets = {network: {key[1] for key in groups if key[0] == network} for network, *_ in groups}
     networks = [network for network, found in budgets.items() if len(found) > 1]
+    seeds = {(key[0], key[1]): max(len(groups[k]) for k in groups if k[:2] == key[:2]) for key in groups}
     trained = {key[:2] for key, found in groups.items() if any("tuned" in row for row in found)}
     often = all(sum(name == network for name, _ in trained) > 1 for network in networks)
     columns = [
@@ -142,7 +153,7 @@ def plot(rows: list[Row], path: Path) -> None:
                     if key[0] != network or key[3] != tool or (data != "any" and key[2] != data):
                         continue
                     shares = [row[column] / row["dense"] for row in found if column in row]
-                    if shares:
+                    if shares and (column == "tuned" or len(shares) == seeds[key[:2]]):
                         share = mean(shares)
                         points[key[1]] = max(points.get(key[1], 0.0), share)
                 if points:

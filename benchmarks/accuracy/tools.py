@@ -144,13 +144,19 @@ def distiller(*, recalibrate: bool) -> Prune:
 
 
 def torchthin(
-    criterion: str, *, everywhere: bool, refit: bool = False, distil: bool = False, noise: bool = False
+    criterion: str,
+    *,
+    everywhere: bool,
+    refit: bool = False,
+    distil: bool = False,
+    noise: bool = False,
+    floor: float | None = FLOOR,
 ) -> Prune:
     """This package, to a budget of MACs; `refit`: layers refitted from the calibration inputs, `distil`: and trained on them.
 
     `noise`: from noise in their place.
 
-    `everywhere`: scope="global", with at least `FLOOR` of every group.
+    `everywhere`: scope="global", with at least `floor` of every group (None: the package's default, a tenth).
     """
 
     def way(job: Job) -> nn.Module:
@@ -159,7 +165,7 @@ def torchthin(
         result = prune(
             job.dense, job.task.example, method="l1-structured", target_macs=f"{share:.6f}x", thin=True,
             criterion=criterion, data=data, scope="global" if everywhere else "group",
-            keep_at_least=FLOOR if everywhere else None, keep=job.task.keep,
+            keep_at_least=floor if everywhere else None, keep=job.task.keep,
         )  # fmt: skip
         if data is None:
             return result.model

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tools import Way, distiller, torch_pruning, torchthin
+from tools import FLOOR, Way, distiller, torch_pruning, torchthin
 
 WAYS: tuple[Way, ...] = (
     *(
@@ -27,10 +27,19 @@ WAYS: tuple[Way, ...] = (
         for everywhere in (False, True)
     ),
     *(
-        Way("torchthin", f"{name}{', global' if everywhere else ''}, refitted on noise", "none", torchthin(
-            name, everywhere=everywhere, refit=True, noise=True
+        Way("torchthin", f"{name}{', global' if everywhere else ''}", "none", torchthin(
+            name, everywhere=everywhere, floor=None
         ))
-        for name, everywhere in (("l1", False), ("l2", True))
+        for name in ("lamp", "group-l2", "flow")
+        for everywhere in (False, True)
+    ),
+    *(
+        Way("torchthin", f"{name}{', global' if everywhere else ''}, refitted on noise", "none", torchthin(
+            name, everywhere=everywhere, refit=True, noise=True, floor=floor
+        ))
+        for name, everywhere, floor in (
+            ("l1", False, FLOOR), ("l2", True, FLOOR), ("group-l2", False, None), ("group-l2", True, None),
+        )
     ),
     Way("torchthin", "l1, refitted", "inputs", torchthin("l1", everywhere=False, refit=True)),
     Way("torchthin", "reconstruction, refitted", "inputs", torchthin("reconstruction", everywhere=False, refit=True)),
