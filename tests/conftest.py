@@ -6,8 +6,8 @@ os.environ.setdefault(
     "OMP_NUM_THREADS", "1"
 )  # before torch: processes and workers are compared with this one, bit by bit
 
-import pytest  # noqa: E402
-from hypothesis import settings  # noqa: E402
+import pytest
+from hypothesis import settings
 
 settings.register_profile("default", max_examples=100, deadline=None, derandomize=True, database=None)
 settings.register_profile("nightly", max_examples=5000, deadline=None, database=None)

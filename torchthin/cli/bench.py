@@ -61,7 +61,9 @@ def add_bench_arguments(parser: Parser) -> None:
     measuring.add_argument(
         "--warmup", metavar="N", type=int, help="runs of each before that, not measured (default: 5)"
     )
-    measuring.add_argument("--threads", metavar="N", type=int, help="of the CPU (default: as torch chooses)")
+    measuring.add_argument(
+        "--threads", metavar="N", type=int, help="threads of the CPU to use (default: as torch chooses)"
+    )
     measuring.add_argument(
         "--runtimes",
         metavar="NAME",

@@ -50,7 +50,10 @@ def add_chip_arguments(parser: Parser) -> None:
     cost = parser.add_argument_group("chip")
     cost.add_argument("--chip", metavar="NAME", help=f"one of {', '.join(chip_names())}")
     cost.add_argument(
-        "--weight-bits", metavar="BITS", type=int, help="of layers that do not say it themselves (default: 8)"
+        "--weight-bits",
+        metavar="BITS",
+        type=int,
+        help="bits of a weight, 1, 2, 4 or 8, in layers that do not say it themselves (default: 8)",
     )
     add_common_arguments(cost)
 

@@ -21,7 +21,7 @@ from torchthin.cli.judging import (
 from torchthin.cli.options import add_data_argument, add_model_arguments, add_recovery_arguments
 from torchthin.cli.places import refuse_same_files
 from torchthin.cli.shell import Parser
-from torchthin.config import CHANNEL_CRITERIA, METHODS
+from torchthin.config import CHANNEL_CRITERIA, METHODS, WEIGHT_CRITERIA
 from torchthin.errors import ConfigError, TargetMissedError
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class CompareOptions:
 def add_compare_arguments(parser: Parser) -> None:
     """Add the flags of ``compare`` to `parser`."""
     add_model_arguments(parser)
-    add_data_argument(parser)
+    add_data_argument(parser, "the distance, for criteria and for recovery", "noise, for the distance only")
     add_recovery_arguments(parser)
     _add_grid(parser)
     measured = parser.add_argument_group("what is measured")
@@ -87,9 +87,11 @@ def add_compare_arguments(parser: Parser) -> None:
         "--latency",
         metavar="N",
         type=int,
-        help="forward passes of dense and thinned model in turns (default: 0)",
+        help="forward passes of dense and thinned model, in turns, for a median in ms (default: 0, not measured)",
     )
-    measured.add_argument("--chip", metavar="NAME", help=f"count cycles on it: {', '.join(chip_names())}")
+    measured.add_argument(
+        "--chip", metavar="NAME", help=f"count cycles on it: {', '.join(chip_names())} (default: none)"
+    )
     running = parser.add_argument_group("running")
     running.add_argument(
         "--rows",
@@ -100,7 +102,7 @@ def add_compare_arguments(parser: Parser) -> None:
     running.add_argument(
         "--storage",
         metavar="URL",
-        help="database of Optuna, such as sqlite:///grid.db, through which runs of the same command share the grid",
+        help="database of Optuna (extra search), such as sqlite:///grid.db, by which runs of the same command share the grid",
     )
     output = parser.add_argument_group("output")
     output.add_argument("--cost", help=f"what counts as small: {', '.join(COSTS)} (default: macs)")
@@ -108,9 +110,9 @@ def add_compare_arguments(parser: Parser) -> None:
         "--within",
         metavar="SHARE",
         type=float,
-        help="what the smallest model may lose: of the dense metric, or as a distance (default: 0.01)",
+        help="what the smallest model may lose: a share of the dense metric; without --metric, the distance (default: 0.01)",
     )
-    output.add_argument("--plot", metavar="FILE.png", help="draw the rows and the front")
+    output.add_argument("--plot", metavar="FILE.png", help="draw the rows and the front (extra plot)")
     output.add_argument("--json", action="store_true", help="all rows as JSON on stdout, all else on stderr")
     output.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
@@ -124,7 +126,7 @@ def _add_grid(parser: Parser) -> None:
         "--criterion",
         metavar="NAME",
         nargs="+",
-        help=f"of {', '.join(CHANNEL_CRITERIA)} (default: the method's own)",
+        help=f"of {', '.join(CHANNEL_CRITERIA)}; unstructured methods: {', '.join(WEIGHT_CRITERIA)} (default: the method's own)",
     )
     grid.add_argument(
         "--target-sparsity", metavar="SHARE", type=float, nargs="+", help="shares of channels to prune"
@@ -133,7 +135,9 @@ def _add_grid(parser: Parser) -> None:
     grid.add_argument("--target-params", metavar="LIMIT", nargs="+", help="budgets such as 0.4x")
     grid.add_argument("--scope", help="group or global, for all of the grid (default: group)")
     add_weights_arguments(grid)
-    grid.add_argument("--seed", metavar="N", type=int, help="of random numbers (default: 0)")
+    grid.add_argument(
+        "--seed", metavar="N", type=int, help="seed of random numbers that criteria draw (default: 0)"
+    )
 
 
 def compare_options(namespace: argparse.Namespace) -> CompareOptions:

@@ -76,7 +76,12 @@ def add_export_arguments(parser: Parser) -> None:
     writing.add_argument(
         "--dynamic-batch", action="store_true", help="the first axis of every input may have any size"
     )
-    writing.add_argument("--opset", metavar="N", type=int, help="of the ONNX file (default: torch's choice)")
+    writing.add_argument(
+        "--opset",
+        metavar="N",
+        type=int,
+        help="operator set of the ONNX file, such as 18 (default: torch's choice)",
+    )
     writing.add_argument(
         "--fold-batchnorm", action="store_true", help="put BatchNorms into the layers before them"
     )

@@ -51,7 +51,9 @@ def add_metric_argument(parser: argparse._ArgumentGroup) -> None:
 
 def add_weights_arguments(parser: argparse._ArgumentGroup) -> None:
     """Add ``--weights`` and ``--keep`` to a group of flags."""
-    parser.add_argument("--weights", metavar="NAME", nargs="+", help="weights to prune (default: as prune)")
+    parser.add_argument(
+        "--weights", metavar="NAME", nargs="+", help="weights to prune (default: those of prune)"
+    )
     parser.add_argument(
         "--keep", metavar="PATTERN", nargs="+", help="weights to leave whole, such as 'head*'"
     )
@@ -59,4 +61,9 @@ def add_weights_arguments(parser: argparse._ArgumentGroup) -> None:
 
 def add_workers_argument(parser: argparse._ArgumentGroup) -> None:
     """Add ``--workers`` to a group of flags."""
-    parser.add_argument("--workers", metavar="N", type=int, help="processes that evaluate (default: 1)")
+    parser.add_argument(
+        "--workers",
+        metavar="N",
+        type=int,
+        help="processes that evaluate, of one thread each if several (default: 1)",
+    )

@@ -127,27 +127,32 @@ def add_model_arguments(parser: Parser) -> None:
     model.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: cpu)")
 
 
-def add_data_argument(parser: Parser) -> None:
-    """Add the flag that names inputs without labels to `parser`."""
+def add_data_argument(parser: Parser, use: str, default: str) -> None:
+    """Add the flag that names inputs without labels to `parser`; `use` and `default` complete its help."""
     parser.add_argument_group("data").add_argument(
         "--data",
         metavar="SOURCE",
-        help="inputs without labels, for criteria and scans: a .npy or .pt file, a folder of pictures, or module:function "
-        "(the first 256 are taken); without any: noise",
+        help=f"inputs without labels, for {use}: a .npy or .pt file, a folder of pictures, module:function, or noise "
+        f"(default: {default})",
     )
 
 
 def add_recovery_arguments(parser: Parser) -> None:
     """Add the flags that say how a thinned model is recovered from --data to `parser`."""
     recovery = parser.add_argument_group("recovery of a thinned model from --data")
-    recovery.add_argument("--data-limit", metavar="N", type=int, help="inputs to take (default: 256)")
-    for name in ("mean", "std"):
+    recovery.add_argument(
+        "--data-limit",
+        metavar="N",
+        type=int,
+        help="inputs of --data to take: the first, of a folder evenly spread over the names (default: 256)",
+    )
+    for name, use in (("mean", "subtracted from"), ("std", "by which to divide")):
         recovery.add_argument(
             f"--data-{name}",
             metavar="NUMBER",
             type=float,
             nargs="+",
-            help=f"{name} of pictures in 0..1, one number or one for each channel (default: {int(name == 'std')})",
+            help=f"{name}, {use} pictures in 0..1: one number, or one for each channel (default: {int(name == 'std')})",
         )
     recovery.add_argument(
         "--no-recover",
@@ -171,7 +176,7 @@ def add_recovery_arguments(parser: Parser) -> None:
 def add_prune_arguments(parser: Parser) -> None:
     """Add the flags of ``prune`` to `parser`."""
     add_model_arguments(parser)
-    add_data_argument(parser)
+    add_data_argument(parser, "criteria that look at data and for recovery", "none")
     add_recovery_arguments(parser)
     pruning = parser.add_argument_group("pruning")
     pruning.add_argument("--method", help=f"one of {', '.join(METHODS)} (default: {_DEFAULTS.method})")
@@ -206,7 +211,7 @@ def add_prune_arguments(parser: Parser) -> None:
         "(default: the method's own)",
     )
     pruning.add_argument(
-        "--seed", metavar="N", type=int, help="of random numbers that criteria draw (default: 0)"
+        "--seed", metavar="N", type=int, help="seed of random numbers that criteria draw (default: 0)"
     )
     pruning.add_argument(
         "--keep-at-least",

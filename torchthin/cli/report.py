@@ -53,7 +53,9 @@ def add_report_arguments(parser: Parser) -> None:
     add_model_arguments(parser)
     writing = parser.add_argument_group("report")
     writing.add_argument(
-        "--to", metavar="FILE", help="page to write, with its JSON beside it (default: FILE.html)"
+        "--to",
+        metavar="FILE",
+        help="page to write, with its JSON beside it (default: FILE with the ending .html)",
     )
     writing.add_argument("--plots", metavar="FOLDER", help="PNG plots as well (extra plot)")
     writing.add_argument(

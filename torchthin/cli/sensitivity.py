@@ -62,11 +62,15 @@ class SensitivityOptions:
 def add_sensitivity_arguments(parser: Parser) -> None:
     """Add the flags of ``sensitivity`` to `parser`."""
     add_model_arguments(parser)
-    add_data_argument(parser)
+    add_data_argument(parser, "the distance and for criteria, 256 of them", "noise")
     scan = parser.add_argument_group("scan")
     add_metric_argument(scan)
     scan.add_argument(
-        "--ratios", metavar="SHARE", type=float, nargs="+", help="shares of a group (default: 0.1 to 0.9)"
+        "--ratios",
+        metavar="SHARE",
+        type=float,
+        nargs="+",
+        help="shares of a group to cut, between 0 and 1 (default: 0.1 0.2 ... 0.9)",
     )
     scan.add_argument(
         "--criterion",
@@ -75,7 +79,7 @@ def add_sensitivity_arguments(parser: Parser) -> None:
     )
     add_weights_arguments(scan)
     scan.add_argument(
-        "--seed", metavar="N", type=int, help="of random numbers that criteria draw (default: 0)"
+        "--seed", metavar="N", type=int, help="seed of random numbers that criteria draw (default: 0)"
     )
     scan.add_argument(
         "--cache",
