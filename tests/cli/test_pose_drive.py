@@ -194,3 +194,13 @@ def test_a_coco_folder_is_scored_instead(place: Workplace, drive: Path) -> None:
 )
 def test_bad_coco_folders(place: Workplace, drive: Path, arguments: list[str], message: str) -> None:
     place.assert_refused(message, "--source", "student.pth", *arguments, run=lambda *a: run(place, drive, *a))
+
+
+def test_a_pruned_file_is_not_pruned_over(place: Workplace, drive: Path) -> None:
+    (place.path / "out").mkdir()
+    (place.path / "student.pth").rename(place.path / "out" / "best_pruned_50.pth")
+    place.assert_refused(
+        "The file of --out-dir must not be the --source itself. Got out/best_pruned_50.pth for both",
+        "--source", "out/best_pruned_50.pth", "--out-dir", "out",
+        run=lambda *a: run(place, drive, *a),
+    )  # fmt: skip

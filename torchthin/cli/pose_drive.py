@@ -215,6 +215,7 @@ def _prune(
     from torchthin.checkpoints import check_destination, load_into, read_checkpoint
     from torchthin.cli.inputs import usable_device
     from torchthin.cli.outcome import Voice, save
+    from torchthin.cli.places import refuse_same_files
     from torchthin.cli.report_files import check_report, command_line, network_of, write_report
     from torchthin.pipeline.pruning import prune_with
     from torchthin.pose.student import STUDENT_FILE, pose_student
@@ -225,6 +226,10 @@ def _prune(
 
     target = places.out_dir / file_name(config.target_sparsity, config.chip)
     check_destination(target)
+    refuse_same_files(
+        {"--out-dir": str(target), "--report": places.report},
+        {"the --source itself": str(places.source) if places.source else None},
+    )
     _check_synthesis(synthesis, target)
     check_report(places.report, None)
     device = usable_device(device_name)
