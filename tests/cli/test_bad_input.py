@@ -273,7 +273,7 @@ def test_debug_shows_the_traceback(place: Workplace) -> None:
 
 
 def test_an_error_of_ours_is_one_line_too(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
-    def wrong(options: object) -> None:
+    def wrong(*_: object) -> None:
         raise ZeroDivisionError("a\nb\x1b[1m")
 
     monkeypatch.setattr("torchthin.cli.prune._prune", wrong)
@@ -283,7 +283,7 @@ def test_an_error_of_ours_is_one_line_too(place: Workplace, monkeypatch: pytest.
 
 
 def test_ctrl_c_says_in_one_line_how_to_go_on(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(options: object) -> None:
+    def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("torchthin.cli.prune._prune", interrupt)
@@ -300,7 +300,7 @@ def test_ctrl_c_says_in_one_line_how_to_go_on(place: Workplace, monkeypatch: pyt
 def test_ctrl_c_that_some_library_swallowed(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
     """Importing torch does, and leaves numpy half imported: what comes of it is no error inside."""
 
-    def swallow(options: object) -> None:
+    def swallow(*_: object) -> None:
         with contextlib.suppress(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
         raise RecursionError("numpy")
