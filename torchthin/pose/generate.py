@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from torchthin.errors import TorchthinError
 from torchthin.pose.body import load_bodies
 from torchthin.pose.files import save_people
 from torchthin.pose.looks import study
@@ -71,20 +72,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--identities", type=int, default=160, help="different bodies (default: 160)")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args(arguments)
+    if min(_given(options.count, 1), options.identities) < 1:
+        parser.error("--count and --identities must be at least 1.")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        _make(options)
+    except TorchthinError as error:
+        parser.exit(error.exit_code, f"error: {error}\n")
+    return 0
+
+
+def _given(value: int | None, default: int) -> int:
+    return default if value is None else value
+
+
+def _make(options: argparse.Namespace) -> None:
     if options.what == "people":
-        seed = TRAINING_SEED if options.seed is None else options.seed
-        people = make_people(options.count or 14_000, seed, options.identities, options.device)
+        seed = _given(options.seed, TRAINING_SEED)
+        people = make_people(_given(options.count, 14_000), seed, options.identities, options.device)
         save_people(options.out or Path("runs/pose/people.npz"), people)
     elif options.what == "cut-outs":
-        seed = TRAINING_SEED if options.seed is None else options.seed
-        people = make_people(options.count or 192, seed, options.identities, options.device)
+        seed = _given(options.seed, TRAINING_SEED)
+        people = make_people(_given(options.count, 192), seed, options.identities, options.device)
         save_cut_outs(options.out or CUT_OUTS_FILE, people.rgba)
     else:
-        seed = VALIDATION_SEED if options.seed is None else options.seed
-        data = make_validation(options.count or 300, seed, options.identities, options.device)
+        seed = _given(options.seed, VALIDATION_SEED)
+        data = make_validation(_given(options.count, 300), seed, options.identities, options.device)
         save_data(options.out or VALIDATION_FILE, data)
-    return 0
 
 
 if __name__ == "__main__":

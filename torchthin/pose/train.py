@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from torchthin.checkpoints.states import read_state
+from torchthin.errors import TorchthinError
 from torchthin.pose.files import load_people, write_whole
 from torchthin.pose.people import People
 from torchthin.pose.recording import record_score, save_student
@@ -214,12 +215,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         seed=options.seed,
         device=options.device,
     )
-    people = _on(load_people(options.people), config.device)
-    check = make_check(_on(load_people(options.check), config.device), config)
-    Trainer(people, check, options.out, config).run()
-    reached = record_score(options.out / "student.pth", config.device)
-    _log.info("shipped validation set (synthetic): %s", reached)
+    try:
+        _train(config, options.people, options.check, options.out)
+    except TorchthinError as error:
+        parser.exit(error.exit_code, f"error: {error}\n")
     return 0
+
+
+def _train(config: TrainConfig, people_file: Path, check_file: Path, out: Path) -> None:
+    people = _on(load_people(people_file), config.device)
+    check = make_check(_on(load_people(check_file), config.device), config)
+    Trainer(people, check, out, config).run()
+    reached = record_score(out / "student.pth", config.device)
+    _log.info("shipped validation set (synthetic): %s", reached)
 
 
 def _on(people: People, device: str) -> People:
