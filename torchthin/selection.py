@@ -198,8 +198,8 @@ def select_channels(
     In a group of n channels ``floor(s * n)`` go, fewer where equal numbers must go from blocks; at least one
     channel of every group (of every block) stays. With ``scope="global"`` the count is taken of the channels
     of all groups together, scores are compared relative to their group's mean (as they are, if `absolute`),
-    and at least the share `keep_at_least` of every group stays. With `round_to` what stays of every axis that is
-    cut is a multiple of it: channels come back, the best first, where need be all.
+    and at least the share `keep_at_least` of every group stays. With `round_to` what stays of a group's part of
+    every axis that is cut is a multiple of it: channels come back, the best first, where need be all.
 
     groups: channels to decide about; a group without scores is left out. scores: group name -> (channels,).
     previous: keeps of an earlier step; a channel masked there goes first, so that masks only grow.

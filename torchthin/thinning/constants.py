@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from torchthin.computed import layer_of
 from torchthin.labels.propagate import Labels
 from torchthin.labels.registry import Contraction
 from torchthin.labels.rules.normalization import BATCH_NORMS
@@ -107,7 +108,7 @@ def _agreed(places: _Places, constants: Iterable[Constant]) -> tuple[dict[str, F
     for name, wanted in found.items():
         first = wanted[0].constant.delta
         agreed = all(_same(first, fold.constant.delta) for fold in wanted[1:])
-        if agreed and len(wanted) >= places.calls(name):
+        if agreed and len(wanted) >= places.calls(wanted[0]):
             folds[name] = wanted[0]
         else:
             homeless.extend(fold.constant for fold in wanted)
@@ -141,10 +142,18 @@ class _Places:
         contractions = [(op, labels.contractions[op.index]) for op in ops if op.index in labels.contractions]
         origins = [self._origin(bias.value) for op, c in contractions if (bias := _bias(op, c)) is not None]
         self._biases = Counter(origin[0] for origin in origins if origin is not None)
+        self._called = Counter(path for op, c in contractions for path in self._layers(op, c))
 
-    def calls(self, name: str) -> int:
-        """Count how often a tensor is a bias, or read if it is none."""
-        return self._biases[name] or self._reads(name)
+    def _layers(self, op: Op, contraction: Contraction) -> set[str]:
+        """Return the modules whose new bias the op would add: its own, and the one that holds the weight."""
+        origin = self._origin(contraction.weight)
+        return {op.source.module} | (set() if origin is None else {layer_of(origin[0])})
+
+    def calls(self, fold: Fold) -> int:
+        """Count how often a tensor is a bias, or read if it is none; of a new bias, how often its layer is called."""
+        if fold.new:
+            return self._called[layer_of(fold.name)]
+        return self._biases[fold.name] or self._reads(fold.name)
 
     def lasts(self, fold: Fold) -> bool:
         """Whether a checkpoint would hold the tensor that takes a constant."""
@@ -214,9 +223,8 @@ class _Places:
         It is the op's own module, or the one that holds the weight: wrappers such as ai8x's use the weight of a layer
         that they never call. Whether their code looks at the bias is for the trial to find out.
         """
-        origin = self._origin(constant.contraction.weight)
-        paths = [constant.op.source.module, *([] if origin is None else [origin[0].rpartition(".")[0]])]
-        for path in paths:
+        own = constant.op.source.module
+        for path in (own, *(self._layers(constant.op, constant.contraction) - {own})):
             module = self._modules.get(path)
             if isinstance(module, (_ConvNd, nn.Linear)) and module.bias is None:
                 return Fold(f"{path}.bias" if path else "bias", 1, constant, new=True)
