@@ -19,7 +19,7 @@ from torchthin.cli.judging import (
     named_metric,
 )
 from torchthin.cli.options import add_data_argument, add_model_arguments, add_recovery_arguments
-from torchthin.cli.places import refuse_same_files
+from torchthin.cli.places import files_read, refuse_same_files
 from torchthin.cli.shell import Parser
 from torchthin.config import CHANNEL_CRITERIA, METHODS, WEIGHT_CRITERIA
 from torchthin.errors import ConfigError, TargetMissedError
@@ -204,11 +204,7 @@ def _check_output(options: CompareOptions) -> None:
         check_destination(options.plot)
     refuse_same_files(
         {"--plot": options.plot, "--rows": options.rows},
-        {
-            "the checkpoint itself": options.checkpoint,
-            "the model's own": options.model_factory.rpartition(":")[0] or None,
-            "the --data": options.data,
-        },
+        files_read(options.checkpoint, options.model_factory, options.data),
     )
 
 

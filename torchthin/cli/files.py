@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from torchthin.checkpoints import check_destination
 from torchthin.class_file.source import class_source, write_source
-from torchthin.cli.places import refuse_same_files
+from torchthin.cli.places import files_read, refuse_same_files
 from torchthin.cli.report_files import json_twin
 from torchthin.cli.synthesis import ready
 from torchthin.cli.training import write_for_training
@@ -35,9 +35,7 @@ def check_destinations(options: PruneOptions) -> None:
     refuse_same_files(
         outputs,
         {
-            "the checkpoint itself": options.checkpoint,
-            "the model's own": options.model_factory.rpartition(":")[0] or None,
-            "the --data": options.data,
+            **files_read(options.checkpoint, options.model_factory, options.data),
             "the --allocation": options.prune.allocation,
             "the --sensitivity": options.sensitivity,
             "the --synthesis-yaml": options.synthesis_yaml,

@@ -28,6 +28,15 @@ def refuse_same_files(outputs: Mapping[str, str | None], inputs: Mapping[str, st
                 raise ConfigError(f"The files of {flag} and {other} must differ. Got {path} for both.")
 
 
+def files_read(checkpoint: str | None, model_factory: str, data: str | None) -> dict[str, str | None]:
+    """Return what a command reads of a model and its data, as `refuse_same_files` takes it."""
+    return {
+        "the checkpoint itself": checkpoint,
+        "the model's own": model_factory.rpartition(":")[0] or None,
+        "the --data": data,
+    }
+
+
 def _same(path: Path, source: Path) -> bool:
     try:
         return path.samefile(source)

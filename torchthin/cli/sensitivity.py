@@ -131,18 +131,14 @@ def _scan(options: SensitivityOptions) -> Sensitivity:
     from torchthin.cli.inputs import placed, usable_device
     from torchthin.cli.model import load_model
     from torchthin.cli.outcome import Voice
-    from torchthin.cli.places import refuse_same_files
+    from torchthin.cli.places import files_read, refuse_same_files
     from torchthin.where_to_cut import sensitivity
 
     if options.save_to is not None:
         check_destination(options.save_to)
     refuse_same_files(
         {"--save-to": options.save_to, "--cache": options.cache},
-        {
-            "the checkpoint itself": options.checkpoint,
-            "the model's own": options.model_factory.rpartition(":")[0] or None,
-            "the --data": options.data,
-        },
+        files_read(options.checkpoint, options.model_factory, options.data),
     )
     inputs = followed_inputs(options)
     model, _ = load_model(options, Voice())
