@@ -14,14 +14,14 @@ from zoo.case import Inputs, run, tensors, train_step
 
 from torchthin import prune
 from torchthin.config import PruneConfig
-from torchthin.cost import measure
-from torchthin.labels.components import find_groups, producers
-from torchthin.labels.propagate import propagate
-from torchthin.structured import ByImportance
-from torchthin.targets import find_targets
+from torchthin.dependency.components import find_groups, producers
+from torchthin.dependency.propagate import propagate
+from torchthin.graph.cost import measure
+from torchthin.graph.inputs import as_inputs
+from torchthin.selection.selectors import ByImportance
+from torchthin.selection.targets import find_targets
 from torchthin.thinning.build import thin_copy
 from torchthin.thinning.plan import find_plan, trace
-from torchthin.trace.inputs import as_inputs
 
 SHARE = 0.5
 """Share of the channels that go."""

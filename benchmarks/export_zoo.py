@@ -17,7 +17,7 @@ from zoo import Case, cases
 
 import torchthin
 from torchthin.errors import TorchthinError
-from torchthin.export import Exported, export
+from torchthin.io.export import Exported, export
 
 NAMES = (
     "alexnet", "vgg11_bn", "resnet18", "resnet50", "resnext50_32x4d", "wide_resnet50_2", "densenet121",

@@ -18,15 +18,15 @@ import torch
 from torch import Tensor, nn
 
 import torchthin
-from torchthin.export import export
-from torchthin.export.onnx_file import run_onnx
-from torchthin.pose.score import SYNTHETIC, PoseScore, decode, normalise, score_keypoints
-from torchthin.pose.skeleton import LIMBS
-from torchthin.pose.student import load_student
-from torchthin.pose.unlabelled import unlabelled_inputs
-from torchthin.pose.validation import PoseData, load_data
-from torchthin.recovering import recover
-from torchthin.trace.inputs import as_inputs
+from pose_demo.score import SYNTHETIC, PoseScore, decode, normalise, score_keypoints
+from pose_demo.skeleton import LIMBS
+from pose_demo.student import load_student
+from pose_demo.unlabelled import unlabelled_inputs
+from pose_demo.validation import PoseData, load_data
+from torchthin.graph.inputs import as_inputs
+from torchthin.io.export import export
+from torchthin.io.export.onnx_file import run_onnx
+from torchthin.pruning.recover import recover
 
 HEADS = ("heat_out", "paf_out")
 DPI = 120

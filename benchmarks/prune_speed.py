@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from torchthin import METHODS, prune
-from torchthin.pipeline.result import PruneResult
+from torchthin.pruning.result import PruneResult
 
 # (blocks, inner width) of the four stages; a block's output is four times as wide (He et al. 2016, table 1).
 STAGES = ((3, 64), (4, 128), (6, 256), (3, 512))

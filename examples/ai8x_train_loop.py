@@ -14,8 +14,8 @@ from bars import accuracy, batches, pictures
 from torch import Tensor, nn
 
 import torchthin
-from torchthin.ai8x import layers as ai8x
-from torchthin.distiller.schedule import read_schedule
+from torchthin.io.distiller.schedule import read_schedule
+from torchthin.max7800x.ai8x import layers as ai8x
 
 SCHEDULE = """
 version: 1

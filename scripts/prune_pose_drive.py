@@ -1,8 +1,11 @@
 """Prune the pose student, from Google Drive when it is mounted, and score it before and after."""
 
 import sys
+from pathlib import Path
 
-from torchthin.cli.pose_drive import main
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # pose_demo stands beside the package
+
+from pose_demo.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

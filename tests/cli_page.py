@@ -6,8 +6,8 @@ python tests/cli_page.py        writes them anew; look at the difference before 
 import re
 from pathlib import Path
 
+from torchthin.cli.console import Parser
 from torchthin.cli.main import program
-from torchthin.cli.shell import Parser
 
 PAGE = Path(__file__).parents[1] / "docs" / "cli.md"
 _TABLE = re.compile(r"(<!-- flags of: (?P<name>\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)

@@ -6,8 +6,13 @@ os.environ.setdefault(
     "OMP_NUM_THREADS", "1"
 )  # before torch: processes and workers are compared with this one, bit by bit
 
+import sys
+from pathlib import Path
+
 import pytest
+import torch
 from hypothesis import settings
+from workplace import NET, Workplace, trained_state
 
 settings.register_profile("default", max_examples=100, deadline=None, derandomize=True, database=None)
 settings.register_profile("nightly", max_examples=5000, deadline=None, database=None)
@@ -20,3 +25,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="tests/zoo: every model of torchvision and transformers, not only the quick ones (an hour and 16 GB)",
     )
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Workplace:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    (tmp_path / "net.py").write_text(NET)
+    torch.save({"state_dict": trained_state(tmp_path), "epoch": 7, "arch": "tiny"}, tmp_path / "best.pth")
+    return Workplace(tmp_path, capsys)

@@ -18,13 +18,13 @@ from unittest import mock
 
 import torch
 
-from torchthin.cli import pose_drive
+from pose_demo import cli as pose_drive
+from pose_demo import score
 from torchthin.config import METHODS
+from torchthin.dependency import propagate as propagate  # registers the rules
+from torchthin.dependency import registry as rules
 from torchthin.importance import registry as criteria
 from torchthin.importance import scores as scores  # registers the criteria
-from torchthin.labels import propagate as propagate  # registers the rules
-from torchthin.labels import registry as rules
-from torchthin.pose import score
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"

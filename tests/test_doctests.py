@@ -22,4 +22,8 @@ def test_examples(module: str) -> None:
 
 
 def test_there_are_examples() -> None:
-    assert {"torchthin.schedule", "torchthin.selection", "torchthin.pipeline.pruning"} <= set(WITH_EXAMPLES)
+    assert {
+        "torchthin.selection.schedule",
+        "torchthin.selection.channels",
+        "torchthin.pruning.one_shot",
+    } <= set(WITH_EXAMPLES)

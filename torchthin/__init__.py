@@ -9,20 +9,20 @@ from torchthin.config import METHODS, PruneConfig
 from torchthin.errors import InputError, ProofError, TargetMissedError, TorchthinError
 
 if TYPE_CHECKING:
-    from torchthin.comparing.comparison import Comparison
-    from torchthin.comparing.running import compare
-    from torchthin.in_place import Thinned, thin_
-    from torchthin.inspection import inspect
-    from torchthin.pipeline.pruning import prune
-    from torchthin.pipeline.result import PruneResult
-    from torchthin.proof import Proof, verify
-    from torchthin.pruner import Pruner
-    from torchthin.recovering import recover
-    from torchthin.reload import load
+    from torchthin.pruning.comparison.compare import compare
+    from torchthin.pruning.comparison.comparison import Comparison
+    from torchthin.pruning.gradual.pruner import Pruner
+    from torchthin.pruning.in_place import Thinned, thin_
+    from torchthin.pruning.inspection import inspect
+    from torchthin.pruning.load import load
+    from torchthin.pruning.one_shot import prune
+    from torchthin.pruning.recover import recover
+    from torchthin.pruning.result import PruneResult
+    from torchthin.pruning.sensitivity import sensitivity
     from torchthin.report.facts import PruneReport
     from torchthin.report.inspection_facts import Inspection
+    from torchthin.thinning.proof import Proof, verify
     from torchthin.thinning.recipe import Recipe
-    from torchthin.where_to_cut import sensitivity
 
 __all__ = [
     "METHODS",
@@ -51,22 +51,22 @@ __all__ = [
 
 # What needs torch is imported at first use, so that `torchthin --help` answers without it.
 _LAZY = {
-    "Comparison": "torchthin.comparing.comparison",
+    "Comparison": "torchthin.pruning.comparison.comparison",
     "Inspection": "torchthin.report.inspection_facts",
-    "Proof": "torchthin.proof",
+    "Proof": "torchthin.thinning.proof",
     "PruneReport": "torchthin.report.facts",
-    "PruneResult": "torchthin.pipeline.result",
-    "Pruner": "torchthin.pruner",
+    "PruneResult": "torchthin.pruning.result",
+    "Pruner": "torchthin.pruning.gradual.pruner",
     "Recipe": "torchthin.thinning.recipe",
-    "Thinned": "torchthin.in_place",
-    "compare": "torchthin.comparing.running",
-    "inspect": "torchthin.inspection",
-    "load": "torchthin.reload",
-    "prune": "torchthin.pipeline.pruning",
-    "recover": "torchthin.recovering",
-    "sensitivity": "torchthin.where_to_cut",
-    "thin_": "torchthin.in_place",
-    "verify": "torchthin.proof",
+    "Thinned": "torchthin.pruning.in_place",
+    "compare": "torchthin.pruning.comparison.compare",
+    "inspect": "torchthin.pruning.inspection",
+    "load": "torchthin.pruning.load",
+    "prune": "torchthin.pruning.one_shot",
+    "recover": "torchthin.pruning.recover",
+    "sensitivity": "torchthin.pruning.sensitivity",
+    "thin_": "torchthin.pruning.in_place",
+    "verify": "torchthin.thinning.proof",
 }
 
 

@@ -12,9 +12,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from numbers import Integral, Real
 from typing import Any, Literal
 
-from torchthin.chips.goals import Goals, Limit, parse_limit
-from torchthin.chips.table import chip_named, chip_names
 from torchthin.errors import ConfigError, near_matches
+from torchthin.max7800x.cost.table import chip_named, chip_names
 
 Criterion = str
 Schedule = Literal["agp", "one-shot"]
@@ -37,6 +36,38 @@ BACKEND_METHODS = {
     "agp-unstructured": "AutomatedGradualPruner",
 }
 """Methods that Distiller itself can carry out -> its class."""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """At most so much: a number, or a share of what it was."""
+
+    text: str
+    number: float
+    relative: bool
+
+    def of(self, before: int) -> int:
+        """Return the most that is allowed, given what it was."""
+        return int(before * self.number) if self.relative else int(self.number)
+
+
+def parse_limit(name: str, text: str) -> Limit:
+    """Return the limit that `text` stands for: ``0.6x`` (of what it was) or ``450000``.
+
+    Raises:
+        ConfigError: it is neither, or leaves nothing.
+
+    >>> parse_limit("target_cycles", "0.6x").of(745665), parse_limit("target_cycles", "450_000").of(745665)
+    (447399, 450000)
+    """
+    found = re.fullmatch(r"(\d[\d_]*(?:\.\d+)?)(x?)", text.strip())
+    number = float(found[1].replace("_", "")) if found else 0.0
+    relative = bool(found and found[2])
+    if not found or number <= 0 or (relative and number > 1) or (not relative and number != int(number)):
+        raise ConfigError(
+            f"The {name} of prune must be a share such as 0.6x, up to 1x, or a whole number. Got {text!r}."
+        )
+    return Limit(text.strip(), number, relative)
 
 
 @dataclass(frozen=True)
@@ -367,8 +398,10 @@ class PruneConfig:
         return {name: parse_limit(field, text) for name, (field, text) in asked.items() if text is not None}
 
     @property
-    def goals(self) -> Goals:
+    def goals(self) -> Any:
         """What is asked for in the chip's terms."""
+        from torchthin.max7800x.cost.goals import Goals
+
         cycles, words = self.target_cycles, self.target_kernel_words
         return Goals(
             None if cycles is None else parse_limit("target_cycles", cycles),

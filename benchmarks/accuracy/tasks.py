@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from train import accuracy, dense, fit_
 
-from torchthin.pose.score import score_validation
-from torchthin.pose.student import load_student
-from torchthin.pose.unlabelled import SEED, unlabelled_inputs
+from pose_demo.score import score_validation
+from pose_demo.student import load_student
+from pose_demo.unlabelled import SEED, unlabelled_inputs
 
 CALIBRATION = 256
 """Inputs that ways with data may see."""

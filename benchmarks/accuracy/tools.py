@@ -11,8 +11,8 @@ from tasks import Task
 from torch import Tensor, nn
 
 from torchthin import prune, recover
-from torchthin.cost import measure
-from torchthin.trace.inputs import as_inputs
+from torchthin.graph.cost import measure
+from torchthin.graph.inputs import as_inputs
 
 STEPS = 12
 """Halvings in the search for the sparsity that meets a budget of MACs."""

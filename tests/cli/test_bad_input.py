@@ -11,7 +11,7 @@ import pytest
 import torch
 from workplace import ROOT, Outcome, Workplace
 
-from torchthin.checkpoints import writing
+from torchthin.io.checkpoints import write
 
 GOOD = ("--model-factory", "net.py:net", "--checkpoint", "best.pth", "--save-to", "pruned.pth")
 
@@ -202,9 +202,7 @@ def test_an_unwritable_folder(place: Workplace, monkeypatch: pytest.MonkeyPatch)
     def refuse(**where: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(
-        writing.tempfile, "TemporaryFile", refuse
-    )  # a superuser could write to any real folder
+    monkeypatch.setattr(write.tempfile, "TemporaryFile", refuse)  # a superuser could write to any real folder
     place.assert_refused("Permission denied. Choose another place.", *GOOD)
 
 
@@ -222,7 +220,7 @@ def test_a_full_disk_leaves_the_old_file_whole(place: Workplace, monkeypatch: py
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(writing, "_save_torch", half)
+    monkeypatch.setattr(write, "_save_torch", half)
     place.assert_refused("pruned.pth could not be written: No space left on device.", *GOOD)
 
 

@@ -44,7 +44,7 @@ def run(place: Workplace, *arguments: str) -> Outcome:
 
 
 def test_the_pose_student(models: Workplace) -> None:
-    outcome = run(models, "torchthin.pose.student:pose_student", *CHIP, "--input-shape", "1,3,128,128")
+    outcome = run(models, "pose_demo.student:pose_student", *CHIP, "--input-shape", "1,3,128,128")
     assert (outcome.code, outcome.err) == (0, "")
     lines = outcome.out.splitlines()
     assert [line.split()[1] for line in lines[2:17]][:3] == ["conv1", "conv2", "conv3"]

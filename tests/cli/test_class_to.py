@@ -6,8 +6,8 @@ import pytest
 import torch
 from workplace import Workplace
 
-from torchthin.checkpoints import read_checkpoint
-from torchthin.factory import build_model
+from torchthin.io.checkpoints import read_checkpoint
+from torchthin.io.factory import build_model
 
 CHAIN = """
 from torch import nn

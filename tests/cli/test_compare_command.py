@@ -178,7 +178,9 @@ def test_what_a_dead_run_had_is_given_out_again(place: Workplace, monkeypatch: p
     import optuna
 
     arguments = ("compare", *MODEL, "--target-sparsity", "0.5", "--storage", "sqlite:///grid.db", "--json")
-    hangs = "import time; from torchthin.comparing import storage, evaluating; storage.HEARTBEAT = 1; "
+    hangs = (
+        "import time; from torchthin.pruning.comparison import storage, evaluating; storage.HEARTBEAT = 1; "
+    )
     hangs += "evaluating.Work.row = lambda self, config: time.sleep(600); "
     with subprocess.Popen(
         [sys.executable, "-c", hangs + CODE, *arguments], cwd=place.path, env=ENV, stderr=subprocess.PIPE
@@ -189,7 +191,7 @@ def test_what_a_dead_run_had_is_given_out_again(place: Workplace, monkeypatch: p
     early = json.loads(place.run(*arguments, main=main).out)
     assert early["rows"] == []
     assert "1 of 1 candidates are still with other runs" in early["notes"][-1]
-    monkeypatch.setattr("torchthin.comparing.storage.HEARTBEAT", 1)
+    monkeypatch.setattr("torchthin.pruning.comparison.storage.HEARTBEAT", 1)
     time.sleep(3.5)
     late = json.loads(place.run(*arguments, main=main).out)
     assert len(late["rows"]) == 1

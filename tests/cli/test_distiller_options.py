@@ -8,7 +8,7 @@ import torch
 from workplace import Workplace
 
 import torchthin
-from torchthin.factory import build_model
+from torchthin.io.factory import build_model
 
 MODEL = ("--model-factory", "net.py:net", "--checkpoint", "best.pth")
 SCHEDULE = """

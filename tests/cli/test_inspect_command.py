@@ -12,7 +12,7 @@ from workplace import Outcome, Workplace
 
 import torchthin
 from torchthin.cli.main import main
-from torchthin.factory import build_model
+from torchthin.io.factory import build_model
 
 MODELS = """
 import torch

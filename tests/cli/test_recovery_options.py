@@ -12,7 +12,7 @@ import torch
 from workplace import SCRIPT, Workplace
 
 from torchthin import load
-from torchthin.factory import build_model
+from torchthin.io.factory import build_model
 
 MODEL = ("--model-factory", "net.py:net", "--input-shape", "1,3,12,12")
 THIN = (*MODEL, "--thin", "--save-to", "small.pth")

@@ -7,7 +7,7 @@ import torch
 import yaml
 from workplace import Outcome, Workplace
 
-from torchthin.cli import pose_drive
+from pose_demo import cli as pose_drive
 
 MODEL = ("--model-factory", "net.py:net", "--checkpoint", "best.pth", "--input-shape", "1,3,16,16")
 LARGE = """
@@ -48,7 +48,7 @@ def test_a_thinned_model_is_written(place: Workplace) -> None:
 def test_the_pose_student_is_written_for_the_chip_by_default(
     place: Workplace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from torchthin.pose import score
+    from pose_demo import score
 
     monkeypatch.setattr(
         score, "score_validation", lambda model, device: score.PoseScore(0.0, 0.0, 0.0, 0, 0, "nothing")

@@ -13,7 +13,7 @@ import torch
 from workplace import NET, ROOT, Workplace, trained_state
 
 import torchthin
-from torchthin.factory import build_model
+from torchthin.io.factory import build_model
 
 TRAINING = """
 import os, signal

@@ -10,8 +10,8 @@ import torch
 from workplace import Workplace
 
 import torchthin
-from torchthin.checkpoints import read_checkpoint
-from torchthin.factory import build_model
+from torchthin.io.checkpoints import read_checkpoint
+from torchthin.io.factory import build_model
 
 Recipe = namedtuple("Recipe", ["modules", "parameters"])
 MODEL = ("--model-factory", "net.py:net", "--checkpoint", "good.pth", "--input-shape", "1,3,8,8")

@@ -20,7 +20,7 @@ def pruned(place: Workplace) -> Workplace:
     import sys
 
     sys.path.insert(0, str(place.path))
-    from torchthin.factory import build_model
+    from torchthin.io.factory import build_model
 
     torch.save(build_model("net.py:net").state_dict(), "dense.pth")
     for name, more in (("masked", ()), ("thin", ("--thin",))):

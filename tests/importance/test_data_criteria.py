@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 import torchthin
+from torchthin.dependency.components import find_groups, producers
+from torchthin.dependency.propagate import propagate
 from torchthin.errors import InputError
-from torchthin.importance.measuring import Measure
+from torchthin.graph.inputs import as_inputs
 from torchthin.importance.scores import ranked
-from torchthin.labels.components import find_groups, producers
-from torchthin.labels.propagate import propagate
+from torchthin.importance.statistics import Measure
 from torchthin.thinning.plan import trace
-from torchthin.trace.inputs import as_inputs
 
 X = torch.randn(4, 3, 6, 6, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
 

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import torchthin
+from torchthin.dependency.components import find_groups, producers
+from torchthin.dependency.propagate import propagate
 from torchthin.errors import InputError
+from torchthin.graph.inputs import as_inputs
 from torchthin.importance.filters import lamp_scores
 from torchthin.importance.scores import Ranking, ranked
-from torchthin.labels.components import find_groups, producers
-from torchthin.labels.propagate import propagate
 from torchthin.thinning.plan import trace
-from torchthin.trace.inputs import as_inputs
 
 IMAGES = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(2))
 

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from torchthin import InputError, Pruner
-from torchthin.integrations.rhythm import checked
+from torchthin.integrations.interval import checked
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

@@ -10,7 +10,7 @@ from torch import nn
 
 from torchthin import PruneResult, prune, recover
 from torchthin.errors import CheckpointError, ConfigError
-from torchthin.recovery import distill
+from torchthin.recovery import distillation as distill
 
 
 def task() -> tuple[nn.Module, PruneResult, torch.Tensor]:

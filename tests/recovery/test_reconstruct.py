@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pose_demo.student import pose_student
 from torchthin import PruneResult, prune, recover
-from torchthin.ai8x.base import initiate_qat
 from torchthin.errors import ConfigError, InputError
-from torchthin.pose.student import pose_student
+from torchthin.max7800x.ai8x.base import initiate_qat
 from torchthin.recovery.batchnorm import recalibrate_
 
 
@@ -148,7 +148,7 @@ def test_statistics_are_exact_and_flags_stay() -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, momentum=0.3), nn.ReLU(), nn.BatchNorm2d(4))
     net[0].eval()
     data = torch.randn(16, 3, 6, 6)
-    from torchthin.trace.inputs import as_inputs
+    from torchthin.graph.inputs import as_inputs
 
     assert recalibrate_(net, as_inputs(data)) == 2
     with torch.no_grad():

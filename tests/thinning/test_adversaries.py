@@ -12,7 +12,7 @@ from models import lively
 from torch import Tensor, nn
 
 from torchthin import prune
-from torchthin.masks import apply_masks_
+from torchthin.selection.masks import apply_masks_
 
 EXACT = 1e-9
 

@@ -7,11 +7,11 @@ from models import image, lively
 from torch import Tensor, nn
 
 import torchthin
-from torchthin.labels.propagate import propagate
-from torchthin.thinning.fingerprints import run
+from torchthin.dependency.propagate import propagate
+from torchthin.graph.inputs import as_inputs
+from torchthin.graph.op_counter import CountingMode
+from torchthin.thinning.divergence import run
 from torchthin.thinning.plan import trace
-from torchthin.trace.counting import CountingMode
-from torchthin.trace.inputs import as_inputs
 
 
 class ChannelsLast(nn.Module):

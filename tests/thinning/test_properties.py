@@ -23,17 +23,17 @@ from snapshot import Snapshot
 from torch import Tensor, nn
 
 from torchthin import Recipe
-from torchthin.computed import computed_weights
+from torchthin.dependency.components import Grouping, producers
+from torchthin.dependency.propagate import Labels
 from torchthin.errors import InputError
-from torchthin.labels.components import Grouping, producers
-from torchthin.labels.propagate import Labels
-from torchthin.masks import apply_masks_
-from torchthin.selection import prune_count, select_channels
-from torchthin.structured import makers, masks_of
+from torchthin.graph.inputs import as_inputs
+from torchthin.graph.parametrized import computed_weights
+from torchthin.selection.channels import prune_count, select_channels
+from torchthin.selection.decision import Decision
+from torchthin.selection.masks import apply_masks_
+from torchthin.selection.selectors import makers, masks_of
 from torchthin.thinning.apply import apply_
 from torchthin.thinning.plan import Plan, find_plan, folded_values, inexact_layers
-from torchthin.thinning.search import Decision
-from torchthin.trace.inputs import as_inputs
 
 EXACT = 1e-9
 Keep = npt.NDArray[np.bool_]

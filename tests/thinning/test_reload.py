@@ -12,9 +12,9 @@ from snapshot import Snapshot
 from torch import nn
 
 import torchthin
-from torchthin.checkpoints import read_checkpoint
 from torchthin.cli.main import main
 from torchthin.errors import CheckpointError, InputError
+from torchthin.io.checkpoints import read_checkpoint
 
 FACTORY = """
 import sys

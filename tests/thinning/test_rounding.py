@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 import torchthin
 from torchthin import PruneConfig, Pruner
+from torchthin.dependency.components import find_groups
+from torchthin.dependency.groups import Group, IntArray, Member, uncoupled
+from torchthin.dependency.propagate import propagate
 from torchthin.errors import ConfigError
-from torchthin.groups import Group, IntArray, Member, uncoupled
-from torchthin.labels.components import find_groups
-from torchthin.labels.propagate import propagate
-from torchthin.selection import prune_count, rounded_count, select_channels
+from torchthin.graph.inputs import as_inputs
+from torchthin.selection.channels import prune_count, rounded_count, select_channels
 from torchthin.thinning.plan import trace
-from torchthin.trace.inputs import as_inputs
 
 TARGETS = st.floats(0, 1, exclude_max=True)
 

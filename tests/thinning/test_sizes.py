@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 import torchthin
 from torchthin.config import PruneConfig
-from torchthin.structured import ByImportance
-from torchthin.targets import find_targets
+from torchthin.graph.inputs import as_inputs
+from torchthin.graph.size_uses import SizeUse, read_sizes
+from torchthin.selection.selectors import ByImportance
+from torchthin.selection.targets import find_targets
 from torchthin.thinning.plan import Plan, find_plan, trace
-from torchthin.trace.inputs import as_inputs
-from torchthin.trace.sizes import SizeUse, read_sizes
 
 
 class Attention(nn.Module):

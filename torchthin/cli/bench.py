@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from torchthin.cli.shell import Parser
-from torchthin.cli.subject import (
+from torchthin.cli.console import Parser
+from torchthin.cli.model_args import (
     add_common_arguments,
     add_subject_arguments,
     given_options,
@@ -19,7 +19,7 @@ from torchthin.cli.subject import (
 from torchthin.errors import ConfigError
 
 if TYPE_CHECKING:
-    from torchthin.bench import BenchResult
+    from torchthin.evaluation.bench import BenchResult
 
 DESCRIPTION = "Measure latency, memory and file sizes of the dense and the thinned model, in turns."
 EXAMPLE = """\
@@ -94,7 +94,7 @@ def run(options: BenchOptions) -> int:
 
 
 def _bench(options: BenchOptions) -> BenchResult:
-    from torchthin.bench import bench
+    from torchthin.evaluation.bench import bench
 
     inputs = needed_inputs(options)
     thinned = loaded(options, options.device)

@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from torchthin.chips.table import chip_named, chip_names
-from torchthin.cli.shell import Parser
-from torchthin.cli.subject import (
+from torchthin.cli.console import Parser
+from torchthin.cli.model_args import (
     add_common_arguments,
     add_subject_arguments,
     given_options,
@@ -18,9 +17,10 @@ from torchthin.cli.subject import (
     tell,
 )
 from torchthin.errors import ConfigError, TargetMissedError
+from torchthin.max7800x.cost.table import chip_named, chip_names
 
 if TYPE_CHECKING:
-    from torchthin.report.chip_facts import ChipReport
+    from torchthin.max7800x.report import ChipReport
 
 DESCRIPTION = "Show what a model costs on a chip: kernel memory, data memory and cycles, and whether it fits."
 EXAMPLE = """\
@@ -86,7 +86,7 @@ def run(options: ChipOptions) -> int:
 
 
 def _report(options: ChipOptions) -> ChipReport:
-    from torchthin.chipcost import chip_cost
+    from torchthin.max7800x.chip_cost import chip_cost
 
     inputs = needed_inputs(options)
     return chip_cost(loaded(options, options.device), inputs, options.chip, options.weight_bits)

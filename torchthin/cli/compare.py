@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torchthin.chips.table import chip_names
-from torchthin.cli.given import flags_with_model, followed_inputs, talk_aside
-from torchthin.cli.judging import (
+from torchthin.cli.console import Parser
+from torchthin.cli.flags import flags_with_model, followed_inputs, talk_aside
+from torchthin.cli.metric import (
     add_metric_argument,
     add_weights_arguments,
     add_workers_argument,
@@ -19,13 +19,13 @@ from torchthin.cli.judging import (
     named_metric,
 )
 from torchthin.cli.options import add_data_argument, add_model_arguments, add_recovery_arguments
-from torchthin.cli.places import files_read, refuse_same_files
-from torchthin.cli.shell import Parser
+from torchthin.cli.paths import files_read, refuse_same_files
 from torchthin.config import CHANNEL_CRITERIA, METHODS, WEIGHT_CRITERIA
 from torchthin.errors import ConfigError, TargetMissedError
+from torchthin.max7800x.cost.table import chip_names
 
 if TYPE_CHECKING:
-    from torchthin.comparing.comparison import Comparison
+    from torchthin.pruning.comparison.comparison import Comparison
 
 DESCRIPTION = "Cut a model in many ways, measure each, and show which are worth having."
 EXAMPLE = """\
@@ -155,7 +155,7 @@ def run(options: CompareOptions) -> int:
     Raises:
         TargetMissedError: no candidate could be made (exit code 3).
     """
-    from torchthin.comparing.text import comparison_text
+    from torchthin.pruning.comparison.text import comparison_text
 
     with talk_aside(options.json):
         found = _compared(options)
@@ -175,8 +175,8 @@ def run(options: CompareOptions) -> int:
 
 
 def _draw(found: Comparison, path: Path, cost: str) -> None:
-    from torchthin.checkpoints.whole import write_whole
-    from torchthin.comparing.plot import draw
+    from torchthin.io.checkpoints.atomic import write_whole
+    from torchthin.pruning.comparison.plot import draw
 
     try:
         write_whole(path, lambda temporary: draw(found, temporary, cost))
@@ -186,7 +186,7 @@ def _draw(found: Comparison, path: Path, cost: str) -> None:
 
 def _check_output(options: CompareOptions) -> None:
     """Raise what is wrong with the output before anything is evaluated."""
-    from torchthin.comparing.comparison import check_cost, check_within
+    from torchthin.pruning.comparison.comparison import check_cost, check_within
 
     check_cost(options.cost)
     check_within(options.within)
@@ -195,7 +195,7 @@ def _check_output(options: CompareOptions) -> None:
     if not given:
         raise ConfigError(f"The cost {options.cost} needs {flag}.")
     if options.plot is not None:
-        from torchthin.checkpoints import check_destination
+        from torchthin.io.checkpoints import check_destination
         from torchthin.report.plots import check_plots
 
         check_plots()
@@ -213,8 +213,8 @@ def _compared(options: CompareOptions) -> Comparison:
     from torchthin.cli.model import load_model
     from torchthin.cli.outcome import Voice
     from torchthin.cli.recovery import calibrated
-    from torchthin.comparing.grid import grid
-    from torchthin.comparing.running import compare
+    from torchthin.pruning.comparison.compare import compare
+    from torchthin.pruning.comparison.grid import grid
 
     _check_output(options)
     candidates = grid(

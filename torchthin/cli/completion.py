@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from torchthin.cli.shell import Parser
+from torchthin.cli.console import Parser
 from torchthin.errors import ConfigError
 
 SHELLS = ("bash", "zsh", "fish")

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torchthin.cli.shell import Parser
-from torchthin.cli.subject import (
+from torchthin.cli.console import Parser
+from torchthin.cli.model_args import (
     add_common_arguments,
     add_subject_arguments,
     given_options,
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from torchthin.export import Exported
+    from torchthin.io.export import Exported
 
 DESCRIPTION = "Write a (thinned) model as .pt2 or ONNX, run the file, and keep it only if it agrees."
 EXAMPLE = """\
@@ -112,8 +112,8 @@ def run(options: ExportOptions) -> int:
 
 
 def _export(options: ExportOptions) -> Files:
-    from torchthin.checkpoints import check_destination
-    from torchthin.cli.places import refuse_same_files
+    from torchthin.cli.paths import refuse_same_files
+    from torchthin.io.checkpoints import check_destination
 
     for path in options.to:
         check_destination(path)
@@ -127,7 +127,7 @@ def _export(options: ExportOptions) -> Files:
 
 
 def _one(options: ExportOptions, path: Path, model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Exported:
-    from torchthin.export import export
+    from torchthin.io.export import export
 
     return export(
         model,

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from torchthin.checkpoints import check_destination
-from torchthin.class_file.source import class_source, write_source
-from torchthin.cli.places import files_read, refuse_same_files
+from torchthin.cli.paths import files_read, refuse_same_files
 from torchthin.cli.report_files import json_twin
 from torchthin.cli.synthesis import ready
-from torchthin.cli.training import write_for_training
+from torchthin.cli.training_file import write_for_training
 from torchthin.errors import ConfigError
-from torchthin.trace.inputs import own_example
+from torchthin.graph.inputs import own_example
+from torchthin.io.checkpoints import check_destination
+from torchthin.max7800x.class_file.source import class_source, write_source
 
 if TYPE_CHECKING:
-    from torchthin.checkpoints import Checkpoint
     from torchthin.cli.options import PruneOptions
     from torchthin.cli.outcome import Voice
-    from torchthin.pipeline.result import PruneResult
+    from torchthin.io.checkpoints import Checkpoint
+    from torchthin.pruning.result import PruneResult
 
 
 def check_destinations(options: PruneOptions) -> None:

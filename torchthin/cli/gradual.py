@@ -16,8 +16,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from torchthin.calibration import Calibration
-from torchthin.checkpoints.states import read_state, write_state
 from torchthin.cli.options import PruneOptions
 from torchthin.cli.outcome import Voice
 from torchthin.errors import (
@@ -29,10 +27,12 @@ from torchthin.errors import (
     TrainingError,
     one_line,
 )
-from torchthin.factory import named_function, told
-from torchthin.gradual.randomness import random_states, seed_all_, set_random_states_
-from torchthin.pipeline.result import PruneResult
-from torchthin.pruner import Pruner
+from torchthin.io.calibration import Calibration
+from torchthin.io.checkpoints.states import read_state, write_state
+from torchthin.io.factory import named_function, told
+from torchthin.pruning.gradual.pruner import Pruner
+from torchthin.pruning.gradual.random_state import random_states, seed_all_, set_random_states_
+from torchthin.pruning.result import PruneResult
 
 SEED = 0
 _FIXED = ("model_factory", "factory_args", "checkpoint", "train", "optimizer", "data")

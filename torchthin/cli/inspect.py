@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from torchthin.cli.given import flags_with_model, followed_inputs, talk_aside
+from torchthin.cli.console import Parser
+from torchthin.cli.flags import flags_with_model, followed_inputs, talk_aside
 from torchthin.cli.options import add_model_arguments
-from torchthin.cli.shell import Parser
 from torchthin.errors import TargetMissedError
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def _inspect(options: InspectOptions) -> Inspection:
     from torchthin.cli.inputs import placed, usable_device
     from torchthin.cli.model import load_model
     from torchthin.cli.outcome import Voice
-    from torchthin.inspection import inspect
+    from torchthin.pruning.inspection import inspect
 
     inputs = followed_inputs(options)
     model, _ = load_model(options, Voice())

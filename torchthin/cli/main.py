@@ -20,8 +20,8 @@ from torchthin.cli import (
     sensitivity,
     verify,
 )
-from torchthin.cli.shell import Parser, run_command
-from torchthin.release import version
+from torchthin.cli.console import Parser, run_command
+from torchthin.report.version import version
 
 _EXAMPLE = """\
 example:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
-from torchthin.checkpoints import Checkpoint, load_into, read_checkpoint
-from torchthin.factory import build_model
-from torchthin.reload import shrink_to_, with_recipe
+from torchthin.io.checkpoints import Checkpoint, load_into, read_checkpoint
+from torchthin.io.factory import build_model
+from torchthin.pruning.load import shrink_to_, with_recipe
 
 if TYPE_CHECKING:
     from torch import nn

@@ -9,10 +9,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from torchthin.chips.table import chip_names
-from torchthin.cli.shell import Parser
+from torchthin.cli.console import Parser
 from torchthin.config import CHANNEL_CRITERIA, METHODS, WEIGHT_CRITERIA, PruneConfig
 from torchthin.errors import ConfigError, near_matches
+from torchthin.max7800x.cost.table import chip_names
 
 EXAMPLE = """\
 example:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torchthin.saving import save_pruned
+from torchthin.pruning.save import save_pruned
 
 if TYPE_CHECKING:
-    from torchthin.checkpoints import Checkpoint
     from torchthin.config import PruneConfig
-    from torchthin.pipeline.result import PruneResult
+    from torchthin.io.checkpoints import Checkpoint
+    from torchthin.pruning.result import PruneResult
     from torchthin.thinning.recipe import Recipe
 
 
@@ -65,7 +65,7 @@ def save(
 
 def whole_recipe(thinned: PruneResult | None, checkpoint: Checkpoint | None) -> Recipe | None:
     """Return what leads from the user's full-size class to the result: a thinned source carries the first part."""
-    from torchthin.reload import stored_recipe
+    from torchthin.pruning.load import stored_recipe
 
     earlier = stored_recipe(checkpoint) if checkpoint else None
     recipe = thinned.recipe if thinned else None

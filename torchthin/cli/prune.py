@@ -9,10 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torchthin.cli.given import talk_aside
+from torchthin.cli.console import Parser, run_command
+from torchthin.cli.flags import talk_aside
 from torchthin.cli.options import EXAMPLE, RUN_TYPES, PruneOptions, add_prune_arguments, prune_options
 from torchthin.cli.processes import joined_processes
-from torchthin.cli.shell import Parser, run_command
 from torchthin.errors import ConfigError, TargetMissedError
 
 DESCRIPTION = (
@@ -60,7 +60,7 @@ def _prune(options: PruneOptions, rank: int) -> dict[str, Any]:
         write_report,
     )
     from torchthin.cli.synthesis import check_synthesis
-    from torchthin.pipeline.pruning import prune_with
+    from torchthin.pruning.one_shot import prune_with
     from torchthin.report.record import run_record
 
     check_destinations(options)
@@ -142,8 +142,8 @@ def refuse_missed_target(facts: Mapping[str, Any]) -> None:
 
 def _list_weights(options: PruneOptions) -> dict[str, Any]:
     """Print the weights that would be pruned, one to a line with its shape; return the same as JSON types."""
-    from torchthin.factory import build_model
-    from torchthin.targets import find_targets
+    from torchthin.io.factory import build_model
+    from torchthin.selection.targets import find_targets
 
     model = build_model(options.model_factory, options.factory_args)
     how = options.prune

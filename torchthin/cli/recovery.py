@@ -14,9 +14,9 @@ from torchthin.errors import ConfigError
 if TYPE_CHECKING:
     from torch import nn
 
-    from torchthin.calibration import Calibration
-    from torchthin.pipeline.result import PruneResult
-    from torchthin.recovery.distill import Progress
+    from torchthin.io.calibration import Calibration
+    from torchthin.pruning.result import PruneResult
+    from torchthin.recovery.distillation import Progress
 
 
 class DataOptions(Protocol):
@@ -50,7 +50,7 @@ def check_recovery(options: PruneOptions) -> None:
         raise ConfigError(
             "The option --recover-epochs needs --thin and --data, and neither --no-recover nor --train."
         )
-    from torchthin.recovery.distill import Distillation
+    from torchthin.recovery.distillation import Distillation
 
     Distillation(options.recover_epochs, outputs=options.recover_outputs)  # raises what is wrong with them
 
@@ -63,8 +63,8 @@ def calibrated(options: DataOptions, model: nn.Module, inputs: Any) -> Calibrati
     """
     if options.data is None:
         return None
-    from torchthin.calibration import Pixels, calibration
-    from torchthin.trace.inputs import as_inputs, own_example
+    from torchthin.graph.inputs import as_inputs, own_example
+    from torchthin.io.calibration import Pixels, calibration
 
     example = own_example(model) if inputs is None else inputs
     if example is None:
@@ -84,8 +84,8 @@ def recovered(
     model: nn.Module, result: PruneResult, inputs: Any, options: PruneOptions, *, quiet: bool
 ) -> PruneResult:
     """Recover the thinned model; with a progress bar on a terminal."""
-    from torchthin.recovering import recover
-    from torchthin.trace.inputs import own_example
+    from torchthin.graph.inputs import own_example
+    from torchthin.pruning.recover import recover
 
     with progress_bar("Recovering", quiet=quiet) as progress:
         return recover(

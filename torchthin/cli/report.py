@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torchthin.cli.given import given_flags, talk_aside
+from torchthin.cli.console import Parser
+from torchthin.cli.flags import given_flags, talk_aside
+from torchthin.cli.model_args import add_common_arguments
 from torchthin.cli.options import add_model_arguments
 from torchthin.cli.report_files import check_report, network_of, sensitivity_from, write_report
-from torchthin.cli.shell import Parser
-from torchthin.cli.subject import add_common_arguments
 from torchthin.errors import ConfigError
 
 DESCRIPTION = (
@@ -99,7 +99,7 @@ def run(options: ReportOptions) -> int:
 
 
 def _record(source: Path) -> dict[str, Any]:
-    from torchthin.checkpoints import read_checkpoint
+    from torchthin.io.checkpoints import read_checkpoint
     from torchthin.report.record import read_record, run_record
 
     if source.suffix == ".json":
@@ -114,8 +114,8 @@ def _network(options: ReportOptions, report: Mapping[str, Any]) -> dict[str, Any
     """Draw the full-size class, if it was named, and is what was pruned."""
     if options.model_factory is None:
         return None
-    from torchthin.cli.subject import needed_inputs
-    from torchthin.factory import build_model
+    from torchthin.cli.model_args import needed_inputs
+    from torchthin.io.factory import build_model
 
     inputs = needed_inputs(options)
     model = build_model(options.model_factory, options.factory_args)

@@ -19,7 +19,7 @@ def check_report(report: str | None, plots: str | None) -> None:
         ConfigError: the page does not end in .html.
         InputError: a place cannot be written to, or a package is missing.
     """
-    from torchthin.checkpoints import check_destination
+    from torchthin.io.checkpoints import check_destination
     from torchthin.report.plots import check_plots
 
     if report is not None:
@@ -39,7 +39,7 @@ def json_twin(report: str) -> Path:
 
 def network_of(model: Any, inputs: Any) -> dict[str, Any] | None:
     """Return the layers and groups of a model for the diagram; None without inputs to follow channels with."""
-    from torchthin.overview import overview
+    from torchthin.pruning.overview import overview
 
     return None if inputs is None else overview(model, inputs).to_dict()
 
@@ -52,7 +52,7 @@ def sensitivity_from(path: str | None) -> dict[str, Any] | None:
     """
     if path is None or path == "auto":
         return None
-    from torchthin.scan.table import read_table
+    from torchthin.selection.sensitivity_table import read_table
 
     return read_table(path).to_dict()
 
@@ -84,7 +84,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def _whole(path: Path, write: Any) -> None:
-    from torchthin.checkpoints.whole import write_whole
+    from torchthin.io.checkpoints.atomic import write_whole
 
     try:
         write_whole(path, write)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from torchthin.config import PruneConfig
-from torchthin.distiller.schedule import read_schedule
+from torchthin.io.distiller.schedule import read_schedule
 
 _TAKEN = ("method", "target_sparsity", "agp_steps", "weights", "criterion", "compat")
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torchthin.cli.given import flags_with_model, followed_inputs, talk_aside
-from torchthin.cli.judging import (
+from torchthin.cli.console import Parser
+from torchthin.cli.flags import flags_with_model, followed_inputs, talk_aside
+from torchthin.cli.metric import (
     add_metric_argument,
     add_weights_arguments,
     add_workers_argument,
@@ -18,12 +19,11 @@ from torchthin.cli.judging import (
     named_metric,
 )
 from torchthin.cli.options import add_data_argument, add_model_arguments
-from torchthin.cli.shell import Parser
 from torchthin.config import CHANNEL_CRITERIA
 from torchthin.errors import ConfigError
 
 if TYPE_CHECKING:
-    from torchthin.scan.table import Sensitivity
+    from torchthin.selection.sensitivity_table import Sensitivity
 
 DESCRIPTION = (
     "Measure what every group of channels costs at several ratios; prune --allocation spreads a budget by it."
@@ -117,7 +117,7 @@ def run(options: SensitivityOptions) -> int:
 
 
 def _save(path: Path, table: Sensitivity) -> None:
-    from torchthin.checkpoints.whole import write_whole
+    from torchthin.io.checkpoints.atomic import write_whole
 
     text = json.dumps(table.to_dict(), indent=2) + "\n"
     try:
@@ -127,12 +127,12 @@ def _save(path: Path, table: Sensitivity) -> None:
 
 
 def _scan(options: SensitivityOptions) -> Sensitivity:
-    from torchthin.checkpoints import check_destination
     from torchthin.cli.inputs import placed, usable_device
     from torchthin.cli.model import load_model
     from torchthin.cli.outcome import Voice
-    from torchthin.cli.places import files_read, refuse_same_files
-    from torchthin.where_to_cut import sensitivity
+    from torchthin.cli.paths import files_read, refuse_same_files
+    from torchthin.io.checkpoints import check_destination
+    from torchthin.pruning.sensitivity import sensitivity
 
     if options.save_to is not None:
         check_destination(options.save_to)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from torchthin.errors import ConfigError
 
 if TYPE_CHECKING:
-    from torchthin.checkpoints import Checkpoint
     from torchthin.cli.options import PruneOptions
-    from torchthin.pipeline.result import PruneResult
-    from torchthin.synthesis import Synthesis
+    from torchthin.io.checkpoints import Checkpoint
+    from torchthin.max7800x.synthesis import Synthesis
+    from torchthin.pruning.result import PruneResult
 
 DEFAULT_CHIP = "MAX78000"
 
@@ -25,9 +25,9 @@ def check_synthesis(options: PruneOptions) -> None:
                     f"The --{flag.replace('_', '-')} needs --synthesis-to FOLDER, where to write."
                 )
         return
-    from torchthin.chips.table import chip_named
-    from torchthin.synthesis.corrected import stated
-    from torchthin.synthesis.files import files_of
+    from torchthin.max7800x.cost.table import chip_named
+    from torchthin.max7800x.synthesis.corrected import stated
+    from torchthin.max7800x.synthesis.files import files_of
 
     if not options.input_shape and options.dataset is None:
         raise ConfigError(
@@ -50,7 +50,7 @@ def ready(
     """Return the files, checked and not yet written; None when none were asked for."""
     if options.synthesis_to is None:
         return None
-    from torchthin.synthesis import ready_for_synthesis
+    from torchthin.max7800x.synthesis import ready_for_synthesis
 
     arch = options.arch or (checkpoint.arch if checkpoint else None)
     return ready_for_synthesis(

@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from torchthin.cli.options import json_object
-from torchthin.cli.shell import Parser
-from torchthin.cli.subject import (
+from torchthin.cli.console import Parser
+from torchthin.cli.model_args import (
     add_common_arguments,
     add_subject_arguments,
     given_options,
@@ -17,10 +16,11 @@ from torchthin.cli.subject import (
     needed_inputs,
     tell,
 )
+from torchthin.cli.options import json_object
 from torchthin.errors import ConfigError, ProofError
 
 if TYPE_CHECKING:
-    from torchthin.proof import Proof
+    from torchthin.thinning.proof import Proof
 
 DESCRIPTION = "Run two models on the same inputs and compare every output; exit code 3 when they differ."
 EXAMPLE = """\
@@ -155,10 +155,10 @@ def run(options: VerifyOptions) -> int:
 
 
 def _compare(options: VerifyOptions) -> Comparison:
-    from torchthin.checkpoints import read_checkpoint
-    from torchthin.masks import apply_masks_
-    from torchthin.proof import joined, verify
-    from torchthin.trace.inputs import as_inputs, refreshed
+    from torchthin.graph.inputs import as_inputs, refreshed
+    from torchthin.io.checkpoints import read_checkpoint
+    from torchthin.selection.masks import apply_masks_
+    from torchthin.thinning.proof import joined, verify
 
     inputs = as_inputs(needed_inputs(options))
     model = loaded(options, options.device)

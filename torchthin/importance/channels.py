@@ -11,8 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from torchthin.dependency.groups import Group, Member
 from torchthin.errors import InputError
-from torchthin.groups import Group, Member
 from torchthin.importance.registry import RowScore
 from torchthin.importance.removal import Consumer
 

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchthin.dependency.propagate import Labels
+from torchthin.graph.arguments import by_name
+from torchthin.graph.op_counter import CountingMode
+from torchthin.graph.opgraph import Op, Ref
 from torchthin.importance.channels import widened
-from torchthin.labels.propagate import Labels
-from torchthin.rows import Geometry, Places, pixel_inputs
-from torchthin.trace.arguments import by_name
-from torchthin.trace.counting import CountingMode
-from torchthin.trace.opgraph import Op, Ref
+from torchthin.importance.product_rows import Geometry, Places, pixel_inputs
 
 WIDEST = 8192
 """Inputs of one output at most (a square matrix of so many is kept for a layer); wider layers are not looked at."""

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
+from torchthin.dependency.groups import Group, Member
 from torchthin.errors import ConfigError, InputError
-from torchthin.groups import Group, Member
 from torchthin.importance import data as data  # registers its criteria
 from torchthin.importance import filters as filters
+from torchthin.importance import group_weights as group_weights
 from torchthin.importance import norms as norms
-from torchthin.importance import whole as whole
 from torchthin.importance.channels import Channels, FloatArray, Measured
 from torchthin.importance.channels import filter_rows as filter_rows
 from torchthin.importance.channels import widened as widened

@@ -11,10 +11,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from torchthin.checkpoints.states import read_state, write_state
 from torchthin.errors import ConfigError
-from torchthin.integrations.rhythm import EPOCH, checked
-from torchthin.pruner import Pruner
+from torchthin.integrations.interval import EPOCH, checked
+from torchthin.io.checkpoints.states import read_state, write_state
+from torchthin.pruning.gradual.pruner import Pruner
 
 STATE_FILE = "torchthin_pruner.pt"
 """Name of the Pruner's state inside a checkpoint folder of the Trainer."""

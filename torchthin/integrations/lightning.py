@@ -11,8 +11,8 @@ from __future__ import annotations
 from typing import Any
 
 from torchthin.errors import ConfigError, InputError
-from torchthin.integrations.rhythm import EPOCH, checked
-from torchthin.pruner import Pruner
+from torchthin.integrations.interval import EPOCH, checked
+from torchthin.pruning.gradual.pruner import Pruner
 
 
 def _make() -> type[Any]:

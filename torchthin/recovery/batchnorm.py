@@ -6,8 +6,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from torchthin.trace.inputs import Inputs, call
-from torchthin.trace.quiet import quiet
+from torchthin.graph.evaluation_mode import quiet
+from torchthin.graph.inputs import Inputs, call
 
 
 def recalibrate_(model: nn.Module, inputs: Inputs) -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from torchthin.trace.opgraph import Op, OpGraph, Ref
+from torchthin.graph.opgraph import Op, OpGraph, Ref
 
 CONVOLUTION = torch.ops.aten.convolution
 ADDED, PLAIN = torch.ops.aten.addmm, torch.ops.aten.mm

@@ -10,20 +10,20 @@ from typing import Any
 import torch
 from torch import nn
 
-from torchthin.calibration import LIMIT, Pixels, calibration, picked
 from torchthin.errors import InputError, one_line
-from torchthin.processes import rank_and_count, take_from_first_
+from torchthin.evaluation.distance import distance
+from torchthin.graph.clone import clone, duplicate, saved_names, share, state_tensors
+from torchthin.graph.inputs import Inputs, as_inputs, on_device_of
+from torchthin.graph.model import check_model
+from torchthin.graph.recorder import record
+from torchthin.io.calibration import LIMIT, Pixels, calibration, picked
+from torchthin.io.distributed import rank_and_count, take_from_first_
 from torchthin.recovery.batchnorm import recalibrate_
-from torchthin.recovery.distance import distance
-from torchthin.recovery.distill import Distillation, Progress, distill_
-from torchthin.recovery.reconstruct import reconstruct_
+from torchthin.recovery.distillation import Distillation, Progress, distill_
+from torchthin.recovery.reconstruction import reconstruct_
 from torchthin.report.recovery_facts import RecoveryFacts, Stage
 from torchthin.thinning.build import thin_copy
 from torchthin.thinning.recipe import Recipe, check_fits
-from torchthin.trace.clone import clone, duplicate, saved_names, share, state_tensors
-from torchthin.trace.inputs import Inputs, as_inputs, on_device_of
-from torchthin.trace.model import check_model
-from torchthin.trace.recorder import record
 
 HELD_OUT = 8
 """One of so many inputs is held out, the last ones, to judge by."""

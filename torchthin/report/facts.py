@@ -16,11 +16,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from torchthin.config import PruneConfig
-from torchthin.proof import Proof
+from torchthin.graph.clone import state_tensors
+from torchthin.max7800x.report import ChipChange
 from torchthin.report.budget_facts import BudgetFacts
-from torchthin.report.chip_facts import ChipChange
 from torchthin.report.recovery_facts import RecoveryFacts
-from torchthin.trace.clone import state_tensors
+from torchthin.thinning.proof import Proof
 
 
 def share(part: int, whole: int) -> float:

@@ -60,7 +60,7 @@ class Diagram:
 
 
 def diagram(network: Mapping[str, Any]) -> Diagram:
-    """Lay out what `torchthin.overview.Overview.to_dict` holds."""
+    """Lay out what `torchthin.pruning.overview.Overview.to_dict` holds."""
     layers: Sequence[Mapping[str, Any]] = network["layers"]
     spans: dict[int, tuple[int, int]] = {}
     for row, layer in enumerate(layers):

@@ -31,7 +31,7 @@ def run_record(
         config: `PruneConfig.to_dict`.
         title: what was pruned.
         command: the command line.
-        network: `torchthin.overview.Overview.to_dict`.
+        network: `torchthin.pruning.overview.Overview.to_dict`.
         sensitivity: what ``torchthin sensitivity --save-to`` wrote.
         scores: name -> value before and after, higher is better.
         scored_on: the data of the scores.
@@ -54,7 +54,7 @@ def _versions() -> dict[str, str]:
     import numpy
     import torch
 
-    from torchthin.release import version
+    from torchthin.report.version import version
 
     return {
         "torchthin": version(),

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchthin.computed import recompute_
+from torchthin.graph.parametrized import recompute_
 from torchthin.thinning.build import set_attributes_, tensors_of
 from torchthin.thinning.optimizer import cut_state, follow_, remembered
 from torchthin.thinning.recipe import Recipe, check_fits, cut

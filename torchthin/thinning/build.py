@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
+from torchthin.graph.clone import Exchange, clone, held, modules_of, state_tensors
+from torchthin.graph.fake import SMALL
+from torchthin.graph.parametrized import mirrored_tensors
 from torchthin.thinning.attributes import attributes_after
 from torchthin.thinning.recipe import Recipe, check_fits, cut
-from torchthin.trace.clone import Exchange, clone, held, modules_of, state_tensors
-from torchthin.trace.hollow import SMALL
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
@@ -38,23 +38,6 @@ def sized_attributes(model: nn.Module, recipe: Recipe) -> dict[str, dict[str, An
         if found:
             changes[path] = found
     return changes
-
-
-def mirrored_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Return the parameters and buffers that a module's sizes mirror, by local name.
-
-    What is computed from another tensor stands for it under its own name: ``weight`` for the ``weight_orig`` of
-    ``torch.nn.utils.prune`` and the ``weight_v`` of ``weight_norm``, and for the largest original of a parametrization.
-    """
-    own = {name: t for name, t in {**module._parameters, **module._buffers}.items() if t is not None}
-    for suffix in ("_orig", "_v"):
-        for name in [name for name in own if name.endswith(suffix)]:
-            own.setdefault(name.removesuffix(suffix) or name, own[name])
-    if parametrize.is_parametrized(module):
-        parametrizations: Any = module.parametrizations
-        for name, holder in parametrizations.items():
-            own[name] = max(holder.parameters(recurse=False), key=Tensor.numel)
-    return own
 
 
 def thin_copy(

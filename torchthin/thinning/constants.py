@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from torchthin.computed import layer_of
-from torchthin.labels.propagate import Labels
-from torchthin.labels.registry import Contraction
-from torchthin.labels.rules.normalization import BATCH_NORMS
+from torchthin.dependency.propagate import Labels
+from torchthin.dependency.registry import Contraction
+from torchthin.dependency.rules.normalization import BATCH_NORMS
+from torchthin.graph.clone import modules_of, saved_names
+from torchthin.graph.opgraph import BRANCH, Op, Ref
+from torchthin.graph.parametrized import layer_of
 from torchthin.thinning.recipe import Recipe, cut
 from torchthin.thinning.reference import Constant, Kept
-from torchthin.trace.clone import modules_of, saved_names
-from torchthin.trace.opgraph import BRANCH, Op, Ref
 
 ROUNDING = 1e-5
 """Share of the largest number by which constants of two calls may differ."""

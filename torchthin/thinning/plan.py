@@ -12,21 +12,22 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
-from torchthin.computed import computed_weights
 from torchthin.errors import InputError, ProofError, one_line
+from torchthin.graph.clone import clone, held, modules_of, saved_names, share, state_tensors
+from torchthin.graph.collector import collection_paused
+from torchthin.graph.inputs import Inputs
+from torchthin.graph.opgraph import OpGraph, merged
+from torchthin.graph.parametrized import computed_weights
+from torchthin.graph.recorder import record
+from torchthin.graph.size_uses import read_sizes
+from torchthin.selection.decision import Decide
 from torchthin.thinning.build import tensors_of, thin_copy
 from torchthin.thinning.constants import folded_tensors
+from torchthin.thinning.derived_weights import rescaled_tensors
 from torchthin.thinning.recipe import Recipe
-from torchthin.thinning.rescale import rescaled_tensors
-from torchthin.thinning.search import Decide, Proposal, Search
-from torchthin.thinning.temperature import tempered_tensors
+from torchthin.thinning.scale import tempered_tensors
+from torchthin.thinning.search import Proposal, Search
 from torchthin.thinning.trial import Diverged, Success, Trial
-from torchthin.trace.clone import clone, held, modules_of, saved_names, share, state_tensors
-from torchthin.trace.collection import collection_paused
-from torchthin.trace.inputs import Inputs
-from torchthin.trace.opgraph import OpGraph, merged
-from torchthin.trace.recorder import record
-from torchthin.trace.sizes import read_sizes
 
 ROUNDS = 200
 LARGE = 2**20
@@ -60,7 +61,7 @@ def trace(model: nn.Module, inputs: Inputs, *, numbers: bool = False, watch: boo
         model: full-size model, left as it is.
         inputs: example inputs on the model's device.
         numbers: do all arithmetic. Else a large model runs without, unless its code asks for numbers.
-        watch: see in the same run what the code does with integer attributes (`torchthin/trace/sizes.py`).
+        watch: see in the same run what the code does with integer attributes (`torchthin/graph/size_uses.py`).
 
     Raises:
         InputError: the model cannot be copied, or does not run on the inputs.

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from torchthin.dependency.groups import Group, IntArray
 from torchthin.errors import CheckpointError, InputError
-from torchthin.groups import Group, IntArray
 
 VERSION = 1
 

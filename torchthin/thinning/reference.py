@@ -19,13 +19,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from torchthin.labels.components import Components
-from torchthin.labels.propagate import Labels
-from torchthin.labels.registry import Contraction
-from torchthin.labels.space import FROZEN, Axes, Merged, Vector
-from torchthin.trace.arguments import as_outputs, by_name
-from torchthin.trace.counting import CountingMode
-from torchthin.trace.opgraph import BRANCH, Op, Ref
+from torchthin.dependency.components import Components
+from torchthin.dependency.labels import FROZEN, Axes, Merged, Vector
+from torchthin.dependency.propagate import Labels
+from torchthin.dependency.registry import Contraction
+from torchthin.graph.arguments import as_outputs, by_name
+from torchthin.graph.op_counter import CountingMode
+from torchthin.graph.opgraph import BRANCH, Op, Ref
 
 BoolArray = npt.NDArray[np.bool_]
 

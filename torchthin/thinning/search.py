@@ -11,41 +11,26 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from torchthin.dependency.components import Grouping, find_groups
+from torchthin.dependency.labels import Merged
+from torchthin.dependency.propagate import Block, Couple, Labels, propagate
+from torchthin.dependency.registry import Site
 from torchthin.errors import ProofError
-from torchthin.labels.components import Grouping, find_groups
-from torchthin.labels.propagate import Block, Couple, Labels, propagate
-from torchthin.labels.registry import Site
-from torchthin.labels.space import Merged
+from torchthin.graph.collector import collection_paused
+from torchthin.graph.opgraph import BRANCH, Op, OpGraph
+from torchthin.graph.size_uses import Sizes
+from torchthin.selection.decision import Decide, Decision
 from torchthin.thinning.attributes import registered
 from torchthin.thinning.build import sized_attributes, tensors_of
 from torchthin.thinning.recipe import Recipe, kept_indices
 from torchthin.thinning.reference import Kept
 from torchthin.thinning.trial import Failure
-from torchthin.trace.collection import collection_paused
-from torchthin.trace.opgraph import BRANCH, Op, OpGraph
-from torchthin.trace.sizes import Sizes
 
 BoolArray = npt.NDArray[np.bool_]
 VIEWS = frozenset({"aten.view", "aten._unsafe_view", "aten._reshape_alias"})
 DIVIDING = VIEWS | {"aten.split_with_sizes"}
 WIDEN_AFTER = 2
 """Failures at one source line after which all calls of that line are treated alike."""
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What a selection decided about the groups it was shown."""
-
-    keeps: Mapping[str, BoolArray]
-    masks: Mapping[str, Tensor]
-    """Weight name -> mask, True = keep: what the masked model zeroes."""
-    silence: bool = False
-    """Biases of channels that go may be zeroed too, where what they emit has no place to go."""
-    silenced: Mapping[str, Tensor] = field(default_factory=dict)
-    """Bias name -> mask of those that are."""
-
-
-Decide = Callable[[Grouping, Labels], Decision]
 
 
 @dataclass(frozen=True)

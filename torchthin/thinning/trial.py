@@ -10,25 +10,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchthin.computed import Computed
+from torchthin.dependency.propagate import Labels
 from torchthin.errors import InputError
-from torchthin.labels.propagate import Labels
-from torchthin.proof import Proof, can_double, compare, in_double, joined
+from torchthin.graph.clone import clone, held, saved_names
+from torchthin.graph.deferred import SMALLEST, Deferred, FilledIn
+from torchthin.graph.evaluation_mode import own_modes, running
+from torchthin.graph.inputs import Inputs, call, refreshed
+from torchthin.graph.op_counter import CountingMode
+from torchthin.graph.opgraph import BRANCH, Op
+from torchthin.graph.outputs import output_tensors
+from torchthin.graph.parametrized import Computed
+from torchthin.graph.size_uses import FactorMode
 from torchthin.thinning.build import tensors_of, thin_copy
 from torchthin.thinning.constants import Fold, Folds, folded_tensors, plan_folds
-from torchthin.thinning.fingerprints import ReferenceDigests, first_difference, run
+from torchthin.thinning.derived_weights import rescaled_tensors, settled_ops
+from torchthin.thinning.divergence import ReferenceDigests, first_difference, run
+from torchthin.thinning.proof import Proof, can_double, compare, in_double, joined
 from torchthin.thinning.recipe import Recipe, cut
 from torchthin.thinning.reference import Constant, Kept, ReferenceMode
-from torchthin.thinning.rescale import rescaled_tensors, settled_ops
-from torchthin.thinning.temperature import Rescale, plan_rescales, tempered_tensors
-from torchthin.trace.clone import clone, held, saved_names
-from torchthin.trace.counting import CountingMode
-from torchthin.trace.deferred import SMALLEST, Deferred, FilledIn
-from torchthin.trace.inputs import Inputs, call, refreshed
-from torchthin.trace.opgraph import BRANCH, Op
-from torchthin.trace.outputs import output_tensors
-from torchthin.trace.quiet import own_modes, running
-from torchthin.trace.sizes import FactorMode
+from torchthin.thinning.scale import Rescale, plan_rescales, tempered_tensors
 
 DIFFERENT = "the thinned model computes something else"
 

@@ -1,0 +1,177 @@
+"""Pruning for a chip: targets hold on the thinned model itself, and what cannot be is refused."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from pose_demo.student import load_student
+from torchthin import InputError, TargetMissedError, prune
+from torchthin.config import PruneConfig
+from torchthin.errors import ConfigError
+from torchthin.max7800x.chip_cost import chip_cost
+
+IMAGES = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def net() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 24, 3, padding=1), nn.ReLU(), nn.Conv2d(24, 80, 3, padding=1), nn.ReLU(),
+        nn.MaxPool2d(2), nn.Conv2d(80, 40, 3), nn.ReLU(), nn.AvgPool2d(14), nn.Flatten(), nn.Linear(40, 5),
+    )  # fmt: skip
+
+
+class Joined(nn.Module):
+    """Two parts of equal width, concatenated."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 40, 3, padding=1), nn.Conv2d(3, 40, 3, padding=1)
+        self.c = nn.Conv2d(80, 8, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.c(torch.cat([self.a(x), self.b(x)], 1))
+
+
+@pytest.mark.parametrize("target", ["0.9x", "0.6x", "100000"])
+def test_cycles_of_the_thinned_model(target: str) -> None:
+    before = chip_cost(net(), IMAGES).cost
+    result = prune(net(), IMAGES, chip="MAX78000", target_cycles=target, thin=True)
+    after = chip_cost(result.model, IMAGES).cost
+    limit = float(target[:-1]) * before.cycles if target.endswith("x") else int(target)
+    assert after.cycles <= limit
+    change = result.report.chip
+    assert change is not None
+    assert (change.before, change.after) == (before, after)
+    assert result.proof is not None
+    assert result.proof.holds
+    assert result.report.target_reached
+    assert all(
+        int(mask.flatten(1).any(1).sum()) % 4 == 0 for mask in result.masks.values() if mask.dim() == 4
+    )
+
+
+def test_words_of_the_deepest_processor() -> None:
+    result = prune(
+        net(), IMAGES, chip="max78000", target_kernel_words="0.5x", target_cycles="0.95x", thin=True
+    )
+    change = result.report.chip
+    assert change is not None
+    assert 2 * change.after.deepest_words <= change.before.deepest_words
+    assert change.after.cycles <= 0.95 * change.before.cycles
+    assert change.after.deepest_words == chip_cost(result.model, IMAGES).cost.deepest_words
+
+
+def test_more_is_saved_than_by_a_uniform_cut_of_as_many_weights() -> None:
+    student = load_student()
+    images = torch.randn(1, 3, 128, 128)
+    result = prune(student, images, chip="MAX78000", target_cycles="0.685x", keep=["heat_out", "paf_out"])
+    change = result.report.chip
+    assert change is not None
+    assert change.after.weight_bytes >= change.uniform.weight_bytes
+    saved, plain = (change.before.cycles - cost.cycles for cost in (change.after, change.uniform))
+    assert saved > 3 * plain
+    assert "asked at most 0.685x cycles; the result fits" in str(result)
+
+
+def test_fit() -> None:
+    model = nn.Sequential(*[nn.Conv2d(64 if i else 3, 64 if i < 13 else 4, 3, padding=1) for i in range(14)])
+    before = chip_cost(model, IMAGES[..., :16, :16])
+    assert not before.fits
+    result = prune(model, IMAGES[..., :16, :16], chip="MAX78000", fit=True, thin=True)
+    after = chip_cost(result.model, IMAGES[..., :16, :16])
+    assert after.fits
+    assert result.report.pruned_channels < 0.1 * result.report.filters
+
+
+def test_nothing_goes_where_the_targets_hold_already() -> None:
+    result = prune(net(), IMAGES, chip="MAX78000", fit=True)
+    assert result.report.pruned_channels == 0
+    assert result.report.target_reached
+
+
+def test_parts_of_a_concatenation_stay_equal() -> None:
+    torch.manual_seed(0)
+    result = prune(Joined(), IMAGES, chip="MAX78000", target_cycles="0.7x", thin=True)
+    assert result.model.a.weight.shape[0] == result.model.b.weight.shape[0] <= 32  # type: ignore[union-attr]
+    assert chip_cost(result.model, IMAGES).fits
+
+
+def test_a_target_that_cannot_be_reached() -> None:
+    with pytest.raises(TargetMissedError, match="asked at most 5 cycles, the least found is") as raised:
+        prune(net(), IMAGES, chip="MAX78000", target_cycles=5)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_model_that_does_not_run_on_the_chip() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 5), nn.SiLU(), nn.Conv2d(8, 4, 1))
+    with pytest.raises(InputError, match=r"1: silu, the chip has no such operation\. And 1 more"):
+        prune(model, IMAGES, chip="MAX78000", target_cycles="0.5x")
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (
+            {"target_cycles": "0.5x"},
+            "The chip of prune must be one of MAX78000, MAX78002 for targets in its terms",
+        ),
+        ({"chip": "MAX78000"}, "given with target_cycles, target_kernel_words or fit"),
+        ({"chip": "MAX78", "fit": True}, "The chip must be one of MAX78000, MAX78002"),
+        ({"chip": "MAX78000", "target_cycles": "half"}, "must be a share such as 0.6x"),
+        ({"chip": "MAX78000", "fit": True, "method": "agp-unstructured"}, "Zeros save nothing there"),
+        ({"chip": "MAX78000", "fit": True, "scope": "global"}, "without compat and scope"),
+        ({"chip": "MAX78000", "fit": "yes"}, "The fit of prune must be true or false"),
+    ],
+)
+def test_targets_that_make_no_sense(given: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        PruneConfig(**given)
+
+
+def test_a_chip_needs_inputs() -> None:
+    with pytest.raises(ConfigError, match="cycles depend on the input's size"):
+        prune(net(), chip="MAX78000", fit=True)
+
+
+def test_configuration_round_trip() -> None:
+    config = PruneConfig.from_mapping({"chip": "max78000", "target-cycles": 450000, "fit": True})
+    assert (config.chip, config.target_cycles) == ("MAX78000", "450000")
+    assert PruneConfig.from_mapping(config.to_dict()) == config
+
+
+@pytest.mark.parametrize(("sparsity", "cycles"), [(0.5, "0.9x"), (0.2, "0.5x")])
+def test_a_sparsity_and_cycles_both_hold(sparsity: float, cycles: str) -> None:
+    result = prune(
+        net(), IMAGES, chip="MAX78000", target_cycles=cycles, target_sparsity=sparsity, thin=True, keep=["9"]
+    )
+    change = result.report.chip
+    assert change is not None
+    widths = [layer.out_channels for layer in result.model if isinstance(layer, nn.Conv2d)]
+    assert (change.channels, change.channels_gone) == (24 + 80 + 40, 144 - sum(widths))
+    assert change.channels_gone >= sparsity * change.channels
+    assert chip_cost(result.model, IMAGES).cost.cycles <= float(cycles[:-1]) * change.before.cycles
+    assert f"asked at most {cycles} cycles, at least {100 * sparsity:g} % of the channels gone" in str(result)
+    assert f"channels gone: {change.channels_gone} of 144" in str(result)
+    assert result.report.target_sparsity == change.channels_gone / 144
+
+
+def test_a_sparsity_asks_for_no_more_than_the_chip_takes_anyway() -> None:
+    alone = prune(net(), IMAGES, chip="MAX78000", target_cycles="0.5x")
+    both = prune(net(), IMAGES, chip="MAX78000", target_cycles="0.5x", target_sparsity=0.05)
+    assert alone.masks.keys() == both.masks.keys()
+    assert all(torch.equal(mask, both.masks[name]) for name, mask in alone.masks.items())
+
+
+def test_a_sparsity_that_the_chips_widths_do_not_allow() -> None:
+    with pytest.raises(
+        TargetMissedError, match=r"at least 99\.9 % of the channels gone, .* with 91\.7 % of the"
+    ):
+        prune(net(), IMAGES, chip="MAX78000", target_cycles="0.9x", target_sparsity=0.999)
+
+
+def test_the_sparsity_is_half_where_none_is_given_and_no_chip_decides() -> None:
+    assert PruneConfig().target_sparsity == 0.5
+    assert PruneConfig(chip="MAX78000", fit=True).target_sparsity == 0

@@ -1,0 +1,241 @@
+"""Carries labels through a recorded graph, op by op."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import torch
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+
+from torchthin.dependency import rules as rules  # registers every rule
+from torchthin.dependency.labels import Axes, LabelSpace, Merged, Reason
+from torchthin.dependency.registry import Call, Contraction, Site, find
+from torchthin.dependency.rules.elementwise import elementwise
+from torchthin.graph.opgraph import Op, OpGraph, operator_name
+
+
+@dataclass(frozen=True)
+class Block:
+    """An axis to freeze at an op, because a trial without it failed there."""
+
+    op: int
+    value: int
+    axis: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Couple:
+    """Two axes that must lose equal numbers, because Python code uses the size of one for the other."""
+
+    op: int
+    value: int
+    axis: int
+    other: int
+    other_axis: int
+    """Its size is a multiple of the first axis's; each part of it is coupled."""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What a labelling found."""
+
+    graph: OpGraph
+    space: LabelSpace
+    values: Mapping[int, Axes]
+    state: Mapping[str, Axes]
+    sites: tuple[Site, ...]
+    statistics: frozenset[int]
+    """Ops whose result over the remaining channels differs from their result over all (norms, means over channels)."""
+    contractions: Mapping[int, Contraction]
+    unknown: tuple[Op, ...]
+    """Ops without a rule that met labels."""
+    from_input: frozenset[int]
+    """Values that depend on the model's inputs."""
+
+
+def propagate(
+    graph: OpGraph,
+    choices: Mapping[int, int] | None = None,
+    blocks: Iterable[Block] = (),
+    couples: Iterable[Couple] = (),
+    *,
+    space: LabelSpace | None = None,
+    state: Mapping[str, Axes] | None = None,
+) -> Labels:
+    """Label every value of `graph` (already `live`).
+
+    Args:
+        graph: the recorded ops.
+        choices: per op index, which candidate to take where an op has several (default the first).
+        blocks: axes to freeze at an op.
+        couples: axes that must lose equal numbers.
+        space, state: ledger and labels of parameters to go on with (a second branch of the same model).
+    """
+    run = _Propagation(
+        graph, dict(choices or {}), list(blocks), list(couples), space or LabelSpace(), dict(state or {})
+    )
+    return run.labels()
+
+
+class _Propagation:
+    def __init__(
+        self,
+        graph: OpGraph,
+        choices: dict[int, int],
+        blocks: list[Block],
+        couples: list[Couple],
+        space: LabelSpace,
+        state: dict[str, Axes],
+    ) -> None:
+        self.graph = graph
+        self.space = space
+        self.choices = choices
+        self.state = state
+        self.values: dict[int, Axes] = {}
+        self.blocks: dict[int, list[Block]] = {}
+        for block in blocks:
+            self.blocks.setdefault(block.op, []).append(block)
+        self.couples = {couple.op: couple for couple in couples}
+        self.sites: list[Site] = []
+        self.statistics: set[int] = set()
+        self.contractions: dict[int, Contraction] = {}
+        self.unknown: list[Op] = []
+        self.from_input: set[int] = set(graph.inputs)
+        self.sharing: dict[int, set[int]] = {}
+        for number, value in enumerate(graph.values):
+            self.sharing.setdefault(value.alias, set()).add(number)
+        self.consumed = {number for op in graph.ops for number in op.reads} | set(graph.outputs)
+        self.flattened: set[int] = set()
+        """Values with a `Merged` axis."""
+
+    def labels(self) -> Labels:
+        for name, number in self.graph.state.items():
+            if name not in self.state:
+                self.state[name] = self._fresh(number)
+            self.values[number] = self.state[name]
+        for op in self.graph.ops:
+            self._visit(op)
+        for number in self.graph.outputs:
+            for axis in self._axes(number):
+                self.space.freeze(axis, Reason("part of the model's output"))
+        if self.graph.idle:
+            self._hold_idle()
+        return Labels(
+            self.graph,
+            self.space,
+            self.values,
+            self.state,
+            tuple(self.sites),
+            frozenset(self.statistics),
+            self.contractions,
+            tuple(self.unknown),
+            frozenset(self.from_input),
+        )
+
+    def _hold_idle(self) -> None:
+        """Freeze what reaches no output and is tied to nothing that does: no comparison would see it."""
+        start, ties = np.zeros(1, np.int64), self.space.ties
+        a, b = (np.concatenate([start, *(pair[side] for pair in ties)]) for side in (0, 1))
+        matrix = coo_matrix((np.ones(a.size, np.int8), (a, b)), shape=(self.space.count,) * 2)
+        of_label = connected_components(matrix, directed=False)[1]
+        vectors = {
+            name: np.concatenate([np.zeros(0, np.int64), *(v for v in axes if isinstance(v, np.ndarray))])
+            for name, axes in self.state.items()
+        }
+        needed = [of_label[vector] for name, vector in vectors.items() if name not in self.graph.idle]
+        for name in sorted(self.graph.idle):
+            alone = ~np.isin(of_label[vectors[name]], np.concatenate([np.zeros(0, np.int64), *needed]))
+            self.space.freeze(vectors[name][alone], Reason("computed, but part of no output"))
+
+    def _fresh(self, number: int) -> Axes:
+        return tuple(self.space.fresh(n) if n > 1 else None for n in self.graph.values[number].shape)
+
+    def _axes(self, number: int) -> Axes:
+        """Labels of a value; what came from outside the graph has a fixed size."""
+        if number not in self.values:
+            self.values[number] = (None,) * len(self.graph.values[number].shape)
+        return self.values[number]
+
+    def _visit(self, op: Op) -> None:
+        used = op.reads
+        for number in used:
+            self._axes(number)
+        for block in self.blocks.get(op.index, ()):
+            self.space.freeze(self._axes(block.value)[block.axis], Reason(block.text, op))
+        results = self._apply(op, used)
+        depends = any(number in self.from_input for number in used)
+        for position, ref in enumerate(op.outputs):
+            if ref is None:
+                continue
+            shape = self.graph.values[ref.value].shape
+            axes = results[position] if position < len(results) else (None,) * len(shape)
+            self.values[ref.value] = tuple(a if n > 1 else None for a, n in zip(axes, shape, strict=True))
+            if any(isinstance(axis, Merged) for axis in axes):
+                self.flattened.add(ref.value)
+            if depends:
+                self.from_input.add(ref.value)
+        if depends:
+            for ref in op.written():
+                self.from_input |= self.sharing[self.graph.values[ref.value].alias]
+        if op.index in self.couples:
+            self._couple(self.couples[op.index])
+
+    def _couple(self, couple: Couple) -> None:
+        a, b = self.values[couple.value][couple.axis], self.values[couple.other][couple.other_axis]
+        if isinstance(a, np.ndarray) and isinstance(b, np.ndarray) and b.size % a.size == 0:
+            self.space.balance(np.concatenate([a[None], b.reshape(-1, a.size)]))
+
+    def _apply(self, op: Op, used: tuple[int, ...]) -> list[Axes]:
+        entry = find(op.name)
+        call = Call(
+            op, self.graph.values, self.values, self.space, self.choices.get(op.index, 0), self.consumed
+        )
+        if entry is None and not _pointwise(op.target):
+            return self._freeze_inputs(op, used)
+        flattened = [number for number in used if number in self.flattened]
+        if entry is None or not entry.accepts_sorted:
+            for number in flattened:
+                self.values[number] = tuple(call.unsorted(axis) for axis in self._axes(number))
+        if entry is not None and not entry.accepts_merged:
+            for number in flattened:
+                for axis in self._axes(number):
+                    if isinstance(axis, Merged):
+                        call.resolve(axis)
+                self.values[number] = tuple(
+                    axis.along_first() if isinstance(axis, Merged) else axis for axis in self.values[number]
+                )
+        results = elementwise(call) if entry is None else entry.rule(call)
+        if call.site is not None:
+            self.sites.append(call.site)
+        if call.statistics:
+            self.statistics.add(op.index)
+        if call.contraction is not None:
+            self.contractions[op.index] = call.contraction
+        return list(results)
+
+    def _freeze_inputs(self, op: Op, used: tuple[int, ...]) -> list[Axes]:
+        reason = Reason("no rule for this operator", op)
+        met = [axis for number in used for axis in self._axes(number) if axis is not None]
+        for axis in met:
+            self.space.freeze(axis, reason)
+        if met:
+            self.unknown.append(op)
+        return []
+
+
+@cache
+def _pointwise(target: torch._ops.OpOverload) -> bool:
+    """Whether torch tags the operator, or the one that it is the in-place form of, as pointwise."""
+    if torch.Tag.pointwise in target.tags:
+        return True
+    name = operator_name(target)
+    base = name.removeprefix("aten.").removesuffix("_")
+    packet = getattr(torch.ops.aten, base, None) if name.endswith("_") else None
+    return packet is not None and any(
+        torch.Tag.pointwise in getattr(packet, overload).tags for overload in packet.overloads()
+    )

@@ -1,0 +1,68 @@
+"""Fused attention and embeddings (attention is recorded through its plain form wherever torch offers it)."""
+
+from __future__ import annotations
+
+from torchthin.dependency.labels import Axes
+from torchthin.dependency.registry import Call, Contraction, rule
+from torchthin.dependency.rules.elementwise import broadcast
+
+FUSED = (
+    "aten._scaled_dot_product_flash_attention_for_cpu",
+    "aten._scaled_dot_product_flash_attention",
+    "aten._scaled_dot_product_efficient_attention",
+    "aten._scaled_dot_product_cudnn_attention",
+    "aten._scaled_dot_product_fused_attention_overrideable",
+)
+
+
+@rule(*FUSED)
+def attention(call: Call) -> list[Axes]:
+    """Query (B, H, L, E), key (B, H, S, E), value (B, H, S, E) -> (B, H, L, E).
+
+    The softmax counts the keys, so S freezes; without a given scale it is computed from E, so E freezes too.
+    Kernels want values as wide as queries.
+    """
+    q, k, v = (call.axes(name) for name in ("query", "key", "value"))
+    shapes = [call.shape(name) for name in ("query", "key", "value")]
+    batch = broadcast(
+        call, [(s[:2], axes[:2]) for s, axes in zip(shapes, (q, k, v), strict=True)], shapes[0][:2]
+    )
+    for axis in (k[2], v[2]):
+        call.freeze(axis, "the keys are counted by a softmax")
+    call.tie(q[3], k[3])
+    call.tie(q[3], v[3])
+    if call.arg("scale") is None:
+        call.freeze(q[3], "the scale of attention is computed from the size of its heads")
+    for name in ("attn_mask", "attn_bias"):
+        if call.has(name):
+            scores = (*shapes[0][:3], shapes[1][2])
+            broadcast(call, [(scores, (*batch, q[2], None)), (call.shape(name), call.axes(name))], scores)
+    call.contraction = Contraction(call.value("query"), 3, call.value("key"), None, 3)
+    sums = [
+        (*batch, q[2]) if call.out_shape(i) == shapes[0][:3] else _unlabelled(call, i)
+        for i in range(1, len(call.op.outputs))
+    ]
+    return [(*batch, q[2], v[3]), *sums]
+
+
+def _unlabelled(call: Call, output: int) -> Axes:
+    return (None,) * len(call.out_shape(output))
+
+
+@rule("aten.embedding")
+def embedding(call: Call) -> list[Axes]:
+    """Rows are looked up by number, so they freeze; columns pass."""
+    table = call.axes("weight")
+    call.freeze(table[0], "rows are looked up by number")
+    return [(*call.axes("indices"), table[1])]
+
+
+@rule("aten._embedding_bag", "aten._embedding_bag_forward_only")
+def embedding_bag(call: Call) -> list[Axes]:
+    """Rows are looked up by number and summed in bags; columns pass."""
+    table = call.axes("weight")
+    call.freeze(table[0], "rows are looked up by number")
+    for name in ("indices", "offsets", "per_sample_weights"):
+        if call.has(name):
+            call.freeze(call.axes(name)[0], "entries are put into bags by number")
+    return [(None, table[1]), *(_unlabelled(call, i) for i in range(1, len(call.op.outputs)))]

@@ -1,0 +1,170 @@
+"""Ops that sum over channels: convolutions and matrix products."""
+
+from __future__ import annotations
+
+from torchthin.dependency.labels import Axes, Axis, Merged, Vector
+from torchthin.dependency.registry import Call, Contraction, rule
+from torchthin.dependency.rules.elementwise import broadcast
+
+
+def _vector(axis: Axis) -> Vector | None:
+    assert not isinstance(axis, Merged)
+    return axis
+
+
+@rule("aten.convolution", "aten._convolution")
+def convolution(call: Call) -> list[Axes]:
+    """Data (N, C, ...), weight (out, C / conv groups, ...), transposed (C, out / conv groups, ...)."""
+    data, weight = call.axes("input"), call.axes("weight")
+    for axis in data[2:]:
+        call.freeze(axis, "a spatial axis of a convolution")
+    for axis in weight[2:]:
+        call.freeze(axis, "the kernel size of a convolution")
+    conv_groups = int(call.arg("groups", 1))
+    depthwise = False
+    if conv_groups > 1:
+        shape = call.shape("weight")
+        channels = call.shape("input")[1]
+        transposed = bool(call.arg("transposed", False))
+        per_group = shape[1] if not transposed else channels // conv_groups
+        if per_group == 1:
+            out = _one_input_per_group(call, data[1], weight, conv_groups, transposed)
+            depthwise = True
+        else:
+            out = _grouped(call, data[1], weight, conv_groups, transposed)
+    else:
+        inner, out = (weight[0], weight[1]) if call.arg("transposed", False) else (weight[1], weight[0])
+        if call.shape("input")[1] > 1:
+            call.tie(data[1], inner)
+    if not depthwise:
+        call.contraction = Contraction(call.value("input"), 1, call.value("weight"), "bias", 1)
+    if call.has("bias"):
+        call.tie(call.axes("bias")[0], out)
+    return [(data[0], out, *(None for _ in call.out_shape()[2:]))]
+
+
+def _one_input_per_group(call: Call, data: Axis, weight: Axes, conv_groups: int, transposed: bool) -> Axis:
+    """Depthwise: output c lives and dies with input c; with a multiplier, all outputs of one input go together."""
+    source = _vector(data)
+    if source is None:
+        call.freeze(weight[0], "a depthwise convolution of channels that cannot go")
+        call.freeze(weight[1], "a depthwise convolution of channels that cannot go")
+        return None
+    if transposed:
+        call.tie(source, weight[0])
+        call.freeze(weight[1], "outputs per conv group of a transposed convolution")
+        multiplier = call.shape("weight")[1]
+        return source if multiplier == 1 else source.repeat(multiplier)
+    filters = _vector(weight[0])
+    if filters is None:
+        call.freeze(source, "a depthwise convolution by a weight that cannot change")
+        return None
+    call.tie(filters.reshape(conv_groups, -1), source[:, None])
+    return filters
+
+
+def _grouped(call: Call, data: Axis, weight: Axes, conv_groups: int, transposed: bool) -> Axis:
+    """The same input index goes from every conv group; outputs go in equal numbers from every conv group."""
+    source = _vector(data)
+    inner, outer = (weight[0], weight[1]) if transposed else (weight[1], weight[0])
+    if transposed:
+        call.tie(source, inner)
+        if source is not None:
+            call.space.balance(source.reshape(conv_groups, -1))
+        out = _vector(outer)
+        return None if out is None else out if conv_groups == 1 else _tiled(out, conv_groups)
+    if source is None:
+        call.freeze(inner, "a grouped convolution of channels that cannot go")
+    elif inner is None:
+        call.freeze(source, "a grouped convolution by a weight that cannot change")
+    else:
+        call.tie(source.reshape(conv_groups, -1), _vector(inner))
+    out = _vector(outer)
+    if out is not None:
+        call.space.balance(out.reshape(conv_groups, -1))
+    return out
+
+
+def _tiled(labels: Vector, times: int) -> Vector:
+    return labels[None].repeat(times, axis=0).reshape(-1)
+
+
+@rule("aten.mm", "aten.addmm", "aten.addmm_", "aten._addmm_activation", "aten.bmm", "aten.baddbmm",
+      "aten.baddbmm_")  # fmt: skip
+def matrix_product(call: Call) -> list[Axes]:
+    """(..., m, k) x (..., k, n), with an optional addend that broadcasts."""
+    first, second = ("mat1", "mat2") if call.has("mat1") else ("self", "mat2")
+    if call.has("batch1"):
+        first, second = "batch1", "batch2"
+    a, b = call.axes(first), call.axes(second)
+    if call.shape(first)[-1] > 1:
+        call.tie(a[-1], b[-2])
+    shape = call.out_shape()
+    batch = broadcast(
+        call,
+        [(call.shape(first)[:-2], a[:-2]), (call.shape(second)[:-2], b[:-2])],
+        shape[:-2],
+    )
+    out = (*batch, a[-2], b[-1])
+    addend = "self" if call.has("self") and first != "self" else None
+    if addend is not None:
+        out = broadcast(call, [(shape, out), (call.shape(addend), call.axes(addend))], shape)
+    rank = len(shape)
+    call.contraction = Contraction(call.value(first), rank - 1, call.value(second), addend, rank - 1)
+    return [out]
+
+
+@rule("aten._grouped_mm")
+def grouped_product(call: Call) -> list[Axes]:
+    """(rows, k) x (experts, k, n): rows go to experts by number. (Kernels may want sizes of whole 16 bytes: it is tried.)"""
+    a, b = call.axes("self"), call.axes("mat2")
+    plain = len(a) == 2 and len(b) == 3 and not call.has("bias")
+    for axis in (a[0], b[0]) if plain else (*a, *b):
+        call.freeze(axis, "a grouped product takes rows and experts by number")
+    if not plain:
+        return [(None,) * len(call.out_shape())]
+    if call.shape("self")[1] > 1:
+        call.tie(a[1], b[1])
+    call.contraction = Contraction(call.value("self"), 1, call.value("mat2"), None, 1)
+    return [(None, b[2])]
+
+
+@rule("aten.mv", "aten.addmv")
+def matrix_vector(call: Call) -> list[Axes]:
+    """(m, k) x (k). Mostly part of a norm (spectral norm), so what goes is left out as from statistics."""
+    name = "mat" if call.has("mat") else "self"
+    matrix, vector = call.axes(name), call.axes("vec")
+    if call.shape("vec")[0] > 1:
+        call.tie(matrix[1], vector[0])
+        call.statistics = matrix[1] is not None
+    if name == "self":
+        return [(matrix[0],)]
+    shape = call.out_shape()
+    return [broadcast(call, [(shape, (matrix[0],)), (call.shape("self"), call.axes("self"))], shape)]
+
+
+@rule("aten.dot", "aten.vdot")
+def inner_product(call: Call) -> list[Axes]:
+    """(k) x (k): what goes is left out."""
+    a, b = call.axes("self")[0], call.axes("tensor" if call.has("tensor") else "other")[0]
+    if call.shape("self")[0] > 1:
+        call.tie(a, b)
+        call.statistics = a is not None
+    return [()]
+
+
+@rule("aten._trilinear")
+def trilinear(call: Call) -> list[Axes]:
+    """The product of three tensors, each unsqueezed at its own axes, summed over some (bilinear layers)."""
+    operands: list[tuple[tuple[int, ...], Axes]] = []
+    for number in ("1", "2", "3"):
+        shape, axes = list(call.shape(f"i{number}")), list(call.axes(f"i{number}"))
+        for d in call.arg(f"expand{number}"):
+            shape.insert(d, 1)
+            axes.insert(d, None)
+        operands.append((tuple(shape), tuple(axes)))
+    full = tuple(max(sizes) for sizes in zip(*(shape for shape, _ in operands), strict=True))
+    shared = broadcast(call, operands, full)
+    summed = {int(d) for d in call.arg("sumdim")}
+    call.statistics = any(shared[d] is not None for d in summed)
+    return [tuple(axis for d, axis in enumerate(shared) if d not in summed)]

@@ -1,0 +1,118 @@
+"""Elementwise ops: operands share their axes, size-1 axes broadcast."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from torchthin.dependency.labels import Axes, Axis, Merged
+from torchthin.dependency.registry import Call, positive, rule
+from torchthin.graph.opgraph import Ref
+
+
+@rule(
+    "aten.copy_", "aten.native_dropout", "aten.alias", "aten._to_copy",
+    "aten.lift", "aten.lift_fresh", "aten.lift_fresh_copy", "aten._prelu_kernel", "aten.rrelu_with_noise",
+    "aten.zeros_like", "aten.ones_like", "aten.empty_like", "aten.full_like", "aten.rand_like", "aten.randn_like",
+    "aten.randint_like", "aten.bernoulli", "aten.bernoulli_", "aten.uniform_", "aten.normal_", "aten.exponential_",
+    "aten.fill", "aten.fill_", "aten.zero_", "aten.hardswish", "aten.hardswish_", "aten.log_sigmoid_forward",
+    "aten.fake_quantize_per_tensor_affine_cachemask",
+    "aten._fake_quantize_per_tensor_affine_cachemask_tensor_qparams",
+    "aten.complex", "aten.polar", "aten.clone", "aten.where", "aten.masked_fill",
+    "aten.masked_fill_", "aten.isinf", "aten.isnan", "aten.rsub", "aten.floor_divide", "aten.floor_divide_",
+    "aten.normal", "aten.random_", "aten._fake_quantize_learnable_per_tensor_affine",
+    # without a tag in torch 2.3
+    "aten.celu", "aten.celu_", "aten.elu", "aten.elu_", "aten.hardshrink", "aten.hardsigmoid", "aten.hardsigmoid_",
+    "aten.hardtanh", "aten.hardtanh_", "aten.leaky_relu", "aten.leaky_relu_", "aten.mish", "aten.softplus",
+    "aten.softshrink", "aten.threshold", "aten.rad2deg", "aten.rad2deg_",
+    accepts_merged=True,
+)  # fmt: skip
+def elementwise(call: Call) -> list[Axes]:
+    """Tie along every axis that the operands share; also serves every operator that torch tags as pointwise."""
+    operands = [
+        (call.values[ref.value].shape, call.of(ref))
+        for ref in call.op.inputs()
+        if call.values[ref.value].shape
+    ]
+    return [
+        broadcast(call, operands, () if ref is None else call.values[ref.value].shape)
+        for ref in call.op.outputs
+    ]
+
+
+def broadcast(call: Call, operands: list[tuple[tuple[int, ...], Axes]], shape: tuple[int, ...]) -> Axes:
+    """Tie operands of the given shapes that are broadcast to `shape`; return the result's axes."""
+    return tuple(_shared(call, operands, size, len(shape) - axis) for axis, size in enumerate(shape))
+
+
+def _shared(call: Call, operands: list[tuple[tuple[int, ...], Axes]], size: int, from_end: int) -> Axis:
+    if size == 1:
+        return None
+    met = [axes[-from_end] for dims, axes in operands if len(dims) >= from_end and dims[-from_end] == size]
+    if not met:
+        return None
+    first = next((axis for axis in met if not call.space.is_soft(axis)), met[0])
+    alike = [tie_pair(call, first, other) for other in met if other is not first]
+    return first if all(alike) else None
+
+
+def tie_pair(call: Call, a: Axis, b: Axis) -> bool:
+    """Tie two axes; flattened ones part by part when they were flattened alike. Return whether their labels go on."""
+    if isinstance(a, Merged) and isinstance(b, Merged) and _sizes(a) == _sizes(b):
+        for mine, theirs in zip(a.segments, b.segments, strict=True):
+            for (_, one), (_, other) in zip(mine, theirs, strict=True):
+                if one is not other:
+                    call.tie(one, other)
+        return True
+    call.tie(a, b)
+    return isinstance(a, np.ndarray) and isinstance(b, np.ndarray)
+
+
+def _sizes(axis: Merged) -> list[list[int]]:
+    return [[size for size, _ in dims] for dims in axis.segments]
+
+
+@rule("aten._foreach_add", "aten._foreach_mul", "aten._foreach_sub", "aten._foreach_div", accepts_merged=True)
+def foreach(call: Call) -> list[Axes]:
+    """Lists of tensors, each with its partner."""
+    lists = [argument for argument in call.op.arguments.values() if isinstance(argument, list)]
+    lists = [refs for refs in lists if refs and all(isinstance(ref, Ref) for ref in refs)]
+    results = []
+    for partners, made in zip(zip(*lists, strict=True), call.op.outputs, strict=True):
+        operands = [(call.values[ref.value].shape, call.of(ref)) for ref in partners]
+        results.append(broadcast(call, operands, () if made is None else call.values[made.value].shape))
+    return results
+
+
+@rule("aten.view_as_real", "aten.view_as_complex")
+def as_pairs(call: Call) -> list[Axes]:
+    """Complex numbers are pairs on a new last axis."""
+    data = call.axes("self")
+    if call.op.name == "aten.view_as_real":
+        return [(*data, None)]
+    call.freeze(data[-1], "pairs are read as complex numbers")
+    return [data[:-1]]
+
+
+@rule("aten.glu")
+def glu(call: Call) -> list[Axes]:
+    """One half times the sigmoid of the other: index i goes with index i of the other half."""
+    data = call.axes("self")
+    dim = positive(int(call.arg("dim", -1)), len(data))
+    axis = data[dim]
+    if not isinstance(axis, np.ndarray):
+        return [data]
+    first, second = axis.reshape(2, -1)
+    call.tie(first, second)
+    if first.size == 1:
+        call.freeze(first, "its half is one index")
+    return [(*data[:dim], first, *data[dim + 1 :])]
+
+
+@rule("aten.fake_quantize_per_channel_affine_cachemask", "aten._fake_quantize_learnable_per_channel_affine")
+def per_channel(call: Call) -> list[Axes]:
+    """Scale and zero point follow one axis."""
+    data = call.axes("self")
+    for name in ("scale", "zero_point"):
+        if call.shape(name)[0] > 1:
+            call.tie(data[int(call.arg("axis"))], call.axes(name)[0])
+    return [data for _ in call.op.outputs]

@@ -1,0 +1,170 @@
+"""Indexing by tensors: what is looked up by number freezes, the other axes pass."""
+
+from __future__ import annotations
+
+from torchthin.dependency.labels import Axes, Axis
+from torchthin.dependency.registry import Call, positive, rule
+from torchthin.graph.opgraph import Ref
+
+_BY_NUMBER = "its indices are looked up by number"
+
+
+def _indexed(call: Call) -> tuple[list[int], list[Ref], int]:
+    """Axes of `self` that are indexed, their index tensors, and how many axes each boolean mask swallows in all."""
+    axes: list[int] = []
+    refs: list[Ref] = []
+    position = 0
+    for item in call.arg("indices"):
+        if isinstance(item, Ref):
+            value = call.values[item.value]
+            width = len(value.shape) if str(value.dtype) in {"torch.bool", "torch.uint8"} else 1
+            axes.extend(range(position, position + width))
+            refs.append(item)
+            position += width
+        else:
+            position += 1
+    return axes, refs, position
+
+
+@rule("aten.index", "aten._unsafe_index")
+def index(call: Call) -> list[Axes]:
+    """x[i, :, j]: indexed axes freeze; the index's own axes stand in their place (in front when they are apart)."""
+    data = call.axes("self")
+    indexed, refs, _ = _indexed(call)
+    for d in indexed:
+        call.freeze(data[d], _BY_NUMBER)
+    for ref in refs:
+        for axis in call.of(ref):
+            call.freeze(axis, "used as an index")
+    out = call.out_shape()
+    new = len(out) - (len(data) - len(indexed))
+    adjacent = indexed == list(range(indexed[0], indexed[0] + len(indexed))) if indexed else True
+    front = indexed[0] if indexed and adjacent else 0
+    rest = [axis for d, axis in enumerate(data) if d not in indexed]
+    return [(*rest[:front], *(None,) * new, *rest[front:])]
+
+
+@rule("aten.index_put", "aten.index_put_", "aten._unsafe_index_put")
+def index_put(call: Call) -> list[Axes]:
+    """x[i, :, j] = values: the values have the axes that x[i, :, j] would have."""
+    data, shape = call.axes("self"), call.shape("self")
+    indexed, refs, _ = _indexed(call)
+    for d in indexed:
+        call.freeze(data[d], _BY_NUMBER)
+    for ref in refs:
+        for axis in call.of(ref):
+            call.freeze(axis, "used as an index")
+    values = call.axes("values")
+    rest = [d for d in range(len(data)) if d not in indexed]
+    adjacent = indexed == list(range(indexed[0], indexed[0] + len(indexed))) if indexed else True
+    behind = len([d for d in rest if indexed and d > indexed[0]]) if adjacent else len(rest)
+    new = len(values) - len(rest)
+    own = list(values)
+    for position, d in enumerate(reversed(rest)):
+        skipped = 0 if position < behind else max(new, 0)
+        number = len(values) - 1 - position - skipped
+        if 0 <= number < len(values) and call.shape("values")[number] == shape[d] > 1 and new >= 0:
+            call.tie(data[d], values[number])
+            own[number] = None
+    for axis in own:
+        call.freeze(axis, "written through an index")
+    return [data]
+
+
+@rule("aten.index_select", "aten.index_fill_", "aten.index_fill")
+def index_select(call: Call) -> list[Axes]:
+    """Look up (or fill) whole slices along one axis."""
+    data = call.axes("self")
+    dim = positive(int(call.arg("dim")), len(data))
+    call.freeze(data[dim], _BY_NUMBER)
+    for axis in call.axes("index"):
+        call.freeze(axis, "used as an index")
+    return [tuple(None if d == dim else axis for d, axis in enumerate(data))]
+
+
+@rule("aten.gather")
+def gather(call: Call) -> list[Axes]:
+    """Look up along one axis, at a place of its own for every index of the other axes."""
+    dim = positive(int(call.arg("dim")), len(call.axes("self")))
+    return [_beside(call, dim, "self", "index")]
+
+
+@rule("aten.scatter", "aten.scatter_", "aten.scatter_add", "aten.scatter_add_", "aten.scatter_reduce",
+      "aten.scatter_reduce_")  # fmt: skip
+def scatter(call: Call) -> list[Axes]:
+    """Write along one axis, at a place of its own for every index of the other axes."""
+    data = call.axes("self")
+    dim = positive(int(call.arg("dim")), len(data))
+    _beside(call, dim, "self", "index")
+    if call.has("src"):
+        _beside(call, dim, "self", "src")
+        _beside(call, dim, "src", "index")
+    return [data]
+
+
+def _beside(call: Call, dim: int, first: str, second: str) -> Axes:
+    """Two tensors that run side by side except along `dim`; return the axes that they share."""
+    shared: list[Axis] = []
+    a, b = call.axes(first), call.axes(second)
+    for d, (n, m) in enumerate(zip(call.shape(first), call.shape(second), strict=True)):
+        if d == dim or n != m:
+            call.freeze(a[d], _BY_NUMBER)
+            call.freeze(b[d], _BY_NUMBER)
+            shared.append(None)
+        else:
+            if n > 1:
+                call.tie(a[d], b[d])
+            shared.append(a[d] if b[d] is not None else None)
+    return tuple(shared)
+
+
+@rule("aten.index_add", "aten.index_add_", "aten.index_copy", "aten.index_copy_", "aten.index_reduce",
+      "aten.index_reduce_")  # fmt: skip
+def index_add(call: Call) -> list[Axes]:
+    """Write whole slices along one axis."""
+    data, source = call.axes("self"), call.axes("source")
+    dim = positive(int(call.arg("dim")), len(data))
+    for axis in (data[dim], source[dim], *call.axes("index")):
+        call.freeze(axis, _BY_NUMBER)
+    for d, size in enumerate(call.shape("self")):
+        if d != dim and size > 1:
+            call.tie(data[d], source[d])
+    return [tuple(None if d == dim else axis for d, axis in enumerate(data))]
+
+
+@rule("aten.masked_scatter", "aten.masked_scatter_")
+def masked_scatter(call: Call) -> list[Axes]:
+    """Entries of `source` are taken in order; where the mask picks whole rows, the last axis passes."""
+    data, source = call.axes("self"), call.axes("source")
+    last = call.shape("self")[-1]
+    mask = call.values[call.value("mask")].data
+    whole_rows = (
+        mask is not None
+        and call.shape("mask") == call.shape("self") == call.out_shape()
+        and len(source) > 1
+        and call.shape("source")[-1] == last > 1
+        and (mask.stride(-1) == 0 or bool(mask.any() and (mask == mask[..., :1]).all()))
+    )
+    kept = 1 if whole_rows else 0
+    for axes in (data, source, call.axes("mask")):
+        for axis in axes[: len(axes) - kept]:
+            call.freeze(axis, _BY_NUMBER)
+    if not whole_rows:
+        return [(None,) * len(call.out_shape())]
+    call.tie(data[-1], source[-1])
+    call.tie(data[-1], call.axes("mask")[-1])
+    return [(*(None,) * (len(data) - 1), data[-1])]
+
+
+@rule(
+    "aten.masked_select", "aten.nonzero", "aten.bincount", "aten.searchsorted", "aten.bucketize", "aten.take",
+    "aten.put", "aten.put_", "aten._unique2", "aten.repeat_interleave",
+    "aten.unique_dim", "aten.unique_consecutive",
+    accepts_merged=True,
+)  # fmt: skip
+def by_number(call: Call) -> list[Axes]:
+    """Everything is addressed by number, so everything freezes."""
+    for ref in call.op.inputs():
+        for axis in call.of(ref):
+            call.freeze(axis, _BY_NUMBER)
+    return [(None,) * len(call.out_shape(i)) for i in range(len(call.op.outputs))]

@@ -1,0 +1,144 @@
+"""Ops that only move numbers: the labels move alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from torchthin.dependency.labels import FROZEN, Axes, Axis
+from torchthin.dependency.registry import Call, positive, rule
+
+
+@rule("aten.permute")
+def permute(call: Call) -> list[Axes]:
+    """Reorder all axes."""
+    data = call.axes("self")
+    return [tuple(data[positive(d, len(data))] for d in call.arg("dims"))]
+
+
+@rule("aten.transpose", "aten.transpose_")
+def transpose(call: Call) -> list[Axes]:
+    """Swap two axes."""
+    data = list(call.axes("self"))
+    a, b = (positive(int(call.arg(name)), len(data)) for name in ("dim0", "dim1"))
+    data[a], data[b] = data[b], data[a]
+    return [tuple(data)]
+
+
+@rule("aten.t", "aten.t_")
+def matrix_transpose(call: Call) -> list[Axes]:
+    """Swap the two axes of a matrix."""
+    return [tuple(reversed(call.axes("self")))]
+
+
+@rule("aten.unsqueeze", "aten.unsqueeze_")
+def unsqueeze(call: Call) -> list[Axes]:
+    """Insert an axis of size 1."""
+    data = list(call.axes("self"))
+    data.insert(positive(int(call.arg("dim")), len(data) + 1), None)
+    return [tuple(data)]
+
+
+@rule("aten.squeeze", "aten.squeeze_", accepts_merged=True)
+def squeeze(call: Call) -> list[Axes]:
+    """Drop axes of size 1: the labelled ones stay in order."""
+    given = call.arg("dim")
+    shape = call.shape("self")
+    listed = [given] if isinstance(given, int) else list(range(len(shape))) if given is None else list(given)
+    dropped = {positive(d, len(shape)) for d in listed if shape and shape[positive(d, len(shape))] == 1}
+    return [tuple(axis for d, axis in enumerate(call.axes("self")) if d not in dropped)]
+
+
+@rule("aten.expand")
+def expand(call: Call) -> list[Axes]:
+    """Axes of size 1 are repeated, and new ones stand in front: every index of theirs is like any other."""
+    data, out = call.axes("self"), call.out_shape()
+    shape = (1,) * (len(out) - len(data)) + call.shape("self")
+    kept = (*(None,) * (len(out) - len(data)), *data)
+    return [tuple(_repeated(call, axis, n, m) for axis, n, m in zip(kept, shape, out, strict=True))]
+
+
+def _repeated(call: Call, axis: Axis, before: int, after: int) -> Axis:
+    return call.space.fresh(after, soft=True) if before == 1 and after > 1 else axis
+
+
+@rule("aten.flip")
+def flip(call: Call) -> list[Axes]:
+    """Reverse axes."""
+    data = call.axes("self")
+    flipped = {positive(d, len(data)) for d in call.arg("dims")}
+    return [
+        tuple(
+            axis[::-1] if d in flipped and isinstance(axis, np.ndarray) else axis
+            for d, axis in enumerate(data)
+        )
+    ]
+
+
+@rule("aten.triu", "aten.tril", "aten.triu_", "aten.tril_")
+def triangle(call: Call) -> list[Axes]:
+    """Zero a triangle of the last two axes, by position."""
+    data = call.axes("self")
+    for axis in data[-2:]:
+        call.freeze(axis, "positions decide what is zeroed")
+    return [data]
+
+
+@rule("aten.roll")
+def roll(call: Call) -> list[Axes]:
+    """Rotate: a fixed number of indices wraps around, so the indices that wrap must all stay."""
+    data = list(call.axes("self"))
+    for shift, dim in zip(_as_list(call.arg("shifts")), _as_list(call.arg("dims", [])), strict=False):
+        d = positive(dim, len(data))
+        axis = data[d]
+        if isinstance(axis, np.ndarray):
+            wraps = min(abs(shift), axis.size)
+            call.freeze(
+                axis[axis.size - wraps :] if shift > 0 else axis[:wraps], "a fixed number wraps around"
+            )
+            data[d] = np.roll(axis, shift)
+    if not call.arg("dims", []):
+        for axis in data:
+            call.freeze(axis, "rolled over all axes")
+        return [(None,) * len(data)]
+    return [tuple(data)]
+
+
+@rule("aten.constant_pad_nd")
+def constant_pad(call: Call) -> list[Axes]:
+    """Pad from the last axis backwards; padding on a labelled axis is frozen."""
+    data = list(call.axes("self"))
+    pad = list(call.arg("pad"))
+    for k in range(len(pad) // 2):
+        d = len(data) - 1 - k
+        before, after = pad[2 * k], pad[2 * k + 1]
+        axis = data[d]
+        if isinstance(axis, np.ndarray) and (before or after):
+            if before < 0 or after < 0:
+                call.freeze(axis, "padding cuts a part off")
+                data[d] = None
+            else:
+                data[d] = np.pad(axis, (before, after), constant_values=FROZEN)
+    return [tuple(data)]
+
+
+@rule("aten.repeat")
+def repeat(call: Call) -> list[Axes]:
+    """Tile axes; new axes stand in front."""
+    repeats = list(call.arg("repeats"))
+    new = len(repeats) - len(call.axes("self"))
+    data: Axes = (*(None,) * new, *call.axes("self"))
+    shape = (1,) * new + call.shape("self")
+    return [
+        tuple(
+            np.tile(axis, n)
+            if isinstance(axis, np.ndarray) and n > 1
+            else _repeated(call, axis, size, size * n)
+            for axis, size, n in zip(data, shape, repeats, strict=True)
+        )
+    ]
+
+
+def _as_list(item: int | Sequence[int]) -> list[int]:
+    return [item] if isinstance(item, int) else list(item)

@@ -1,0 +1,91 @@
+"""Normalisation: channel vectors are tied to the channel axis; statistics over channels are marked."""
+
+from __future__ import annotations
+
+from torchthin.dependency.labels import Axes, Axis, Merged
+from torchthin.dependency.registry import Call, rule
+
+BATCH_NORMS = (
+    "aten.native_batch_norm",
+    "aten._native_batch_norm_legit",
+    "aten._native_batch_norm_legit_no_training",
+    "aten._native_batch_norm_legit_functional",
+    "aten.cudnn_batch_norm",
+    "aten.miopen_batch_norm",
+    "aten._batch_norm_no_update",
+    "aten._batch_norm_with_update",
+)
+
+
+@rule(*BATCH_NORMS)
+def batch_norm(call: Call) -> list[Axes]:
+    """Weight, bias, running mean and variance follow axis 1."""
+    data = call.axes("input")
+    if call.shape("input")[1] > 1:
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            if call.has(name):
+                call.tie(data[1], call.axes(name)[0])
+    training = call.arg("training", call.op.name == "aten._batch_norm_with_update")
+    call.statistics = (training or not call.has("running_mean")) and any(
+        axis is not None for d, axis in enumerate(data) if d != 1
+    )
+    return [data, *(_vector(call, i, data[1]) for i in range(1, len(call.op.outputs)))]
+
+
+def _vector(call: Call, output: int, channels: Axis) -> Axes:
+    """Saved statistics: one number per channel, or nothing."""
+    shape = call.out_shape(output)
+    return (channels,) if shape and shape == call.out_shape()[1:2] else (None,) * len(shape)
+
+
+@rule("aten.native_layer_norm", "aten._fused_rms_norm")
+def layer_norm(call: Call) -> list[Axes]:
+    """Weight and bias follow the last axes, over which the statistics run."""
+    data = call.axes("input")
+    normalized = len(call.arg("normalized_shape"))
+    for name in ("weight", "bias"):
+        if call.has(name):
+            for a, b, size in zip(data[-normalized:], call.axes(name), call.shape(name), strict=True):
+                if size > 1:
+                    call.tie(a, b)
+    call.statistics = any(axis is not None for axis in data[-normalized:])
+    saved: Axes = (*data[:-normalized], *(None,) * normalized)
+    return [data, *(saved for _ in call.op.outputs[1:])]
+
+
+@rule("aten.native_group_norm")
+def group_norm(call: Call) -> list[Axes]:
+    """Like layer norm over axis 1 in blocks: equal numbers go from every norm group."""
+    data = call.axes("input")
+    channels = data[1]
+    for name in ("weight", "bias"):
+        if call.has(name):
+            call.tie(channels, call.axes(name)[0])
+    norm_groups = int(call.arg("group"))
+    if channels is not None and not isinstance(channels, Merged) and norm_groups > 1:
+        if norm_groups == channels.size:
+            call.freeze(channels, "group norm with one channel per norm group")
+        else:
+            call.space.balance(channels.reshape(norm_groups, -1))
+    call.statistics = any(axis is not None for axis in data[1:])
+    return [data, *((data[0], None) for _ in call.op.outputs[1:])]
+
+
+@rule("aten._softmax", "aten._safe_softmax", "aten._log_softmax")
+def softmax(call: Call) -> list[Axes]:
+    """A distribution over one axis: what goes from that axis leaves the sum."""
+    data = call.axes("self")
+    if data and data[call.arg("dim")] is not None:
+        call.statistics = True
+    return [data]
+
+
+@rule("aten._weight_norm_interface")
+def weight_norm(call: Call) -> list[Axes]:
+    """w = g v / |v|, the norm over all axes but `dim`."""
+    v, g = call.axes("v"), call.axes("g")
+    dim = int(call.arg("dim", 0))
+    if call.shape("g")[dim] > 1:
+        call.tie(v[dim], g[dim])
+    call.statistics = any(axis is not None for position, axis in enumerate(v) if position != dim)
+    return [v, g]

@@ -1,0 +1,66 @@
+"""Pooling and interpolation: leading axes pass, labelled spatial axes freeze."""
+
+from __future__ import annotations
+
+from torchthin.dependency.labels import Axes
+from torchthin.dependency.registry import Call, rule
+
+
+@rule(
+    "aten.max_pool2d_with_indices", "aten.max_pool3d_with_indices", "aten.avg_pool2d", "aten.avg_pool3d",
+    "aten._adaptive_avg_pool2d", "aten._adaptive_avg_pool3d", "aten.adaptive_max_pool2d", "aten.adaptive_max_pool3d",
+    "aten.upsample_nearest1d", "aten.upsample_nearest2d", "aten.upsample_nearest3d",
+    "aten._upsample_nearest_exact1d", "aten._upsample_nearest_exact2d", "aten._upsample_nearest_exact3d",
+    "aten.upsample_linear1d", "aten.upsample_bilinear2d", "aten._upsample_bilinear2d_aa", "aten.upsample_bicubic2d",
+    "aten._upsample_bicubic2d_aa", "aten.upsample_trilinear3d", "aten.reflection_pad1d", "aten.reflection_pad2d",
+    "aten.reflection_pad3d", "aten.replication_pad1d", "aten.replication_pad2d", "aten.replication_pad3d",
+    "aten.max_unpool2d", "aten.max_unpool3d",
+)  # fmt: skip
+def spatial(call: Call) -> list[Axes]:
+    """The last axes are spatial, as many as the op's name says: labels on them freeze, the others pass."""
+    data = call.axes(next(iter(call.op.arguments)))
+    digits = call.op.name.removesuffix("_with_indices").removesuffix("_aa")
+    spatial_axes = int(digits[-2])
+    kept = len(data) - spatial_axes
+    for axis in data[kept:]:
+        call.freeze(axis, "a spatial axis of pooling or resizing")
+    if call.has("indices"):
+        picked = call.axes("indices")
+        for axis in picked[kept:]:
+            call.freeze(axis, "a spatial axis of pooling or resizing")
+        for a, b, size in zip(data[:kept], picked[:kept], call.shape("indices")[:kept], strict=True):
+            if size > 1:
+                call.tie(a, b)
+    return [(*data[:kept], *(None,) * spatial_axes) for _ in call.op.outputs]
+
+
+@rule(
+    "aten.grid_sampler_2d",
+    "aten.grid_sampler_3d",
+)
+def grid_sampler(call: Call) -> list[Axes]:
+    """Channels of the input pass; input and grid share the batch."""
+    data, grid = call.axes("input"), call.axes("grid")
+    for axis in (*data[2:], *grid[1:]):
+        call.freeze(axis, "a spatial axis of a grid sample")
+    if call.shape("input")[0] > 1:
+        call.tie(data[0], grid[0])
+    return [(data[0], data[1], *(None for _ in data[2:]))]
+
+
+@rule("aten.affine_grid_generator")
+def affine_grid(call: Call) -> list[Axes]:
+    """(N, 2, 3) transformations -> (N, H, W, 2) positions."""
+    data = call.axes("theta")
+    for axis in data[1:]:
+        call.freeze(axis, "coefficients of a transformation")
+    return [(data[0], *(None for _ in call.out_shape()[1:]))]
+
+
+@rule("torchvision.roi_align", "torchvision.roi_pool")
+def regions(call: Call) -> list[Axes]:
+    """(N, C, H, W) pictures and (K, 5) regions -> (K, C, h, w): the first column of a region is a picture's number."""
+    data, rois = call.axes("input"), call.axes("rois")
+    for axis in (data[0], *data[2:], rois[1]):
+        call.freeze(axis, "regions are cut out by their position")
+    return [(rois[0], data[1], None, None) for _ in call.op.outputs]

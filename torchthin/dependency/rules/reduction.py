@@ -1,0 +1,109 @@
+"""Reductions: labels of reduced axes vanish; a result that depends on how many there were is marked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torchthin.dependency.labels import Axes, Merged, Sorted
+from torchthin.dependency.registry import Call, positive, rule
+from torchthin.dependency.rules.elementwise import elementwise
+
+_POSITIONS = {"aten.argmax", "aten.argmin"}
+_WITH_POSITIONS = {"aten.max", "aten.min", "aten.median", "aten.nanmedian", "aten.mode"}
+"""With a `dim`, their second result holds positions along it."""
+
+
+@rule(
+    "aten.sum", "aten.mean", "aten.amax", "aten.amin", "aten.max", "aten.min", "aten.prod", "aten.var", "aten.std",
+    "aten.var_mean", "aten.std_mean", "aten.linalg_vector_norm", "aten.norm", "aten.logsumexp", "aten.any", "aten.all",
+    "aten.argmax", "aten.argmin", "aten.median", "aten.nanmedian", "aten.mode", "aten.aminmax", "aten.nansum",
+    "aten.count_nonzero",
+    accepts_merged=True,
+)  # fmt: skip
+def reduction(call: Call) -> Sequence[Axes]:
+    """Reduce over the argument `dim` (all axes when it is left out)."""
+    if call.has("other"):
+        return elementwise(call)  # the elementwise forms of max and min
+    data = call.axes("self")
+    given = call.arg("dim")
+    if given is None and call.op.name == "aten.mode":
+        given = -1
+    rank = len(data)
+    listed = [given] if isinstance(given, int) else list(given or ())
+    dims = {positive(d, rank) for d in listed} or set(range(rank))
+    if any(data[d] is not None for d in dims):
+        call.statistics = True
+        if call.op.name in _POSITIONS or (call.op.name in _WITH_POSITIONS and call.used(1)):
+            for d in dims:
+                call.freeze(data[d], "a position along the axis is read")
+    keep = bool(call.arg("keepdim", False))
+    axes = tuple(None if d in dims else axis for d, axis in enumerate(data) if keep or d not in dims)
+    return [axes if len(call.out_shape(i)) == len(axes) else () for i in range(len(call.op.outputs))]
+
+
+@rule(
+    "aten.cumsum", "aten.cumsum_", "aten.cumprod", "aten.cumprod_", "aten.logcumsumexp", "aten.cummax", "aten.cummin",
+    "aten.topk", "aten.kthvalue",
+    accepts_merged=True,
+)  # fmt: skip
+def along_one_axis(call: Call) -> list[Axes]:
+    """The order along `dim` matters: its labels freeze."""
+    data = call.axes("self")
+    if not data:
+        return [() for _ in call.op.outputs]
+    dim = positive(int(call.arg("dim", -1)), len(data))
+    call.freeze(data[dim], "the order along the axis matters")
+    axes = tuple(None if d == dim else axis for d, axis in enumerate(data))
+    if call.op.name == "aten.kthvalue" and not call.arg("keepdim", False):
+        axes = tuple(axis for d, axis in enumerate(axes) if d != dim)
+    return [axes for _ in call.op.outputs]
+
+
+@rule("aten.sort", accepts_merged=True)
+def sort(call: Call) -> list[Axes]:
+    """Values in order: what was where along `dim` is forgotten, and how many there are follows what stays."""
+    data = call.axes("self")
+    if not data:
+        return [(), ()]
+    dim = positive(int(call.arg("dim", -1)), len(data))
+    axis = data[dim]
+    if axis is None:
+        return [data, data]
+    if call.used(1):
+        call.freeze(axis, "a position along the axis is read")
+        return [(*data[:dim], None, *data[dim + 1 :])] * 2
+    call.statistics = True
+    segments = axis.segments if isinstance(axis, Merged) else (((axis.size, axis),),)
+    return [(*data[:dim], Sorted(segments), *data[dim + 1 :])] * 2
+
+
+@rule("aten._fft_r2c", "aten._fft_c2r", "aten._fft_c2c")
+def fourier(call: Call) -> list[Axes]:
+    """Frequencies mix all indices along `dim`, by position."""
+    data = call.axes("self")
+    dims = {positive(d, len(data)) for d in call.arg("dim")}
+    for d in dims:
+        call.freeze(data[d], "transformed along the axis")
+    return [tuple(None if d in dims else axis for d, axis in enumerate(data))]
+
+
+@rule("aten._cdist_forward", "aten._euclidean_dist")
+def distances(call: Call) -> list[Axes]:
+    """(..., P, M) and (..., R, M) -> (..., P, R): distances over M."""
+    a, b = call.axes("x1"), call.axes("x2")
+    out = call.out_shape()
+    for batch_a, batch_b, size in zip(a[:-2], b[:-2], out, strict=False):
+        if size > 1:
+            call.tie(batch_a, batch_b)
+    if call.shape("x1")[-1] > 1:
+        call.tie(a[-1], b[-1])
+        call.statistics = a[-1] is not None
+    return [(*a[:-2], a[-2], b[-2])]
+
+
+@rule("aten.multinomial")
+def drawn(call: Call) -> list[Axes]:
+    """Positions are drawn from the last axis."""
+    data = call.axes("self")
+    call.freeze(data[-1], "positions along the axis are drawn")
+    return [(*data[:-1], None)]

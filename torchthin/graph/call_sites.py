@@ -1,0 +1,83 @@
+"""Where in a model an op is called: followed through hooks that do not touch it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules import module as module_hooks
+
+from torchthin.graph.clone import modules_of
+from torchthin.graph.opgraph import Place, Source
+
+_LIBRARY = tuple(str(folder) + os.sep for folder in (Path(torch.__file__).parent, Path(__file__).parents[1]))
+
+
+@cache
+def _is_library(file: str) -> bool:
+    return file.startswith(_LIBRARY)
+
+
+@dataclass(slots=True)
+class _Frame:
+    """One running call of a module."""
+
+    module: str
+    call: int
+    ops: int = 0
+
+
+class ModulePaths:
+    """Knows which module is running, through hooks that do not touch the model."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._names = {id(module): name for name, module in modules_of(model)}
+        self._calls: Counter[str] = Counter()
+        self._stack: list[_Frame] = [_Frame("", 0)]
+
+    @contextlib.contextmanager
+    def watch(self) -> Iterator[None]:
+        """Follow module calls inside the block."""
+        enter = module_hooks.register_module_forward_pre_hook(self._enter)
+        leave = module_hooks.register_module_forward_hook(self._leave, always_call=True)
+        try:
+            yield
+        finally:
+            enter.remove()
+            leave.remove()
+            del self._stack[1:]
+
+    def _enter(self, module: nn.Module, inputs: Any) -> None:
+        name = self._names.get(id(module), "")
+        self._calls[name] += 1
+        self._stack.append(_Frame(name, self._calls[name]))
+
+    def _leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        if len(self._stack) > 1:
+            self._stack.pop()
+
+    def place(self) -> Place:
+        """Return the place of the op that is called now; every call of `place` stands for one op."""
+        frame = self._stack[-1]
+        frame.ops += 1
+        return frame.module, frame.call, frame.ops
+
+    def source(self) -> Source:
+        """The running module and the innermost line of code that is neither torch's nor ours."""
+        path = self._stack[-1].module
+        frame: Any = sys._getframe(1)
+        while frame is not None:
+            file = frame.f_code.co_filename
+            if not _is_library(file):
+                return Source(path, file, frame.f_lineno)
+            frame = frame.f_back
+        return Source(path, "", 0)

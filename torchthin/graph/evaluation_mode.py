@@ -1,0 +1,142 @@
+"""A model run so that nothing of it changes and every op shows."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.overrides import TorchFunctionMode
+
+from torchthin.graph.clone import modules_of
+
+
+@contextlib.contextmanager
+def quiet(model: nn.Module, *, spent: bool = False) -> Iterator[None]:
+    """Evaluation mode, no autograd, no fused kernels that hide ops; all but numbers in buffers as before afterwards.
+
+    `spent`: the model is a copy that nobody uses any more; what the run leaves on it stays there.
+    Training mode comes first for a moment: models that cache what they compute in evaluation mode drop it there.
+    """
+    modules = [module for _, module in modules_of(model)]
+    training = [module.training for module in modules]
+    onednn = torch._C._get_mkldnn_enabled()
+    fastpath = torch.backends.mha.get_fastpath_enabled()
+    generators = _generators()
+    contents = [] if spent else _contents(modules)
+    if any(map(own_modes, {type(module) for module in modules})):
+        model.train()
+        model.eval()
+    else:
+        _set_training(modules, [False] * len(modules))
+    torch.backends.mha.set_fastpath_enabled(False)
+    if any(isinstance(module, nn.RNNBase) for module in modules):
+        torch._C._set_mkldnn_enabled(False)
+    try:
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), _uncompiled():
+            yield
+    finally:
+        _set_generators(generators)
+        torch.backends.mha.set_fastpath_enabled(fastpath)
+        torch._C._set_mkldnn_enabled(onednn)
+        for now, before in contents:
+            if now or before:
+                now.clear()
+                now.update(before)
+        _set_training(modules, training)
+
+
+def own_modes(kind: type[nn.Module]) -> bool:
+    """Whether a class does something of its own when its mode changes."""
+    return kind.train is not nn.Module.train or kind.eval is not nn.Module.eval
+
+
+def _set_training(modules: Iterable[nn.Module], flags: Iterable[bool]) -> None:
+    for module, flag in zip(modules, flags, strict=True):
+        if module.training != flag:
+            module.training = flag
+
+
+def _uncompiled() -> contextlib.AbstractContextManager[object]:
+    """Let parts under ``torch.compile`` run as they were written (torch 2.6 and later can be asked to)."""
+    if "torch._dynamo" not in sys.modules or not hasattr(torch.compiler, "set_stance"):
+        return contextlib.nullcontext()
+    eager: contextlib.AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
+    return eager
+
+
+def _contents(modules: Iterable[nn.Module]) -> list[tuple[dict[Any, Any], dict[Any, Any]]]:
+    """Return the attributes of all modules, and the dicts among them, each with a copy: a forward pass may add to them."""
+    dicts = [module.__dict__ for module in modules]
+    nested = [value for attributes in dicts for value in attributes.values() if isinstance(value, dict)]
+    return [(now, dict(now) if now else _EMPTY) for now in (*dicts, *nested)]
+
+
+_EMPTY: dict[Any, Any] = {}
+
+
+def _generators() -> tuple[Any, ...]:
+    """Return the state of every global random generator that a forward pass may draw from."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+    return torch.random.get_rng_state(), random.getstate(), np.random.get_state(), cuda  # noqa: NPY002
+
+
+def _set_generators(states: tuple[Any, ...]) -> None:
+    torch.random.set_rng_state(states[0])
+    random.setstate(states[1])
+    np.random.set_state(states[2])  # noqa: NPY002
+    if states[3] is not None:
+        torch.cuda.set_rng_state_all(states[3])
+
+
+@contextlib.contextmanager
+def running(model: nn.Module, *, training: bool = False, spent: bool = False) -> Iterator[None]:
+    """`quiet` (see there for `spent`), in evaluation mode, or in training mode, in which some models run auxiliary heads.
+
+    In training mode normalisation and dropout are kept still, so that two runs compute the same.
+    """
+    with quiet(model, spent=spent):
+        if not training:
+            yield
+            return
+        model.train()
+        for _, module in modules_of(model):
+            if isinstance(module, (_NormBase, _DropoutNd, nn.RNNBase)) or _normalises_weights(module):
+                module.training = False
+        with _NoDropout():
+            yield
+
+
+def _normalises_weights(module: nn.Module) -> bool:
+    """Whether a module takes a step of spectral norm's power iteration when it runs in training mode."""
+    hooked = any(isinstance(hook, SpectralNorm) for hook in module._forward_pre_hooks.values())
+    return hooked or type(module).__module__.startswith("torch.nn.utils.")
+
+
+class _NoDropout(TorchFunctionMode):
+    """Functions of dropout hand on what they are given."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func in _DROPOUTS:  # input, p, training, inplace
+            return func(*args[:2], **{**kwargs, "training": False, "inplace": False})
+        if func is functional.scaled_dot_product_attention:  # query, key, value, attn_mask, dropout_p, ...
+            args = (*args[:4], 0.0, *args[5:]) if len(args) > 4 else args
+            kwargs |= {"dropout_p": 0.0} if len(args) <= 4 else {}
+        return func(*args, **kwargs)
+
+
+_DROPOUTS = (
+    functional.dropout, functional.dropout1d, functional.dropout2d, functional.dropout3d,
+    functional.alpha_dropout, functional.feature_alpha_dropout,
+)  # fmt: skip

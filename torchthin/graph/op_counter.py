@@ -1,0 +1,161 @@
+"""Sees every ATen op of a run, and knows which op of a record each one is."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from torchthin.graph.arguments import by_name, storage_key
+from torchthin.graph.call_sites import ModulePaths
+from torchthin.graph.clone import state_tensors
+from torchthin.graph.deferred import Deferred, writes
+from torchthin.graph.fake import NeedsNumbers, NoReading, compute
+from torchthin.graph.opgraph import Place
+
+_DETACH, _TO_COPY, _CLONE = (
+    torch.ops.aten.detach.default,
+    torch.ops.aten._to_copy,
+    torch.ops.aten.clone.default,
+)
+
+
+class CountingMode(TorchDispatchMode):
+    """Counts the ops that completed; ops and their order are those that `record` sees.
+
+    With a graph's `places` (and `following` the model) it knows which op of the record each one is.
+    """
+
+    def __init__(
+        self, start: int = 0, places: Mapping[Place, int] | None = None, *, hollow: bool = False
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.hollow = hollow
+        """Whether arithmetic is left out, see `torchthin/graph/fake.py`."""
+        self.deferred: Deferred | None = None
+        """The model's tensors that have values only while an op reads them."""
+        self.completed = start
+        """Index of the op that runs; between ops, of the next."""
+        self.recorded = True
+        """Whether the op that runs is one of the record."""
+        self.paths: ModulePaths | None = None
+        self._start = start
+        self._places = places
+        self._ran = 0
+        self._strange = 0
+        self.copies = 0
+        self._spared: dict[int, Tensor] = {}
+        self._saved: list[tuple[Tensor, Tensor]] = []
+
+    @property
+    def repeats(self) -> bool:
+        """Whether the run had the ops of the record, all of them and no others."""
+        return not self._strange and (self._places is None or self._ran == len(self._places))
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Tell torch not to wrap the dispatch in a guard whose first call imports its compiler: seconds in every process."""
+        return False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if torch.is_inference_mode_enabled():  # there torch hands over composite ops whole
+            with self:
+                parts = func.decompose(*args, **(kwargs or {}))
+            if parts is not NotImplemented:
+                return parts
+        if self.deferred:
+            if writes(func) and self.deferred.holds(args[0]):
+                raise NeedsNumbers(f"{func} changes a weight")
+            args = self.deferred.filled(args)
+            kwargs = {name: self.deferred.filled(argument) for name, argument in (kwargs or {}).items()}
+        if self._spared and func._schema.is_mutable:
+            self._save(func, args, kwargs or {})
+        if func is _DETACH:
+            result = func(*args, **(kwargs or {}))
+            self.passed(args[0], result)
+            return result
+        if func.overloadpacket is _TO_COPY and args[0].is_floating_point():
+            result = func(*args, **(kwargs or {}))
+            if result.is_floating_point():
+                self.passed(args[0], result)
+                return result
+        if func is _CLONE:
+            result = self.copy(func, args, kwargs or {})
+            self.copies += 1
+            return result
+        self._locate()
+        result = self.execute(func, args, kwargs or {})
+        self.completed += self.recorded
+        return result
+
+    @contextlib.contextmanager
+    def sparing(self, model: nn.Module) -> Iterator[None]:
+        """Put back after the block what ops inside write into the parameters of `model`, which a copy may share."""
+        self._spared = {
+            storage_key(tensor): tensor
+            for _, tensor in state_tensors(model)
+            if isinstance(tensor, nn.Parameter)
+        }
+        try:
+            yield
+        finally:
+            for parameter, before in self._saved:
+                parameter.data.copy_(before)
+            self._spared, self._saved = {}, []
+
+    def _save(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given = by_name(func, args, kwargs)
+        for argument in func._schema.arguments:
+            tensor = given.get(argument.name)
+            if (
+                argument.alias_info is not None
+                and argument.alias_info.is_write
+                and isinstance(tensor, Tensor)
+            ):
+                parameter = self._spared.pop(storage_key(tensor), None)
+                if parameter is not None:
+                    self._saved.append((parameter, parameter.detach().clone()))
+
+    def copy(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a copy. It is not counted: whether ``contiguous`` and ``reshape`` copy depends on sizes."""
+        return self.compute(func, args, kwargs)
+
+    def _locate(self) -> None:
+        if self._places is None or self.paths is None:
+            return
+        index = self._places.get(self.paths.place())
+        self.recorded = index is not None
+        self._ran += self.recorded
+        self._strange += not self.recorded
+        if index is not None:
+            self.completed = self._start + index
+
+    def passed(self, given: Tensor, result: Tensor) -> None:
+        """Take note of a result that is what went in.
+
+        Conversions between floating point types are no ops, since a float64 copy of the model has others; nor is
+        ``detach``: torch adds one behind ``arange`` and its like when somebody (the recorder) holds the result.
+        """
+
+    def execute(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run one op; subclasses may look at it or compute it differently."""
+        return self.compute(func, args, kwargs)
+
+    def compute(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Return what one op returns."""
+        return compute(func, args, kwargs) if self.hollow else func(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def following(model: nn.Module, mode: CountingMode) -> Iterator[None]:
+    """Run what stands inside the block under `mode`, which knows at each op where in `model` it is."""
+    mode.paths = ModulePaths(model)
+    reading: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
+    if mode.hollow or mode.deferred:
+        reading = NoReading(mode.deferred.holds if mode.deferred else None)
+    with mode.paths.watch(), reading, mode:
+        yield

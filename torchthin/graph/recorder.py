@@ -1,0 +1,189 @@
+"""Records a forward pass as an `OpGraph`."""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchthin.graph.arguments import (
+    argument_names,
+    as_outputs,
+    is_inplace_view,
+    may_share,
+    storage_key,
+    tensors_in,
+)
+from torchthin.graph.call_sites import ModulePaths
+from torchthin.graph.clone import held, state_tensors
+from torchthin.graph.evaluation_mode import running
+from torchthin.graph.fake import NoReading
+from torchthin.graph.inputs import Inputs, call
+from torchthin.graph.op_counter import CountingMode
+from torchthin.graph.opgraph import Op, OpGraph, Place, Ref, Value
+from torchthin.graph.outputs import opaque_types, output_tensors
+from torchthin.graph.size_uses import SizeWatch, factor_of
+
+_KEPT_DTYPES = {torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8, torch.bool}
+
+
+class _Recorder(CountingMode):
+    def __init__(self, paths: ModulePaths, names: Mapping[int, str], hollow: bool) -> None:
+        super().__init__(hollow=hollow)
+        self.paths: ModulePaths = paths
+        self._names = names
+        self._ids: dict[int, tuple[weakref.ref[Tensor], Ref]] = {}
+        self._aliases = 0
+        self.values: list[Value] = []
+        self._refs: list[Ref] = []
+        self.ops: list[Op] = []
+        self.state: dict[str, int] = {}
+        self.places: dict[Place, int] = {}
+        self.factors: dict[int, float] = {}
+
+    def execute(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self.places[self.paths.place()] = self.completed
+        factor = factor_of(func, args, self.hollow)
+        if factor is not None:
+            self.factors[self.completed] = factor
+        return self._recorded(self.completed, func, args, kwargs)
+
+    def copy(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return self._recorded(-1 - self.copies, func, args, kwargs)
+
+    def _recorded(self, index: int, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        arguments = {
+            name: self._reference(argument)
+            for name, argument in zip(argument_names(func), args, strict=False)
+        }
+        for name, argument in kwargs.items():
+            arguments[name] = self._reference(argument)
+        result = self.compute(func, args, kwargs)
+        given: list[Tensor] = []
+        if may_share(func):
+            given = [t for argument in (*args, *kwargs.values()) for t in tensors_in(argument)]
+            if is_inplace_view(func):
+                self._renumber(as_outputs(result))
+        if isinstance(result, Tensor):
+            made: tuple[Ref | None, ...] = (self._output(result, given),)
+        else:
+            made = tuple(self._output(t, given) for t in as_outputs(result))
+        self.ops.append(Op(index, func, arguments, made, self.paths.source()))
+        return result
+
+    def passed(self, given: Tensor, result: Tensor) -> None:
+        """Let the converted tensor be the same value."""
+        self._ids[id(result)] = (weakref.ref(result), self._refs[self.number(given)])
+
+    def _reference(self, argument: Any) -> Any:
+        if isinstance(argument, Tensor):
+            known = self._ids.get(id(argument))
+            if known is not None and known[0]() is argument:
+                return known[1]
+            return self._refs[self.number(argument)]
+        if isinstance(argument, (list, tuple)):
+            if all(type(item) is int for item in argument):
+                return list(argument)
+            return [self._reference(item) for item in argument]
+        return argument
+
+    def _renumber(self, tensors: list[Tensor | None]) -> None:
+        """A tensor that changed its own shape (``squeeze_``) is a new value that shares storage with what it was."""
+        for tensor in tensors:
+            if tensor is not None:
+                alias = self.values[self.number(tensor)].alias
+                del self._ids[id(tensor)]
+                self.number(tensor, alias)
+
+    def _output(self, tensor: Tensor | None, given: list[Tensor]) -> Ref | None:
+        if tensor is None:
+            return None
+        known = self._ids.get(id(tensor))
+        if known is not None and known[0]() is tensor:
+            return known[1]
+        alias = None
+        if given:
+            key = storage_key(tensor)
+            sharing = next((t for t in given if storage_key(t) == key), None)
+            alias = None if sharing is None else self.values[self.number(sharing)].alias
+        return self._refs[self.number(tensor, alias)]
+
+    def number(self, tensor: Tensor, alias: int | None = None) -> int:
+        """Return the tensor's value number; a tensor never seen before gets a new one."""
+        known = self._ids.get(id(tensor))
+        if known is not None and known[0]() is tensor:
+            return known[1].value
+        if alias is None:
+            alias, self._aliases = self._aliases, self._aliases + 1
+        number = len(self.values)
+        data = tensor if tensor.dtype in _KEPT_DTYPES else None
+        self.values.append(Value(tuple(tensor.shape), tensor.dtype, alias, data))
+        ref = Ref(number)
+        self._refs.append(ref)
+        self._ids[id(tensor)] = (weakref.ref(tensor), ref)
+        name = self._names.get(id(tensor))
+        if name is not None:
+            self.state[name] = number
+        return number
+
+
+def record(
+    model: nn.Module,
+    inputs: Inputs,
+    *,
+    training: bool = False,
+    hollow: bool = False,
+    spent: bool = False,
+    watch: bool = False,
+) -> OpGraph:
+    """Run `model` once on `inputs` and return the record.
+
+    The forward pass runs without autograd and may change buffers of `model`: give a `clone`.
+    `training`, `spent`: see `running`. `hollow`: without arithmetic. `watch`: see what becomes of integer attributes, which
+    some code refuses; `model` is spent then.
+
+    Raises:
+        NeedsNumbers: a hollow run met code that looks at numbers.
+    """
+    with held(model):
+        paths = ModulePaths(model)
+        recorder = _Recorder(paths, {id(tensor): name for name, tensor in state_tensors(model)}, hollow)
+        watched = SizeWatch(model, recorder) if watch else None
+        with (
+            running(model, training=training, spent=spent),
+            paths.watch(),
+            watched or contextlib.nullcontext(),
+        ):
+            given = [recorder.number(tensor) for tensor in inputs.tensors()]
+            with NoReading() if hollow else contextlib.nullcontext(), recorder.sparing(model), recorder:
+                outputs = call(model, inputs)
+    made = [recorder.number(item) for item in output_tensors(outputs)]
+    ops = tuple(recorder.ops)
+    return OpGraph(
+        ops,
+        tuple(recorder.values),
+        recorder.state,
+        tuple(given),
+        tuple(made),
+        recorder.places,
+        note=_unseen(made, outputs),
+        hollow=hollow,
+        watched=watched.found(recorder.factors) if watched else None,
+    )
+
+
+def _unseen(made: list[int], outputs: Any) -> str:
+    """Say what of the outputs cannot be followed."""
+    hidden = opaque_types(outputs)
+    if made and not hidden:
+        return ""
+    what = ", ".join(hidden) or type(outputs).__name__
+    then = "is not compared" if made else "so nothing can be proved, and nothing was pruned"
+    return (
+        f"The model returns {what}, in which no tensor is seen: {then}. "
+        "Return tensors, alone or in lists, tuples, dicts or objects with attributes."
+    )

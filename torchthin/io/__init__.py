@@ -1,0 +1,1 @@
+"""Files and what comes from outside: checkpoints, calibration data, model factories, exports, other processes."""

@@ -1,0 +1,124 @@
+"""A checkpoint's state dict against a model: names, shapes, numbers."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from torchthin.errors import CheckpointError, near_matches
+from torchthin.io.checkpoints.content import WRAPPER_PREFIXES, Checkpoint
+
+_SHOWN = 3
+
+
+def load_into(model: nn.Module, checkpoint: Checkpoint) -> None:
+    """Load the checkpoint into `model`, strictly: every name and shape must fit.
+
+    Values are copied into the model's own dtypes and devices, as ``load_state_dict`` does. When the
+    checkpoint does not fit, the model is left as it was.
+
+    Raises:
+        CheckpointError: names are missing or unexpected, shapes differ, or a weight is NaN or infinite.
+    """
+    own = model.state_dict()
+    state = _rewrapped(checkpoint.state_dict, own)
+    if state.keys() != own.keys() and _loads(copy.deepcopy(model), state):
+        own = dict(state)  # the model's own hooks translate older names
+    _refuse_other_names(checkpoint, state, own)
+    _refuse_other_shapes(checkpoint, state, own)
+    _refuse_complex(checkpoint, state, own)
+    refuse_bad_numbers(state, set(dict(model.named_parameters())), f"of {checkpoint.path}")
+    model.load_state_dict(state)
+
+
+def refuse_bad_numbers(state: Mapping[str, Any], parameters: set[str], where: str) -> None:
+    """Raise CheckpointError naming the first tensor with NaN, or, among `parameters`, with an infinite value.
+
+    Buffers may be infinite: attention masks are.
+    """
+    for name, value in state.items():
+        if not isinstance(value, torch.Tensor) or not (value.is_floating_point() or value.is_complex()):
+            continue
+        wide = value.float() if value.element_size() == 1 else value  # float8 has no isnan
+        bad, word = torch.isnan(wide), "NaN"
+        if name in parameters and not bad.any():
+            bad, word = torch.isinf(wide), "infinite values"
+        count = int(bad.sum())
+        if count:
+            raise CheckpointError(
+                f"The weights {where} must be finite numbers. {name} has {word} in {count} of "
+                f"{value.numel()} "
+                "entries; use a checkpoint from before the training diverged."
+            )
+
+
+def _rewrapped(state: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Put back a wrapper's prefix when the model itself is wrapped."""
+    for prefix in WRAPPER_PREFIXES:
+        if own and all(name.startswith(prefix) for name in own):
+            inner = {name.removeprefix(prefix): value for name, value in own.items()}
+            return {prefix + name: value for name, value in _rewrapped(state, inner).items()}
+    return dict(state)
+
+
+def _loads(model: nn.Module, state: Mapping[str, Any]) -> bool:
+    try:
+        model.load_state_dict(dict(state))
+    except Exception:  # a model's own hooks may raise anything; the reason is found by comparing names
+        return False
+    return True
+
+
+def _refuse_other_names(checkpoint: Checkpoint, state: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    missing = [name for name in own if name not in state]
+    unexpected = [name for name in state if name not in own]
+    if not missing and not unexpected:
+        return
+    hint = near_matches(missing[0], unexpected) if missing else near_matches(unexpected[0], own)
+    raise CheckpointError(
+        f"The checkpoint {checkpoint.path} must have the names of the model. "
+        f"Missing: {_some(missing)}. Unexpected: {_some(unexpected)}.{hint} "
+        "Check the model factory and its arguments."
+    )
+
+
+def _refuse_other_shapes(checkpoint: Checkpoint, state: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    wrong = [
+        f"{name} is {_shape(state[name])}, the model has {_shape(value)}"
+        for name, value in own.items()
+        if isinstance(value, torch.Tensor) and _shape(value) != _shape(state[name])
+    ]
+    if wrong:
+        raise CheckpointError(
+            f"The checkpoint {checkpoint.path} must have the shapes of the model. {'; '.join(wrong[:_SHOWN])}"
+            f"{_more(wrong)}. Check the model factory and its arguments."
+        )
+
+
+def _refuse_complex(checkpoint: Checkpoint, state: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    """Other types become the model's own with their values, but of a complex number a part would be dropped."""
+    for name, value in own.items():
+        given = state[name]
+        if isinstance(given, torch.Tensor) and given.is_complex() and not value.is_complex():
+            raise CheckpointError(
+                f"The checkpoint {checkpoint.path} must have real numbers where the model has. {name} is {given.dtype}, "
+                f"the model has {value.dtype}. Check the model factory and its arguments."
+            )
+
+
+def _some(names: list[str]) -> str:
+    return (", ".join(names[:_SHOWN]) + _more(names)) or "none"
+
+
+def _more(items: list[str]) -> str:
+    return f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
+
+
+def _shape(value: object) -> str:
+    return (
+        str(tuple(value.shape)) if isinstance(value, torch.Tensor) else f"no tensor ({type(value).__name__})"
+    )

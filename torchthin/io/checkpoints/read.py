@@ -1,0 +1,160 @@
+"""Checkpoint file -> :class:`Checkpoint`."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import tarfile
+import warnings
+import zipfile
+from pathlib import Path
+
+from safetensors import safe_open
+
+from torchthin.errors import CheckpointError
+from torchthin.io.checkpoints.checksums import load_checked
+from torchthin.io.checkpoints.content import Checkpoint, checkpoint_from
+from torchthin.io.checkpoints.inert import read_zip, refuse_foreign
+
+MASK_PREFIX = "torchthin.masks."
+"""In safetensors files, which know only one flat list of tensors, masks are named so."""
+
+
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a checkpoint without running any code it holds.
+
+    Read are torch files (zip and the older format) and safetensors, holding a bare state dict or one under
+    ``state_dict``, ``model``, ``model_state`` or ``model_state_dict``. Foreign classes elsewhere in the file,
+    such as an optimizer's, are skipped and named in ``skipped``.
+
+    Raises:
+        CheckpointError: the file is missing, damaged (by the checksums of a torch archive as well) or of another
+        kind, or its state dict needs a foreign class.
+    """
+    path = Path(path)
+    try:
+        return _read(path)
+    except CheckpointError:
+        raise
+    except Exception as error:  # damage can raise anything, anywhere in torch, zipfile or safetensors
+        raise _damaged(path, error) from error
+
+
+def _read(path: Path) -> Checkpoint:
+    _refuse_other_files(path)
+    if _is_safetensors(path):
+        return _from_safetensors(path)
+    return checkpoint_from(path, _from_torch(path))
+
+
+def refuse_unreadable(path: Path, what: str, cure: str) -> None:
+    """Raise CheckpointError when a file cannot hold anything that torch saved: missing, a folder, empty, cut short.
+
+    Args:
+        path: of the file.
+        what: names it in the error, as "checkpoint".
+        cure: the end of the error: what to do about a file that is damaged.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(4)
+    except OSError as error:
+        raise CheckpointError(
+            f"The {what} {path} cannot be opened: {error.strerror}. Check the path and its permissions."
+        ) from error
+    if not start:
+        raise CheckpointError(f"The {what} {path} is empty. {cure}")
+    if start == b"PK\x03\x04" and not zipfile.is_zipfile(path):
+        raise CheckpointError(f"The {what} {path} is damaged: it is cut short. {cure}")
+
+
+def damage(error: Exception) -> str:
+    """Return in a few words what an exception of torch, zipfile or safetensors says about a file."""
+    if isinstance(error, pickle.UnpicklingError):  # torch's text is about how to load without safety
+        return "its pickle cannot be read"
+    if isinstance(error, KeyError):  # the number of a byte that no pickle begins with
+        return "it is not of the form that torch.save writes"
+    reason = str(error).strip().splitlines() or [type(error).__name__]
+    return reason[0][:120]
+
+
+def _refuse_other_files(path: Path) -> None:
+    if path.is_dir():
+        raise CheckpointError(f"The checkpoint {path} must be a file. It is a directory; name a file in it.")
+    if not path.exists():
+        raise CheckpointError(
+            f"The checkpoint {path} does not exist. Check the path given as the checkpoint."
+        )
+    refuse_unreadable(path, "checkpoint", "Save or download it again.")
+    if not zipfile.is_zipfile(path) and tarfile.is_tarfile(path):
+        raise CheckpointError(
+            f"The checkpoint {path} is a tar archive. Unpack it, or save it again with torch.save."
+        )
+
+
+def _damaged(path: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"The checkpoint {path} is damaged or no checkpoint ({damage(error)}). Save or download it again."
+    )
+
+
+def _from_torch(path: Path) -> object:
+    """Return the object a torch file holds; foreign parts of an archive come as placeholders."""
+    is_zip = zipfile.is_zipfile(path)
+    if is_zip:
+        _refuse_other_archives(path)
+    try:
+        with warnings.catch_warnings():  # old files make torch talk about its own storage classes
+            warnings.simplefilter("ignore")
+            return load_checked(path)
+    except zipfile.BadZipFile:  # no other reader gets the right bytes either
+        raise
+    except Exception:  # a foreign class, or damage
+        if not is_zip:
+            refuse_foreign(path)
+            raise
+    return read_zip(path)
+
+
+def _refuse_other_archives(path: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+    if any(name.endswith("/constants.pkl") for name in names):
+        raise CheckpointError(
+            f"The checkpoint {path} is a TorchScript program, not weights. "
+            "Save model.state_dict() of the Python model."
+        )
+    if not any(name.endswith("/data.pkl") for name in names):
+        raise CheckpointError(
+            f"The checkpoint {path} is a zip archive but not one of torch.save. Name the checkpoint in it."
+        )
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Tell by the start: the length of a JSON header (8 bytes, little-endian), then the header."""
+    if path.suffix == ".safetensors":
+        return True
+    with path.open("rb") as file:
+        start = file.read(9)
+    return (
+        len(start) == 9
+        and start[8:] == b"{"
+        and int.from_bytes(start[:8], "little") + 8 <= path.stat().st_size
+    )
+
+
+def _from_safetensors(path: Path) -> Checkpoint:
+    with safe_open(path, framework="pt", device="cpu") as file:
+        entries = {key: _from_json(text) for key, text in (file.metadata() or {}).items()}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    own = isinstance(entries.get("torchthin"), dict)
+    masks = {n.removeprefix(MASK_PREFIX): t for n, t in tensors.items() if own and n.startswith(MASK_PREFIX)}
+    state = {n: t for n, t in tensors.items() if not (own and n.startswith(MASK_PREFIX))}
+    return checkpoint_from(path, {**entries, "state_dict": state, "masks": masks})
+
+
+def _from_json(text: str) -> object:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:  # metadata of other tools is free text
+        return text

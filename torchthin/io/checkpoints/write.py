@@ -1,0 +1,196 @@
+"""Write a pruned checkpoint: plain types and tensors, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from torchthin.errors import CheckpointError
+from torchthin.io.checkpoints.atomic import write_whole
+from torchthin.io.checkpoints.read import MASK_PREFIX
+
+
+@dataclass(frozen=True)
+class PrunedCheckpoint:
+    """What a pruned checkpoint holds; the fields are the keys of the file."""
+
+    state_dict: Mapping[str, Any]
+    """Names as in the user's class."""
+    masks: Mapping[str, torch.Tensor]
+    """Bool tensors of the weights' shapes, True = keep."""
+    target_sparsity: float
+    method: str
+    source: str
+    """Where the weights came from."""
+    epoch: int = 0
+    """ai8x-training compares it with the start of quantisation-aware training, so it is the source's."""
+    arch: str | None = None
+    extras: Mapping[str, Any] = field(default_factory=dict)
+    torchthin: Mapping[str, Any] = field(default_factory=dict)
+    """This package's entry: version, config, report."""
+
+
+def check_destination(path: str | Path) -> None:
+    """Raise CheckpointError when no file can be written at `path`. Nothing is left behind, no folder made."""
+    path = Path(path)
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as error:  # a name too long, or one that no file can have
+        raise CheckpointError(
+            f"The file to save must have a name that the system takes. Got {str(path)[:60]!r}: "
+            f"{getattr(error, 'strerror', None) or error}. Choose another name."
+        ) from error
+    if path.is_dir():
+        raise CheckpointError(f"The file to save must not be a directory. {path} is one; add a file name.")
+    folder = path.absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise CheckpointError(
+            f"The file to save must be in a folder that can be written to. {folder}: {error.strerror}. "
+            "Choose another place."
+        ) from error
+
+
+def write_checkpoint(path: str | Path, contents: PrunedCheckpoint) -> None:
+    """Write `contents` to `path`: safetensors when the name ends in ``.safetensors``, else a torch file.
+
+    The torch file loads with ``weights_only=True``. In a safetensors file the masks are the tensors named
+    ``torchthin.masks.<weight>``, and every other entry is JSON text in the metadata (tensors in ``extras`` as
+    lists). Missing folders are made. The file appears whole (temporary file in the same folder, fsync,
+    rename); on any failure what stood at `path` before is untouched.
+
+    Raises:
+        CheckpointError: the contents are not plain, or the file cannot be written.
+    """
+    path = Path(path)
+    state = {name: _stored(value) for name, value in contents.state_dict.items()}
+    masks = {name: mask.detach().cpu().contiguous() for name, mask in contents.masks.items()}
+    others = {
+        "target_sparsity": float(contents.target_sparsity),
+        "method": contents.method,
+        "source": contents.source,
+        "epoch": contents.epoch,
+        "arch": contents.arch,
+        "extras": _plain(contents.extras, "extras"),
+        "torchthin": _plain(contents.torchthin, "torchthin"),
+    }
+    if path.suffix == ".safetensors":
+        tensors, metadata = _flat(state, masks, others)
+        _write(path, lambda file: save_file(tensors, file, metadata))
+    else:
+        _write(path, lambda file: _save_torch({"state_dict": state, "masks": masks, **others}, file))
+
+
+def write_torch(
+    path: str | Path, contents: Mapping[str, Any], foreign: Mapping[str, Any] | None = None
+) -> None:
+    """Write a torch file of plain types and tensors under any keys, whole or not at all.
+
+    Args:
+        path: file to write.
+        contents: entries in the types that ``weights_only`` reading admits.
+        foreign: entries that are pickled as they are; a file with them needs their classes to be read.
+
+    Raises:
+        CheckpointError: the contents are not plain, or the file cannot be written.
+    """
+    entries = {key: _plain(value, key) for key, value in contents.items()}
+    _write(Path(path), lambda file: _save_torch({**entries, **(foreign or {})}, file))
+
+
+def _stored(value: object) -> object:
+    """Return a tensor detached, on the CPU, without the rest of a larger storage; tied weights stay tied."""
+    if not isinstance(value, torch.Tensor):
+        return _plain(value, "state_dict")
+    value = value.detach().cpu()
+    if value.layout == torch.strided and not value.is_quantized:
+        larger = value.untyped_storage().nbytes() > value.numel() * value.element_size()
+        return value.clone() if larger else value
+    return value
+
+
+def _plain(value: object, where: str) -> Any:
+    """Return `value` in the types that ``weights_only`` reading admits in every torch version."""
+    if value is None or isinstance(value, bool | bytes):
+        return value
+    for kind in (int, float, str):  # numpy's float64 is a float too, but pickled as a class of numpy
+        if isinstance(value, kind):
+            return kind(value)
+    if isinstance(value, torch.Tensor):
+        return _stored(value)
+    if isinstance(value, Mapping):
+        return {_plain(key, where): _plain(item, where) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(item, where) for item in value]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if callable(getattr(value, "item", None)):  # a numpy scalar
+        return _plain(value.item(), where)  # type: ignore[attr-defined]
+    raise CheckpointError(
+        f"The {where} of a checkpoint must be plain types and tensors. Got {type(value).__name__}."
+    )
+
+
+def _flat(
+    state: Mapping[str, Any], masks: Mapping[str, torch.Tensor], others: Mapping[str, Any]
+) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Return the tensors and the metadata of a safetensors file, in which no two tensors may share memory."""
+    seen: set[int] = set()
+    tensors: dict[str, torch.Tensor] = {}
+    for name, value in [*state.items(), *((MASK_PREFIX + n, mask) for n, mask in masks.items())]:
+        if not isinstance(value, torch.Tensor):
+            raise CheckpointError(
+                f"A .safetensors file must hold tensors only. {name} is none; save to a .pth file instead."
+            )
+        pointer = value.untyped_storage().data_ptr()
+        tensors[name] = value.clone().contiguous() if pointer in seen else value.contiguous()
+        seen.add(pointer)
+    return tensors, {key: json.dumps(value, default=_as_lists) for key, value in others.items()}
+
+
+def _as_lists(value: object) -> object:
+    """Write tensors (and bytes) of `extras` as JSON, which knows only lists and text."""
+    if isinstance(value, torch.Tensor):
+        return value.tolist()
+    if isinstance(value, bytes):
+        return value.hex()
+    raise TypeError(f"{type(value).__name__} in a checkpoint's extras")
+
+
+def _write(path: Path, write: Callable[[Path], object]) -> None:
+    try:
+        write_whole(path, write)
+    except Exception as error:  # each serialiser has exceptions of its own
+        raise CheckpointError(
+            f"The checkpoint {path} could not be written: {failure(error)}. Nothing was changed; "
+            "free some space or choose another place."
+        ) from error
+
+
+def failure(error: BaseException) -> str:
+    """Return why a file could not be written, in the operating system's words if they stand behind `error`: torch has none."""
+    behind: BaseException | None = error
+    while behind is not None:
+        if isinstance(behind, OSError) and behind.strerror:
+            return behind.strerror
+        behind = behind.__cause__ or behind.__context__
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def _save_torch(contents: Mapping[str, Any], path: Path) -> None:
+    with path.open("wb") as file:  # through Python's file, so that the reason of a failure is kept
+        torch.save(dict(contents), file)

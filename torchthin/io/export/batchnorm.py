@@ -1,0 +1,106 @@
+"""BatchNorm folded into the convolution or linear layer before it.
+
+In evaluation a BatchNorm is y = (x - mean) / sqrt(var + eps) * weight + bias, which a convolution can do itself
+(``torch.nn.utils.fusion``). Which layer feeds which norm is read from a recorded run, so the names and the order of modules do
+not matter.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
+
+from torchthin.dependency.rules.normalization import BATCH_NORMS
+from torchthin.graph.clone import clone, duplicate
+from torchthin.graph.inputs import as_inputs, on_device_of
+from torchthin.graph.opgraph import Op, OpGraph, Ref
+from torchthin.thinning.plan import trace
+
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+
+def fold_batchnorm(model: nn.Module, example_inputs: Any) -> tuple[nn.Module, tuple[str, ...]]:
+    """Return a copy of `model`, in evaluation mode, with its BatchNorms folded, and the paths of those that were.
+
+    Left as they are: norms whose input also goes elsewhere, is made by something else than one plain convolution or linear
+    layer, or that share their layer; norms of other classes; weights computed from other parameters.
+
+    Args:
+        model: any model; it is not changed.
+        example_inputs: a tensor, a tuple of positional or a dict of keyword arguments.
+
+    Raises:
+        InputError: the model cannot be copied, or does not run on the inputs.
+    """
+    folded = clone(model, duplicate).eval()
+    graph = trace(folded, on_device_of(folded, as_inputs(example_inputs)))
+    modules = dict(folded.named_modules())
+    paths = []
+    for maker, norm in _pairs(graph):
+        if maker in modules and norm in modules and _fold_(modules[maker], modules[norm]):
+            _replace_(folded, norm)
+            paths.append(norm)
+    return folded, tuple(paths)
+
+
+def _pairs(graph: OpGraph) -> Iterator[tuple[str, str]]:
+    """Yield module paths of layers and norms where the one's output goes into the other and nowhere else."""
+    ops = [op for op in graph.ops if not op.trained]
+    readers = Counter(ref.value for op in ops for ref in op.inputs())
+    readers.update(graph.outputs)
+    makers = {ref.value: op for op in ops for ref in op.outputs if ref is not None}
+    calls = Counter(op.source.module for op in ops if op.name in BATCH_NORMS)
+    uses = Counter(value for op in ops for value in set(op.reads))
+    for op in ops:
+        given = op.arguments.get("input")
+        if op.name not in BATCH_NORMS or not isinstance(given, Ref) or calls[op.source.module] > 1:
+            continue
+        maker = makers.get(given.value)
+        if maker is not None and readers[given.value] == 1 and _once(maker, graph, makers, uses):
+            yield maker.source.module, op.source.module
+
+
+def _once(maker: Op, graph: OpGraph, makers: dict[int, Op], uses: Counter[int]) -> bool:
+    """Whether the op is the only one that uses the weight of its module, and uses it as it is, or transposed."""
+    weight = graph.state.get(f"{maker.source.module}.weight")
+    if weight is None or uses[weight] != 1:
+        return False
+    turned = {
+        ref.value
+        for ref in maker.inputs()
+        if ref.value in makers and makers[ref.value].name == "aten.t" and uses[ref.value] == 1
+    }
+    read = {ref.value for ref in maker.inputs()} | {
+        ref.value for value in turned for ref in makers[value].inputs()
+    }
+    return weight in read
+
+
+def _fold_(layer: nn.Module, norm: nn.Module) -> bool:
+    """Put `norm` into the weight and bias of `layer`, if both are plain; return whether it was done."""
+    if type(norm) not in _NORMS or not isinstance(norm, _NORMS):
+        return False
+    if norm.running_mean is None or norm.running_var is None:
+        return False
+    statistics = (norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
+    if isinstance(layer, _CONVOLUTIONS) or (isinstance(layer, _TRANSPOSED) and layer.groups == 1):
+        made = fuse_conv_bn_weights(
+            layer.weight, layer.bias, *statistics, transpose=isinstance(layer, _TRANSPOSED)
+        )
+    elif isinstance(layer, nn.Linear):
+        made = fuse_linear_bn_weights(layer.weight, layer.bias, *statistics)
+    else:
+        return False
+    layer.weight, layer.bias = made
+    return True
+
+
+def _replace_(model: nn.Module, path: str) -> None:
+    parent, _, name = path.rpartition(".")
+    setattr(model.get_submodule(parent), name, nn.Identity())

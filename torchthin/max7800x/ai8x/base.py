@@ -1,0 +1,181 @@
+"""What every ai8x layer shares: quantisation settings, the order of the steps, fusing of BatchNorm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from torchthin.errors import ConfigError
+from torchthin.max7800x.ai8x.quantization import (
+    ACTIVATION_BITS,
+    WIDE_BITS,
+    WIDE_LIMIT,
+    Clamp,
+    FixedShift,
+    LargestValueShift,
+    OutputScale,
+    Quantize,
+    Scaler,
+    TruncateToGrid,
+    Unchanged,
+    UnitScale,
+    WeightScale,
+)
+
+WEIGHT_BITS = (1, 2, 4, 8)
+Operation = nn.Conv2d | nn.Linear
+
+
+def _setting(value: float | int | bool) -> nn.Parameter:
+    return nn.Parameter(torch.tensor([value]), requires_grad=False)
+
+
+class Ai8xLayer(nn.Module):
+    """Pooling, then the operation `op` by its bare function, BatchNorm / 4, scale, ReLU, grid and clamp.
+
+    The operation's module is never called: its weight and bias pass through scaling, rounding and clamping
+    functions and go into `op._conv_forward`, bound once. Six settings per layer, never per channel, stand
+    first in the state dict, each of shape (1,): `output_shift`, `weight_bits`, `bias_bits`,
+    `quantize_activation`, `adjust_output_shift`, `shift_quantile`.
+    Outputs lie in [-1, 127/128], or within ±32768 when `wide`.
+    """
+
+    output_shift: nn.Parameter
+    weight_bits: nn.Parameter
+    bias_bits: nn.Parameter
+    quantize_activation: nn.Parameter
+    adjust_output_shift: nn.Parameter
+    shift_quantile: nn.Parameter
+    _conv_forward: Callable[..., torch.Tensor]
+
+    def __init__(
+        self,
+        op: Operation | None,
+        *,
+        pool: nn.Module | None = None,
+        bn: nn.BatchNorm2d | None = None,
+        relu: bool = False,
+        wide: bool = False,
+    ) -> None:
+        super().__init__()
+        self.wide = wide
+        self.activate: nn.Module = nn.ReLU(inplace=True) if relu else Unchanged()
+        self.pool = pool
+        self.op = op
+        self.bn = bn
+        if isinstance(op, nn.Conv2d):
+            self._conv_forward = op._conv_forward
+        self.output_shift = _setting(0.0)
+        self.set_quantization(None)
+        self.register_load_state_dict_post_hook(_follow_settings)  # type: ignore[no-untyped-call]
+
+    def set_quantization(self, bits: int | None, shift_quantile: float = 1.0) -> None:
+        """Switch to quantisation-aware training with `bits` for weights and biases; None: back to float.
+
+        Raises ConfigError when `bits` is not None, 1, 2, 4 or 8.
+        """
+        if bits is not None and bits not in WEIGHT_BITS:
+            raise ConfigError(f"The bits of set_quantization must be None, 1, 2, 4 or 8. Got {bits!r}.")
+        self.weight_bits = _setting(bits or 0)
+        self.bias_bits = _setting(bits or 0)
+        self.quantize_activation = _setting(bits is not None)
+        self.adjust_output_shift = _setting(bits is not None)
+        self.shift_quantile = _setting(shift_quantile)
+        self._set_functions()
+
+    def _set_functions(self) -> None:
+        """Choose the functions the settings ask for; also after a state dict brought other settings."""
+        weight_bits, bias_bits = int(self.weight_bits), int(self.bias_bits)
+        on_grid, shifted = bool(self.quantize_activation), bool(self.adjust_output_shift)
+        average = isinstance(self.pool, nn.AvgPool2d)
+        steps: dict[str, nn.Module] = {
+            "quantize": Quantize(WIDE_BITS if self.wide else ACTIVATION_BITS) if on_grid else Unchanged(),
+            "clamp": Clamp(-WIDE_LIMIT, WIDE_LIMIT) if self.wide else Clamp.to_bits(ACTIVATION_BITS),
+            "calc_out_shift": LargestValueShift(float(self.shift_quantile)) if shifted else FixedShift(),
+            "calc_weight_scale": WeightScale() if shifted else UnitScale(),
+            "calc_out_scale": OutputScale(),
+            "scale": Scaler(),
+            "quantize_weight": Quantize(weight_bits) if weight_bits else Unchanged(),
+            "clamp_weight": Clamp.to_bits(weight_bits) if weight_bits else Unchanged(),
+            "quantize_bias": Quantize(bias_bits) if bias_bits else Unchanged(),
+            "clamp_bias": Clamp.to_bits(bias_bits) if bias_bits else Unchanged(),
+            "quantize_pool": TruncateToGrid() if average and on_grid else Unchanged(),
+            "clamp_pool": Clamp.to_bits(ACTIVATION_BITS) if average else Unchanged(),
+        }
+        for name, step in steps.items():
+            self.add_module(name, step)
+
+    def _steps(self, name: str, *values: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = getattr(self, name)(*values)
+        return result
+
+    def _operate(self, values: torch.Tensor, op: Operation) -> torch.Tensor:
+        weight, bias = op.weight, op.bias
+        flat = weight.detach().flatten()
+        if bias is not None:
+            flat = torch.cat((flat, bias.detach().flatten()))
+        shift = self._steps("calc_out_shift", flat, self.output_shift.detach())
+        weight_scale = self._steps("calc_weight_scale", shift)
+        weight = self._steps("clamp_weight", self._steps("quantize_weight", weight.mul(weight_scale)))
+        if bias is not None:
+            bias = self._steps("clamp_bias", self._steps("quantize_bias", bias.mul(weight_scale)))
+        values = self._conv_forward(values, weight, bias)
+        if self.bn is not None:
+            values = self.bn(values).div(4.0)
+        if not self.wide:  # the chip applies no output shift to wide outputs
+            values = self._steps("scale", values, self._steps("calc_out_scale", shift))
+        return self._steps("clamp", self._steps("quantize", self.activate(values)))
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        """Return the output: (N, C_in, H, W) -> (N, C_out, H', W'); linear layers (N, in) -> (N, out)."""
+        if self.pool is not None:
+            values = self._steps("clamp_pool", self._steps("quantize_pool", self.pool(values)))
+        return values if self.op is None else self._operate(values, self.op)
+
+
+def _follow_settings(layer: nn.Module, keys: Any) -> None:
+    """Use the functions that the settings in a freshly loaded state dict ask for."""
+    if isinstance(layer, Ai8xLayer):
+        layer._set_functions()
+
+
+def initiate_qat(model: nn.Module, bits: int = 8, shift_quantile: float = 1.0) -> None:
+    """Switch every stand-in layer of `model` to quantisation-aware training with `bits` bits, in place."""
+    for layer in ai8x_layers(model):
+        layer.set_quantization(bits, shift_quantile)
+
+
+def ai8x_layers(model: nn.Module) -> list[Ai8xLayer]:
+    """Return the ai8x stand-in layers of `model` in module order."""
+    return [module for module in model.modules() if isinstance(module, Ai8xLayer)]
+
+
+@torch.no_grad()
+def fuse_batch_norm_(model: nn.Module) -> None:
+    """Fold each layer's BatchNorm and its division by 4 into `op`'s weight and bias and drop `bn`, in place.
+
+    w' = w·g, b' = (b - mean)·g + beta/4 with g = gamma / (4·sqrt(var + eps)): ai8x-training does this before
+    quantisation-aware training begins.
+    """
+    for layer in ai8x_layers(model):
+        bn, op = layer.bn, layer.op
+        if bn is None or not isinstance(op, nn.Conv2d) or op.bias is None:
+            continue
+        mean, var = _statistics(bn)
+        gain = 0.25 * torch.rsqrt(var + bn.eps)
+        if bn.weight is not None:
+            gain = gain * bn.weight
+        op.weight.mul_(gain.reshape(-1, 1, 1, 1))
+        op.bias.copy_((op.bias - mean) * gain + (0.25 * bn.bias if bn.bias is not None else 0.0))
+        layer.bn = None
+
+
+def _statistics(bn: nn.BatchNorm2d) -> tuple[Any, Any]:
+    if bn.running_mean is None or bn.running_var is None:
+        raise ConfigError(
+            "The BatchNorm of an ai8x layer needs running statistics to be fused. Got one without."
+        )
+    return bn.running_mean, bn.running_var

@@ -1,0 +1,219 @@
+"""The Python file itself: built from the layers and the chain, run once to see that it computes the same, then written."""
+
+from __future__ import annotations
+
+import keyword
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchthin.errors import CheckpointError, InputError, ProofError, one_line
+from torchthin.graph.clone import clone, duplicate
+from torchthin.graph.inputs import as_inputs, call, on_device_of
+from torchthin.io.checkpoints import check_destination
+from torchthin.io.checkpoints.atomic import write_whole
+from torchthin.max7800x.class_file.chain import FLATTEN, RELU, follow, layers_of
+from torchthin.max7800x.class_file.layers import AI8X_HOMES, expression, is_ai8x
+from torchthin.report.version import version
+
+_HOLDERS = (nn.Sequential, nn.ModuleList)
+
+
+def save_class(path: str | Path, model: nn.Module, example_inputs: Any) -> str:
+    """Write a Python file with the class of `model` at its sizes of now, and return the class's name.
+
+    The class takes no arguments; ``load_state_dict(model.state_dict())`` fits it strictly. Its forward is what `model` does in
+    evaluation mode. Files with ai8x layers also hold what train.py looks for in its folder of models.
+
+    Args:
+        path: file to write.
+        model: a thinned model, or any plain chain of torch's and ai8x's layers.
+        example_inputs: a tensor, or a tuple or dict that holds one.
+
+    Raises:
+        InputError: the model is no plain chain, or has values outside its layers; the message says where.
+        ProofError: the class that was written computes something else.
+        CheckpointError: the file cannot be written. Whatever is raised, nothing was written.
+    """
+    check_destination(path)
+    name, text = class_source(model, example_inputs)
+    write_source(path, text)
+    return name
+
+
+def write_source(path: str | Path, text: str) -> None:
+    """Write the text of a class file, whole or not at all.
+
+    Raises:
+        CheckpointError: the file cannot be written.
+    """
+    try:
+        write_whole(Path(path), lambda file: file.write_text(text, encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(
+            f"The class file {path} could not be written: {error.strerror}. Choose another place."
+        ) from error
+
+
+def class_source(model: nn.Module, example_inputs: Any) -> tuple[str, str]:
+    """Return the name of the class and the text of the file that `save_class` writes, after running it once."""
+    inputs = on_device_of(model, as_inputs(example_inputs))
+    copied = clone(model, duplicate)  # hooks, and whatever forward leaves behind, do not touch the caller's
+    steps = follow(copied, inputs)
+    layers = layers_of(copied)
+    _refuse_other_values(copied, layers)
+    name = _class_name(copied)
+    text = _text(name, copied, layers, steps, inputs)
+    _check(name, text, copied.eval(), inputs)
+    return name, text
+
+
+def _refuse_other_values(model: nn.Module, layers: dict[str, nn.Module]) -> None:
+    for key in model.state_dict():
+        if not any(key.startswith(f"{name}.") for name in layers):
+            raise InputError(
+                f"A class can be written for a plain chain of layers only, and {key} belongs to no layer that is known. "
+                "Keep the thin model with --save-to and torchthin.load instead."
+            )
+
+
+def _class_name(model: nn.Module) -> str:
+    name = type(model).__name__
+    return f"Thin{name}" if name.isidentifier() else "Thin"
+
+
+def _text(
+    name: str, model: nn.Module, layers: dict[str, nn.Module], steps: tuple[str, ...], inputs: Any
+) -> str:
+    shape = "x".join(map(str, next(inputs.tensors()).shape))
+    homes = dict.fromkeys(AI8X_HOMES[type(m).__module__] for m in layers.values() if is_ai8x(m))
+    imports = ["import torch", "from torch import Tensor, nn", *homes]
+    if RELU not in steps:
+        imports.remove("import torch")
+    ends = _for_train_py(name, inputs) if homes else []
+    return "\n".join(
+        [
+            f'"""{type(model).__name__} at the widths that it was thinned to, written by torchthin {version()}."""',
+            "",
+            *imports,
+            "",
+            "",
+            f"class {name}(nn.{'Sequential' if isinstance(model, nn.Sequential) else 'Module'}):",
+            f'    """A chain of layers; written for an input of {shape}. Its state dict is that of the thinned model."""',
+            "",
+            "    def __init__(self) -> None:",
+            "        super().__init__()",
+            *(f"        {line}" for line in _building(model, layers)),
+            "",
+            "    def forward(self, x: Tensor) -> Tensor:",
+            *(f"        x = {_called(model, step)}" for step in steps),
+            "        return x",
+            *ends,
+            "",
+        ]
+    )
+
+
+def _for_train_py(name: str, inputs: Any) -> list[str]:
+    """Return the function and the list by which ai8x-training finds a model in its folder."""
+    function = name.lower()
+    spatial = max(next(inputs.tensors()).dim() - 2, 1)
+    return [
+        "",
+        "",
+        f"def {function}(pretrained: bool = False, **kwargs: object) -> {name}:",
+        '    """Return the model; sizes and options that train.py gives are fixed here."""',
+        "    assert not pretrained",
+        f"    return {name}()",
+        "",
+        "",
+        f'models = [{{"name": "{function}", "min_input": 1, "dim": {spatial}}}]',
+    ]
+
+
+def _building(model: nn.Module, layers: dict[str, nn.Module]) -> list[str]:
+    """Return the lines that build every layer under its name, in the model's order."""
+    lines: list[str] = []
+    done: dict[int, str] = {}
+    built: list[str] = []
+    for name, module in model.named_modules(remove_duplicate=False):
+        inside = any(name.startswith(f"{outer}.") for outer in layers)
+        if not name or inside or not _needed(name, layers):
+            continue
+        value = done.get(id(module)) or (expression(module) if name in layers else _holder(module))
+        done.setdefault(id(module), _place(model, name))
+        built.append(name)
+        owner, _, local = name.rpartition(".")
+        if isinstance(model.get_submodule(owner), _HOLDERS):
+            lines.append(f"{_place(model, owner)}.{_adding(built, owner, local)}{value})")
+        else:
+            lines.append(f"{_place(model, name)} = {value}")
+    return lines
+
+
+def _adding(built: list[str], owner: str, local: str) -> str:
+    """Return the call that adds a part to a Sequential or ModuleList: by its place where all before it are there."""
+    before = sum(name.rpartition(".")[0] == owner for name in built[:-1])
+    return "append(" if local == str(before) else f'add_module("{local}", '
+
+
+def _needed(name: str, layers: dict[str, nn.Module]) -> bool:
+    return name in layers or any(layer.startswith(f"{name}.") for layer in layers)
+
+
+def _holder(module: nn.Module) -> str:
+    kind = type(module) if type(module) in _HOLDERS else nn.Module
+    return f"nn.{kind.__name__}()"
+
+
+def _place(model: nn.Module, name: str) -> str:
+    """Return how code of the class names a module: ``self.stem.conv``, ``self.features[3]``."""
+    text, path = "self", ""
+    for part in name.split(".") if name else ():
+        owner = model.get_submodule(path)
+        numbered = part.isdecimal() and list(owner._modules).index(part) == int(part)
+        if isinstance(owner, _HOLDERS) and numbered:
+            text += f"[{part}]"
+        elif part.isidentifier() and not keyword.iskeyword(part):
+            text += f".{part}"
+        else:
+            text = f'getattr({text}, "{part}")'
+        path = f"{path}.{part}" if path else part
+    return text
+
+
+def _called(model: nn.Module, step: str) -> str:
+    return step if step in (RELU, FLATTEN) else f"{_place(model, step)}(x)"
+
+
+def _check(name: str, text: str, model: nn.Module, inputs: Any) -> None:
+    """Run the text, load the state dict strictly and compare the outputs bit for bit."""
+    module = ModuleType("torchthin_class_file")
+    try:
+        exec(compile(text, "<class file>", "exec"), module.__dict__)
+        made: nn.Module = getattr(module, name)()
+        made.load_state_dict(model.state_dict(), strict=True)
+    except Exception as error:
+        raise InputError(
+            f"The class cannot be written: at the sizes of the thin model its layers are not built ({one_line(error)}). "
+            "Keep the thin model with --save-to and torchthin.load instead."
+        ) from error
+    update = getattr(module.__dict__.get("ai8x"), "update_model", None)
+    if update is not None:
+        update(made)  # as train.py does: the layers follow the settings that were loaded
+    like = next(model.parameters(), torch.zeros(()))
+    made.to(like.device, like.dtype if like.is_floating_point() else None)
+    _same(made.eval(), model, inputs)
+
+
+def _same(made: nn.Module, model: nn.Module, inputs: Any) -> None:
+    with torch.no_grad():
+        expected, found = call(model, inputs), call(made, inputs)
+    if not isinstance(found, Tensor) or not torch.equal(expected, found):
+        raise ProofError(
+            "The class that was written computes something else than the thin model, so it was not kept. "
+            "Keep the thin model with --save-to and torchthin.load instead."
+        )

@@ -1,0 +1,77 @@
+"""The numbers of a recorded run: what chosen ops were given, and what they made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from torchthin.errors import InputError, one_line
+from torchthin.graph.arguments import as_outputs, by_name
+from torchthin.graph.clone import clone, to_double
+from torchthin.graph.evaluation_mode import running
+from torchthin.graph.inputs import Inputs, call
+from torchthin.graph.op_counter import CountingMode
+from torchthin.max7800x.mapping import ChipMapping
+from torchthin.thinning.proof import in_double
+
+
+@dataclass(frozen=True)
+class Captured:
+    """All tensors are copies in float64 (integers stay)."""
+
+    image: Tensor
+    """The model's input."""
+    arguments: dict[int, dict[str, Any]] = field(default_factory=dict)
+    """Index of an op -> its arguments by name."""
+    results: dict[int, Tensor] = field(default_factory=dict)
+    """Index of an op -> its first result."""
+
+
+class _Capture(CountingMode):
+    def __init__(self, arguments: Iterable[int], results: Iterable[int], found: Captured) -> None:
+        super().__init__()
+        self._arguments, self._results = set(arguments), set(results)
+        self._found = found
+
+    def execute(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        index = self.completed
+        if index in self._arguments:
+            given = by_name(func, args, kwargs)
+            self._found.arguments[index] = {name: _kept(value) for name, value in given.items()}
+        result = func(*args, **kwargs)
+        if index in self._results:
+            first = as_outputs(result)[0]
+            if first is not None:
+                self._found.results[index] = first.detach().cpu().clone()
+        return result
+
+
+def _kept(value: Any) -> Any:
+    return value.detach().cpu().clone() if isinstance(value, Tensor) else value
+
+
+def capture(model: nn.Module, inputs: Inputs, mapping: ChipMapping) -> Captured:
+    """Run a float64 copy of `model`, of which `mapping` was made, and keep the numbers of its layers.
+
+    Raises:
+        InputError: the model does not run in float64.
+    """
+    double = in_double(inputs, True)
+    found = Captured(next(double.tensors()).detach().cpu().clone())
+    origins = mapping.origins
+    ops = [origin.op for origin in origins if origin.op is not None]
+    ops += [fold.op for origin in origins for fold in origin.folds]
+    results = {origin.done for origin in origins if origin.done is not None}
+    copy = clone(model, to_double)
+    try:
+        with running(copy), _Capture({op.index for op in ops}, results, found):
+            call(copy, double)
+    except Exception as error:  # whatever the user's code raises
+        raise InputError(
+            f"The model ({type(model).__name__}) does not run in float64, in which what is written is compared with it: "
+            f"{one_line(error)}. Write its forward without dtypes of its own."
+        ) from error
+    return found

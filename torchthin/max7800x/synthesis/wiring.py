@@ -1,0 +1,132 @@
+"""How the layers of a network are joined in data memory, as a network description says it.
+
+Operands of an element-wise operation lie word by word between each other: each is written with a gap for the others, the i-th
+of them 4 bytes further on. Parts of a concatenation that takes several passes lie in the same way, one part for each pass. Parts
+that fit one pass stand side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torchthin.errors import InputError
+from torchthin.max7800x.cost.chip import Chip
+from torchthin.max7800x.cost.layer import INPUT, Layer
+from torchthin.max7800x.cost.network import LayerCost, NetworkCost
+from torchthin.max7800x.cost.words import passes
+
+_WORD = 4
+
+
+@dataclass(frozen=True)
+class Wire:
+    """Where one layer reads and writes."""
+
+    in_offset: int
+    """Bytes into data memory."""
+    out_offset: int
+    read_gap: int
+    """Words to skip behind each word read."""
+    write_gap: int
+    """Words to leave free behind each word written."""
+
+
+@dataclass(frozen=True)
+class _Place:
+    gap: int
+    position: int
+
+
+def wires(layers: Sequence[Layer], cost: NetworkCost, chip: Chip, outputs: Sequence[int]) -> tuple[Wire, ...]:
+    """Return the wiring of every layer, of a network that fits.
+
+    Raises:
+        InputError: a map would have to lie in two ways, or an output of the network is overwritten.
+    """
+    places: dict[int, _Place] = {}
+    for layer in layers:
+        for position, source in enumerate(layer.sources):
+            gap = _gap(layer, layers, chip)
+            if len(layer.sources) > 1 and source == INPUT:
+                raise InputError(
+                    f"{layer.name}: it joins the network's input with another map, which the chip's tool cannot; put a "
+                    "convolution in front."
+                )
+            if gap and places.setdefault(source, _Place(gap, position)) != _Place(gap, position):
+                raise InputError(
+                    f"{layers[source].name}: two layers read it in gaps of different kinds; copy it by a layer of its own."
+                )
+    _check_outputs(layers, cost, outputs, places, chip)
+    return tuple(
+        _wire(number, layer, row, places, chip)
+        for number, (layer, row) in enumerate(zip(layers, cost.layers, strict=True))
+    )
+
+
+def _gap(layer: Layer, layers: Sequence[Layer], chip: Chip) -> int:
+    """Return the words that each source of `layer` leaves free."""
+    if layer.operands > 1:
+        return layer.operands - 1
+    count, each = passes(layer.in_channels, chip)
+    if len(layer.sources) == 1 or count == 1:
+        return 0
+    widths = [layers[source].out_channels for source in layer.sources if source != INPUT]
+    if len(layer.sources) != count or any(width != each for width in widths):
+        raise InputError(
+            f"{layer.name}: concatenates {' + '.join(map(str, widths))} channels, in {count} passes of {each}; beyond "
+            f"{chip.processors} channels there must be one part for each pass."
+        )
+    return count - 1
+
+
+def _wire(number: int, layer: Layer, row: LayerCost, places: dict[int, _Place], chip: Chip) -> Wire:
+    mine = places.get(number, _Place(0, 0))
+    out_offset = row.output_offset + _WORD * mine.position
+    first = places.get(layer.sources[0])
+    if first is None or len(layer.sources) > 1:
+        return Wire(row.input_offset, out_offset, 0, mine.gap)
+    if not chip.reads_gaps or row.input_passes > 1:
+        raise InputError(
+            f"{layer.name}: it reads a map that lies in gaps for another layer, which {chip.name} cannot"
+            f"{' in several passes' if chip.reads_gaps else ''}; copy that map by a layer of its own."
+        )
+    return Wire(row.input_offset + _WORD * first.position, out_offset, first.gap, mine.gap)
+
+
+def _check_outputs(
+    layers: Sequence[Layer],
+    cost: NetworkCost,
+    outputs: Sequence[int],
+    places: dict[int, _Place],
+    chip: Chip,
+) -> None:
+    """Refuse a network in which a map that is an output, and read as well, is overwritten by a later layer."""
+    for number in outputs:
+        if number in places:
+            raise InputError(
+                f"{layers[number].name}: an output of the network that lies in gaps for another layer; copy it by a layer."
+            )
+        mine = _span(cost.layers[number], chip)
+        over = [row.name for row in cost.layers[number + 1 :] if _meet(mine, _span(row, chip))]
+        if over:
+            raise InputError(
+                f"{layers[number].name}: an output of the network that {over[0]} overwrites, since another layer reads it "
+                "too; let the network return it by a layer of its own."
+            )
+
+
+_Span = tuple[range, range]
+"""Data memories and bytes."""
+
+
+def _span(row: LayerCost, chip: Chip) -> _Span:
+    last = row.output_processor + passes(row.out_channels, chip)[1] - 1
+    memories = range(
+        row.output_processor // chip.processors_per_memory, last // chip.processors_per_memory + 1
+    )
+    return memories, range(row.output_offset, row.output_offset + row.output_bytes)
+
+
+def _meet(one: _Span, other: _Span) -> bool:
+    return all(a.start < b.stop and b.start < a.stop for a, b in zip(one, other, strict=True))

@@ -1,0 +1,92 @@
+"""A comparison -> text: the table, dearest first, and the answer in one line."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.table import Table
+
+from torchthin.pruning.comparison.comparison import WITHIN, Comparison
+from torchthin.pruning.comparison.row import Row
+from torchthin.report.text import table_lines
+
+_NAMES = {
+    "macs": "MACs",
+    "parameters": "parameters",
+    "bytes": "bytes",
+    "latency": "latency",
+    "cycles": "cycles",
+}
+
+
+def comparison_text(found: Comparison, cost: str = "macs", within: float = WITHIN) -> str:
+    """Return the table and the answer as lines of ASCII."""
+    failed = [f"Failed, {row.name}: {row.failure}" for row in found.rows if row.failure is not None]
+    noted = [f"Note, {row.name}: {'; '.join(row.notes)}." for row in (found.dense, *found.rows) if row.notes]
+    lines = [
+        *table_lines(_table(found, cost)),
+        "",
+        _told_value(found),
+        f"* no other row is as good and has as few {_NAMES[cost]}."
+        if cost != "latency"
+        else "* no other row is as good and as quick.",
+        answer_line(found, cost, within),
+    ]
+    return "\n".join([*lines, *failed, *noted, *(f"Note: {note}" for note in found.notes)])
+
+
+def answer_line(found: Comparison, cost: str = "macs", within: float = WITHIN) -> str:
+    """Return the smallest model that is near enough to the dense one, in one line."""
+    near = f"within {100 * within:g} % of dense" if found.labelled else f"within a distance of {within:g}"
+    row = found.smallest(within, cost)
+    what = f"Smallest in {_NAMES[cost]} {near}"
+    if row is None:
+        return f"{what}: none of the candidates."
+    value = f"{found.metric} {row.value:.4g}" if found.labelled else f"distance {row.value:.3g}"
+    macs, parameters = (
+        _share(getattr(row, name), getattr(found.dense, name)) for name in ("macs", "parameters")
+    )
+    return f"{what}: {row.name} ({macs} of the MACs, {parameters} of the parameters, {value})."
+
+
+def _share(now: int | None, before: int | None) -> str:
+    return f"{100 * (now or 0) / before:.1f} %" if before else "all"
+
+
+def _told_value(found: Comparison) -> str:
+    if found.labelled:
+        return f"{found.metric}: higher is better."
+    return "distance: mean squared error of the outputs in units of the dense outputs' variance; lower is better."
+
+
+def _table(found: Comparison, cost: str) -> Table:
+    rows = sorted(found.rows, key=lambda row: (row.failure is not None, -(row.macs or 0)))
+    every = (found.dense, *rows)
+    best = found.front(cost)
+    table = Table(box=box.MARKDOWN)
+    headings = ["method", "criterion", "target"]
+    figures = ["MACs", "parameters", "bytes", "channel sparsity", "metric" if found.labelled else "distance"]
+    shows_latency = any(row.latency_ms is not None for row in every)
+    shows_cycles = any(row.cycles is not None for row in every)
+    figures += ["latency ms"] * shows_latency + ["of dense"] * shows_latency + ["cycles"] * shows_cycles
+    for heading in ("", *headings):
+        table.add_column(heading)
+    for heading in (*figures, "seconds"):
+        table.add_column(heading, justify="right")
+    for row in every:
+        mark = "*" if row in best else "failed" if row.failure is not None else ""
+        cells = _cells(row, shows_latency, shows_cycles)
+        table.add_row(mark, row.method, row.criterion, row.target, *cells, f"{row.seconds:.1f}")
+    return table
+
+
+def _cells(row: Row, latency: bool, cycles: bool) -> list[str]:
+    cells = [f"{n:,}" if n is not None else "" for n in (row.macs, row.parameters, row.parameter_bytes)]
+    cells.append("" if row.channel_sparsity is None else f"{100 * row.channel_sparsity:.1f} %")
+    cells.append("" if row.value is None else f"{row.value:.4g}")
+    if latency:
+        both = row.latency_ms is not None and row.dense_latency_ms is not None
+        cells.append(f"{row.latency_ms:.3f}" if both else "")
+        cells.append(f"{100 * row.latency_ms / row.dense_latency_ms:.0f} %" if both else "")  # type: ignore[operator]
+    if cycles:
+        cells.append("" if row.cycles is None else f"{row.cycles:,}")
+    return cells

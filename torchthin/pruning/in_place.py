@@ -1,0 +1,114 @@
+"""`thin_`: remove from a model, in place, the channels that its masks (or its zeros) have killed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchthin.errors import TargetMissedError
+from torchthin.graph.clone import clone, duplicate
+from torchthin.graph.inputs import Inputs, as_inputs, on_device_of
+from torchthin.graph.model import check_model
+from torchthin.selection.masks import apply_masks_
+from torchthin.selection.selectors import DeadChannels, effective_weights
+from torchthin.thinning.apply import apply_
+from torchthin.thinning.plan import Plan, find_plan, folded_values, inexact_layers
+from torchthin.thinning.proof import Proof
+from torchthin.thinning.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Thinned:
+    """What `thin_` did."""
+
+    recipe: Recipe
+    proof: Proof
+    inexact: tuple[str, ...]
+    """Layers where the thinned model cannot equal the masked one, with the cause."""
+    parameters_before: int
+    parameters_after: int
+
+    def __str__(self) -> str:
+        return (
+            f"Thinned: parameters {self.parameters_before:,} -> {self.parameters_after:,}; off by "
+            f"{self.proof.relative:.1e} from the masked model with its dead channels as constants, by "
+            f"{self.proof.relative_to_masked:.1e} from the masked model as it is."
+        )
+
+
+def thin_(
+    model: nn.Module,
+    example_inputs: Any,
+    *,
+    masks: Mapping[str, Tensor] | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
+) -> Thinned:
+    """Remove dead channels from `model` in place, after a trial on copies has proved the result.
+
+    A channel is dead when all weights that make it are zero: by `masks`, by the masks of ``torch.nn.utils.prune``, or in
+    the weights themselves. What it still emits (a bias, a BatchNorm shift) is folded into its consumers.
+    Parameters, buffers and modules keep their identity, so optimizers and references stay valid.
+
+    Args:
+        model: a model that carries masks or zeroed filters.
+        example_inputs: a tensor, a tuple of positional or a dict of keyword arguments.
+        masks: weight name -> bool tensor, True = keep; applied first (``prune(...).masks``).
+        optimizer: its state (SGD, Adam, AdamW, RMSprop, ...) is cut alike, so that training goes on. Where weights take a
+            factor f, because the code's attention scale changed, the state is cut, not divided by f: gradients there
+            are 1 / f times as large from now on, and the optimizer learns that within its first steps.
+
+    Returns:
+        recipe, proof and sizes.
+
+    Raises:
+        InputError: masks, inputs or optimizer do not fit the model.
+        TargetMissedError: no channel can be removed; the message says what is in the way.
+        ProofError: no way to thin held. In all cases the model is as it was.
+    """
+    check_model(model, "thin_")
+    masked, plan = plan_thinning(model, on_device_of(model, as_inputs(example_inputs)), masks or {})
+    return carry_out_(model, masked, plan, masks or {}, optimizer)
+
+
+def plan_thinning(model: nn.Module, inputs: Inputs, masks: Mapping[str, Tensor]) -> tuple[nn.Module, Plan]:
+    """Return a masked copy of `model` and a plan, tried and proved, that removes what is dead in it.
+
+    Raises:
+        TargetMissedError: no channel can be removed.
+        ProofError: no way to thin held.
+    """
+    masked = clone(model, duplicate)
+    apply_masks_(masked, masks)
+    plan = find_plan(masked, inputs, DeadChannels(effective_weights(masked)))
+    if not plan.recipe or plan.outcome.proof is None:
+        frozen = plan.proposal.grouping.groups.frozen
+        why = f" Frozen for example: {frozen[0].parameter}, {frozen[0].reason}." if frozen else ""
+        raise TargetMissedError(
+            f"The model has no dead channel that can be removed.{why} Prune first, or see inspect."
+        )
+    return masked, plan
+
+
+def carry_out_(
+    model: nn.Module,
+    masked: nn.Module,
+    plan: Plan,
+    masks: Mapping[str, Tensor],
+    optimizer: torch.optim.Optimizer | None,
+) -> Thinned:
+    """Thin `model` as planned by `plan_thinning`, and zero what the masks still name.
+
+    Raises:
+        InputError: the optimizer does not fit the model; nothing is changed then.
+    """
+    before = sum(p.numel() for p in model.parameters())
+    apply_(model, plan.recipe, optimizer, folded_values(masked, plan))
+    remaining = {name: mask for name, mask in masks.items() if name not in plan.recipe.keep}
+    apply_masks_(model, remaining)
+    after = sum(p.numel() for p in model.parameters())
+    assert plan.outcome.proof is not None
+    return Thinned(plan.recipe, plan.outcome.proof, inexact_layers(plan), before, after)

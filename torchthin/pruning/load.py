@@ -1,0 +1,80 @@
+"""`load`: a checkpoint into an instance of the user's class, shrunk by the stored recipe where it is a thinned one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+from torch import nn
+
+from torchthin.errors import CheckpointError, InputError
+from torchthin.graph.clone import clone, duplicate
+from torchthin.graph.model import check_model
+from torchthin.io.checkpoints import Checkpoint, load_into, read_checkpoint
+from torchthin.io.distiller.recipe import from_distillers_terms
+from torchthin.thinning.apply import apply_
+from torchthin.thinning.build import tensors_of
+from torchthin.thinning.recipe import Recipe
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def load(path: str | Path, model: Model) -> Model:
+    """Load a checkpoint into `model` and return it.
+
+    A thinned checkpoint carries its recipe: `model`, a full-size instance of the class that was pruned, is shrunk
+    by it in place first. So does one of ADI's train.py that Distiller's recipe stands in. Every tensor must then fit
+    exactly. Checkpoints that are only masked, or not ours, load as they are.
+
+    Raises:
+        CheckpointError: the file cannot be read, or does not fit the model; the message names what differs, and the
+            model is as it was.
+    """
+    check_model(model, "load")
+    checkpoint = with_recipe(read_checkpoint(path), model)
+    if stored_recipe(checkpoint) is not None:
+        rehearsal = clone(model, duplicate)  # a file that does not fit must not leave the model shrunk
+        shrink_to_(rehearsal, checkpoint)
+        load_into(rehearsal, checkpoint)
+    shrink_to_(model, checkpoint)
+    load_into(model, checkpoint)
+    return model
+
+
+def with_recipe(checkpoint: Checkpoint, model: nn.Module) -> Checkpoint:
+    """Return the checkpoint with Distiller's recipes, where it has such and none of ours, as one of ours.
+
+    Raises:
+        CheckpointError: they do not fit `model`, the class of full size.
+    """
+    if not checkpoint.thinning_recipes or stored_recipe(checkpoint) is not None:
+        return checkpoint
+    try:
+        recipe = from_distillers_terms(checkpoint.thinning_recipes, model)
+    except InputError as error:
+        raise CheckpointError(f"The recipe in {checkpoint.path} cannot be used: {error}") from error
+    if not recipe:
+        return checkpoint
+    return replace(checkpoint, torchthin={**(checkpoint.torchthin or {}), "recipe": recipe.to_dict()})
+
+
+def stored_recipe(checkpoint: Checkpoint) -> Recipe | None:
+    """Return the recipe that a checkpoint was thinned by; None when it is not a thinned one of ours."""
+    entry = checkpoint.torchthin or {}
+    data = entry.get("recipe")
+    return Recipe.from_dict(data) if isinstance(data, dict) else None
+
+
+def shrink_to_(model: nn.Module, checkpoint: Checkpoint) -> None:
+    """Thin `model` by the checkpoint's recipe; one that has the thinned shapes already is left as it is."""
+    recipe = stored_recipe(checkpoint)
+    if recipe is None:
+        return
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors_of(model).items()}
+    if all(shapes.get(name) == recipe.shape_after(name) for name in recipe.keep):
+        return
+    try:
+        apply_(model, recipe)
+    except InputError as error:
+        raise CheckpointError(f"{checkpoint.path} was thinned from another model: {error}") from error

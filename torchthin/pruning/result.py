@@ -1,0 +1,48 @@
+"""What `prune` returns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from torchthin.config import PruneConfig
+from torchthin.pruning.save import save_pruned
+from torchthin.report.facts import PruneReport
+from torchthin.thinning.proof import Proof
+from torchthin.thinning.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class PruneResult:
+    """What `prune` returns; printing it gives the report's table."""
+
+    model: nn.Module = field(repr=False)
+    """A copy of the caller's model: thinned when that was asked, else with the masked weights at zero."""
+    masks: Mapping[str, Tensor] = field(repr=False)
+    """Weight name (seldom bias name) -> bool tensor of its shape, True = keep."""
+    report: PruneReport
+    recipe: Recipe | None = field(default=None, repr=False)
+    """What thins the model; None without example inputs or when nothing can be removed."""
+    proof: Proof | None = None
+    """How masked and thinned model compare; None without example inputs."""
+    config: PruneConfig = field(default_factory=PruneConfig, repr=False)
+    """What was asked for."""
+
+    def save(self, path: str | Path) -> None:
+        """Write the checkpoint that ``--save-to`` writes; `load` reads it into a full-size instance of the class.
+
+        The file (a torch file that loads with ``weights_only=True``, or safetensors by its ending) appears whole.
+
+        Raises:
+            CheckpointError: the file cannot be written; what was there before is untouched.
+        """
+        recipe = self.recipe if self.config.thin else None
+        state = self.model.state_dict()
+        source = type(self.model).__name__
+        save_pruned(path, state, self.masks, self.report, self.config, recipe, source=source)
+
+    def __str__(self) -> str:
+        return str(self.report)

@@ -1,0 +1,141 @@
+"""What a model costs for any choice of channels, from the recorded shapes alone.
+
+Every count is a product of axis sizes: the parameters of a tensor, and the multiply-accumulates of a convolution or a
+matrix product, as torch's flop counter has them. The labels say how many indices of each axis stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from torch import nn
+
+from torchthin.dependency.components import Grouping
+from torchthin.dependency.groups import IntArray
+from torchthin.dependency.labels import FROZEN, Merged, Vector
+from torchthin.dependency.propagate import Labels
+from torchthin.graph.cost import Cost
+from torchthin.graph.opgraph import BRANCH, Op, OpGraph
+
+BoolArray = npt.NDArray[np.bool_]
+Place = tuple[int, int]
+"""Value number and axis."""
+
+
+def _convolution(op: Op, graph: OpGraph) -> list[Place]:
+    """Batch, positions (of the result; transposed, of the input) and all axes of the weight."""
+    data, weight = op.arguments["input"].value, op.arguments["weight"].value
+    out = op.outputs[0]
+    assert out is not None
+    swept = data if op.arguments.get("transposed", False) else out.value
+    positions = [(swept, axis) for axis in range(2, len(graph.values[swept].shape))]
+    return [(data, 0), *positions, *((weight, axis) for axis in range(len(graph.values[weight].shape)))]
+
+
+def _product(first: str, second: str) -> Callable[[Op, OpGraph], list[Place]]:
+    """All axes of the first matrix and the last one of the second."""
+
+    def places(op: Op, graph: OpGraph) -> list[Place]:
+        a, b = op.arguments[first].value, op.arguments[second].value
+        dims = len(graph.values[a].shape)
+        return [*((a, axis) for axis in range(dims)), (b, dims - 1)]
+
+    return places
+
+
+COUNTED: dict[str, Callable[[Op, OpGraph], list[Place]]] = {
+    "aten.convolution": _convolution,
+    "aten.mm": _product("self", "mat2"),
+    "aten.addmm": _product("mat1", "mat2"),
+    "aten.bmm": _product("self", "mat2"),
+    "aten.baddbmm": _product("batch1", "batch2"),
+}
+"""Operator -> the axes whose sizes multiply to its MACs."""
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a choice of channels costs."""
+
+    parameters: int
+    macs: int
+
+    def of(self, name: str) -> int:
+        """Return the count called ``parameters`` or ``macs``."""
+        return self.parameters if name == "parameters" else self.macs
+
+
+class Ledger:
+    """Counts parameters and MACs for any choice of channels."""
+
+    def __init__(self, model: nn.Module, labels: Labels, grouping: Grouping, whole: Cost) -> None:
+        """Take the model's shapes from its record; what costs nothing that is counted here stays as `whole` has it."""
+        self._grouping = grouping
+        self._of_label = grouping.components.of_label
+        self._axes: dict[Place, int] = {}
+        self._sizes: list[int] = []
+        self._vectors: list[tuple[int, Vector]] = []
+        self._merged: list[tuple[int, Merged]] = []
+        self._labels = labels
+        graph = labels.graph
+        learnt = {name for name, _ in model.named_parameters()}
+        parameters = [
+            [self._axis((number, axis)) for axis in range(len(graph.values[number].shape))]
+            for name, number in graph.state.items()
+            if name in learnt
+        ]
+        macs = [
+            [self._axis(place) for place in COUNTED[op.name](op, graph)]
+            for op in graph.ops
+            if op.name in COUNTED and abs(op.index) < BRANCH
+        ]
+        self._parameters, self._macs = self._table(parameters), self._table(macs)
+        self._flat = np.concatenate(
+            [np.zeros(0, np.int64), *(self._of_label[vector] for _, vector in self._vectors)]
+        )
+        self._flat_axis = np.repeat(
+            [axis for axis, _ in self._vectors], [vector.size for _, vector in self._vectors]
+        ).astype(np.int64)
+        fixed = np.concatenate([np.zeros(0, np.bool_), *(vector == FROZEN for _, vector in self._vectors)])
+        self._flat, self._flat_axis = self._flat[~fixed], self._flat_axis[~fixed]
+        self._rest = Spent(0, 0)
+        full = self.spent({})
+        self._rest = Spent(whole.parameters - full.parameters, whole.macs - full.macs)
+        self.whole = Spent(whole.parameters, whole.macs)
+
+    def _axis(self, place: Place) -> int:
+        if place not in self._axes:
+            value, axis = place
+            number = self._axes[place] = len(self._sizes)
+            self._sizes.append(self._labels.graph.values[value].shape[axis])
+            labels = self._labels.values[value][axis] if value in self._labels.values else None
+            if isinstance(labels, Merged):
+                self._merged.append((number, labels))
+            elif labels is not None:
+                self._vectors.append((number, labels))
+        return self._axes[place]
+
+    def _table(self, products: Iterable[list[int]]) -> IntArray:
+        """Return one row of axis numbers for each product; -1 stands for a factor of 1."""
+        rows = list(products)
+        table = np.full((len(rows), max((len(row) for row in rows), default=0)), -1, np.int64)
+        for number, row in enumerate(rows):
+            table[number, : len(row)] = row
+        return table
+
+    def spent(self, keeps: Mapping[str, BoolArray]) -> Spent:
+        """Return what the model costs with the channels of `keeps` (group name -> True = keep); other groups are whole."""
+        gone = np.zeros(self._grouping.components.reason.size, np.bool_)
+        for name, keep in keeps.items():
+            gone[self._grouping.channels[name][~keep]] = True
+        sizes = np.array([*self._sizes, 1], np.int64)
+        lost = np.bincount(self._flat_axis[gone[self._flat]], minlength=sizes.size)
+        sizes -= lost
+        for number, merged in self._merged:
+            stay = merged.spread(lambda v: ~gone[self._of_label[v]] | (v == FROZEN))
+            sizes[number] = int(stay.sum())
+        counts = [int(sizes[table].prod(axis=1).sum()) for table in (self._parameters, self._macs)]
+        return Spent(counts[0] + self._rest.parameters, counts[1] + self._rest.macs)

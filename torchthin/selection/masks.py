@@ -1,0 +1,81 @@
+"""Masks: bool tensors of a weight's shape, True = keep. From keeps to masks, and masks onto a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from torchthin.dependency.groups import Group
+from torchthin.errors import InputError
+from torchthin.graph.clone import state_tensors
+from torchthin.importance.scores import is_filter_member
+from torchthin.selection.channels import BoolArray
+
+
+def axis_mask(keep: Tensor, weight: Tensor, axis: int) -> Tensor:
+    """Return `keep` (size of `axis`,) spread over the other axes of `weight`, on its device."""
+    return spread_mask(keep, weight, axis).contiguous()
+
+
+def spread_mask(keep: Tensor, weight: Tensor, axis: int) -> Tensor:
+    """Return what `axis_mask` does, as a view that takes the memory of `keep` only."""
+    shape = [1] * weight.dim()
+    shape[axis] = -1
+    return keep.to(weight.device).view(shape).expand(weight.shape)
+
+
+def channel_masks(
+    groups: Iterable[Group],
+    keeps: Mapping[str, BoolArray],
+    model: nn.Module,
+    filter_axes: Mapping[str, int],
+    *,
+    views: bool = False,
+) -> dict[str, Tensor]:
+    """Return the mask of every target: False over all weights of every filter that goes.
+
+    Only the filter axes of targets are masked. Other members of a group (biases, BatchNorm, the consumer's
+    input axis) keep their values; thinning removes them. A target whose filters are in no group gets a mask
+    of all True.
+
+    groups: what was decided. keeps: group name -> bool (channels,). filter_axes: target name -> its filter
+    axis. views: masks that take no memory of their own, for a look at them.
+    Returns target name -> bool tensor of the weight's shape and device.
+    """
+    tensors = dict(state_tensors(model))
+    kept = {name: np.ones(tensors[name].shape[axis], np.bool_) for name, axis in filter_axes.items()}
+    for group in groups:
+        if group.name not in keeps:
+            continue
+        for member in group.members:
+            if is_filter_member(member, filter_axes):
+                kept[member.parameter][member.of(keeps[group.name])] = False
+    return {
+        name: (spread_mask if views else axis_mask)(torch.from_numpy(kept[name]), tensors[name], axis)
+        for name, axis in filter_axes.items()
+    }
+
+
+def apply_masks_(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
+    """Set every weight of `model` to zero where its mask is False; nothing else is touched.
+
+    Raises `InputError`, before anything is changed, for a mask whose name or shape does not fit the model.
+    """
+    tensors = dict(state_tensors(model)) | dict(model.named_parameters(remove_duplicate=False))
+    for name, mask in masks.items():
+        if name not in tensors:
+            raise InputError(
+                f"The mask {name} fits no parameter or buffer of the model. Use names of named_parameters()."
+            )
+        if mask.shape != tensors[name].shape:
+            raise InputError(
+                f"The mask {name} must have its weight's shape {tuple(tensors[name].shape)}. "
+                f"Got {tuple(mask.shape)}."
+            )
+    with torch.no_grad():
+        for name, mask in masks.items():
+            # A product, not masked_fill_: the same zeros in a fifth of the time.
+            tensors[name].mul_(mask.to(tensors[name].device))

@@ -1,0 +1,364 @@
+"""Targets: which weights are pruned, found for any model or named by the caller.
+
+Default targets are
+- the weights of `nn.Conv1d/2d/3d` and `nn.ConvTranspose1d/2d/3d` and their subclasses, wherever they stand
+  (in ai8x layers the convolution is the child ``op``);
+- for hand-made modules (classes that torch does not define): parameters of 3 to 5 axes, more than one of them
+  longer than 1, whose name is or ends in ``weight``, ``kernel`` or ``filters``. Their filter axis is 0;
+- for unstructured methods also the weights of `nn.Linear`.
+
+A weight shared by several modules is one target, under its first name. Channels of a weight that is computed from
+other parameters (weight_norm, parametrizations, torch.nn.utils.prune) are masked in the parameter whose zeros are its
+zeros (`torchthin/graph/parametrized.py`); its single weights are not, and where there is no such parameter it is left whole, with
+a note.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.parameter import is_lazy
+from torch.nn.utils.parametrize import ParametrizationList
+
+from torchthin.dependency.groups import Group, Member, uncoupled
+from torchthin.errors import InputError, WeightNameError, near_matches
+from torchthin.graph.clone import modules_of
+from torchthin.graph.parametrized import Computed, computed_weights
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_WEIGHT_LIKE = ("weight", "kernel", "filters")
+
+
+@dataclass(frozen=True)
+class Target:
+    """A weight to prune."""
+
+    name: str
+    """Name as in ``named_parameters()``; of a computed weight, the parameter that has its shape."""
+    axis: int
+    """Filter axis: 0, or 1 for transposed convolutions."""
+    per_filter: int = 1
+    """Indices of `axis` that make one filter; more than 1 only for transposed convolutions with one output
+    channel per conv group, whose filter is all input rows of its conv group."""
+
+    def group(self, weight: Tensor) -> Group:
+        """Return this target's filters as a group of its own: the decision when no channel graph is known."""
+        size = weight.shape[self.axis]
+        if self.per_filter == 1:
+            return uncoupled(self.name, self.axis, size)
+        indices = np.arange(size, dtype=np.int64).reshape(-1, self.per_filter)
+        return Group(self.name, indices.shape[0], (Member(self.name, self.axis, indices),))
+
+
+@dataclass(frozen=True)
+class TargetPlan:
+    """What is pruned, what is kept on request, and what could not be a target, in words."""
+
+    targets: tuple[Target, ...]
+    kept: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    computed: Mapping[str, Computed] = field(default_factory=dict)
+    """Name of a target (or of another parameter) -> the weight that is computed from it."""
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One name of one parameter, with the module that owns it. A computed weight stands for the parameter of its shape."""
+
+    name: str
+    owner: nn.Module
+    local: str
+    parameter: nn.Parameter
+    alias: str = ""
+    """Name of the computed weight."""
+    recurrent: bool = False
+    """Filters are parts of hidden states, which only a channel graph shows."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All that a caller may call it."""
+        return (self.alias, self.name) if self.alias else (self.name,)
+
+
+def _entries(model: nn.Module, computed: Mapping[str, Computed], coupled: bool = False) -> Iterator[_Entry]:
+    """Yield every name of every parameter, also the second names of shared ones, in model order."""
+    for prefix, module in _all_names(model):
+        for local, parameter in module._parameters.items():
+            if parameter is None:
+                continue
+            name = f"{prefix}.{local}" if prefix else local
+            item = computed.get(name)
+            if item is None or item.masked is None:
+                states = coupled and isinstance(module, nn.RNNBase | nn.RNNCellBase)
+                yield _Entry(name, module, local, parameter, recurrent=states and parameter.dim() > 1)
+            else:
+                path, _, local = item.weight.rpartition(".")
+                yield _Entry(name, model.get_submodule(path), local, parameter, item.weight)
+
+
+def _all_names(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield every module under every name that it has, as ``named_modules(remove_duplicate=False)`` does, in less time."""
+    waiting = [("", model)]
+    while waiting:
+        path, module = waiting.pop()
+        yield path, module
+        if module._modules:
+            prefix = f"{path}." if path else ""
+            children = module._modules.items()
+            waiting.extend((prefix + name, child) for name, child in reversed(children) if child is not None)
+
+
+def _is_torch_layer(module: nn.Module) -> bool:
+    """Whether the module is, or derives from, one of torch's layers: torch says what its weights mean."""
+    plain = (nn.Module, nn.Sequential, nn.ModuleList, nn.ModuleDict, object)
+    return any(base.__module__.split(".")[0] == "torch" for base in type(module).__mro__ if base not in plain)
+
+
+def _is_layer_weight(entry: _Entry, layer: type[nn.Module]) -> bool:
+    return entry.local == "weight" and isinstance(entry.owner, layer)
+
+
+def _is_hand_made_convolution(entry: _Entry) -> bool:
+    shape = entry.parameter.shape
+    return (
+        not _is_torch_layer(entry.owner)
+        and entry.local.endswith(_WEIGHT_LIKE)
+        and 3 <= len(shape) <= 5
+        and sum(size > 1 for size in shape) > 1
+    )
+
+
+def _is_default(entry: _Entry, structured: bool) -> bool:
+    if _is_layer_weight(entry, _ConvNd) or _is_hand_made_convolution(entry):
+        return True
+    return not structured and _is_layer_weight(entry, nn.Linear)
+
+
+def _target(entry: _Entry) -> Target:
+    if not _is_layer_weight(entry, _ConvTransposeNd):
+        return Target(entry.name, 0)
+    conv = entry.owner
+    assert isinstance(conv, _ConvTransposeNd)
+    if conv.groups > 1 and conv.out_channels == conv.groups:
+        return Target(entry.name, 0, conv.in_channels // conv.groups)
+    return Target(entry.name, 1)
+
+
+def _left_whole(
+    model: nn.Module, computed: Mapping[str, Computed], structured: bool, plain: bool
+) -> dict[str, str]:
+    """Return the computed weights that cannot be masked: name -> note."""
+    notes = {}
+    usable = {item.weight for item in computed.values() if item.masked is not None}
+    for prefix, module in modules_of(model):
+        name = f"{prefix}.weight" if prefix else "weight"
+        if (
+            isinstance(module, _ConvNd | nn.Linear)
+            and "weight" not in module._parameters
+            and name not in usable
+        ):
+            why = (
+                "whatever of them is zero, it is not"
+                if structured and not plain
+                else "whole channels of it can be masked, by a structured method without compat"
+            )
+            notes[name] = (
+                f"{name} is computed from other parameters ({why}) and is left whole. To prune it, make it plain: "
+                "torch.nn.utils.parametrize.remove_parametrizations, torch.nn.utils.remove_weight_norm or "
+                "torch.nn.utils.prune.remove."
+            )
+    return notes
+
+
+def _why_not(entry: _Entry, structured: bool) -> str | None:
+    """Return why the parameter cannot be pruned when named, or None when it can."""
+    shape, owner = tuple(entry.parameter.shape), type(entry.owner).__name__
+    layer = isinstance(entry.owner, _ConvNd | nn.Linear)
+    if entry.parameter.dtype not in DTYPES or entry.parameter.layout != torch.strided:
+        return f"its type is {entry.parameter.dtype} ({entry.parameter.layout})"
+    if not entry.parameter.numel():
+        return f"its shape {shape} holds no values"
+    if isinstance(entry.owner, ParametrizationList) or (layer and entry.local not in ("weight", "bias")):
+        return "another weight is computed from it"
+    if len(shape) < 2:
+        return f"it is a {len(shape)}-d {entry.local} of {owner}"
+    if structured and _is_torch_layer(entry.owner) and not layer and not entry.recurrent:
+        return f"the filters of {owner} cannot go one by one"
+    return None
+
+
+def _refusal(entry: _Entry, structured: bool, reason: str) -> WeightNameError:
+    allowed = (
+        "weights of convolutions, linear layers and hand-made layers of 2 and more axes"
+        if structured
+        else "weights of 2 and more axes"
+    )
+    kind = "a structured" if structured else "an unstructured"
+    return WeightNameError(
+        f"The weight {entry.name} cannot be pruned by {kind} method: {reason}. "
+        f"Allowed are floating-point {allowed}."
+    )
+
+
+def _unknown(name: str, entries: list[_Entry], structured: bool) -> WeightNameError:
+    own = [entry.names[0] for entry in entries if entry.names[0].startswith(f"{name}.")]
+    good = [entry.names[0] for entry in entries if _why_not(entry, structured) is None]
+    if own:
+        hint = f" It is a module; its parameters are {', '.join(own[:4])}{', ...' if len(own) > 4 else ''}."
+    else:
+        hint = near_matches(name, good) or (f" The first ones are {', '.join(good[:4])}." if good else "")
+    return WeightNameError(f"The model has no weight {name!r}.{hint}")
+
+
+def _named(
+    entries: list[_Entry], names: Iterable[str], computed: dict[str, str], structured: bool
+) -> list[_Entry]:
+    """Return the entries the caller asked for, or raise."""
+    known = {entry.names[0]: entry for entry in entries}
+    chosen = []
+    for name in names:
+        if name not in known and any(sign in name for sign in "*?["):
+            chosen += _matching(entries, name, structured)
+            continue
+        if name in computed:
+            raise WeightNameError(f"The weight {name} cannot be pruned: {computed[name]}")
+        if name not in known:
+            raise _unknown(name, entries, structured)
+        reason = _why_not(known[name], structured)
+        if reason is not None:
+            raise _refusal(known[name], structured, reason)
+        chosen.append(known[name])
+    return chosen
+
+
+def _matching(entries: list[_Entry], pattern: str, structured: bool) -> list[_Entry]:
+    """Return the weights of convolutions and linear layers that a pattern names, or raise."""
+    usable = [
+        e
+        for e in entries
+        if (_is_default(e, structured=False) or e.recurrent) and _why_not(e, structured) is None
+    ]
+    found = [entry for entry in usable if _matches(pattern, entry.names[0])]
+    if not found:
+        raise WeightNameError(
+            f"The pattern {pattern!r} matches none of the {len(usable)} weights that can be pruned."
+            f"{near_matches(pattern, [entry.names[0] for entry in usable])}"
+        )
+    return found
+
+
+def named(name: str, patterns: Iterable[str]) -> bool:
+    """Whether one of the patterns matches the weight or any module that holds it."""
+    return any(_matches(pattern, name) for pattern in patterns)
+
+
+def _matches(pattern: str, name: str) -> bool:
+    """Whether `pattern` matches the weight or any module that holds it."""
+    parts = name.split(".")
+    return any(fnmatchcase(".".join(parts[:end]), pattern) for end in range(1, len(parts) + 1))
+
+
+def _kept(entries: list[_Entry], patterns: Iterable[str]) -> set[int]:
+    """Return the ids of the parameters that the patterns keep whole; one that matches nothing raises."""
+    kept: set[int] = set()
+    for pattern in patterns:
+        found = {
+            id(entry.parameter) for entry in entries if any(_matches(pattern, name) for name in entry.names)
+        }
+        if not found:
+            names = [entry.name for entry in entries]
+            modules = [name.rsplit(".", 1)[0] for name in names if "." in name]
+            raise WeightNameError(
+                f"The keep pattern {pattern!r} matches no weight or module of the model."
+                f"{near_matches(pattern, dict.fromkeys(modules + names))}"
+            )
+        kept |= found
+    return kept
+
+
+def _rescaled(item: Computed) -> str:
+    return (
+        f"{item.weight} is normalised over all its filters: masking some rescales those that stay, "
+        f"as masking the first half would by {item.rescaled:.0%}."
+    )
+
+
+def _check_initialised(model: nn.Module) -> None:
+    for entry in _entries(model, {}):
+        if is_lazy(entry.parameter):
+            raise InputError(
+                f"The weight {entry.name} of {type(entry.owner).__name__} has no shape yet. "
+                "Run the model once on an example input first."
+            )
+
+
+def find_targets(
+    model: nn.Module,
+    *,
+    structured: bool,
+    weights: Iterable[str] | None = None,
+    keep: Iterable[str] = (),
+    plain: bool = False,
+    coupled: bool = False,
+) -> TargetPlan:
+    """Return the weights to prune, in model order.
+
+    structured: whole channels go (no linear weights by default). weights: names that replace the default
+    targets; a pattern such as ``*`` or ``encoder.*`` names convolution and linear weights.
+    keep: fnmatch patterns of weight or module names to keep whole; a module's name covers all it holds.
+    plain: leave weights whole that are computed from other parameters, as unstructured methods do.
+    coupled: a channel graph will be known, so that hidden states of recurrent layers may be named as well.
+    Raises `WeightNameError` for names that do not exist (with near matches) or cannot be pruned, and for
+    patterns that match nothing; `InputError` when nothing is left to prune.
+    """
+    _check_initialised(model)
+    found_computed = computed_weights(model) if structured and not plain else {}
+    entries = list(_entries(model, found_computed, coupled))
+    computed = _left_whole(model, found_computed, structured, plain)
+    if weights is None:
+        chosen = [entry for entry in entries if _is_default(entry, structured)]
+    else:
+        chosen = _named(entries, weights, computed, structured)
+    found: dict[int, Target] = {}
+    for entry in chosen:
+        if _why_not(entry, structured) is None:
+            found.setdefault(id(entry.parameter), _target(entry))
+    kept = _kept(entries, keep)
+    shared_once = [
+        (name, id(parameter)) for name, parameter in model.named_parameters() if id(parameter) in found
+    ]
+    plan = TargetPlan(
+        targets=tuple(replace(found[key], name=name) for name, key in shared_once if key not in kept),
+        kept=tuple(name for name, key in shared_once if key in kept),
+        notes=_notes(chosen, structured, computed if weights is None else {})
+        + tuple(
+            _rescaled(found_computed[e.name]) for e in chosen if e.alias and found_computed[e.name].rescaled
+        ),
+        computed=found_computed,
+    )
+    if not plan.targets:
+        raise _nothing_left(plan, structured)
+    return plan
+
+
+def _notes(chosen: list[_Entry], structured: bool, computed: dict[str, str]) -> tuple[str, ...]:
+    odd = [(entry.name, _why_not(entry, structured)) for entry in chosen]
+    return tuple(f"{name} is left whole: {reason}." for name, reason in odd if reason) + tuple(
+        computed.values()
+    )
+
+
+def _nothing_left(plan: TargetPlan, structured: bool) -> InputError:
+    if plan.kept:
+        why = f"keep holds all {len(plan.kept)} weights that could be"
+    else:
+        kinds = "convolution" if structured else "convolution or linear"
+        why = f"it has no {kinds} weights" + ("; name others with weights" if not plan.notes else "")
+    notes = f" {plan.notes[0]}" if plan.notes else ""
+    return InputError(f"The model has nothing to prune: {why}.{notes}")

@@ -1,0 +1,94 @@
+"""Keeps computed weights what they were when their statistics lose channels.
+
+``weight_norm`` divides every filter by its length, spectral norm the whole weight by its norm: when a layer loses input
+channels, what stays would grow. One factor in a tensor that the layer has anyway (the length g, the vector u) makes good
+for it. Which tensor takes it is tried, as in `torchthin/graph/parametrized.py`; where none does, the weight stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from torchthin.dependency.propagate import Labels
+from torchthin.graph.evaluation_mode import quiet
+from torchthin.graph.parametrized import Computed, weight_of
+from torchthin.thinning.build import tensors_of
+from torchthin.thinning.recipe import Recipe, cut
+
+
+def rescaled_tensors(
+    masked: nn.Module, small: nn.Module, recipe: Recipe, computed: Iterable[Computed]
+) -> dict[str, dict[str, Tensor]]:
+    """Return per computed weight (its bearer) that can be kept as it was what to put into tensors of the thinned model.
+
+    Args:
+        masked: full-size masked model.
+        small: the same, thinned by `recipe`; left as it is.
+        recipe: what goes.
+        computed: the computed weights of the model.
+    """
+    names = {id(tensor): name for name, tensor in tensors_of(small).items()}
+    found = {}
+    for item in computed:
+        axes = recipe.keep.get(item.bearer)
+        if axes is not None:
+            path = item.weight.rpartition(".")[0]
+            wanted = cut(_weight(masked.get_submodule(path)), axes)
+            changes = _made_good(small.get_submodule(path), wanted)
+            if changes is not None:
+                found[item.bearer] = {names[id(tensor)]: value for tensor, value in changes}
+    return found
+
+
+def settled_ops(labels: Labels, bearers: Iterable[str]) -> frozenset[int]:
+    """Return the ops that compute weights from the given parameters, up to where the model's input comes in."""
+    state = labels.graph.state
+    derived = {state[name] for name in bearers if name in state}
+    found = set()
+    for op in labels.graph.ops:
+        made = {ref.value for ref in op.outputs if ref is not None}
+        if not made & labels.from_input and any(ref.value in derived for ref in op.inputs()):
+            found.add(op.index)
+            derived |= made
+    return frozenset(found)
+
+
+def _made_good(layer: nn.Module, wanted: Tensor) -> list[tuple[Tensor, Tensor]] | None:
+    """Return what to change in a thinned layer so that its weight is `wanted`; None when nothing helps."""
+    now = _weight(layer)
+    if _same(now, wanted):
+        return []
+    for tensor in sorted(tensors_of(layer).values(), key=Tensor.numel):
+        if not tensor.is_floating_point() or tensor.shape == wanted.shape:
+            continue
+        ratio = _ratio(now, wanted, tensor)
+        before = tensor.detach().clone()
+        for factor in (ratio, 1 / ratio):
+            with torch.no_grad():
+                tensor.copy_(before * factor)
+                helps, value = _same(_weight(layer), wanted), tensor.detach().clone()
+                tensor.copy_(before)
+            if helps:
+                return [(tensor, value)]
+    return None
+
+
+def _ratio(now: Tensor, wanted: Tensor, like: Tensor) -> Tensor:
+    """Return by what the weight must grow, per index where `like` has the weight's axes."""
+    each = like.dim() == now.dim() and all(n in (1, m) for n, m in zip(like.shape, now.shape, strict=True))
+    axes = [d for d in range(now.dim()) if not each or like.shape[d] == 1]
+    shared, own = ((weight * now).sum(axes, keepdim=each) for weight in (wanted, now))
+    return torch.where(own > 0, shared / own, torch.ones_like(own))
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    tolerance = 1e-9 if a.dtype == torch.float64 else 4 * torch.finfo(a.dtype).eps
+    return bool(torch.isfinite(a).all()) and float((a - b).abs().max()) <= tolerance * float(b.abs().max())
+
+
+def _weight(layer: nn.Module) -> Tensor:
+    with quiet(layer):
+        return weight_of(layer).clone()

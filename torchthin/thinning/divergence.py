@@ -1,0 +1,142 @@
+"""Finds the first op after which a thinned model differs from the reference, by short fingerprints of every result."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchthin.dependency.propagate import Labels
+from torchthin.graph.arguments import as_outputs
+from torchthin.graph.clone import held
+from torchthin.graph.evaluation_mode import running
+from torchthin.graph.inputs import Inputs, call
+from torchthin.graph.op_counter import CountingMode, following
+from torchthin.graph.opgraph import BRANCH
+from torchthin.thinning.reference import Constant, Kept, ReferenceMode
+
+Print = tuple[tuple[int, ...], Tensor]
+"""Shape, and two sums over the numbers."""
+SAMPLE = 2**20
+STRIDES = (1, 11, 37, 127, 521)
+"""Primes that sizes of axes are rarely multiples of, so that every channel is read."""
+
+
+class _Digests(CountingMode):
+    """Short fingerprints of every op's results, of what stays of them."""
+
+    def __init__(self, labels: Labels, kept: Kept | None, start: int) -> None:
+        super().__init__(start, labels.graph.calls(start))
+        self._ops = {op.index: op for op in labels.graph.ops}
+        self._kept = kept
+        self._consumed = {number for op in labels.graph.ops for number in op.reads} | set(
+            labels.graph.outputs
+        )
+        self.found: dict[int, list[Print]] = {}
+
+    def note(self, result: Any) -> None:
+        """Fingerprint the results of the op that has just run."""
+        op = self._ops.get(self.completed) if self.recorded else None
+        if op is None:
+            return
+        prints = []
+        for ref, tensor in zip(op.outputs, as_outputs(result), strict=False):
+            if ref is None or ref.value not in self._consumed or tensor is None:
+                continue  # saved means that nothing reads may be rounding noise
+            if tensor.is_floating_point():
+                stays = tensor if self._kept is None else self._kept.select(ref.value, tensor)
+                prints.append((tuple(stays.shape), _fingerprint(stays)))
+        self.found[self.completed] = prints
+
+
+class _ThinDigests(_Digests):
+    def execute(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        result = func(*args, **kwargs)
+        self.note(result)
+        return result
+
+
+class ReferenceDigests(ReferenceMode):
+    """A reference that takes fingerprints."""
+
+    def __init__(
+        self,
+        labels: Labels,
+        kept: Kept,
+        known: Sequence[Constant] | None,
+        placed: Container[int],
+        settled: Container[int],
+        start: int = 0,
+    ) -> None:
+        super().__init__(labels, kept, known, placed, settled, start)
+        self.labels = labels
+        self.digests = _Digests(labels, kept, start)
+
+    def execute(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run one op as the thinned model must, and take the fingerprints of its results."""
+        result = super().execute(func, args, kwargs)
+        self.digests.completed, self.digests.recorded = self.completed, self.recorded
+        self.digests.note(result)
+        return result
+
+
+def _fingerprint(tensor: Tensor) -> Tensor:
+    """Return a weighted sum and the sum of sizes.
+
+    Of a large tensor a part is read, all over it: where models differ is a hint for the search, and no proof.
+    """
+    flat = tensor.detach().reshape(-1)
+    size = flat.numel()
+    part = flat[:: next((p for p in STRIDES if size <= p * SAMPLE), size // SAMPLE + 1)].double()
+    return torch.stack([part @ _directions(str(flat.device))[: part.numel()], part.abs().sum()]).cpu()
+
+
+@lru_cache(maxsize=8)
+def _directions(device: str) -> Tensor:
+    return torch.cos(torch.arange(SAMPLE, dtype=torch.float64, device=device) * 1.7)
+
+
+def first_difference(
+    masked: nn.Module,
+    small: nn.Module,
+    inputs: Inputs,
+    reference: ReferenceDigests,
+    double: bool,
+    moved: Container[int] = (),
+    skipped: Container[int] = (),
+) -> int | None:
+    """Return the index of the first op after which the thinned model differs from the reference, if there is one.
+
+    Ops in `moved` may hold other numbers, of the same shapes; ops in `skipped` may differ.
+    """
+    thin = _ThinDigests(reference.labels, None, reference.completed)
+    run(masked, inputs, reference)
+    run(small, inputs, thin)
+    tolerance = 1e-7 if double else 1e-3
+    for index, prints in reference.digests.found.items():
+        if index in skipped:
+            continue
+        others = thin.found.get(index, [])
+        same = len(prints) == len(others) and all(
+            shape == other and (index in moved or _close(a, b, tolerance))
+            for (shape, a), (other, b) in zip(prints, others, strict=True)
+        )
+        if not same:
+            return index
+    return None
+
+
+def _close(a: Tensor, b: Tensor, tolerance: float) -> bool:
+    """Whether two fingerprints agree; NaN agrees with NaN, and what is infinite in both says nothing more."""
+    size = float(a[1]) if bool(torch.isfinite(a[1])) else 0.0
+    return torch.allclose(a, b, rtol=tolerance, atol=tolerance * (size + 1e-12), equal_nan=True)
+
+
+def run(model: nn.Module, inputs: Inputs, mode: CountingMode, *, spent: bool = False) -> Any:
+    """Call a model under `mode`; in training mode if its ops count from `BRANCH`. `spent`: it is not run again."""
+    training = mode.completed >= BRANCH
+    with held(model), running(model, training=training, spent=spent), following(model, mode):
+        return call(model, inputs)

@@ -1,0 +1,237 @@
+"""Stage 8: does the thinned model compute what the masked model computes?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import zip_longest
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchthin.errors import InputError, ProofError, one_line
+from torchthin.graph.clone import clone, duplicate, state_tensors, to_double
+from torchthin.graph.evaluation_mode import quiet
+from torchthin.graph.inputs import Inputs, as_inputs, call, on_device_of
+from torchthin.graph.model import check_model
+from torchthin.graph.outputs import output_tensors
+
+DOUBLE_UP_TO = 64 * 2**20
+"""Models of at most this many parameters are compared in float64; larger ones as they are, to spare memory."""
+TOLERANCE_DOUBLE = 1e-6
+TOLERANCE_SINGLE = 1e-3
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far two values of one output are apart."""
+
+    output: int
+    shape: tuple[int, ...]
+    max_error: float
+    """Largest absolute difference; infinite where the other value has another shape."""
+    scale: float
+    """Largest absolute value of the expected output."""
+
+    @property
+    def relative(self) -> float:
+        """`max_error` in units of `scale`."""
+        return self.max_error / self.scale if self.scale > 0 else self.max_error
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-able data; None stands for an infinite distance."""
+        return {**asdict(self), "max_error": _finite(self.max_error)}
+
+
+@dataclass(frozen=True)
+class Proof:
+    """The comparison of a thinned model with its masked model."""
+
+    outputs: tuple[Agreement, ...]
+    """Against the reference: the masked model in which channels that go are constants."""
+    masked: tuple[Agreement, ...]
+    """Against the masked model as it is; larger where a constant met padding or statistics lost channels."""
+    dtype: str
+    tolerance: float
+    problem: str | None = None
+
+    @property
+    def relative(self) -> float:
+        """Largest relative error over all outputs, against the reference."""
+        return max((a.relative for a in self.outputs), default=0.0)
+
+    @property
+    def relative_to_masked(self) -> float:
+        """Largest relative error over all outputs, against the masked model as it is."""
+        return max((a.relative for a in self.masked), default=0.0)
+
+    @property
+    def vacuous(self) -> bool:
+        """Whether some output says nothing: empty, or all zero (an untrained head that starts at zero)."""
+        return any(agreement.scale == 0.0 for agreement in self.outputs) or not self.outputs
+
+    @property
+    def holds(self) -> bool:
+        """Whether every output agrees within the tolerance."""
+        return self.problem is None and self.relative <= self.tolerance
+
+    def __str__(self) -> str:
+        state = "agree" if self.holds else f"DIFFER ({self.problem})" if self.problem else "DIFFER"
+        if self.outputs == self.masked:  # two models that were compared as they are
+            return f"{state} ({self.dtype}): off by {self.relative:.1e} of the output's largest value"
+        return (
+            f"{state} ({self.dtype}): off by {self.relative:.1e} of the output's largest value from the masked model "
+            f"with its dead channels as constants, by {self.relative_to_masked:.1e} from the masked model as it is"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the proof as JSON-able data; None stands for an infinite distance."""
+        return {
+            **asdict(self),
+            "outputs": [agreement.to_dict() for agreement in self.outputs],
+            "masked": [agreement.to_dict() for agreement in self.masked],
+            "relative": _finite(self.relative),
+            "relative_to_masked": _finite(self.relative_to_masked),
+            "holds": self.holds,
+        }
+
+
+def verify(masked: nn.Module, thinned: nn.Module, example_inputs: Any) -> Proof:
+    """Run two models on the same inputs in evaluation mode and compare every output.
+
+    Both run on float64 copies where they have at most `DOUBLE_UP_TO` parameters, else as they are; neither is changed.
+
+    Args:
+        masked: the model that says what is right.
+        thinned: the model that should compute the same.
+        example_inputs: a tensor, a tuple of positional or a dict of keyword arguments.
+
+    Returns:
+        `Proof`; ``proof.holds`` says whether they agree, ``str(proof)`` in one line how closely.
+
+    Raises:
+        InputError: the masked model cannot be used, does not run on the inputs, or returns nothing to compare.
+        ProofError: the thinned model does not run on inputs on which the masked one does.
+    """
+    for model in (masked, thinned):
+        check_model(model, "verify")
+        if any(tensor.is_meta for _, tensor in state_tensors(model)):
+            raise InputError(
+                "The models of verify must have values. Got one on the meta device; load its weights."
+            )
+    inputs = on_device_of(masked, as_inputs(example_inputs))
+    double = all(can_double(model) for model in (masked, thinned))
+    outcomes = _both(masked, thinned, in_double(inputs, double), double)
+    if double and isinstance(
+        outcomes[0], Exception
+    ):  # code that insists on its own precision: x.float() in forward
+        double = False
+        outcomes = _both(masked, thinned, inputs, double)
+    expected, actual = outcomes
+    if isinstance(expected, Exception):
+        raise InputError(
+            f"The masked model ({type(masked).__name__}) does not run on the example_inputs: {one_line(expected)}. "
+            "Give inputs of the shapes and dtypes that its forward takes."
+        ) from expected
+    if isinstance(actual, Exception):
+        raise ProofError(
+            f"The thinned model ({type(thinned).__name__}) does not run on the inputs: {one_line(actual)}."
+        ) from actual
+    _check_comparable(expected)
+    return compare(expected, expected, actual, double)
+
+
+def _check_comparable(outputs: Any) -> None:
+    tensors = _tensors(outputs)
+    if not any(tensor.numel() for tensor in tensors):
+        raise InputError(
+            "The masked model of verify must return tensors with values, alone or in lists, tuples, dicts and objects. "
+            f"Got {type(outputs).__name__}."
+        )
+    if any(tensor.numel() and bool(torch.isnan(tensor).all()) for tensor in tensors):
+        raise InputError(
+            "An output of the masked model is NaN throughout, so nothing can be proved. "
+            "Look for NaN or negative variances in the weights, or give other example_inputs."
+        )
+
+
+def _both(masked: nn.Module, thinned: nn.Module, inputs: Inputs, double: bool) -> tuple[Any, Any]:
+    return _run_copy(masked, inputs, double), _run_copy(thinned, inputs, double)
+
+
+def _run_copy(model: nn.Module, inputs: Inputs, double: bool) -> Any:
+    """Return the outputs, or the exception."""
+    copy = clone(model, to_double if double else duplicate)
+    try:
+        with quiet(copy):
+            copy.eval()
+            return call(copy, inputs)
+    except Exception as error:  # whatever the user's code raises
+        return error
+
+
+def can_double(model: nn.Module) -> bool:
+    """Whether a model is compared in float64: it is small enough and real."""
+    parameters = list(model.parameters())
+    return sum(p.numel() for p in parameters) <= DOUBLE_UP_TO and not any(p.is_complex() for p in parameters)
+
+
+def in_double(inputs: Inputs, double: bool) -> Inputs:
+    """Return the inputs with floating point tensors in float64 if `double`."""
+    return inputs.map(lambda t: t.double() if t.is_floating_point() else t) if double else inputs
+
+
+def compare(masked: Any, expected: Any, actual: Any, double: bool) -> Proof:
+    """Compare model outputs (any nesting of tensors).
+
+    Args:
+        masked: outputs of the masked model as it is; None: not compared with.
+        expected: outputs of the reference.
+        actual: outputs of the thinned model.
+        double: the models ran in float64.
+    """
+    tolerance = TOLERANCE_DOUBLE if double else TOLERANCE_SINGLE
+    dtype = "float64" if double else "as given"
+    lists = [_tensors(item) for item in (masked, expected, actual)]
+    shapes = [[tuple(t.shape) for t in tensors] for tensors in lists]
+    if shapes[1] != shapes[2]:
+        problem = f"output shapes differ: {shapes[1]} masked, {shapes[2]} thinned"
+        return Proof((), (), dtype, tolerance, problem)
+    beside = _agreements(lists[0], lists[2]) if lists[0] else ()
+    return Proof(_agreements(lists[1], lists[2]), beside, dtype, tolerance)
+
+
+def joined(proofs: Sequence[Proof]) -> Proof:
+    """Return several comparisons of the same models as one."""
+    first = proofs[0]
+    outputs = tuple(agreement for proof in proofs for agreement in proof.outputs)
+    masked = tuple(agreement for proof in proofs for agreement in proof.masked)
+    problem = next((proof.problem for proof in proofs if proof.problem), None)
+    return Proof(outputs, masked, first.dtype, first.tolerance, problem)
+
+
+def _finite(number: float) -> float | None:
+    return number if math.isfinite(number) else None
+
+
+def _tensors(outputs: Any) -> list[Tensor]:
+    return output_tensors(outputs)
+
+
+def _agreements(expected: list[Tensor], actual: list[Tensor]) -> tuple[Agreement, ...]:
+    pairs = zip_longest(expected, actual, fillvalue=torch.zeros(()))
+    return tuple(_agreement(i, a, b) for i, (a, b) in enumerate(pairs))
+
+
+def _agreement(number: int, expected: Tensor, actual: Tensor) -> Agreement:
+    a, b = expected.double(), actual.double()
+    if a.shape != b.shape:  # as many detections as the data gave
+        return Agreement(number, tuple(a.shape), float("inf"), float(a.abs().max()) if a.numel() else 0.0)
+    if not a.numel():
+        return Agreement(number, tuple(a.shape), 0.0, 0.0)
+    same = (a == b) | (torch.isnan(a) & torch.isnan(b))
+    error = torch.where(same, torch.zeros_like(a), (a - b).abs()).nan_to_num(nan=float("inf"))
+    scale = a.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).abs().max()
+    return Agreement(number, tuple(a.shape), float(error.max()), float(scale))
