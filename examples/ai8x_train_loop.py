@@ -80,7 +80,7 @@ for epoch in range(10):
 with tempfile.TemporaryDirectory() as folder:
     path = Path(folder) / "bars.pth.tar"
     pruner.result().save(path)
-    again = torchthin.load(path, Bars())
+    again = torchthin.load(Bars(), path)
 print(f"saved and loaded into the class: accuracy {accuracy(again, images, labels):.1%}")
 print(pruner.thin_())
 print(f"thinned: accuracy {accuracy(model, images, labels):.1%}")

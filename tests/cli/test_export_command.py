@@ -58,7 +58,7 @@ def test_a_thinned_checkpoint_becomes_files(place: Workplace, script: Path) -> N
     import net
 
     images = torch.randn(4, 3, 8, 8)
-    thin = torchthin.load("thin.pth", net.net()).eval()
+    thin = torchthin.load(net.net(), "thin.pth").eval()
     program = torch.export.load(place.path / "thin.pt2").module()
     with torch.no_grad():
         torch.testing.assert_close(program(images), thin(images))

@@ -32,7 +32,7 @@ def test_a_thinned_model_is_recovered_and_reloads(data: Workplace) -> None:
     assert [stage["name"] for stage in recovery["stages"]][-1] == "distillation"
     content = torch.load(data.path / "small.pth", weights_only=True)
     assert content["torchthin"]["report"]["recovery"] == recovery
-    again = load(data.path / "small.pth", build_model("net.py:net"))
+    again = load(build_model("net.py:net"), data.path / "small.pth")
     assert all(torch.equal(value, content["state_dict"][name]) for name, value in again.state_dict().items())
     assert not (data.path / "small.pth.recovery").exists()
 
@@ -51,7 +51,7 @@ def test_several_processes_share_the_training_and_one_speaks(data: Workplace) ->
     assert sorted(path.name for path in data.path.glob("*.pth*")) == ["best.pth", "small.pth"]
     content = torch.load(data.path / "small.pth", weights_only=True)
     assert content["torchthin"]["report"]["recovery"] == recovery
-    load(data.path / "small.pth", build_model("net.py:net"))
+    load(build_model("net.py:net"), data.path / "small.pth")
 
 
 def test_without_recovery_the_weights_are_what_thinning_left(data: Workplace) -> None:

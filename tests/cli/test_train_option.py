@@ -103,7 +103,7 @@ def test_the_function_is_called_after_every_step_with_masks_held(place: Workplac
     assert not (place.path / "out.pth.state").exists()
     saved = torch.load("out.pth", weights_only=True)
     assert int((~saved["masks"]["conv1.weight"].flatten(1).any(1)).sum()) == 4
-    model = torchthin.load("out.pth", build_model("net.py:net"))
+    model = torchthin.load(build_model("net.py:net"), "out.pth")
     assert model.conv1.out_channels == (4 if "--thin" in extra else 8)
     before = torch.load("best.pth", weights_only=True)
     assert not torch.equal(model.fc.weight, before["fc.weight"])  # it was trained

@@ -31,7 +31,7 @@ def test_it_writes_the_thin_model_and_says_what_the_file_holds(place: Workplace)
     assert "It holds Distiller's class ThinningRecipe" in outcome.out
     read = read_checkpoint("small.pth.tar")
     assert (read.epoch, read.arch) == (7, "tiny")
-    thin = torchthin.load("small.pth", build_model("net.py:net"))
+    thin = torchthin.load(build_model("net.py:net"), "small.pth")
     assert all(torch.equal(read.state_dict[name], value) for name, value in thin.state_dict().items())
 
 
@@ -94,5 +94,5 @@ def test_what_was_written_for_train_py_is_thinned_again(place: Workplace) -> Non
     again = (*MODEL[:3], "t.pth.tar", *MODEL[4:], "--thin", "--save-to", "small.pth")
     outcome = place.run(*again)
     assert (outcome.code, outcome.err) == (0, "")
-    thin = torchthin.load("small.pth", build_model("net.py:net"))  # the recipe counts from the full size
+    thin = torchthin.load(build_model("net.py:net"), "small.pth")  # the recipe counts from the full size
     assert thin.get_parameter("conv1.weight").shape[0] == 3

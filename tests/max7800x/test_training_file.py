@@ -225,7 +225,7 @@ def test_adis_own_loader_takes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_what_train_py_hands_back_is_read_again(tmp_path: Path) -> None:
     result = write(tmp_path / "small.pth.tar")
-    model = torchthin.load(tmp_path / "small.pth.tar", chain(seed=5))
+    model = torchthin.load(chain(seed=5), tmp_path / "small.pth.tar")
     assert torch.equal(model(IMAGES), result.model(IMAGES))
     read = read_checkpoint(tmp_path / "small.pth.tar")
     assert result.recipe is not None
@@ -234,7 +234,7 @@ def test_what_train_py_hands_back_is_read_again(tmp_path: Path) -> None:
         n: dict(axes) for n, axes in result.recipe.keep.items()
     }
     assert again.attributes == result.recipe.attributes
-    already = torchthin.load(tmp_path / "small.pth.tar", model)  # a class of the new widths stays as it is
+    already = torchthin.load(model, tmp_path / "small.pth.tar")  # a class of the new widths stays as it is
     assert torch.equal(already(IMAGES), result.model(IMAGES))
 
 

@@ -136,7 +136,7 @@ def test_a_recovered_student_is_nearer_to_the_full_one_and_scored_a_third_time(
     assert facts["samples"] == 32
     assert facts["after"] < facts["before"] / 2
     assert [stage["name"] for stage in facts["stages"]][-1] == "distillation"
-    model = torchthin.load("out/best_pruned_25.pth", pose_student())
+    model = torchthin.load(pose_student(), "out/best_pruned_25.pth")
     assert f"{score.score_validation(model).oks:.4f}" == f"{recovered:.4f}"
 
 

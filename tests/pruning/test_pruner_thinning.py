@@ -47,7 +47,7 @@ def test_thinning_twice_ends_where_thinning_once_does(tmp_path: object) -> None:
     assert [net.stem.out_channels, net.branch.out_channels, net.wide.out_channels] == [5, 5, 6]
     path = f"{tmp_path}/small.pth"
     pruner.result().save(path)
-    loaded = torchthin.load(path, Net(seed=9))
+    loaded = torchthin.load(Net(seed=9), path)
     assert torch.equal(loaded.eval()(IMAGES), net.eval()(IMAGES))
 
 

@@ -63,7 +63,7 @@ def test_plain_attributes_are_cut_and_loaded(tmp_path: Path) -> None:
     assert net.positions.shape == (1, 10, 16)
     assert any("No checkpoint holds positions, scale, projection" in note for note in result.report.notes)
     result.save(tmp_path / "small.pt")
-    again = torchthin.load(tmp_path / "small.pt", Positions())
+    again = torchthin.load(Positions(), tmp_path / "small.pt")
     torch.testing.assert_close(again(x), small(x))
 
 
@@ -94,7 +94,7 @@ def test_what_runs_leave_on_modules_is_no_part_of_a_model(tmp_path: Path) -> Non
         net(torch.randn(2, 6))
     recovered = torchthin.recover(net, result, x, torch.randn(32, 6), epochs=0)
     assert recovered.model.embed.out_features == 8
-    again = torchthin.load(tmp_path / "small.pt", Caching())
+    again = torchthin.load(Caching(), tmp_path / "small.pt")
     assert again(x).shape == (3, 2)
 
 
@@ -105,7 +105,7 @@ def test_a_cache_of_the_pruned_instance_is_missing_in_a_new_one(tmp_path: Path) 
     assert any("No checkpoint holds positions" in note for note in result.report.notes)
     result.save(tmp_path / "small.pt")
     with pytest.raises(torchthin.InputError, match="positions, which the model has not"):
-        torchthin.load(tmp_path / "small.pt", Caching())
+        torchthin.load(Caching(), tmp_path / "small.pt")
 
 
 def test_in_place_too_and_twice() -> None:
@@ -136,5 +136,5 @@ def test_what_a_checkpoint_does_not_hold_takes_no_constant(kind: str, tmp_path: 
     kept = list(result.recipe.keep["shift"][0])
     assert torch.equal(result.model.shift, net.shift[kept]) is not saved
     result.save(tmp_path / "small.pt")
-    again = torchthin.load(tmp_path / "small.pt", BorrowedBias(kind))
+    again = torchthin.load(BorrowedBias(kind), tmp_path / "small.pt")
     torch.testing.assert_close(again(x), result.model(x))

@@ -44,11 +44,11 @@ def full() -> nn.Module:
 def test_into_a_full_size_and_into_a_thinned_instance(prune: Callable[..., None], file: str) -> None:
     prune("--thin", "--save-to", file)
     expected = torchthin.prune(lively(Plain()).eval(), image(), thin=True).model
-    model = torchthin.load(file, full())
+    model = torchthin.load(full(), file)
     assert isinstance(model, Plain)
     assert (model.conv1.out_channels, model.conv2.out_channels) == (4, 3)
     torch.testing.assert_close(model(image()), expected(image()))
-    again = torchthin.load(file, model)
+    again = torchthin.load(model, file)
     assert again is model
     torch.testing.assert_close(model(image()), expected(image()))
     for name, tensor in expected.state_dict().items():
@@ -70,7 +70,7 @@ def test_saved_from_python_as_from_the_command_line(
     assert mine.torchthin["config"] == theirs.torchthin["config"]
     assert mine.torchthin.get("recipe") == theirs.torchthin.get("recipe")
     assert ("recipe" in mine.torchthin) == thin
-    torch.testing.assert_close(torchthin.load(file, full())(image()), result.model(image()))
+    torch.testing.assert_close(torchthin.load(full(), file)(image()), result.model(image()))
 
 
 def test_saving_that_fails_leaves_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,7 +92,7 @@ def test_saving_that_fails_leaves_the_file(tmp_path: Path, monkeypatch: pytest.M
 def test_a_text_file_is_no_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "a.pth").write_text("hello")
     with pytest.raises(CheckpointError, match=r"is not of the form that torch\.save writes"):
-        torchthin.load(tmp_path / "a.pth", full())
+        torchthin.load(full(), tmp_path / "a.pth")
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_thinning_twice_composes(prune: Callable[..., None], files: tuple[str, s
     first, second = files
     prune("--thin", "--target-sparsity", "0.25", "--save-to", first)
     prune("--thin", "--target-sparsity", "0.5", "--checkpoint", first, "--save-to", second)
-    model = torchthin.load(second, full())
+    model = torchthin.load(full(), second)
     assert (model.conv1.out_channels, model.conv2.out_channels) == (3, 3)
     once = torchthin.prune(lively(Plain()).eval(), image(), thin=True, target_sparsity=0.25)
     twice = torchthin.prune(once.model, image(), thin=True, target_sparsity=0.5)
@@ -116,18 +116,18 @@ def test_thinning_twice_composes(prune: Callable[..., None], files: tuple[str, s
 def test_masking_a_thinned_checkpoint_keeps_it_loadable(prune: Callable[..., None]) -> None:
     prune("--thin", "--save-to", "a.pth")
     prune("--checkpoint", "a.pth", "--save-to", "b.pth")
-    model = torchthin.load("b.pth", full())
+    model = torchthin.load(full(), "b.pth")
     assert model.conv1.out_channels == 4
     assert int((model.conv1.weight.flatten(1) == 0).all(1).sum()) == 2
 
 
 def test_masked_and_foreign_checkpoints_load_as_they_are(prune: Callable[..., None]) -> None:
     prune("--save-to", "masked.pth")
-    model = torchthin.load("masked.pth", full())
+    model = torchthin.load(full(), "masked.pth")
     assert model.conv1.out_channels == 8
     assert int((model.conv1.weight.flatten(1) == 0).all(1).sum()) == 4
     torch.save(lively(Plain(), seed=3).state_dict(), "plain.pth")
-    torchthin.load("plain.pth", model)
+    torchthin.load(model, "plain.pth")
     assert torch.equal(model.conv1.weight, lively(Plain(), seed=3).conv1.weight)
 
 
@@ -153,7 +153,7 @@ def test_the_wrong_class_says_what_differs(
     model = lively(make())
     before = Snapshot(model)
     with pytest.raises(CheckpointError, match=differs) as caught:
-        torchthin.load("thin.pth", model)
+        torchthin.load(model, "thin.pth")
     assert "\n" not in str(caught.value)
     assert "thin.pth" in str(caught.value)
     assert before.changes() == []
@@ -172,7 +172,7 @@ def test_a_class_with_one_more_parameter_is_left_as_it_was(prune: Callable[..., 
     model = lively(Renamed())
     before = Snapshot(model)
     with pytest.raises(CheckpointError, match="extra"):
-        torchthin.load("thin.pth", model)
+        torchthin.load(model, "thin.pth")
     assert before.changes() == []
 
 
@@ -184,10 +184,10 @@ def test_a_damaged_recipe_is_refused(prune: Callable[..., None]) -> None:
     model = full()
     before = Snapshot(model)
     with pytest.raises(CheckpointError, match=r"conv1\.weight"):
-        torchthin.load("bad.pth", model)
+        torchthin.load(model, "bad.pth")
     assert before.changes() == []
 
 
 def test_bad_arguments() -> None:
     with pytest.raises(InputError, match="The model of load must be"):
-        torchthin.load("thin.pth", "model")  # type: ignore[type-var]
+        torchthin.load("model", "thin.pth")  # type: ignore[type-var]

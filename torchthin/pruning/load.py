@@ -20,7 +20,7 @@ from torchthin.thinning.recipe import Recipe
 Model = TypeVar("Model", bound=nn.Module)
 
 
-def load(path: str | Path, model: Model) -> Model:
+def load(model: Model, path: str | Path) -> Model:
     """Load a checkpoint into `model` and return it.
 
     A thinned checkpoint carries its recipe: `model`, a full-size instance of the class that was pruned, is shrunk
