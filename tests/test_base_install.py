@@ -2,9 +2,11 @@
 
 import ast
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
+import zipfile
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "torchthin"
+DEMO = ROOT / "pose_demo"
 PROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 MODULES = {"PyYAML": "yaml", "pillow": "PIL", "scipy-stubs": "scipy", "ruamel.yaml": "ruamel"}
 """What packages are called in import statements, where that is not their name."""
@@ -51,9 +54,10 @@ def _imports(node: ast.AST, lazy: bool) -> Iterator[tuple[str, bool]]:
         yield from _imports(child, lazy or inside)
 
 
-def third_party(source: str) -> list[tuple[str, bool]]:
-    own = {*sys.stdlib_module_names, "torchthin"}
-    return [(name, lazy) for name, lazy in _imports(ast.parse(source), lazy=False) if name not in own]
+def foreign(source: str, *own: str) -> list[tuple[str, bool]]:
+    """Return what is imported that is neither Python's nor one of `own`: the package knows no other name here."""
+    known = {*sys.stdlib_module_names, "torchthin", *own}
+    return [(name, lazy) for name, lazy in _imports(ast.parse(source), lazy=False) if name not in known]
 
 
 def test_declarations_are_read() -> None:
@@ -66,14 +70,17 @@ def test_imports_are_seen() -> None:
     source = (
         "import os, numpy.linalg\nclass A:\n    import rich\ndef f():\n    def g(): from PIL import Image\n"
     )
-    assert third_party(source) == [("numpy", False), ("rich", False), ("PIL", True)]
+    assert foreign(source) == [("numpy", False), ("rich", False), ("PIL", True)]
 
 
 @pytest.mark.parametrize(
-    "path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE))
+    "path",
+    [*sorted(PACKAGE.rglob("*.py")), *sorted(DEMO.rglob("*.py"))],
+    ids=lambda path: str(path.relative_to(ROOT)),
 )
 def test_every_import_is_declared(path: Path) -> None:
-    for name, lazy in third_party(path.read_text(encoding="utf-8")):
+    own = ["pose_demo"] if path.is_relative_to(DEMO) else []
+    for name, lazy in foreign(path.read_text(encoding="utf-8"), *own):
         assert name in DECLARED or (lazy and name in EXTRAS), (
             f"{name} is not declared, or not imported lazily"
         )
@@ -130,9 +137,10 @@ def _normal(distribution: str) -> str:
 def test_everything_imports_and_prunes_without_undeclared_packages() -> None:
     modules = [
         ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-        for path in sorted(PACKAGE.rglob("*.py"))
+        for folder in (PACKAGE, DEMO)
+        for path in sorted(folder.rglob("*.py"))
     ]
-    allowed = {*sys.stdlib_module_names, "torchthin", *_with_their_own_dependencies(DECLARED)}
+    allowed = {*sys.stdlib_module_names, "torchthin", "pose_demo", *_with_their_own_dependencies(DECLARED)}
     assert "pytest" not in allowed
     assert "torchvision" not in allowed
     config = Path(sysconfig.get_paths()["stdlib"])
@@ -145,3 +153,25 @@ def test_everything_imports_and_prunes_without_undeclared_packages() -> None:
         cwd=ROOT,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_wheel_holds_the_package_and_nothing_else(tmp_path: Path) -> None:
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    for folder in ("torchthin", "pose_demo", "tests"):
+        shutil.copytree(
+            ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__", "data")
+        )
+    build = "import setuptools.build_meta as backend; backend.build_wheel('dist')"
+    done = subprocess.run(
+        [sys.executable, "-c", build], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    (wheel,) = (tmp_path / "dist").iterdir()
+    held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    assert held == {
+        str(path.relative_to(ROOT))
+        for path in PACKAGE.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert {"torchthin/py.typed", "torchthin/report/templates/page.html.j2"} <= held
