@@ -28,7 +28,6 @@ UNTIL_TARGETS_ARE_OBJECTS = {
     "pruning/by_group.py imports max7800x",
     "pruning/comparison/candidate.py imports max7800x",
     "pruning/comparison/compare.py imports max7800x",
-    "report/facts.py imports max7800x",
 }
 
 

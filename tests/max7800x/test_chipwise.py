@@ -42,7 +42,7 @@ def test_cycles_of_the_thinned_model(target: str) -> None:
     after = chip_cost(result.model, IMAGES).cost
     limit = float(target[:-1]) * before.cycles if target.endswith("x") else int(target)
     assert after.cycles <= limit
-    change = result.report.chip
+    change = result.report.section("chip")
     assert change is not None
     assert (change.before, change.after) == (before, after)
     assert result.proof is not None
@@ -57,7 +57,7 @@ def test_words_of_the_deepest_processor() -> None:
     result = prune(
         net(), IMAGES, chip="max78000", target_kernel_words="0.5x", target_cycles="0.95x", thin=True
     )
-    change = result.report.chip
+    change = result.report.section("chip")
     assert change is not None
     assert 2 * change.after.deepest_words <= change.before.deepest_words
     assert change.after.cycles <= 0.95 * change.before.cycles
@@ -68,7 +68,7 @@ def test_more_is_saved_than_by_a_uniform_cut_of_as_many_weights() -> None:
     student = load_student()
     images = torch.randn(1, 3, 128, 128)
     result = prune(student, images, chip="MAX78000", target_cycles="0.685x", keep=["heat_out", "paf_out"])
-    change = result.report.chip
+    change = result.report.section("chip")
     assert change is not None
     assert change.after.weight_bytes >= change.uniform.weight_bytes
     saved, plain = (change.before.cycles - cost.cycles for cost in (change.after, change.uniform))
@@ -147,7 +147,7 @@ def test_a_sparsity_and_cycles_both_hold(sparsity: float, cycles: str) -> None:
     result = prune(
         net(), IMAGES, chip="MAX78000", target_cycles=cycles, target_sparsity=sparsity, thin=True, keep=["9"]
     )
-    change = result.report.chip
+    change = result.report.section("chip")
     assert change is not None
     widths = [layer.out_channels for layer in result.model if isinstance(layer, nn.Conv2d)]
     assert (change.channels, change.channels_gone) == (24 + 80 + 40, 144 - sum(widths))

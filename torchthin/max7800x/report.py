@@ -65,6 +65,16 @@ class ChipChange:
     sparsity_asked: float = 0.0
     """Least share of them that had to go."""
 
+    @property
+    def key(self) -> str:
+        """Its key in the JSON of a pruning report."""
+        return "chip"
+
+    @property
+    def choice(self) -> str:
+        """How the channels were chosen."""
+        return f"chosen for {self.before.chip}"
+
     def to_dict(self) -> dict[str, Any]:
         """Return all facts as JSON types."""
         costs = {"before": self.before, "after": self.after, "uniform": self.uniform}

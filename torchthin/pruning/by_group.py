@@ -82,8 +82,8 @@ def prune_groups(
             *filter(None, [found.proposal.labels.graph.note, found.outcome.note]),
         ),
     )
-    if isinstance(decide, ByChip):
-        report = replace(report, chip=decide.change)
+    if isinstance(decide, ByChip) and decide.change is not None:
+        report = replace(report, sections=(decide.change,))
     if isinstance(decide, ByBudget):
         report = replace(report, budgets=budget_facts(decide, cost))
     if not config.thin:

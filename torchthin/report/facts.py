@@ -11,16 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
 from torchthin.config import PruneConfig
 from torchthin.graph.clone import state_tensors
-from torchthin.max7800x.report import ChipChange
 from torchthin.report.budget_facts import BudgetFacts
 from torchthin.report.recovery_facts import RecoveryFacts
 from torchthin.thinning.proof import Proof
+
+SECTION_KEYS = ("chip",)
+"""Keys that are in the JSON of every run, null without such a section."""
 
 
 def share(part: int, whole: int) -> float:
@@ -44,6 +46,21 @@ class LayerFacts:
     """Channels (structured) or weights (unstructured) that the target stands for in this weight."""
     channel_sparsity: float
     weight_sparsity: float
+
+
+class Section(Protocol):
+    """What a room above adds to the report, which shows it without knowing it: a dataclass of plain values."""
+
+    @property
+    def key(self) -> str:
+        """Its key in the JSON of the report."""
+
+    @property
+    def choice(self) -> str:
+        """How the channels were chosen, after "channels ": ``chosen for MAX78000``."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all facts as JSON types."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +102,8 @@ class PruneReport:
     thinned_macs: int | None = None
     proof: Proof | None = None
     """The comparison of the thinned with the masked model."""
-    chip: ChipChange | None = None
-    """What the cut brings on the chip that channels were chosen for."""
+    sections: tuple[Section, ...] = ()
+    """What a room above adds, such as the costs on the chip that channels were chosen for (key ``chip``)."""
     recovery: RecoveryFacts | None = None
     """What was brought back from data after thinning."""
     budgets: tuple[BudgetFacts, ...] = ()
@@ -96,9 +113,17 @@ class PruneReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return all facts as JSON types: dicts, lists, str, int, float, bool, None."""
-        facts = {key: _plain(value) for key, value in asdict(self).items()}
+        facts = {key: _plain(value) for key, value in asdict(self).items() if key != "sections"}
         proof = None if self.proof is None else _plain(self.proof.to_dict())
-        return {**facts, "proof": proof, "chip": None if self.chip is None else self.chip.to_dict()}
+        sections: dict[str, Any] = {
+            **dict.fromkeys(SECTION_KEYS),
+            **{s.key: s.to_dict() for s in self.sections},
+        }
+        return {**facts, "proof": proof, **sections}
+
+    def section(self, key: str) -> Any:
+        """Return the section with that key in JSON, None where the run has none."""
+        return next((section for section in self.sections if section.key == key), None)
 
     def __str__(self) -> str:
         from torchthin.report.text import report_text  # text imports these facts

@@ -52,8 +52,8 @@ def _summary(report: PruneReport) -> list[str]:
         f"{report.method}{compat}: asked {_percent(report.target_sparsity)} of the {unit} ({where}), "
         f"achieved {_percent(achieved)}" + ("." if report.target_reached else ": TARGET MISSED.")
     )
-    if report.chip is not None:
-        asked = f"{report.method}: channels chosen for {report.chip.before.chip}, {_percent(achieved)} of them go."
+    for section in report.sections:
+        asked = f"{report.method}: channels {section.choice}, {_percent(achieved)} of them go."
     if report.budgets:
         where = "by score over all groups" if report.scope == "global" else "the same share of every group"
         asked = (
@@ -61,7 +61,7 @@ def _summary(report: PruneReport) -> list[str]:
         )
     lines = [
         *map(str, report.budgets),
-        *([str(report.chip)] if report.chip is not None else []),
+        *map(str, report.sections),
         asked,
         f"All parameters: {report.zeroed_weights:,} of {report.parameters:,} zeroed "
         f"({_percent(report.model_weight_sparsity)}); {report.parameter_bytes:,} bytes.",
