@@ -18,10 +18,11 @@ from torchthin.dependency.components import find_groups, producers
 from torchthin.dependency.propagate import propagate
 from torchthin.graph.cost import measure
 from torchthin.graph.inputs import as_inputs
+from torchthin.graph.trace import trace
 from torchthin.selection.selectors import ByImportance
 from torchthin.selection.targets import find_targets
 from torchthin.thinning.build import thin_copy
-from torchthin.thinning.plan import find_plan, trace
+from torchthin.thinning.plan import find_plan
 
 SHARE = 0.5
 """Share of the channels that go."""
@@ -127,7 +128,7 @@ def _unproved(model: nn.Module, inputs: Inputs) -> int:
     config = PruneConfig(method="l1-structured", target_sparsity=SHARE, weights=("*",), thin=True)
     targets = find_targets(model, structured=True, weights=config.weights).targets
     decide = ByImportance(model, targets, frozenset(), SHARE, config.scope, config.rule.criterion)
-    plan = find_plan(model, as_inputs(inputs), decide, prove=False)
+    plan = find_plan(trace(model, as_inputs(inputs)), decide, prove=False)
     thin_copy(model, plan.recipe)
     return plan.rounds
 
@@ -164,7 +165,7 @@ def _torch_pruning(model: nn.Module, inputs: Inputs, row: dict[str, Any], stage:
 
 def _output_layers(model: nn.Module, inputs: Inputs) -> list[str]:
     """Name the layers whose filters are channels of an output, as this package's graph shows them."""
-    labels = propagate(trace(model, as_inputs(inputs)))
+    labels = propagate(trace(model, as_inputs(inputs)).graph)
     frozen = find_groups(labels).groups.frozen
     axes = producers(labels)
     names = {

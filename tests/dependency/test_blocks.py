@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torchthin.dependency.components import Grouping, producers
 from torchthin.dependency.propagate import Labels
 from torchthin.graph.inputs import as_inputs
+from torchthin.graph.trace import trace
 from torchthin.selection.channels import select_channels
 from torchthin.selection.decision import Decision
 from torchthin.selection.selectors import makers, masks_of
@@ -619,9 +620,8 @@ def test_block(name: str) -> None:
     torch.manual_seed(0)
     model = make().double().eval()
     generator = torch.Generator().manual_seed(1)
-    plan = find_plan(
-        model, as_inputs(torch.randn(shape, generator=generator, dtype=torch.float64)), AtRandom(model)
-    )
+    inputs = as_inputs(torch.randn(shape, generator=generator, dtype=torch.float64))
+    plan = find_plan(trace(model, inputs), AtRandom(model))
     proof = plan.outcome.proof
     assert sorted({f.name for f in plan.proposal.labels.unknown}) == []
     assert cut_layers(plan.recipe.keep, model) == set(expected.split())

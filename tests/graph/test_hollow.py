@@ -13,7 +13,7 @@ from torchthin.graph.clone import clone, share
 from torchthin.graph.fake import _MAKERS, NeedsNumbers, compute
 from torchthin.graph.inputs import as_inputs
 from torchthin.graph.recorder import record
-from torchthin.thinning.plan import trace
+from torchthin.graph.trace import trace
 
 aten = torch.ops.aten
 X = torch.randn(2, 8, 24, 24)
@@ -108,7 +108,7 @@ def test_code_that_looks_at_numbers_gets_them(code: Callable[[Tensor], object]) 
     net, inputs = Net(code), as_inputs(X)
     with pytest.raises(NeedsNumbers):
         record(clone(net, share), inputs, hollow=True)
-    graph = trace(net, inputs)
+    graph = trace(net, inputs).graph
     assert not graph.hollow
     assert [op.name for op in graph.ops] == [op.name for op in record(net, inputs).live().ops]
 
@@ -116,7 +116,7 @@ def test_code_that_looks_at_numbers_gets_them(code: Callable[[Tensor], object]) 
 @pytest.mark.parametrize("code", [lambda x: False, lambda x: x.shape[0] > 1])
 def test_a_record_without_arithmetic_is_the_record(code: Callable[[Tensor], object]) -> None:
     net, inputs = Net(code), as_inputs(X)
-    made, real = trace(net, inputs), trace(net, inputs, numbers=True)
+    made, real = trace(net, inputs).graph, trace(net, inputs, numbers=True).graph
     assert made.hollow and not real.hollow
     assert [str(op) for op in made.ops] == [str(op) for op in real.ops]
     assert [(v.shape, v.dtype, v.alias) for v in made.values] == [
@@ -127,4 +127,4 @@ def test_a_record_without_arithmetic_is_the_record(code: Callable[[Tensor], obje
 
 def test_a_lookup_by_positions_needs_no_numbers() -> None:
     net = Net(lambda x: x[torch.tensor([0])].shape[0] > 1)
-    assert trace(net, as_inputs(X)).hollow
+    assert trace(net, as_inputs(X)).graph.hollow

@@ -13,15 +13,15 @@ from torchthin.dependency.components import find_groups, producers
 from torchthin.dependency.propagate import propagate
 from torchthin.errors import InputError
 from torchthin.graph.inputs import as_inputs
+from torchthin.graph.trace import trace
 from torchthin.importance.scores import ranked
 from torchthin.importance.statistics import Measure
-from torchthin.thinning.plan import trace
 
 X = torch.randn(4, 3, 6, 6, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
 
 
 def _scores(net: nn.Module, criterion: str, measure: Measure) -> dict[str, np.ndarray]:
-    labels = propagate(trace(net, as_inputs(X)))
+    labels = propagate(trace(net, as_inputs(X)).graph)
     grouping = find_groups(labels)
     axes = producers(labels)
     values = dict(net.named_parameters()) | dict(net.named_buffers())

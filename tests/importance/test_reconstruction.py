@@ -13,16 +13,16 @@ from torchthin.dependency.components import find_groups, producers
 from torchthin.dependency.propagate import propagate
 from torchthin.errors import ConfigError
 from torchthin.graph.inputs import as_inputs
+from torchthin.graph.trace import trace
 from torchthin.importance import moments, removal
 from torchthin.importance.scores import Ranking, ranked
 from torchthin.importance.statistics import Measure
-from torchthin.thinning.plan import trace
 
 X = torch.randn(24, 3, 6, 6, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
 
 
 def ranking(net: nn.Module, batches: list[Tensor]) -> Ranking:
-    labels = propagate(trace(net, as_inputs(X[:2])))
+    labels = propagate(trace(net, as_inputs(X[:2])).graph)
     grouping = find_groups(labels)
     axes = producers(labels)
     values = dict(net.named_parameters()) | dict(net.named_buffers())

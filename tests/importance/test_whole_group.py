@@ -13,15 +13,15 @@ from torchthin.dependency.components import find_groups, producers
 from torchthin.dependency.propagate import propagate
 from torchthin.errors import InputError
 from torchthin.graph.inputs import as_inputs
+from torchthin.graph.trace import trace
 from torchthin.importance.filters import lamp_scores
 from torchthin.importance.scores import Ranking, ranked
-from torchthin.thinning.plan import trace
 
 IMAGES = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(2))
 
 
 def ranking(net: nn.Module, name: str) -> Ranking:
-    labels = propagate(trace(net, as_inputs(IMAGES)))
+    labels = propagate(trace(net, as_inputs(IMAGES)).graph)
     values = dict(net.named_parameters()) | dict(net.named_buffers())
     return ranked(find_groups(labels).groups.groups, values, producers(labels), name)
 

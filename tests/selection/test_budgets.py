@@ -15,6 +15,7 @@ from torchthin.config import parse_limit
 from torchthin.errors import ConfigError, InputError, TargetMissedError
 from torchthin.graph.cost import measure
 from torchthin.graph.inputs import as_inputs
+from torchthin.graph.trace import trace
 from torchthin.pruning.within_budget import plan_within
 from torchthin.selection.budget import by_budget, wider_by_one
 from torchthin.selection.cost_model import Ledger
@@ -34,7 +35,7 @@ def _decide(
     net: nn.Module, sparsity: float = 0.5, scope: str = "group", criterion: str = "l1"
 ) -> ByImportance:
     plan = find_targets(net, structured=True, coupled=True)
-    return ByImportance(net, plan.targets, frozenset(), sparsity, scope, criterion, computed=plan.computed)
+    return ByImportance(net, plan.targets, frozenset(), sparsity, scope, criterion, derived=plan.derived)
 
 
 class Residual(nn.Module):
@@ -64,7 +65,7 @@ def test_the_ledger_foretells_what_is_measured(
     specs: list[tuple[str, int, int]], head: int, share: float
 ) -> None:
     net = lively(Net(specs, head))
-    plan = find_plan(net, X, _decide(net, share, criterion="random"), prove=False)
+    plan = find_plan(trace(net, X), _decide(net, share, criterion="random"), prove=False)
     proposal, whole = plan.proposal, measure(net, X)
     ledger = Ledger(net, proposal.labels, proposal.grouping, whole)
     assert (ledger.spent({}).parameters, ledger.spent({}).macs) == (whole.parameters, whole.macs)
@@ -84,7 +85,7 @@ def test_no_group_can_be_wider_within_the_budgets(targets: dict[str, str], scope
     whole = measure(net, X)
     limits = {name: parse_limit(name, text) for name, text in targets.items()}
     decide = by_budget(_decide(net, 0.0, scope), limits, whole)
-    found, cost = plan_within(net, X, decide)
+    found, cost = plan_within(trace(net, X), decide)
     counts = {"parameters": cost.parameters, "macs": cost.macs}
     most = {name: limit.of(getattr(whole, name)) for name, limit in limits.items()}
     assert all(counts[name] <= most[name] for name in targets)

@@ -208,11 +208,11 @@ def torch_pruned() -> nn.Module:
 @pytest.mark.parametrize("make", [weight_normed, parametrized, torch_pruned])
 def test_channels_of_computed_weights_are_targets_single_weights_are_not(make) -> None:  # type: ignore[no-untyped-def]
     model = nn.Sequential(make(), nn.Conv2d(3, 3, 1))
-    bearer = next(name for name, p in model[0].named_parameters() if p.shape == (3, 2, 1, 1))
+    original = next(name for name, p in model[0].named_parameters() if p.shape == (3, 2, 1, 1))
     for weights in (None, ["0.weight", "1.weight"], ["*"]):
         plan = find_targets(model, structured=True, weights=weights)
-        assert [target.name for target in plan.targets] == [f"0.{bearer}", "1.weight"]
-        assert plan.computed[f"0.{bearer}"].weight == "0.weight"
+        assert [target.name for target in plan.targets] == [f"0.{original}", "1.weight"]
+        assert plan.derived[f"0.{original}"].weight == "0.weight"
     for choice in ({"structured": False}, {"structured": True, "plain": True}):
         plan = find_targets(model, **choice)
         assert [target.name for target in plan.targets] == ["1.weight"]
@@ -220,7 +220,7 @@ def test_channels_of_computed_weights_are_targets_single_weights_are_not(make) -
         with pytest.raises(WeightNameError, match=r"0\.weight"):
             find_targets(model, weights=["0.weight"], **choice)
         with pytest.raises(WeightNameError, match="another weight is computed from it"):
-            find_targets(model, weights=[f"0.{bearer}"], **choice)
+            find_targets(model, weights=[f"0.{original}"], **choice)
         with pytest.raises(InputError, match=r"nothing to prune.*computed from other parameters"):
             find_targets(model[:1], **choice)
 

@@ -10,8 +10,8 @@ import torchthin
 from torchthin.dependency.propagate import propagate
 from torchthin.graph.inputs import as_inputs
 from torchthin.graph.op_counter import CountingMode
+from torchthin.graph.trace import trace
 from torchthin.thinning.divergence import run
-from torchthin.thinning.plan import trace
 
 
 class ChannelsLast(nn.Module):
@@ -48,7 +48,7 @@ class WrittenInto(nn.Module):
 
 
 def test_the_base_of_a_view_that_the_input_is_written_into_comes_from_the_input() -> None:
-    labels = propagate(trace(WrittenInto(), as_inputs(image())))
+    labels = propagate(trace(WrittenInto(), as_inputs(image())).graph)
     (doubled,) = (op for op in labels.graph.ops if op.name == "aten.mul")
     assert doubled.outputs[0] is not None
     assert doubled.outputs[0].value in labels.from_input

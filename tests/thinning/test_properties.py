@@ -27,7 +27,8 @@ from torchthin.dependency.components import Grouping, producers
 from torchthin.dependency.propagate import Labels
 from torchthin.errors import InputError
 from torchthin.graph.inputs import as_inputs
-from torchthin.graph.parametrized import computed_weights
+from torchthin.graph.parametrized import derived_weights
+from torchthin.graph.trace import trace
 from torchthin.selection.channels import prune_count, select_channels
 from torchthin.selection.decision import Decision
 from torchthin.selection.masks import apply_masks_
@@ -142,7 +143,7 @@ def check(model: nn.Module, plan: Plan, share: float) -> None:
 def test_masked_is_thinned(net: tuple[list[tuple[str, int, int]], int], seed: int, share: float) -> None:
     model = built(*net)
     before = Snapshot(model)
-    plan = find_plan(model, as_inputs(picture()), AtRandom(model, seed, share))
+    plan = find_plan(trace(model, as_inputs(picture())), AtRandom(model, seed, share))
     assert before.changes() == []
     check(model, plan, share)
 
@@ -162,9 +163,9 @@ def test_one_after_the_other_is_both_at_once(net: tuple[list[tuple[str, int, int
     """
     model = silent(built(*net)) if seed % 2 else built(*net)
     inputs = as_inputs(picture())
-    first = find_plan(model, inputs, AtRandom(model, seed, 0.25))
+    first = find_plan(trace(model, inputs), AtRandom(model, seed, 0.25))
     _, small = thinned(model, first)
-    second = find_plan(small, inputs, AtRandom(small, seed + 1, 0.5))
+    second = find_plan(trace(small, inputs), AtRandom(small, seed + 1, 0.5))
     _, smaller = thinned(small, second)
     keeps, later = first.proposal.decision.keeps, second.proposal.decision.keeps
     # What is left of a group must be a group of the smaller model (what could not be cut there is frozen there).
@@ -173,12 +174,12 @@ def test_one_after_the_other_is_both_at_once(net: tuple[list[tuple[str, int, int
     for name, keep in keeps.items():
         both[name] = keep.copy()
         both[name][np.flatnonzero(keep)] = later[name]
-    at_once = find_plan(model, inputs, AtRandom(model, seed, 0.0, both))
+    at_once = find_plan(trace(model, inputs), AtRandom(model, seed, 0.0, both))
     assume(sizes(first) == sizes(at_once))
     composed = first.recipe.then(second.recipe)
     assert composed.keep == at_once.recipe.keep
     _, direct = thinned(model, at_once)
-    rescaled = any(item.rescaled for item in computed_weights(model).values())
+    rescaled = any(item.rescaled for item in derived_weights(model).values())
     if not rescaled and not first.outcome.folds and not any(map(inexact_layers, (first, second, at_once))):
         assert off_by(direct, smaller) <= EXACT
 
@@ -187,7 +188,7 @@ def test_one_after_the_other_is_both_at_once(net: tuple[list[tuple[str, int, int
 @pytest.mark.parametrize("name", sorted(BLOCKS))
 def test_every_block_is_cut(name: str, variant: int) -> None:
     model = built([(name, 8, variant), ("conv", 8, 0)], 0)
-    plan = find_plan(model, as_inputs(picture()), AtRandom(model, 5, 0.5))
+    plan = find_plan(trace(model, as_inputs(picture())), AtRandom(model, 5, 0.5))
     check(model, plan, 0.5)
     cut = {parameter for parameter in plan.recipe.keep if parameter.startswith("blocks.0.")}
     assert cut, [str(item) for item in plan.proposal.grouping.groups.frozen]

@@ -16,8 +16,8 @@ from torchthin.dependency.groups import Group, IntArray, Member, uncoupled
 from torchthin.dependency.propagate import propagate
 from torchthin.errors import ConfigError
 from torchthin.graph.inputs import as_inputs
+from torchthin.graph.trace import trace
 from torchthin.selection.channels import prune_count, rounded_count, select_channels
-from torchthin.thinning.plan import trace
 
 TARGETS = st.floats(0, 1, exclude_max=True)
 
@@ -75,7 +75,7 @@ def test_every_part_of_an_axis_of_any_net_is_rounded(
     net = lively(Net(plan, head))
     result = torchthin.prune(net, image(), target_sparsity=share, weights=["*"], thin=True, round_to=multiple)
     keep = result.recipe.keep if result.recipe else {}
-    groups = find_groups(propagate(trace(net, as_inputs(image())))).groups.groups
+    groups = find_groups(propagate(trace(net, as_inputs(image())).graph)).groups.groups
     for group in groups:
         parts: dict[tuple[str, int], list[IntArray]] = {}
         for member in group.members:

@@ -10,9 +10,10 @@ import torchthin
 from torchthin.config import PruneConfig
 from torchthin.graph.inputs import as_inputs
 from torchthin.graph.size_uses import SizeUse, read_sizes
+from torchthin.graph.trace import trace
 from torchthin.selection.selectors import ByImportance
 from torchthin.selection.targets import find_targets
-from torchthin.thinning.plan import Plan, find_plan, trace
+from torchthin.thinning.plan import Plan, find_plan
 
 
 class Attention(nn.Module):
@@ -59,7 +60,7 @@ class Doubled(nn.Module):
 def planned(model: nn.Module, x: Tensor) -> Plan:
     config = PruneConfig(method="l1-structured", target_sparsity=0.5, weights=("*",), thin=True)
     targets = find_targets(model, structured=True, weights=config.weights).targets
-    return find_plan(model, as_inputs(x), ByImportance(model, targets, frozenset(), 0.5))
+    return find_plan(trace(model, as_inputs(x)), ByImportance(model, targets, frozenset(), 0.5))
 
 
 def test_attributes_follow_at_once() -> None:
@@ -83,7 +84,7 @@ def test_attributes_follow_at_once() -> None:
 @pytest.mark.parametrize("watch", [True, False])
 def test_sizes_are_read_from_a_copy(watch: bool) -> None:
     model, inputs = Doubled().eval(), as_inputs(torch.randn(2, 5, 6))
-    graph = trace(model, inputs, watch=watch)
+    graph = trace(model, inputs, watch=watch).graph
     assert (graph.watched is not None) == watch  # in the run of the record, or in one of its own
     sizes = read_sizes(model, inputs, graph)
     found = {(use.module, use.attribute): graph.values[use.value].shape[use.axis] for use in sizes.uses}
@@ -98,7 +99,7 @@ def test_sizes_are_read_from_a_copy(watch: bool) -> None:
 
 def test_a_run_of_other_ops_says_nothing() -> None:
     model, inputs = Doubled().eval(), as_inputs(torch.randn(2, 5, 6))
-    graph = trace(model, inputs, watch=False)
+    graph = trace(model, inputs, watch=False).graph
     model.widening = nn.Linear(24, 48)
     sizes = read_sizes(model, inputs, graph)
     assert sizes.uses == ()

@@ -18,6 +18,7 @@ from torchthin.evaluation.cache import Cache, Key, fingerprint
 from torchthin.evaluation.metric import Judge, Metric, metric_name
 from torchthin.evaluation.workers import check_workers, evaluated
 from torchthin.graph.inputs import Inputs
+from torchthin.graph.trace import Traced
 from torchthin.selection.channels import lowest
 from torchthin.selection.selectors import BoolArray, ByImportance, masks_of
 from torchthin.selection.sensitivity_table import GroupCurve, Sensitivity
@@ -74,21 +75,21 @@ class _Work:
     def _masks(self, group: Group, keep: BoolArray) -> dict[str, Tensor]:
         decide = self.decide
         assert decide.chosen is not None
-        return masks_of([group], {group.name: keep}, decide.model, decide.chosen.axes, (), decide.computed)
+        return masks_of([group], {group.name: keep}, decide.model, decide.chosen.axes, (), decide.derived)
 
 
 def scanned(
-    decide: ByImportance, inputs: Inputs, scan: Scan, progress: Progress | None = None
+    decide: ByImportance, traced: Traced, scan: Scan, progress: Progress | None = None
 ) -> Sensitivity:
     """Return what every group that `decide` decides about costs at every ratio.
 
-    decide: the groups, and the scores that say which of their channels go first. inputs: example inputs.
+    decide: the groups, and the scores that say which of their channels go first. traced: its model.
 
     Raises:
         InputError: nothing can be pruned, or model, data or metric cannot be used.
         ConfigError: the cache cannot be used.
     """
-    find_plan(decide.model, inputs, decide)  # what turns out not to go is no group any more
+    find_plan(traced, decide)  # what turns out not to go is no group any more
     assert decide.chosen is not None
     groups = {group.name: group for group in decide.chosen.groups}
     if not groups:

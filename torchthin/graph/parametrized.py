@@ -34,12 +34,12 @@ def recompute_(model: nn.Module) -> None:
 
 
 @dataclass(frozen=True)
-class Computed:
+class DerivedWeight:
     """A weight that is computed from other parameters."""
 
     weight: str
     """As the layer calls it: ``conv.weight``."""
-    bearer: str
+    original: str
     """The parameter of the weight's shape (``conv.weight_v``): its channels are the weight's channels."""
     axis: int
     """Filter axis."""
@@ -51,8 +51,8 @@ class Computed:
     """The weight as it is now."""
 
 
-def computed_weights(model: nn.Module) -> dict[str, Computed]:
-    """Find the computed weights of convolutions and linear layers: name of the bearer -> what is known."""
+def derived_weights(model: nn.Module) -> dict[str, DerivedWeight]:
+    """Find the derived weights of convolutions and linear layers: name of the original -> what is known."""
     layers = [
         (f"{path}.weight" if path else "weight", module)
         for path, module in modules_of(model)
@@ -63,7 +63,7 @@ def computed_weights(model: nn.Module) -> dict[str, Computed]:
     for name, module in layers:
         item = _tried(name, module, first_names)
         if item is not None:
-            found[item.bearer] = item
+            found[item.original] = item
     return found
 
 
@@ -73,7 +73,7 @@ def layer_of(name: str) -> str:
     return head[1:] if found else name.rpartition(".")[0]
 
 
-def _tried(name: str, layer: _ConvNd | nn.Linear, first_names: dict[int, str]) -> Computed | None:
+def _tried(name: str, layer: _ConvNd | nn.Linear, first_names: dict[int, str]) -> DerivedWeight | None:
     axis = 1 if isinstance(layer, _ConvTransposeNd) and layer.groups == 1 else 0
     copy = clone(layer, duplicate)
     with quiet(copy):
@@ -85,14 +85,14 @@ def _tried(name: str, layer: _ConvNd | nn.Linear, first_names: dict[int, str]) -
         ]
         if weight.is_meta:
             return None
-        bearer = next((source for source, tensor in sources if tensor.shape == weight.shape), None)
-        if bearer is None:
+        original = next((source for source, tensor in sources if tensor.shape == weight.shape), None)
+        if original is None:
             return None
         for source, tensor in sorted(sources, key=lambda pair: pair[1].numel()):
             rescaled = _change(copy, tensor, weight, axis)
             if rescaled is not None:
-                return Computed(name, bearer, axis, source, rescaled, weight)
-    return Computed(name, bearer, axis, None, 0.0, weight)
+                return DerivedWeight(name, original, axis, source, rescaled, weight)
+    return DerivedWeight(name, original, axis, None, 0.0, weight)
 
 
 def _sources(layer: nn.Module) -> Iterator[nn.Parameter]:

@@ -27,7 +27,7 @@ from torchthin.graph.inputs import Inputs, call
 from torchthin.graph.op_counter import CountingMode, following
 from torchthin.graph.opgraph import OpGraph, Ref
 from torchthin.graph.outputs import output_tensors
-from torchthin.graph.parametrized import Computed
+from torchthin.graph.parametrized import DerivedWeight
 from torchthin.importance.channels import FloatArray, widened
 from torchthin.importance.moments import Moments, MomentsMode
 from torchthin.importance.removal import Consumer
@@ -45,7 +45,7 @@ class Measure:
 
     model: nn.Module
     batches: Sequence[Inputs]
-    computed: Mapping[str, Computed] = field(default_factory=dict)
+    derived: Mapping[str, DerivedWeight] = field(default_factory=dict)
     loss: Loss | None = None
     seed: int = 0
     _effects: dict[tuple[str, int], FloatArray] = field(default_factory=dict)
@@ -137,7 +137,7 @@ def _effects(measure: Measure, wanted: set[tuple[str, int]]) -> dict[tuple[str, 
     copy = clone(measure.model, lambda name, t: t.detach() if isinstance(t, nn.Parameter) else t.clone())
     parameters = dict(copy.named_parameters())
     shapes = {name: tensor.shape for name, tensor in state_tensors(copy)}
-    sources = {key: _source(key, measure.computed) for key in wanted}
+    sources = {key: _source(key, measure.derived) for key in wanted}
     learnt = {name: parameters[name] for name, _ in sources.values() if name in parameters}
     for name, parameter in parameters.items():
         parameter.requires_grad_(name in learnt and parameter.is_floating_point())
@@ -165,9 +165,9 @@ def _along(product: Tensor, axis: int) -> FloatArray:
     return np.asarray(sums.cpu().numpy())
 
 
-def _source(key: tuple[str, int], computed: Mapping[str, Computed]) -> tuple[str, int]:
+def _source(key: tuple[str, int], derived: Mapping[str, DerivedWeight]) -> tuple[str, int]:
     """Return the parameter whose w * g is that of a weight: where a weight is computed, what scales its filters."""
-    item = computed.get(key[0])
+    item = derived.get(key[0])
     return key if item is None or item.masked is None else (item.masked, item.axis)
 
 

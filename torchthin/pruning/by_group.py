@@ -15,6 +15,7 @@ from torchthin.evaluation.scan import Scan, scanned
 from torchthin.graph.clone import clone, duplicate
 from torchthin.graph.cost import measure
 from torchthin.graph.inputs import Inputs
+from torchthin.graph.trace import Traced, trace
 from torchthin.importance.scores import FALLBACK, Ranking
 from torchthin.importance.statistics import Loss
 from torchthin.max7800x.cost.table import chip_named
@@ -43,17 +44,18 @@ def prune_groups(
 ) -> PruneResult:
     """Prune by groups: what is masked can be thinned, and a trial has shown it."""
     planned = planned_sparsities(config)
+    traced = trace(model, inputs)
     decide = by_importance(model, plan, config, batches, loss)
     if config.chip is not None:
         decide = by_chip(decide, inputs, chip_named(config.chip), config.goals)
     if config.budgets:
-        table = _table(decide, config, inputs, batches)
+        table = _table(decide, config, traced, batches)
         decide = by_budget(decide, config.budgets, measure(model, inputs))
         if table is not None:
             decide = by_allocation(decide, table)
-        found, cost = plan_within(model, inputs, decide)
+        found, cost = plan_within(traced, decide)
     else:
-        found = find_plan(model, inputs, decide)
+        found = find_plan(traced, decide)
     decision = found.proposal.decision
     if isinstance(decide, (ByChip, ByBudget)):
         config = replace(config, target_sparsity=_share_gone(decision.keeps))
@@ -92,14 +94,16 @@ def prune_groups(
 
 
 def _table(
-    decide: ByImportance, config: PruneConfig, inputs: Inputs, batches: tuple[Inputs, ...]
+    decide: ByImportance, config: PruneConfig, traced: Traced, batches: tuple[Inputs, ...]
 ) -> Sensitivity | None:
     """Return what says how to spread a budget over the groups, None where all lose the same share."""
     if config.allocation is None:
         return None
     if config.allocation != "auto":
         return read_table(config.allocation)
-    return scanned(replace(decide, target_sparsity=DEFAULT_SPARSITY), inputs, Scan(batches or (inputs,)))
+    return scanned(
+        replace(decide, target_sparsity=DEFAULT_SPARSITY), traced, Scan(batches or (traced.inputs,))
+    )
 
 
 def _share_gone(keeps: Mapping[str, npt.NDArray[np.bool_]]) -> float:

@@ -51,7 +51,7 @@ def by_importance(
     """Return the decision by importance that `config` asks for; it has yet to see groups."""
     evidence = None
     if registered(config.rule.criterion).needs_data:
-        evidence = Measure(model, batches, plan.computed, loss, config.seed)
+        evidence = Measure(model, batches, plan.derived, loss, config.seed)
     return ByImportance(
         model,
         plan.targets,
@@ -60,7 +60,7 @@ def by_importance(
         config.scope,
         config.rule.criterion,
         tuple(name for name in config.weights or () if any(sign in name for sign in "*?[")),
-        plan.computed,
+        plan.derived,
         keep_at_least=config.floor,
         measure=evidence,
         seed=config.seed,

@@ -14,12 +14,13 @@ from torchthin.dependency.groups import ChannelGroups, Group
 from torchthin.dependency.propagate import Labels, propagate
 from torchthin.graph.inputs import as_inputs, on_device_of
 from torchthin.graph.model import check_model
-from torchthin.graph.parametrized import Computed, computed_weights
+from torchthin.graph.parametrized import DerivedWeight
+from torchthin.graph.trace import trace
 from torchthin.report.inspection_facts import FrozenFacts, GroupFacts, Inspection
 from torchthin.selection.channels import select_channels
 from torchthin.selection.decision import Decision
 from torchthin.selection.selectors import makers, maskable, masks_of
-from torchthin.thinning.plan import find_plan, trace
+from torchthin.thinning.plan import find_plan
 
 PROBE = 0.5
 """Share of every group that is cut on trial."""
@@ -39,13 +40,13 @@ def inspect(model: nn.Module, example_inputs: Any, *, prove: bool = True) -> Ins
     """
     check_model(model, "inspect")
     inputs = on_device_of(model, as_inputs(example_inputs))
-    graph = trace(model, inputs)
+    traced = trace(model, inputs)
     proved = prove and not any(p.is_meta for p in model.parameters())
     if proved:
-        proposal = find_plan(model, inputs, _Probe(model, computed_weights(model)), graph=graph).proposal
+        proposal = find_plan(traced, _Probe(model, traced.derived)).proposal
         labels, grouping = proposal.labels, proposal.grouping
     else:
-        labels = propagate(graph)
+        labels = propagate(traced.graph)
         grouping = find_groups(labels)
     axes = producers(labels)
     unused = tuple(name for name, _ in model.named_parameters() if name not in labels.graph.state)
@@ -63,17 +64,17 @@ class _Probe:
     """A decision that cuts `PROBE` of every group, and masks it: only channels that are dead become constants."""
 
     model: nn.Module
-    computed: Mapping[str, Computed]
+    derived: Mapping[str, DerivedWeight]
 
     def __call__(self, grouping: Grouping, labels: Labels) -> Decision:
         axes = producers(labels)
         groups = [
-            group for group in maskable(grouping.groups.groups, axes, self.computed) if makers(group, axes)
+            group for group in maskable(grouping.groups.groups, axes, self.derived) if makers(group, axes)
         ]
         random = np.random.default_rng(0)
         keeps = select_channels(groups, {g.name: random.random(g.size) for g in groups}, PROBE)
         return Decision(
-            keeps, masks_of(groups, keeps, self.model, axes, (), self.computed, views=True), silence=True
+            keeps, masks_of(groups, keeps, self.model, axes, (), self.derived, views=True), silence=True
         )
 
 

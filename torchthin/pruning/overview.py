@@ -11,8 +11,8 @@ from torchthin.dependency.components import find_groups, producers
 from torchthin.dependency.propagate import propagate
 from torchthin.graph.inputs import as_inputs, on_device_of
 from torchthin.graph.model import check_model
+from torchthin.graph.trace import trace
 from torchthin.selection.selectors import makers
-from torchthin.thinning.plan import trace
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def overview(model: nn.Module, example_inputs: Any) -> Overview:
         InputError: model or inputs cannot be used.
     """
     check_model(model, "overview")
-    graph = trace(model, on_device_of(model, as_inputs(example_inputs)))
+    graph = trace(model, on_device_of(model, as_inputs(example_inputs))).graph
     labels = propagate(graph)
     found = find_groups(labels).groups
     axes = producers(labels)

@@ -10,6 +10,7 @@ from torchthin.config import PruneConfig
 from torchthin.errors import InputError
 from torchthin.graph.clone import clone, duplicate
 from torchthin.graph.inputs import Inputs
+from torchthin.graph.trace import trace
 from torchthin.importance.scores import ranked
 from torchthin.pruning.counts import count_of, planned_sparsities, units_asked
 from torchthin.pruning.result import PruneResult
@@ -22,9 +23,7 @@ from torchthin.selection.masks import apply_masks_, channel_masks
 from torchthin.selection.nm import pattern_masks
 from torchthin.selection.selectors import DeadChannels, effective_weights, masks_of_sources
 from torchthin.selection.targets import TargetPlan
-from torchthin.thinning.plan import (
-    find_plan,
-)
+from torchthin.thinning.plan import find_plan
 
 
 def _structured_masks(
@@ -34,7 +33,7 @@ def _structured_masks(
     groups = [target.group(model.get_parameter(target.name)) for target in plan.targets]
     axes = {target.name: target.axis for target in plan.targets}
     weights = {
-        name: plan.computed[name].values if name in plan.computed else model.get_parameter(name)
+        name: plan.derived[name].values if name in plan.derived else model.get_parameter(name)
         for name in axes
     }
     # The weights stand still between virtual steps, and selections at fixed scores are nested: the last step
@@ -51,7 +50,7 @@ def _structured_masks(
     )
     sizes = [group.size for group in groups]
     masks = channel_masks(groups, keeps, model, axes)
-    return masks_of_sources(masks, model, plan.computed), units_asked(config, sizes)
+    return masks_of_sources(masks, model, plan.derived), units_asked(config, sizes)
 
 
 def _unstructured_masks(
@@ -127,10 +126,8 @@ def _filters(model: nn.Module, plan: TargetPlan, config: PruneConfig) -> dict[st
         if config.compat == "distiller" and config.rule.axis is not None:
             axis, per_filter = config.rule.axis, 1
         size = weight.shape[axis] // per_filter if config.rule.structured else weight.numel()
-        computed = plan.computed.get(target.name)
-        found[(computed and computed.masked) or target.name] = Filters(
-            axis, per_filter, count_of(config, size)
-        )
+        derived = plan.derived.get(target.name)
+        found[(derived and derived.masked) or target.name] = Filters(axis, per_filter, count_of(config, size))
     return found
 
 
@@ -156,5 +153,5 @@ def prune_alone(
     )
     if not config.thin or inputs is None:
         return PruneResult(pruned, masks, report, config=config)
-    found = find_plan(pruned, inputs, DeadChannels(effective_weights(pruned)))
+    found = find_plan(trace(pruned, inputs), DeadChannels(effective_weights(pruned)))
     return thinned_result(pruned, masks, found, report, inputs, config)

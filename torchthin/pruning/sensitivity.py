@@ -13,6 +13,7 @@ from torchthin.evaluation.metric import Metric
 from torchthin.evaluation.scan import RATIOS, Progress, Scan, scanned
 from torchthin.graph.inputs import as_inputs, on_device_of
 from torchthin.graph.model import check_model
+from torchthin.graph.trace import trace
 from torchthin.importance.values import check_values
 from torchthin.pruning.evidence import batches_of, by_importance, check_evidence
 from torchthin.selection.sensitivity_table import Sensitivity
@@ -68,6 +69,7 @@ def sensitivity(
     plan = find_targets(model, structured=True, weights=config.weights, keep=config.keep, coupled=True)
     check_values(model, {target.name for target in plan.targets})
     inputs = on_device_of(model, as_inputs(example_inputs))
+    traced = trace(model, inputs)
     batches = batches_of(model, inputs, data)
     how = Scan(batches or (inputs,), metric, tuple(ratios), cache, workers)
-    return scanned(by_importance(model, plan, config, batches), inputs, how, progress)
+    return scanned(by_importance(model, plan, config, batches), traced, how, progress)

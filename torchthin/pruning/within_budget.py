@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from torch import nn
-
 from torchthin.errors import TargetMissedError
 from torchthin.graph.cost import Cost, measure
-from torchthin.graph.inputs import Inputs
+from torchthin.graph.trace import Traced
 from torchthin.report.budget_facts import BudgetFacts
 from torchthin.selection.budget import ByBudget
 from torchthin.thinning.build import thin_copy
@@ -15,15 +13,15 @@ from torchthin.thinning.plan import Plan, find_plan
 _ATTEMPTS = 4
 
 
-def plan_within(model: nn.Module, inputs: Inputs, decide: ByBudget) -> tuple[Plan, Cost]:
+def plan_within(traced: Traced, decide: ByBudget) -> tuple[Plan, Cost]:
     """Return a plan whose thinned model is within the budgets of `decide`, and what that model costs as measured.
 
     Raises:
         TargetMissedError: it was not within them after some attempts; the model is left as it is in any case.
     """
     for _ in range(_ATTEMPTS):
-        found = find_plan(model, inputs, decide)
-        cost = measure(thin_copy(model, found.recipe), inputs) if found.recipe else decide.whole
+        found = find_plan(traced, decide)
+        cost = measure(thin_copy(traced.model, found.recipe), traced.inputs) if found.recipe else decide.whole
         assert decide.spent is not None
         counts = {"parameters": cost.parameters, "macs": cost.macs}
         if all(counts[name] <= limit for name, limit in decide.limits.items()):

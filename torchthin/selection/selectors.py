@@ -14,7 +14,13 @@ from torchthin.dependency.groups import Group
 from torchthin.dependency.propagate import Labels
 from torchthin.graph.clone import modules_of, state_tensors
 from torchthin.graph.evaluation_mode import quiet
-from torchthin.graph.parametrized import Computed, computed_weights, layer_of, mirrored_tensors, recompute_
+from torchthin.graph.parametrized import (
+    DerivedWeight,
+    derived_weights,
+    layer_of,
+    mirrored_tensors,
+    recompute_,
+)
 from torchthin.importance.scores import Ranking, is_filter_member, ranked
 from torchthin.importance.statistics import Measure
 from torchthin.selection.balance import balanced_keep, must_stay
@@ -55,7 +61,7 @@ class ByImportance:
     criterion: str = "l1"
     patterns: tuple[str, ...] = ()
     """Patterns of weight or module names: what they name and makes channels is a target too, whatever its layer."""
-    computed: Mapping[str, Computed] = field(default_factory=dict)
+    derived: Mapping[str, DerivedWeight] = field(default_factory=dict)
     axes: dict[str, int] = field(default_factory=dict)
     """Filter axis of every weight that makes channels, and of what is masked instead, known after the first call."""
     chosen: Chosen | None = None
@@ -73,17 +79,17 @@ class ByImportance:
     def __call__(self, grouping: Grouping, labels: Labels) -> Decision:
         """Select over the groups as they are now."""
         # Buffers too: a layer under the masks of torch.nn.utils.prune makes its channels with mask and weight.
-        weights = dict(state_tensors(self.model)) | {name: c.values for name, c in self.computed.items()}
+        weights = dict(state_tensors(self.model)) | {name: c.values for name, c in self.derived.items()}
         targets = {target.name: target.axis for target in self.targets}
         made = producers(labels)
         targets |= {
             name: axis for name, axis in made.items() if named(name, self.patterns) and name not in targets
         }
         axes = {**made, **targets}
-        self.axes = {**axes, **{c.masked: c.axis for c in self.computed.values() if c.masked}}
+        self.axes = {**axes, **{c.masked: c.axis for c in self.derived.values() if c.masked}}
         groups = [
             group
-            for group in maskable(grouping.groups.groups, axes, self.computed)
+            for group in maskable(grouping.groups.groups, axes, self.derived)
             if makers(group, axes) & targets.keys() and not makers(group, axes) & self.kept
         ]
         self.chosen = Chosen(tuple(groups), axes, frozenset(targets))
@@ -91,7 +97,7 @@ class ByImportance:
         self.ranking = ranked(groups, weights, axes, self.criterion, measured, self.seed)
         keeps = self.select(groups, self.ranking.scores)
         return Decision(
-            keeps, masks_of(groups, keeps, self.model, axes, targets, self.computed, views=True), silence=True
+            keeps, masks_of(groups, keeps, self.model, axes, targets, self.derived, views=True), silence=True
         )
 
     def select(self, groups: Sequence[Group], scores: Mapping[str, FloatArray]) -> dict[str, BoolArray]:
@@ -108,10 +114,10 @@ class ByImportance:
 
 
 def maskable(
-    groups: Iterable[Group], axes: Mapping[str, int], computed: Mapping[str, Computed]
+    groups: Iterable[Group], axes: Mapping[str, int], derived: Mapping[str, DerivedWeight]
 ) -> list[Group]:
     """Return the groups whose makers can all be masked."""
-    stuck = {name for name, item in computed.items() if item.masked is None}
+    stuck = {name for name, item in derived.items() if item.masked is None}
     return [group for group in groups if not makers(group, axes) & stuck]
 
 
@@ -126,19 +132,19 @@ def masks_of(
     model: nn.Module,
     axes: Mapping[str, int],
     targets: Iterable[str],
-    computed: Mapping[str, Computed] | None = None,
+    derived: Mapping[str, DerivedWeight] | None = None,
     *,
     views: bool = False,
 ) -> dict[str, Tensor]:
     """Return the masks of all targets and of every other weight that makes a decided group's channels.
 
-    `computed`: the computed weights of the model if they are known already. `views`: see `channel_masks`.
+    `derived`: the derived weights of the model if they are known already. `views`: see `channel_masks`.
     """
     decided = [group for group in groups if group.name in keeps]
     named = {name for group in decided for name in makers(group, axes)} | set(targets)
     filters = {name: axes[name] for name in axes if name in named}
     masks = channel_masks(decided, keeps, model, {**filters, **state_biases(model, filters)}, views=views)
-    return masks_of_sources(masks, model, computed_weights(model) if computed is None else computed)
+    return masks_of_sources(masks, model, derived_weights(model) if derived is None else derived)
 
 
 def state_biases(model: nn.Module, filters: Iterable[str]) -> dict[str, int]:
@@ -158,15 +164,15 @@ def state_biases(model: nn.Module, filters: Iterable[str]) -> dict[str, int]:
 
 
 def masks_of_sources(
-    masks: Mapping[str, Tensor], model: nn.Module, computed: Mapping[str, Computed]
+    masks: Mapping[str, Tensor], model: nn.Module, derived: Mapping[str, DerivedWeight]
 ) -> dict[str, Tensor]:
     """Return masks of whole filters with those of computed weights moved to the parameters to mask in their place."""
-    others = {item.weight.rpartition(".")[0] for item in computed.values()}
+    others = {item.weight.rpartition(".")[0] for item in derived.values()}
     found = {}
     for name, mask in masks.items():
-        item = computed.get(name)
+        item = derived.get(name)
         if item is None and layer_of(name) in others:
-            continue  # what computes the weight with its bearer, as weight_mask does
+            continue  # what computes the weight with its original, as weight_mask does
         if item is None or item.masked is None or item.masked == name:
             found[name] = mask
         else:
@@ -218,9 +224,9 @@ def effective_weights(model: nn.Module) -> dict[str, Tensor]:
                 used = getattr(module, local)
                 if used is not source and used.shape == source.shape and id(source) in names:
                     values[names[id(source)]] = used.detach()
-    for item in computed_weights(model).values():
+    for item in derived_weights(model).values():
         for name, tensor in values.items():  # the mask of a weight, too, is as dead as the weight
-            if layer_of(name) == layer_of(item.bearer) and tensor.shape == item.values.shape:
+            if layer_of(name) == layer_of(item.original) and tensor.shape == item.values.shape:
                 values[name] = item.values
     return values
 

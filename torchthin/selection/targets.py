@@ -29,7 +29,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 from torchthin.dependency.groups import Group, Member, uncoupled
 from torchthin.errors import InputError, WeightNameError, near_matches
 from torchthin.graph.clone import modules_of
-from torchthin.graph.parametrized import Computed, computed_weights
+from torchthin.graph.parametrized import DerivedWeight, derived_weights
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _WEIGHT_LIKE = ("weight", "kernel", "filters")
@@ -63,7 +63,7 @@ class TargetPlan:
     targets: tuple[Target, ...]
     kept: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    computed: Mapping[str, Computed] = field(default_factory=dict)
+    derived: Mapping[str, DerivedWeight] = field(default_factory=dict)
     """Name of a target (or of another parameter) -> the weight that is computed from it."""
 
 
@@ -86,14 +86,16 @@ class _Entry:
         return (self.alias, self.name) if self.alias else (self.name,)
 
 
-def _entries(model: nn.Module, computed: Mapping[str, Computed], coupled: bool = False) -> Iterator[_Entry]:
+def _entries(
+    model: nn.Module, derived: Mapping[str, DerivedWeight], coupled: bool = False
+) -> Iterator[_Entry]:
     """Yield every name of every parameter, also the second names of shared ones, in model order."""
     for prefix, module in _all_names(model):
         for local, parameter in module._parameters.items():
             if parameter is None:
                 continue
             name = f"{prefix}.{local}" if prefix else local
-            item = computed.get(name)
+            item = derived.get(name)
             if item is None or item.masked is None:
                 states = coupled and isinstance(module, nn.RNNBase | nn.RNNCellBase)
                 yield _Entry(name, module, local, parameter, recurrent=states and parameter.dim() > 1)
@@ -151,11 +153,11 @@ def _target(entry: _Entry) -> Target:
 
 
 def _left_whole(
-    model: nn.Module, computed: Mapping[str, Computed], structured: bool, plain: bool
+    model: nn.Module, derived: Mapping[str, DerivedWeight], structured: bool, plain: bool
 ) -> dict[str, str]:
     """Return the computed weights that cannot be masked: name -> note."""
     notes = {}
-    usable = {item.weight for item in computed.values() if item.masked is not None}
+    usable = {item.weight for item in derived.values() if item.masked is not None}
     for prefix, module in modules_of(model):
         name = f"{prefix}.weight" if prefix else "weight"
         if (
@@ -217,7 +219,7 @@ def _unknown(name: str, entries: list[_Entry], structured: bool) -> WeightNameEr
 
 
 def _named(
-    entries: list[_Entry], names: Iterable[str], computed: dict[str, str], structured: bool
+    entries: list[_Entry], names: Iterable[str], unmaskable: dict[str, str], structured: bool
 ) -> list[_Entry]:
     """Return the entries the caller asked for, or raise."""
     known = {entry.names[0]: entry for entry in entries}
@@ -226,8 +228,8 @@ def _named(
         if name not in known and any(sign in name for sign in "*?["):
             chosen += _matching(entries, name, structured)
             continue
-        if name in computed:
-            raise WeightNameError(f"The weight {name} cannot be pruned: {computed[name]}")
+        if name in unmaskable:
+            raise WeightNameError(f"The weight {name} cannot be pruned: {unmaskable[name]}")
         if name not in known:
             raise _unknown(name, entries, structured)
         reason = _why_not(known[name], structured)
@@ -282,7 +284,7 @@ def _kept(entries: list[_Entry], patterns: Iterable[str]) -> set[int]:
     return kept
 
 
-def _rescaled(item: Computed) -> str:
+def _rescaled(item: DerivedWeight) -> str:
     return (
         f"{item.weight} is normalised over all its filters: masking some rescales those that stay, "
         f"as masking the first half would by {item.rescaled:.0%}."
@@ -318,13 +320,13 @@ def find_targets(
     patterns that match nothing; `InputError` when nothing is left to prune.
     """
     _check_initialised(model)
-    found_computed = computed_weights(model) if structured and not plain else {}
-    entries = list(_entries(model, found_computed, coupled))
-    computed = _left_whole(model, found_computed, structured, plain)
+    derived = derived_weights(model) if structured and not plain else {}
+    entries = list(_entries(model, derived, coupled))
+    unmaskable = _left_whole(model, derived, structured, plain)
     if weights is None:
         chosen = [entry for entry in entries if _is_default(entry, structured)]
     else:
-        chosen = _named(entries, weights, computed, structured)
+        chosen = _named(entries, weights, unmaskable, structured)
     found: dict[int, Target] = {}
     for entry in chosen:
         if _why_not(entry, structured) is None:
@@ -336,21 +338,19 @@ def find_targets(
     plan = TargetPlan(
         targets=tuple(replace(found[key], name=name) for name, key in shared_once if key not in kept),
         kept=tuple(name for name, key in shared_once if key in kept),
-        notes=_notes(chosen, structured, computed if weights is None else {})
-        + tuple(
-            _rescaled(found_computed[e.name]) for e in chosen if e.alias and found_computed[e.name].rescaled
-        ),
-        computed=found_computed,
+        notes=_notes(chosen, structured, unmaskable if weights is None else {})
+        + tuple(_rescaled(derived[e.name]) for e in chosen if e.alias and derived[e.name].rescaled),
+        derived=derived,
     )
     if not plan.targets:
         raise _nothing_left(plan, structured)
     return plan
 
 
-def _notes(chosen: list[_Entry], structured: bool, computed: dict[str, str]) -> tuple[str, ...]:
+def _notes(chosen: list[_Entry], structured: bool, unmaskable: dict[str, str]) -> tuple[str, ...]:
     odd = [(entry.name, _why_not(entry, structured)) for entry in chosen]
     return tuple(f"{name} is left whole: {reason}." for name, reason in odd if reason) + tuple(
-        computed.values()
+        unmaskable.values()
     )
 
 

@@ -1,4 +1,4 @@
-"""Keeps computed weights what they were when their statistics lose channels.
+"""Keeps derived weights what they were when their statistics lose channels.
 
 ``weight_norm`` divides every filter by its length, spectral norm the whole weight by its norm: when a layer loses input
 channels, what stays would grow. One factor in a tensor that the layer has anyway (the length g, the vector u) makes good
@@ -14,45 +14,45 @@ from torch import Tensor, nn
 
 from torchthin.dependency.propagate import Labels
 from torchthin.graph.evaluation_mode import quiet
-from torchthin.graph.parametrized import Computed, weight_of
+from torchthin.graph.parametrized import DerivedWeight, weight_of
 from torchthin.thinning.build import tensors_of
 from torchthin.thinning.recipe import Recipe, cut
 
 
 def rescaled_tensors(
-    masked: nn.Module, small: nn.Module, recipe: Recipe, computed: Iterable[Computed]
+    masked: nn.Module, small: nn.Module, recipe: Recipe, derived: Iterable[DerivedWeight]
 ) -> dict[str, dict[str, Tensor]]:
-    """Return per computed weight (its bearer) that can be kept as it was what to put into tensors of the thinned model.
+    """Return per computed weight (its original) that can be kept as it was what to put into tensors of the thinned model.
 
     Args:
         masked: full-size masked model.
         small: the same, thinned by `recipe`; left as it is.
         recipe: what goes.
-        computed: the computed weights of the model.
+        derived: the derived weights of the model.
     """
     names = {id(tensor): name for name, tensor in tensors_of(small).items()}
     found = {}
-    for item in computed:
-        axes = recipe.keep.get(item.bearer)
+    for item in derived:
+        axes = recipe.keep.get(item.original)
         if axes is not None:
             path = item.weight.rpartition(".")[0]
             wanted = cut(_weight(masked.get_submodule(path)), axes)
             changes = _made_good(small.get_submodule(path), wanted)
             if changes is not None:
-                found[item.bearer] = {names[id(tensor)]: value for tensor, value in changes}
+                found[item.original] = {names[id(tensor)]: value for tensor, value in changes}
     return found
 
 
-def settled_ops(labels: Labels, bearers: Iterable[str]) -> frozenset[int]:
+def settled_ops(labels: Labels, originals: Iterable[str]) -> frozenset[int]:
     """Return the ops that compute weights from the given parameters, up to where the model's input comes in."""
     state = labels.graph.state
-    derived = {state[name] for name in bearers if name in state}
+    read = {state[name] for name in originals if name in state}
     found = set()
     for op in labels.graph.ops:
         made = {ref.value for ref in op.outputs if ref is not None}
-        if not made & labels.from_input and any(ref.value in derived for ref in op.inputs()):
+        if not made & labels.from_input and any(ref.value in read for ref in op.inputs()):
             found.add(op.index)
-            derived |= made
+            read |= made
     return frozenset(found)
 
 

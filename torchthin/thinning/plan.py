@@ -7,19 +7,14 @@ the channels to blame; they take their next way, and only when there is none lef
 
 from __future__ import annotations
 
-import contextlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from torchthin.errors import InputError, ProofError, one_line
-from torchthin.graph.clone import clone, held, modules_of, saved_names, share, state_tensors
-from torchthin.graph.collector import collection_paused
-from torchthin.graph.inputs import Inputs
-from torchthin.graph.opgraph import OpGraph, merged
-from torchthin.graph.parametrized import computed_weights
-from torchthin.graph.recorder import record
+from torchthin.errors import ProofError
+from torchthin.graph.clone import held, modules_of, saved_names
 from torchthin.graph.size_uses import read_sizes
+from torchthin.graph.trace import Traced
 from torchthin.selection.decision import Decide
 from torchthin.thinning.build import tensors_of, thin_copy
 from torchthin.thinning.constants import folded_tensors
@@ -30,8 +25,6 @@ from torchthin.thinning.search import Proposal, Search
 from torchthin.thinning.trial import Diverged, Success, Trial
 
 ROUNDS = 200
-LARGE = 2**20
-"""Parameters of a model that is recorded without arithmetic."""
 VARYING = 1e-5
 """Dead channels whose values differ by more than this share of their size are no constants."""
 
@@ -40,6 +33,7 @@ VARYING = 1e-5
 class Plan:
     """A recipe that has run and agrees with the reference."""
 
+    traced: Traced
     proposal: Proposal
     outcome: Success
     rounds: int
@@ -50,100 +44,38 @@ class Plan:
         return self.outcome.recipe
 
 
-@collection_paused()
-def trace(model: nn.Module, inputs: Inputs, *, numbers: bool = False, watch: bool = True) -> OpGraph:
-    """Record what `model` computes on `inputs`, on a copy that shares its weights.
-
-    Where the evaluation run leaves parameters unread, the training branch is recorded too: its auxiliary heads must go
-    on to fit. A training branch that does not run on these inputs (it wants labels) is left out.
-
-    Args:
-        model: full-size model, left as it is.
-        inputs: example inputs on the model's device.
-        numbers: do all arithmetic. Else a large model runs without, unless its code asks for numbers.
-        watch: see in the same run what the code does with integer attributes (`torchthin/graph/size_uses.py`).
-
-    Raises:
-        InputError: the model cannot be copied, or does not run on the inputs.
-    """
-    try:
-        recorded = _recorded(model, inputs, numbers or not is_large(model), watch=watch)
-    except (Exception, SystemExit) as error:  # of the user's code
-        raise InputError(
-            f"The model ({type(model).__name__}) does not run on the example_inputs: {one_line(error)}. "
-            "Give inputs of the shapes and dtypes that its forward takes."
-        ) from error
-    graph = recorded.live()
-    running = recorded.running(graph)
-    if all(name in graph.state for name, tensor in state_tensors(model) if isinstance(tensor, nn.Parameter)):
-        return running
-    try:
-        branch = _recorded(model, inputs, not graph.hollow, training=True).live()
-    except Exception as error:  # whatever the user's code raises
-        cause = " ".join(str(error).split())
-        note = (
-            f"The training branch does not run on the example inputs, what only it uses stays whole: {cause}"
-        )
-        return replace(running, note=f"{running.note} {note}".strip())
-    if not set(branch.state) - set(graph.state):
-        return running
-    both = merged(running, branch)
-    drawn = both.chance()
-    if drawn is None:
-        return both
-    note = f"The training branch draws random numbers ({drawn.name} in {drawn.source}): it was tried, not compared."
-    return replace(both, note=f"{both.note} {note}".strip())
-
-
-def _recorded(
-    model: nn.Module, inputs: Inputs, numbers: bool, *, training: bool = False, watch: bool = False
-) -> OpGraph:
-    """Record in the cheapest way that the model's code bears: it may want numbers, or integers that are plain."""
-    for hollow, watched in ((not numbers, watch), (False, watch)):
-        if hollow or watched:
-            with contextlib.suppress(Exception):
-                copy = clone(model, share)
-                return record(copy, inputs, training=training, hollow=hollow, spent=True, watch=watched)
-    return record(clone(model, share), inputs, training=training, spent=True)
-
-
-def find_plan(
-    model: nn.Module, inputs: Inputs, decide: Decide, *, prove: bool = True, graph: OpGraph | None = None
-) -> Plan:
+def find_plan(traced: Traced, decide: Decide, *, prove: bool = True) -> Plan:
     """Search for a recipe that runs and agrees.
 
     Args:
-        model: full-size model, left as it is.
-        inputs: example inputs on the model's device.
+        traced: the full-size model, left as it is, and its record.
         decide: selection over the groups it is shown; called again whenever groups change.
         prove: compare with the reference; False checks only that the thinned model runs.
-        graph: the model's record, if there is one already.
 
     Raises:
         ProofError: when no recipe was found within the allowed rounds.
     """
-    with held(model):
-        return _found(model, inputs, decide, prove, graph or trace(model, inputs))
+    with held(traced.model):
+        return _found(traced, decide, prove)
 
 
-def _found(model: nn.Module, inputs: Inputs, decide: Decide, prove: bool, graph: OpGraph) -> Plan:
-    computed = tuple(computed_weights(model).values())
-    hollow = not prove and is_large(model)
-    search = _search(model, inputs, decide, graph, hollow)
+def _found(traced: Traced, decide: Decide, prove: bool) -> Plan:
+    hollow = not prove and traced.is_large
+    search = _search(traced, decide, hollow)
     warm = False
     for rounds in range(1, ROUNDS + 1):
         proposal = search.propose()
         if not proposal.recipe:
-            return Plan(proposal, Success(proposal.recipe, (), None, (), ()), rounds)
+            return Plan(traced, proposal, Success(proposal.recipe, (), None, (), ()), rounds)
         trial = Trial(
-            model,
-            inputs,
+            traced.model,
+            traced.inputs,
             proposal.labels,
             proposal.kept,
             {**proposal.decision.masks, **proposal.decision.silenced},
             proposal.recipe,
             search.factors(),
-            computed,
+            tuple(traced.derived.values()),
             warm,
             hollow,
         )
@@ -154,26 +86,22 @@ def _found(model: nn.Module, inputs: Inputs, decide: Decide, prove: bool, graph:
                 raise ProofError(str(error)) from error
             # The record was made without arithmetic or with integers that are not plain, or what the first run cached, later
             # runs do not compute again: record once more. If ops still come and go, the data decide.
-            warm = not graph.hollow
-            graph = trace(model, inputs, numbers=True, watch=False)
-            search = _search(model, inputs, decide, graph)
+            warm = not traced.graph.hollow
+            traced = traced.with_numbers()
+            search = _search(traced, decide)
             continue
         if isinstance(outcome, Success):
-            return Plan(proposal, outcome, rounds)
+            return Plan(traced, proposal, outcome, rounds)
         search.learn(outcome, proposal)
     raise ProofError(
         f"No way to thin the model was found in {ROUNDS} attempts. Keep layers whole with keep=[...]."
     )
 
 
-def _search(model: nn.Module, inputs: Inputs, decide: Decide, graph: OpGraph, hollow: bool = False) -> Search:
+def _search(traced: Traced, decide: Decide, hollow: bool = False) -> Search:
+    model, inputs, graph = traced.model, traced.inputs, traced.graph
     modules = dict(modules_of(model))
     return Search(model, graph, decide, modules, lambda: read_sizes(model, inputs, graph, hollow=hollow))
-
-
-def is_large(model: nn.Module) -> bool:
-    """Whether arithmetic is a large part of a run, so that leaving it out pays."""
-    return sum(tensor.numel() for _, tensor in state_tensors(model)) >= LARGE
 
 
 def folded_values(model: nn.Module, plan: Plan) -> dict[str, Tensor]:
@@ -189,9 +117,9 @@ def folded_values(model: nn.Module, plan: Plan) -> dict[str, Tensor]:
     folded = folded_tensors(folds, recipe, tensors, plan.proposal.kept)
     tempered = tempered_tensors(rescales, recipe, tensors, folded)
     values = {name: tensor for name, tensor in tempered.items() if name in changed}
-    computed = computed_weights(model)
-    if computed:
-        for changes in rescaled_tensors(model, thin_copy(model, recipe), recipe, computed.values()).values():
+    derived = plan.traced.derived.values()
+    if derived:
+        for changes in rescaled_tensors(model, thin_copy(model, recipe), recipe, derived).values():
             values.update(changes)
     return values
 

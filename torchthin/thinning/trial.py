@@ -19,7 +19,7 @@ from torchthin.graph.inputs import Inputs, call, refreshed
 from torchthin.graph.op_counter import CountingMode
 from torchthin.graph.opgraph import BRANCH, Op
 from torchthin.graph.outputs import output_tensors
-from torchthin.graph.parametrized import Computed
+from torchthin.graph.parametrized import DerivedWeight
 from torchthin.graph.size_uses import FactorMode
 from torchthin.thinning.build import tensors_of, thin_copy
 from torchthin.thinning.constants import Fold, Folds, folded_tensors, plan_folds
@@ -122,7 +122,7 @@ class Trial:
     recipe: Recipe
     factors: Mapping[int, float] = field(default_factory=dict)
     """Op index -> what the full-size model multiplies with; where the thinned one differs, a layer takes it over."""
-    computed: tuple[Computed, ...] = ()
+    derived: tuple[DerivedWeight, ...] = ()
     """Weights that layers compute from other parameters."""
     varying: bool = False
     """How many ops the model runs depends on the data (boxes found), and is no reason to give up."""
@@ -243,7 +243,7 @@ class Trial:
         The weights of the masked model are made as they are read, where nothing but ops reads them.
         """
         kinds = {type(module) for module in self.model.modules()}
-        if not self.computed and not any(map(own_modes, kinds)):
+        if not self.derived and not any(map(own_modes, kinds)):
             with contextlib.suppress(Diverged):
                 return self._pair_of(double, rescales, Deferred())
         return self._pair_of(double, rescales, None)
@@ -253,8 +253,8 @@ class Trial:
     ) -> _Pair | Failure:
         masked, given = self._masked(double, deferred=deferred), in_double(self.inputs, double)
         scaled = {}
-        if self.computed:
-            scaled = rescaled_tensors(masked, self._small(double, self.recipe), self.recipe, self.computed)
+        if self.derived:
+            scaled = rescaled_tensors(masked, self._small(double, self.recipe), self.recipe, self.derived)
         settled = settled_ops(self.labels, scaled)
         mode = ReferenceMode(self.labels, self.kept, settled=settled)
         mode.deferred = deferred

@@ -18,7 +18,7 @@ from torchthin.dependency.rules.normalization import BATCH_NORMS
 from torchthin.graph.clone import clone, duplicate
 from torchthin.graph.inputs import as_inputs, on_device_of
 from torchthin.graph.opgraph import Op, OpGraph, Ref
-from torchthin.thinning.plan import trace
+from torchthin.graph.trace import trace
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -39,7 +39,7 @@ def fold_batchnorm(model: nn.Module, example_inputs: Any) -> tuple[nn.Module, tu
         InputError: the model cannot be copied, or does not run on the inputs.
     """
     folded = clone(model, duplicate).eval()
-    graph = trace(folded, on_device_of(folded, as_inputs(example_inputs)))
+    graph = trace(folded, on_device_of(folded, as_inputs(example_inputs))).graph
     modules = dict(folded.named_modules())
     paths = []
     for maker, norm in _pairs(graph):

@@ -10,6 +10,7 @@ from torch import nn
 from torchthin.errors import ConfigError, InputError
 from torchthin.graph.inputs import Inputs
 from torchthin.graph.opgraph import BRANCH, Op, OpGraph
+from torchthin.graph.trace import trace
 from torchthin.max7800x.cost.chip import Chip
 from torchthin.max7800x.cost.layer import INPUT
 from torchthin.max7800x.mapping import rules
@@ -18,7 +19,6 @@ from torchthin.max7800x.mapping.gaps import with_copies
 from torchthin.max7800x.mapping.layer_builder import Draft, Unmappable
 from torchthin.max7800x.mapping.module_settings import Scopes
 from torchthin.max7800x.mapping.registry import Call, Tracked, apply_rule
-from torchthin.thinning.plan import trace
 
 __all__ = ["map_model", "rules"]
 WEIGHT_BITS = (1, 2, 4, 8)
@@ -38,7 +38,7 @@ def map_model(model: nn.Module, inputs: Inputs, chip: Chip, weight_bits: int = 8
     """
     if weight_bits not in WEIGHT_BITS:
         raise ConfigError(f"The weight_bits of a chip must be 1, 2, 4 or 8. Got {weight_bits!r}.")
-    graph = trace(model, inputs)
+    graph = trace(model, inputs).graph
     draft = Draft()
     known: dict[int, Tracked] = {graph.inputs[0]: _first(graph)}
     reads = _reads(graph)

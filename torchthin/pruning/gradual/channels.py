@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from torchthin.config import PruneConfig
 from torchthin.dependency.groups import Group, Member
-from torchthin.graph.parametrized import Computed, computed_weights
+from torchthin.graph.parametrized import DerivedWeight, derived_weights
 from torchthin.importance.scores import Ranking, ranked
 from torchthin.io.distributed import from_first
 from torchthin.pruning.by_group import asked_of_groups
@@ -41,8 +41,8 @@ class Channels:
     """Group name -> which channels of the full-size group are neither masked nor removed."""
     silent: frozenset[str] = frozenset()
     """Biases that are masked with their channels."""
-    computed: Mapping[str, Computed] = field(default_factory=dict)
-    """The model's computed weights; their values may be those of an earlier step."""
+    derived: Mapping[str, DerivedWeight] = field(default_factory=dict)
+    """The model's derived weights; their values may be those of an earlier step."""
     recipe: Recipe | None = None
     evidence: Evidence | None = None
     """For criteria that need data."""
@@ -52,12 +52,12 @@ class Channels:
         cls,
         chosen: Chosen,
         silent: frozenset[str],
-        computed: Mapping[str, Computed],
+        derived: Mapping[str, DerivedWeight],
         evidence: Evidence | None = None,
     ) -> Channels:
         """Return the decision that nothing goes yet."""
         alive = {group.name: np.ones(group.size, np.bool_) for group in chosen.groups}
-        return cls(chosen, alive, silent, computed, evidence=evidence)
+        return cls(chosen, alive, silent, derived, evidence=evidence)
 
     @cached_property
     def groups(self) -> tuple[Group, ...]:
@@ -107,12 +107,12 @@ class Channels:
 
     def ranking(self, model: nn.Module, config: PruneConfig) -> Ranking:
         """Return the scores of the groups of the model at hand."""
-        computed = computed_weights(model) if self.computed else {}
-        weights = WholeTensors(model, {name: item.values for name, item in computed.items()})
+        derived = derived_weights(model) if self.derived else {}
+        weights = WholeTensors(model, {name: item.values for name, item in derived.items()})
         axes, criterion = self.chosen.axes, config.rule.criterion
         measured = None
         if self.evidence is not None:
-            measured = Gradients(self.evidence.measure(model, computed, config), axes, criterion)
+            measured = Gradients(self.evidence.measure(model, derived, config), axes, criterion)
         return ranked(self.groups, weights, axes, criterion, measured, config.seed)
 
     def _full_size(self, name: str, scores: FloatArray) -> FloatArray:
@@ -140,7 +140,7 @@ class Channels:
     def _masks(
         self, groups: Sequence[Group], keeps: Mapping[str, BoolArray], model: nn.Module
     ) -> dict[str, Tensor]:
-        masks = masks_of(groups, keeps, model, self.chosen.axes, self.chosen.targets, self.computed)
+        masks = masks_of(groups, keeps, model, self.chosen.axes, self.chosen.targets, self.derived)
         for name in self.silent:
             bias = model.get_parameter(name)
             mask = torch.ones(bias.shape, dtype=torch.bool)
@@ -158,7 +158,7 @@ class Channels:
 
     def asked(self, config: PruneConfig) -> tuple[dict[str, Filters], int]:
         """Return what the target stands for."""
-        masked = {item.masked: item.axis for item in self.computed.values() if item.masked}
+        masked = {item.masked: item.axis for item in self.derived.values() if item.masked}
         axes = {**self.chosen.axes, **masked}
         return asked_of_groups(self.chosen.groups, self.alive, config, axes, axes)
 
@@ -189,7 +189,7 @@ class Channels:
         )
         alive = {name: tensor.cpu().numpy() for name, tensor in entry["alive"].items()}
         recipe = recipe_of(entry["recipe"])
-        return Channels(chosen, alive, frozenset(entry["silent"]), self.computed, recipe, self.evidence)
+        return Channels(chosen, alive, frozenset(entry["silent"]), self.derived, recipe, self.evidence)
 
 
 def _group_entry(group: Group) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from torchthin.config import PruneConfig
 from torchthin.dependency.groups import Group
 from torchthin.errors import ConfigError, InputError
 from torchthin.graph.inputs import Inputs, on_device_of
-from torchthin.graph.parametrized import Computed
+from torchthin.graph.parametrized import DerivedWeight
 from torchthin.importance.channels import FloatArray, Measured
 from torchthin.importance.removal import Consumer
 from torchthin.importance.statistics import Loss, Measure
@@ -25,7 +25,7 @@ class Evidence:
     batches: tuple[Inputs, ...]
     loss: Loss | None = None
 
-    def measure(self, model: nn.Module, computed: Mapping[str, Computed], config: PruneConfig) -> Measure:
+    def measure(self, model: nn.Module, derived: Mapping[str, DerivedWeight], config: PruneConfig) -> Measure:
         """Return the statistics of a model as it is now.
 
         Raises:
@@ -37,7 +37,7 @@ class Evidence:
                 "Use DistributedDataParallel, or a criterion that looks at weights."
             )
         batches = tuple(on_device_of(model, batch) for batch in self.batches)
-        return Measure(model, batches, computed, self.loss, config.seed)
+        return Measure(model, batches, derived, self.loss, config.seed)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from torchthin.config import PruneConfig
 from torchthin.dependency.groups import Group
 from torchthin.errors import ConfigError
 from torchthin.graph.inputs import Inputs
+from torchthin.graph.trace import trace
 from torchthin.importance.registry import criterion as registered
 from torchthin.importance.statistics import Loss
 from torchthin.importance.values import check_values
@@ -146,14 +147,14 @@ def _begin_channels(
         config.scope,
         config.rule.criterion,
         patterns,
-        plan.computed,
-        measure=None if evidence is None else evidence.measure(model, plan.computed, config),
+        plan.derived,
+        measure=None if evidence is None else evidence.measure(model, plan.derived, config),
         seed=config.seed,
     )
-    found = find_plan(model, inputs, decide)
+    found = find_plan(trace(model, inputs), decide)
     assert decide.chosen is not None
     silenced = frozenset(found.proposal.decision.silenced)
-    growth = Channels.of(decide.chosen, silenced, plan.computed, evidence)
+    growth = Channels.of(decide.chosen, silenced, plan.derived, evidence)
     if evidence is not None:
         growth.ranking(model, config)  # a criterion that no step can take is refused now
     device = next(model.parameters()).device

@@ -39,8 +39,8 @@ def local(tensor: Tensor) -> Tensor:
 class WholeTensors(Mapping[str, Tensor]):
     """The parameters and buffers of a model by name; sharded ones are gathered one at a time, when asked for."""
 
-    def __init__(self, model: nn.Module, computed: Mapping[str, Tensor]) -> None:
-        self._tensors = dict(state_tensors(model)) | dict(computed)
+    def __init__(self, model: nn.Module, derived: Mapping[str, Tensor]) -> None:
+        self._tensors = dict(state_tensors(model)) | dict(derived)
 
     def __getitem__(self, name: str) -> Tensor:
         return whole(self._tensors[name])

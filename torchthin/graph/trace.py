@@ -1,0 +1,111 @@
+"""What is found about a model in one run: made once, passed on to all that follows."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from torch import nn
+
+from torchthin.errors import InputError, one_line
+from torchthin.graph.clone import clone, share, state_tensors
+from torchthin.graph.collector import collection_paused
+from torchthin.graph.inputs import Inputs
+from torchthin.graph.opgraph import OpGraph, merged
+from torchthin.graph.parametrized import DerivedWeight, derived_weights
+from torchthin.graph.recorder import record
+
+LARGE = 2**20
+"""Parameters of a model that is recorded without arithmetic."""
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A model, what it was run on, and what that run showed."""
+
+    model: nn.Module
+    """Full size; nothing that holds a `Traced` changes it."""
+    inputs: Inputs
+    """Example inputs on the model's device."""
+    graph: OpGraph
+    """The record of the run."""
+    derived: Mapping[str, DerivedWeight] = field(default_factory=dict)
+    """Weights that layers compute from other parameters, by the name of the original; see `derived_weights`."""
+
+    @property
+    def is_large(self) -> bool:
+        """Whether arithmetic is a large part of a run, so that leaving it out pays."""
+        return is_large(self.model)
+
+    def with_numbers(self) -> Traced:
+        """Return the same with a record that was made with all arithmetic and with plain integers only."""
+        return replace(self, graph=_graph(self.model, self.inputs, numbers=True, watch=False))
+
+
+def trace(model: nn.Module, inputs: Inputs, *, numbers: bool = False, watch: bool = True) -> Traced:
+    """Record what `model` computes on `inputs`, on a copy that shares its weights.
+
+    Where the evaluation run leaves parameters unread, the training branch is recorded too: its auxiliary heads must go
+    on to fit. A training branch that does not run on these inputs (it wants labels) is left out.
+
+    Args:
+        model: full-size model, left as it is.
+        inputs: example inputs on the model's device.
+        numbers: do all arithmetic. Else a large model runs without, unless its code asks for numbers.
+        watch: see in the same run what the code does with integer attributes (`torchthin/graph/size_uses.py`).
+
+    Raises:
+        InputError: the model cannot be copied, or does not run on the inputs.
+    """
+    graph = _graph(model, inputs, numbers=numbers or not is_large(model), watch=watch)
+    return Traced(model, inputs, graph, derived_weights(model))
+
+
+def is_large(model: nn.Module) -> bool:
+    """Whether arithmetic is a large part of a run, so that leaving it out pays."""
+    return sum(tensor.numel() for _, tensor in state_tensors(model)) >= LARGE
+
+
+@collection_paused()
+def _graph(model: nn.Module, inputs: Inputs, *, numbers: bool, watch: bool) -> OpGraph:
+    """Return the graph of the evaluation run, merged with that of the training branch where it reads other parameters."""
+    try:
+        recorded = _recorded(model, inputs, numbers, watch=watch)
+    except (Exception, SystemExit) as error:  # of the user's code
+        raise InputError(
+            f"The model ({type(model).__name__}) does not run on the example_inputs: {one_line(error)}. "
+            "Give inputs of the shapes and dtypes that its forward takes."
+        ) from error
+    graph = recorded.live()
+    running = recorded.running(graph)
+    if all(name in graph.state for name, tensor in state_tensors(model) if isinstance(tensor, nn.Parameter)):
+        return running
+    try:
+        branch = _recorded(model, inputs, not graph.hollow, training=True).live()
+    except Exception as error:  # whatever the user's code raises
+        cause = " ".join(str(error).split())
+        note = (
+            f"The training branch does not run on the example inputs, what only it uses stays whole: {cause}"
+        )
+        return replace(running, note=f"{running.note} {note}".strip())
+    if not set(branch.state) - set(graph.state):
+        return running
+    both = merged(running, branch)
+    drawn = both.chance()
+    if drawn is None:
+        return both
+    note = f"The training branch draws random numbers ({drawn.name} in {drawn.source}): it was tried, not compared."
+    return replace(both, note=f"{both.note} {note}".strip())
+
+
+def _recorded(
+    model: nn.Module, inputs: Inputs, numbers: bool, *, training: bool = False, watch: bool = False
+) -> OpGraph:
+    """Record in the cheapest way that the model's code bears: it may want numbers, or integers that are plain."""
+    for hollow, watched in ((not numbers, watch), (False, watch)):
+        if hollow or watched:
+            with contextlib.suppress(Exception):
+                copy = clone(model, share)
+                return record(copy, inputs, training=training, hollow=hollow, spent=True, watch=watched)
+    return record(clone(model, share), inputs, training=training, spent=True)
