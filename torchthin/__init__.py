@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from torchthin.pruning.recover import recover
     from torchthin.pruning.result import PruneResult
     from torchthin.pruning.sensitivity import sensitivity
-    from torchthin.report.facts import PruneReport
-    from torchthin.report.inspection_facts import Inspection
+    from torchthin.report.inspection import Inspection
+    from torchthin.report.pruning import PruneReport
     from torchthin.thinning.proof import Proof, verify
     from torchthin.thinning.recipe import Recipe
 
@@ -52,9 +52,9 @@ __all__ = [
 # What needs torch is imported at first use, so that `torchthin --help` answers without it.
 _LAZY = {
     "Comparison": "torchthin.pruning.comparison.comparison",
-    "Inspection": "torchthin.report.inspection_facts",
+    "Inspection": "torchthin.report.inspection",
     "Proof": "torchthin.thinning.proof",
-    "PruneReport": "torchthin.report.facts",
+    "PruneReport": "torchthin.report.pruning",
     "PruneResult": "torchthin.pruning.result",
     "Pruner": "torchthin.pruning.gradual.pruner",
     "Recipe": "torchthin.thinning.recipe",

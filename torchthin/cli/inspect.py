@@ -14,7 +14,7 @@ from torchthin.cli.options import add_model_arguments
 from torchthin.errors import TargetMissedError
 
 if TYPE_CHECKING:
-    from torchthin.report.inspection_facts import Inspection
+    from torchthin.report.inspection import Inspection
 
 DESCRIPTION = "Show what of a model can be pruned, in which groups, and what is in the way of the rest."
 EXAMPLE = """\

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from rich import box
-from rich.table import Table
-
 from torchthin.max7800x.cost.network import LayerCost, NetworkCost
 from torchthin.max7800x.report import ChipChange, ChipReport
-from torchthin.report.text import table_lines
+from torchthin.report.tables import table
 
 _HEADINGS = (
     "channels",
@@ -27,7 +24,7 @@ def chip_text(report: ChipReport) -> str:
     cost = report.cost
     return "\n".join(
         [
-            *table_lines(_table(cost)),
+            *_table(cost),
             "",
             _weights(cost),
             _cycles(cost),
@@ -38,15 +35,9 @@ def chip_text(report: ChipReport) -> str:
     )
 
 
-def _table(cost: NetworkCost) -> Table:
-    table = Table(box=box.MARKDOWN)
-    table.add_column("layer")
-    table.add_column("kind")
-    for heading in _HEADINGS:
-        table.add_column(heading, justify="right")
-    for layer in cost.layers:
-        table.add_row(layer.name, layer.kind, *_cells(layer))
-    return table
+def _table(cost: NetworkCost) -> list[str]:
+    rows = [(layer.name, layer.kind, *_cells(layer)) for layer in cost.layers]
+    return table(("layer", "kind", *_HEADINGS), rows, left=(0, 1))
 
 
 def _cells(layer: LayerCost) -> tuple[str, ...]:
@@ -97,19 +88,18 @@ def _verdict(report: ChipReport) -> list[str]:
 
 def change_text(change: ChipChange) -> str:
     """Return the table of layers before and after, and the totals beside those of a uniform cut."""
-    table = Table(box=box.MARKDOWN)
-    table.add_column("layer")
-    for heading in ("channels", "words", "cycles", "cycles saved"):
-        table.add_column(heading, justify="right")
-    for old, new in zip(change.before.layers, change.after.layers, strict=True):
-        table.add_row(
+    rows = [
+        (
             old.name,
             _moved(f"{old.in_channels} to {old.out_channels}", f"{new.in_channels} to {new.out_channels}"),
             _moved(f"{old.kernel_words:,}", f"{new.kernel_words:,}"),
             _moved(f"{old.cycles:,}", f"{new.cycles:,}"),
             f"{old.cycles - new.cycles:,}",
         )
-    return "\n".join([*table_lines(table), "", *_totals(change)])
+        for old, new in zip(change.before.layers, change.after.layers, strict=True)
+    ]
+    lines = table(("layer", "channels", "words", "cycles", "cycles saved"), rows)
+    return "\n".join([*lines, "", *_totals(change)])
 
 
 def _moved(old: str, new: str) -> str:

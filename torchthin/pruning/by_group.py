@@ -25,7 +25,7 @@ from torchthin.pruning.evidence import by_importance
 from torchthin.pruning.result import PruneResult
 from torchthin.pruning.thinned_result import thinned_result
 from torchthin.pruning.within_budget import budget_facts, plan_within
-from torchthin.report.facts import Filters, build_report
+from torchthin.report.pruning import Filters, build_report
 from torchthin.selection.allocation import by_allocation
 from torchthin.selection.budget import ByBudget, by_budget
 from torchthin.selection.selectors import ByImportance

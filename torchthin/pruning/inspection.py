@@ -16,7 +16,7 @@ from torchthin.graph.inputs import as_inputs, on_device_of
 from torchthin.graph.model import check_model
 from torchthin.graph.parametrized import DerivedWeight
 from torchthin.graph.trace import trace
-from torchthin.report.inspection_facts import FrozenFacts, GroupFacts, Inspection
+from torchthin.report.inspection import FrozenFacts, GroupFacts, Inspection
 from torchthin.selection.channels import select_channels
 from torchthin.selection.decision import Decision
 from torchthin.selection.selectors import makers, maskable, masks_of

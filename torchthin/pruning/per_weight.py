@@ -15,7 +15,7 @@ from torchthin.importance.scores import ranked
 from torchthin.pruning.counts import count_of, planned_sparsities, units_asked
 from torchthin.pruning.result import PruneResult
 from torchthin.pruning.thinned_result import thinned_result
-from torchthin.report.facts import Filters, build_report
+from torchthin.report.pruning import Filters, build_report
 from torchthin.selection.channels import select_channels, select_weights
 from torchthin.selection.distiller import distiller_masks
 from torchthin.selection.distiller_backend import backend_masks

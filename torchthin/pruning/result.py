@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from torchthin.config import PruneConfig
 from torchthin.pruning.save import save_pruned
-from torchthin.report.facts import PruneReport
+from torchthin.report.pruning import PruneReport
 from torchthin.thinning.proof import Proof
 from torchthin.thinning.recipe import Recipe
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from torchthin.config import PruneConfig
 from torchthin.io.checkpoints import PrunedCheckpoint, write_checkpoint
-from torchthin.report.facts import PruneReport
+from torchthin.report.pruning import PruneReport
 from torchthin.report.version import version
 from torchthin.thinning.recipe import Recipe
 

@@ -11,7 +11,7 @@ from torchthin.config import PruneConfig
 from torchthin.graph.cost import measure
 from torchthin.graph.inputs import Inputs
 from torchthin.pruning.result import PruneResult
-from torchthin.report.facts import PruneReport
+from torchthin.report.pruning import PruneReport
 from torchthin.thinning.apply import apply_
 from torchthin.thinning.plan import (
     Plan,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torchthin.errors import TargetMissedError
 from torchthin.graph.cost import Cost, measure
 from torchthin.graph.trace import Traced
-from torchthin.report.budget_facts import BudgetFacts
+from torchthin.report.pruning import BudgetFacts
 from torchthin.selection.budget import ByBudget
 from torchthin.thinning.build import thin_copy
 from torchthin.thinning.plan import Plan, find_plan

@@ -21,7 +21,7 @@ from torchthin.io.distributed import rank_and_count, take_from_first_
 from torchthin.recovery.batchnorm import recalibrate_
 from torchthin.recovery.distillation import Distillation, Progress, distill_
 from torchthin.recovery.reconstruction import reconstruct_
-from torchthin.report.recovery_facts import RecoveryFacts, Stage
+from torchthin.report.recovery import RecoveryFacts, Stage
 from torchthin.thinning.build import thin_copy
 from torchthin.thinning.recipe import Recipe, check_fits
 

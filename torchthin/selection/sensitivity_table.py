@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 from collections.abc import Mapping
@@ -11,14 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
 from torchthin.errors import ConfigError, one_line
+from torchthin.report.tables import table
 
 VERSION = 1
-_WIDTH = 10_000
 
 
 @dataclass(frozen=True)
@@ -116,24 +112,18 @@ class Sensitivity:
                 )
 
     def __str__(self) -> str:
-        table = Table(box=box.MARKDOWN)
-        table.add_column("group")
-        table.add_column("channels", justify="right")
-        for ratio in self.ratios:
-            table.add_column(f"{100 * ratio:g} %", justify="right")
+        rows = []
         for curve in self.groups:
             known = dict(zip(curve.gone, curve.losses, strict=True))
             cells = [known.get(math.floor(ratio * curve.size)) for ratio in self.ratios]
             texts = ["" if loss is None else f"{loss:.4g}" for loss in cells]
-            table.add_row(curve.name, str(curve.size), *texts)
-        stream = io.StringIO()
-        Console(file=stream, width=_WIDTH, color_system=None, markup=False, highlight=False).print(table)
+            rows.append((curve.name, str(curve.size), *texts))
         what = (
             "squared distance to the dense outputs, as a share of their squared size"
             if self.metric == "distance"
             else f"{self.metric} lost, of {self.dense:g}"
         )
-        lines = [line.rstrip() for line in stream.getvalue().splitlines() if line.strip()]
+        lines = table(("group", "channels", *(f"{100 * ratio:g} %" for ratio in self.ratios)), rows)
         return "\n".join([*lines, "", f"Loss: {what}; which channels go first says {self.criterion}."])
 
 

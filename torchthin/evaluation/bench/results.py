@@ -6,10 +6,7 @@ import statistics
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rich import box
-from rich.table import Table
-
-from torchthin.report.text import table_lines
+from torchthin.report.tables import table
 
 
 @dataclass(frozen=True)
@@ -91,22 +88,22 @@ class BenchResult:
         }
 
     def __str__(self) -> str:
-        table = Table(box=box.MARKDOWN)
-        for name in ("", "dense", "thinned", "dense / thinned"):
-            table.add_column(name, justify="right" if name else "left")
-        for timing in self.timings:
-            old, new = spread(timing.dense_ms), spread(timing.thinned_ms)
-            table.add_row(f"{timing.runtime}, ms", _span(old), _span(new), f"{timing.speedup:.2f}")
+        rows = [
+            (f"{t.runtime}, ms", _span(t.dense_ms), _span(t.thinned_ms), f"{t.speedup:.2f}")
+            for t in self.timings
+        ]
         for key, label in _SIZES.items():
             before, after = getattr(self.dense, key), getattr(self.thinned, key)
             if before is not None and after is not None:
-                table.add_row(label, f"{before:,}", f"{after:,}", f"{before / after:.2f}" if after else "")
+                ratio = f"{before / after:.2f}" if after else ""
+                rows.append((label, f"{before:,}", f"{after:,}", ratio))
         how = (
             f"Medians of {self.repeats} runs in turns (dense, thinned, dense, ...), 10th to 90th percentile in "
             f"brackets, after {self.warmup} unmeasured runs of each; {self.threads} thread{'s' if self.threads > 1 else ''}, "
             f"{self.device}, {self.processor}."
         )
-        return "\n".join([*table_lines(table), "", how, *(f"Note: {note}" for note in self.notes)])
+        lines = table(("", "dense", "thinned", "dense / thinned"), rows)
+        return "\n".join([*lines, "", how, *(f"Note: {note}" for note in self.notes)])
 
 
 _SIZES = {
@@ -117,5 +114,6 @@ _SIZES = {
 }
 
 
-def _span(times: dict[str, float]) -> str:
+def _span(times_ms: tuple[float, ...]) -> str:
+    times = spread(times_ms)
     return f"{times['median']:.3f} ({times['p10']:.3f} to {times['p90']:.3f})"

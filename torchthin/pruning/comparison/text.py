@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from rich import box
-from rich.table import Table
-
 from torchthin.pruning.comparison.comparison import WITHIN, Comparison
 from torchthin.pruning.comparison.row import Row
-from torchthin.report.text import table_lines
+from torchthin.report.tables import table
 
 _NAMES = {
     "macs": "MACs",
@@ -23,7 +20,7 @@ def comparison_text(found: Comparison, cost: str = "macs", within: float = WITHI
     failed = [f"Failed, {row.name}: {row.failure}" for row in found.rows if row.failure is not None]
     noted = [f"Note, {row.name}: {'; '.join(row.notes)}." for row in (found.dense, *found.rows) if row.notes]
     lines = [
-        *table_lines(_table(found, cost)),
+        *_table(found, cost),
         "",
         _told_value(found),
         f"* no other row is as good and has as few {_NAMES[cost]}."
@@ -58,25 +55,21 @@ def _told_value(found: Comparison) -> str:
     return "distance: mean squared error of the outputs in units of the dense outputs' variance; lower is better."
 
 
-def _table(found: Comparison, cost: str) -> Table:
+def _table(found: Comparison, cost: str) -> list[str]:
     rows = sorted(found.rows, key=lambda row: (row.failure is not None, -(row.macs or 0)))
     every = (found.dense, *rows)
     best = found.front(cost)
-    table = Table(box=box.MARKDOWN)
-    headings = ["method", "criterion", "target"]
+    headings = ("", "method", "criterion", "target")
     figures = ["MACs", "parameters", "bytes", "channel sparsity", "metric" if found.labelled else "distance"]
     shows_latency = any(row.latency_ms is not None for row in every)
     shows_cycles = any(row.cycles is not None for row in every)
     figures += ["latency ms"] * shows_latency + ["of dense"] * shows_latency + ["cycles"] * shows_cycles
-    for heading in ("", *headings):
-        table.add_column(heading)
-    for heading in (*figures, "seconds"):
-        table.add_column(heading, justify="right")
+    lines = []
     for row in every:
         mark = "*" if row in best else "failed" if row.failure is not None else ""
         cells = _cells(row, shows_latency, shows_cycles)
-        table.add_row(mark, row.method, row.criterion, row.target, *cells, f"{row.seconds:.1f}")
-    return table
+        lines.append((mark, row.method, row.criterion, row.target, *cells, f"{row.seconds:.1f}"))
+    return table((*headings, *figures, "seconds"), lines, left=range(len(headings)))
 
 
 def _cells(row: Row, latency: bool, cycles: bool) -> list[str]:

@@ -22,7 +22,7 @@ from torchthin.pruning.gradual.evidence import Evidence, Gradients
 from torchthin.pruning.gradual.mask_state import composed, recipe_entry, recipe_of
 from torchthin.pruning.gradual.sharding import WholeTensors
 from torchthin.pruning.gradual.thinned_groups import shrunk, staying
-from torchthin.report.facts import Filters, share
+from torchthin.report.pruning import Filters, share
 from torchthin.selection.channels import select_channels
 from torchthin.selection.selectors import Chosen, masks_of
 from torchthin.thinning.recipe import Recipe

@@ -13,7 +13,7 @@ from torchthin.pruning.gradual.sparsity_schedule import When
 from torchthin.pruning.gradual.thinned_groups import full_size
 from torchthin.pruning.in_place import Thinned
 from torchthin.pruning.result import PruneResult
-from torchthin.report.facts import PruneReport, build_report
+from torchthin.report.pruning import PruneReport, build_report
 
 
 def result_of(

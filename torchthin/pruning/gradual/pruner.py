@@ -34,7 +34,7 @@ from torchthin.pruning.gradual.sharding import is_sharded
 from torchthin.pruning.gradual.sparsity_schedule import Curve, plan_steps
 from torchthin.pruning.in_place import Thinned, carry_out_, plan_thinning
 from torchthin.pruning.result import PruneResult
-from torchthin.report.facts import PruneReport
+from torchthin.report.pruning import PruneReport
 from torchthin.selection.masks import apply_masks_
 from torchthin.thinning.apply import apply_
 

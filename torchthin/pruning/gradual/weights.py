@@ -14,7 +14,7 @@ from torchthin.errors import InputError
 from torchthin.io.distributed import from_first
 from torchthin.pruning.gradual.mask_state import composed, recipe_entry, recipe_of
 from torchthin.pruning.gradual.sharding import WholeTensors
-from torchthin.report.facts import Filters, share
+from torchthin.report.pruning import Filters, share
 from torchthin.selection.channels import prune_count, select_weights
 from torchthin.selection.targets import Target
 from torchthin.thinning.recipe import Recipe, cut

@@ -1,4 +1,4 @@
-"""The facts of a pruning run, numbers only.
+"""What a pruning run achieved, as facts and as text.
 
 Sparsity is always a share in 0..1 of something named:
 - ``channel_sparsity``: filters masked as a whole / filters, of the targeted weights;
@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from torchthin.config import PruneConfig
 from torchthin.graph.clone import state_tensors
-from torchthin.report.budget_facts import BudgetFacts
-from torchthin.report.recovery_facts import RecoveryFacts
+from torchthin.report.recovery import RecoveryFacts
+from torchthin.report.tables import table
 from torchthin.thinning.proof import Proof
 
 SECTION_KEYS = ("chip",)
@@ -46,6 +46,22 @@ class LayerFacts:
     """Channels (structured) or weights (unstructured) that the target stands for in this weight."""
     channel_sparsity: float
     weight_sparsity: float
+
+
+@dataclass(frozen=True)
+class BudgetFacts:
+    """What one budget allowed, and what the thinned model costs."""
+
+    name: str
+    """``parameters`` or ``macs`` (of one forward pass on the example inputs)."""
+    limit: int
+    before: int
+    after: int
+
+    def __str__(self) -> str:
+        unit = "MACs" if self.name == "macs" else self.name
+        share = self.after / self.before if self.before else 1.0
+        return f"Budget: at most {self.limit:,} of {self.before:,} {unit}, reached {self.after:,} ({100 * share:.2f} %)."
 
 
 class Section(Protocol):
@@ -126,9 +142,7 @@ class PruneReport:
         return next((section for section in self.sections if section.key == key), None)
 
     def __str__(self) -> str:
-        from torchthin.report.text import report_text  # text imports these facts
-
-        return report_text(self)
+        return "\n".join([*_layer_table(self), "", *_summary(self)])
 
 
 def _plain(value: Any) -> Any:
@@ -232,3 +246,85 @@ def build_report(
         parameters=total,
         parameter_bytes=sum(parameter.numel() * parameter.element_size() for parameter in parameters),
     )
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.2f} %"
+
+
+def _layer_table(report: PruneReport) -> list[str]:
+    headings = ("weight", "shape", "channels pruned", "channel sparsity", "weights zeroed", "weight sparsity")
+    rows = [_row(layer.name, "x".join(map(str, layer.shape)), layer) for layer in report.layers]
+    return table(headings, [*rows, _row("total", "", report)])
+
+
+def _row(name: str, shape: str, facts: LayerFacts | PruneReport) -> tuple[str, ...]:
+    return (
+        name,
+        shape,
+        f"{facts.pruned_channels} of {facts.filters}",
+        _percent(facts.channel_sparsity),
+        f"{facts.zeroed_weights:,} of {facts.weights:,}",
+        _percent(facts.weight_sparsity),
+    )
+
+
+def _summary(report: PruneReport) -> list[str]:
+    unit = "channels" if report.structured else "weights"
+    achieved = report.channel_sparsity if report.structured else report.weight_sparsity
+    where = "over all groups together" if report.scope == "global" else "per layer, rounded down"
+    compat = f", as {report.compat}" if report.compat else ""
+    asked = (
+        f"{report.method}{compat}: asked {_percent(report.target_sparsity)} of the {unit} ({where}), "
+        f"achieved {_percent(achieved)}" + ("." if report.target_reached else ": TARGET MISSED.")
+    )
+    for section in report.sections:
+        asked = f"{report.method}: channels {section.choice}, {_percent(achieved)} of them go."
+    if report.budgets:
+        where = "by score over all groups" if report.scope == "global" else "the same share of every group"
+        asked = (
+            f"{report.method}: {_percent(achieved)} of the channels go to stay within the budget ({where})."
+        )
+    lines = [
+        *map(str, report.budgets),
+        *map(str, report.sections),
+        asked,
+        f"All parameters: {report.zeroed_weights:,} of {report.parameters:,} zeroed "
+        f"({_percent(report.model_weight_sparsity)}); {report.parameter_bytes:,} bytes.",
+    ]
+    lines += _thinning(report)
+    if report.recovery is not None:
+        lines += [str(report.recovery), *(f"Note: {note}" for note in report.recovery.notes)]
+    if report.kept:
+        lines.append(f"Kept whole as asked: {', '.join(report.kept)}.")
+    return lines + [f"Note: {note}" for note in report.notes]
+
+
+def _change(name: str, before: int, after: int) -> str:
+    return f"{name} {before:,} -> {after:,} ({_percent(after / before if before else 1.0)})"
+
+
+def _thinning(report: PruneReport) -> list[str]:
+    """What removing the channels brought, and the proof."""
+    if report.thinned_parameters is None or report.thinned_parameter_bytes is None:
+        return []
+    parts = [
+        _change("parameters", report.parameters, report.thinned_parameters),
+        _change("bytes", report.parameter_bytes, report.thinned_parameter_bytes),
+    ]
+    if report.macs is not None and report.thinned_macs is not None:
+        parts.append(_change("MACs", report.macs, report.thinned_macs))
+    lines = [f"Thinned: {', '.join(parts)}."]
+    if report.proof is None:
+        return [*lines, "Nothing was removed."]
+    proof = report.proof
+    lines.append(
+        f"Proof ({proof.dtype}, example and fresh random inputs): the thinned model is off by {proof.relative:.1e} of the "
+        f"output's largest value from the masked model with its dead channels as constants, by "
+        f"{proof.relative_to_masked:.1e} from the masked model as it is."
+    )
+    if report.inexact:
+        shown = "; ".join(report.inexact[:3])
+        more = f"; and {len(report.inexact) - 3} more" if len(report.inexact) > 3 else ""
+        lines.append(f"Not exact by nature: {shown}{more}.")
+    return lines

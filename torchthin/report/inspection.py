@@ -1,0 +1,105 @@
+"""What of a model can be pruned, and what is in the way of the rest, as facts and as text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torchthin.report.tables import table
+
+_SHOWN = 4
+"""Members of a group, and unused parameters, that are named; of the rest the number is given."""
+
+
+@dataclass(frozen=True)
+class GroupFacts:
+    """A group in numbers."""
+
+    name: str
+    channels: int
+    makers: tuple[str, ...]
+    """Weights whose filters are the group's channels."""
+    followers: tuple[str, ...]
+    """Every other parameter axis that is cut with them, as ``name[axis]``."""
+    balanced: bool
+    """Equal numbers must go from parts of the group."""
+
+
+@dataclass(frozen=True)
+class FrozenFacts:
+    """Channels of a weight that stay."""
+
+    weight: str
+    channels: int
+    """How many of its filters stay for this reason."""
+    reason: str
+    """What is in the way, the operator, the module's path and the line of its code."""
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What can be pruned and what cannot."""
+
+    groups: tuple[GroupFacts, ...]
+    frozen: tuple[FrozenFacts, ...]
+    """Filters of weights that make channels and may not go, with op, module and source line."""
+    unknown_ops: tuple[str, ...]
+    """Operators without a rule that met channels; what went in is frozen."""
+    unused: tuple[str, ...]
+    """Parameters that the recorded run did not read; they stay whole."""
+    proved: bool
+    """Whether a trial cut of half of every group ran and agreed with the masked model."""
+
+    @property
+    def prunable(self) -> int:
+        """Number of channels in groups from which something can go."""
+        return sum(group.channels for group in self.groups if group.channels > 1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all facts as JSON types."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        lines = _group_table(self.groups) if self.groups else []
+        return "\n".join([*lines, *([""] if lines else []), *_summary(self)])
+
+
+def _group_table(groups: Sequence[GroupFacts]) -> list[str]:
+    headings = ("group", "channels", "filters of", "cut with them", "equal parts")
+    rows = [
+        (
+            group.name,
+            str(group.channels),
+            _some(group.makers),
+            _some(group.followers),
+            "yes" if group.balanced else "",
+        )
+        for group in groups
+    ]
+    return table(headings, rows, left=(0, 2, 3, 4))
+
+
+def _summary(inspection: Inspection) -> list[str]:
+    count = len(inspection.groups)
+    proved = (
+        "a trial cut of half of every group ran and agreed with the masked model"
+        if inspection.proved and count
+        else "no trial cut was made"
+    )
+    lines = [f"{count} groups of {inspection.prunable} channels can be pruned; {proved}."]
+    if not inspection.prunable:
+        lines = ["Nothing can be pruned."]
+    lines += [
+        f"Frozen: {item.channels} filters of {item.weight}, {item.reason}." for item in inspection.frozen
+    ]
+    if inspection.unknown_ops:
+        lines.append(f"Operators without a rule, what goes in stays: {', '.join(inspection.unknown_ops)}.")
+    if inspection.unused:
+        lines.append(f"Parameters that the run did not use, they stay whole: {_some(inspection.unused)}.")
+    return lines
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
