@@ -219,7 +219,8 @@ def _prune(
     from torchthin.cli.paths import refuse_same_files
     from torchthin.cli.report_files import check_report, command_line, network_of, write_report
     from torchthin.graph.inputs import from_shapes
-    from torchthin.io.checkpoints import check_destination, load_into, read_checkpoint
+    from torchthin.io.atomic import check_destination
+    from torchthin.io.checkpoints import load_into, read_checkpoint
     from torchthin.pruning.load import shrink_to_, with_recipe
     from torchthin.pruning.one_shot import prune_with
     from torchthin.report.record import run_record

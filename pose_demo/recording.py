@@ -11,7 +11,7 @@ from torch import nn
 from pose_demo.files import write_whole
 from pose_demo.score import score_validation
 from pose_demo.student import ARCH, PoseStudent
-from torchthin.io.checkpoints.states import read_state
+from torchthin.io.checkpoints import read_state
 
 
 def save_student(path: Path, model: nn.Module, steps: int, extras: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from torchthin.io.checkpoints.states import read_state
+from torchthin.io.checkpoints import read_state
 from torchthin.max7800x.ai8x.layers import Conv2d, FusedConv2dBNReLU, FusedMaxPoolConv2dBNReLU
 
 INPUT_SHAPE = (3, 128, 128)

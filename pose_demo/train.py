@@ -27,7 +27,7 @@ from pose_demo.student import PoseStudent
 from pose_demo.targets import heatmap_targets, paf_targets
 from pose_demo.validation import PoseData
 from torchthin.errors import TorchthinError
-from torchthin.io.checkpoints.states import read_state
+from torchthin.io.checkpoints import read_state
 
 _log = logging.getLogger(__name__)
 _CHECK_SEED = 10**9

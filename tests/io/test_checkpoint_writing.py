@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 from safetensors import safe_open
 
 from torchthin.errors import CheckpointError
-from torchthin.io.checkpoints import PrunedCheckpoint, check_destination, read_checkpoint, write_checkpoint
-from torchthin.io.checkpoints import write as writing_module
+from torchthin.io.atomic import check_destination
+from torchthin.io.checkpoints import PrunedCheckpoint, read_checkpoint, write_checkpoint
 
 
 def contents(**changes: Any) -> PrunedCheckpoint:
@@ -147,8 +148,8 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(
             raise KeyboardInterrupt
         raise OSError(28, "No space left on device")
 
-    def half(contents: object, target: Path, *rest: object) -> None:
-        Path(target).write_bytes(b"half")
+    def half(contents: object, target: Any, *rest: object) -> None:
+        Path(getattr(target, "name", target)).write_bytes(b"half")
         fail()
 
     if failing == "fsync":
@@ -156,8 +157,8 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(
     elif failing == "rename":
         monkeypatch.setattr(Path, "replace", fail)
     else:
-        monkeypatch.setattr(writing_module, "_save_torch", half)
-        monkeypatch.setattr(writing_module, "save_file", half)
+        monkeypatch.setattr(torch, "save", half)
+        monkeypatch.setattr(safetensors.torch, "save_file", half)
     expected = KeyboardInterrupt if failing == "interrupt" else CheckpointError
     with pytest.raises(expected) as raised:
         write_checkpoint(path, contents())

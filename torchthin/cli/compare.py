@@ -175,7 +175,7 @@ def run(options: CompareOptions) -> int:
 
 
 def _draw(found: Comparison, path: Path, cost: str) -> None:
-    from torchthin.io.checkpoints.atomic import write_whole
+    from torchthin.io.atomic import write_whole
     from torchthin.pruning.comparison.plot import draw
 
     try:
@@ -195,7 +195,7 @@ def _check_output(options: CompareOptions) -> None:
     if not given:
         raise ConfigError(f"The cost {options.cost} needs {flag}.")
     if options.plot is not None:
-        from torchthin.io.checkpoints import check_destination
+        from torchthin.io.atomic import check_destination
         from torchthin.report.plots import check_plots
 
         check_plots()

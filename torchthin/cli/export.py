@@ -113,7 +113,7 @@ def run(options: ExportOptions) -> int:
 
 def _export(options: ExportOptions) -> Files:
     from torchthin.cli.paths import refuse_same_files
-    from torchthin.io.checkpoints import check_destination
+    from torchthin.io.atomic import check_destination
 
     for path in options.to:
         check_destination(path)

@@ -10,7 +10,7 @@ from torchthin.cli.synthesis import ready
 from torchthin.cli.training_file import write_for_training
 from torchthin.errors import ConfigError
 from torchthin.graph.inputs import own_example
-from torchthin.io.checkpoints import check_destination
+from torchthin.io.atomic import check_destination
 from torchthin.max7800x.class_file.source import class_source, write_source
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ from torchthin.errors import (
     one_line,
 )
 from torchthin.io.calibration import Calibration
-from torchthin.io.checkpoints.states import read_state, write_state
+from torchthin.io.checkpoints import read_state, write_state
 from torchthin.io.factory import named_function, told
 from torchthin.pruning.gradual.pruner import Pruner
 from torchthin.pruning.gradual.random_state import random_states, seed_all_, set_random_states_

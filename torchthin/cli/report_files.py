@@ -19,7 +19,7 @@ def check_report(report: str | None, plots: str | None) -> None:
         ConfigError: the page does not end in .html.
         InputError: a place cannot be written to, or a package is missing.
     """
-    from torchthin.io.checkpoints import check_destination
+    from torchthin.io.atomic import check_destination
     from torchthin.report.plots import check_plots
 
     if report is not None:
@@ -84,7 +84,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def _whole(path: Path, write: Any) -> None:
-    from torchthin.io.checkpoints.atomic import write_whole
+    from torchthin.io.atomic import write_whole
 
     try:
         write_whole(path, write)

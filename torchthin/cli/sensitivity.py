@@ -117,7 +117,7 @@ def run(options: SensitivityOptions) -> int:
 
 
 def _save(path: Path, table: Sensitivity) -> None:
-    from torchthin.io.checkpoints.atomic import write_whole
+    from torchthin.io.atomic import write_whole
 
     text = json.dumps(table.to_dict(), indent=2) + "\n"
     try:
@@ -131,7 +131,7 @@ def _scan(options: SensitivityOptions) -> Sensitivity:
     from torchthin.cli.model import load_model
     from torchthin.cli.outcome import Voice
     from torchthin.cli.paths import files_read, refuse_same_files
-    from torchthin.io.checkpoints import check_destination
+    from torchthin.io.atomic import check_destination
     from torchthin.pruning.sensitivity import sensitivity
 
     if options.save_to is not None:

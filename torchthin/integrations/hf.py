@@ -13,7 +13,7 @@ from typing import Any
 
 from torchthin.errors import ConfigError
 from torchthin.integrations.interval import EPOCH, checked
-from torchthin.io.checkpoints.states import read_state, write_state
+from torchthin.io.checkpoints import read_state, write_state
 from torchthin.pruning.gradual.pruner import Pruner
 
 STATE_FILE = "torchthin_pruner.pt"

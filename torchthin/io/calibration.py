@@ -14,7 +14,7 @@ from torch import Tensor
 
 from torchthin.errors import InputError, one_line
 from torchthin.graph.inputs import Inputs
-from torchthin.io.checkpoints.states import read_saved
+from torchthin.io.checkpoints import read_saved
 from torchthin.io.factory import named_function
 from torchthin.io.noise import noise_like
 

@@ -25,7 +25,7 @@ from torchthin.graph.inputs import Inputs, call
 from torchthin.graph.outputs import output_tensors
 from torchthin.graph.recorder import record
 from torchthin.io.calibration import picked
-from torchthin.io.checkpoints.states import read_state, write_state
+from torchthin.io.checkpoints import read_state, write_state
 from torchthin.io.distributed import (
     average_,
     digest_of,

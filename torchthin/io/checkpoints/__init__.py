@@ -1,16 +1,18 @@
-"""Checkpoint files: read without running any code of theirs, fitted to a model, written whole or not."""
+"""Checkpoint files: read without running any code of theirs, compared with a model, written complete or not at all."""
 
 from torchthin.io.checkpoints.content import Checkpoint
-from torchthin.io.checkpoints.fit import load_into, refuse_bad_numbers
-from torchthin.io.checkpoints.read import read_checkpoint
-from torchthin.io.checkpoints.write import PrunedCheckpoint, check_destination, write_checkpoint
+from torchthin.io.checkpoints.fit import load_into
+from torchthin.io.checkpoints.read import read_checkpoint, read_saved, read_state
+from torchthin.io.checkpoints.write import PrunedCheckpoint, write_checkpoint, write_state, write_torch
 
 __all__ = [
     "Checkpoint",
     "PrunedCheckpoint",
-    "check_destination",
     "load_into",
     "read_checkpoint",
-    "refuse_bad_numbers",
+    "read_saved",
+    "read_state",
     "write_checkpoint",
+    "write_state",
+    "write_torch",
 ]

@@ -1,4 +1,4 @@
-"""What a checkpoint holds, whatever its file format: nested dictionaries -> :class:`Checkpoint`."""
+"""What a checkpoint holds, in any file format: nested dictionaries -> :class:`Checkpoint`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from torchthin.errors import CheckpointError
-from torchthin.io.checkpoints.inert import StoredRecipe, foreign_origin
+from torchthin.io.checkpoints.safe_pickle import StoredRecipe, foreign_origin, unsafe
 
 STATE_KEYS = ("state_dict", "model", "model_state", "model_state_dict")
 """Where a checkpoint may keep its state dict, in this order; or it is the state dict itself."""
@@ -28,46 +28,37 @@ class Checkpoint:
     epoch: int = 0
     arch: str | None = None
     extras: dict[str, Any] = field(default_factory=dict)
-    """The file's ``extras``, less what is neither a plain type nor a tensor."""
+    """The file's ``extras`` without what is neither a plain type nor a tensor."""
     masks: dict[str, torch.Tensor] = field(default_factory=dict)
-    """Bool tensors, True = keep; empty when the file was not pruned by this package."""
+    """Bool tensors, True = kept; empty when the file was not pruned by this package."""
     torchthin: dict[str, Any] | None = None
     """The entry this package writes: version, config, report."""
     thinning_recipes: tuple[StoredRecipe, ...] = ()
-    """What Distiller thinned the full-size class by, in its own terms."""
+    """Distiller's recipes from the full-size class to the saved model, as Distiller wrote them."""
     skipped: tuple[str, ...] = ()
     """Entries left out because they hold foreign classes, as ``"optimizer_type (torch.optim.adam.Adam)"``."""
 
 
 def checkpoint_from(path: Path, raw: object) -> Checkpoint:
-    """Return what `raw`, read from `path`, holds. Foreign parts are :class:`~torchthin.io.checkpoints.inert.Foreign`.
+    """Return what `raw`, read from `path`, holds. Foreign parts are `torchthin.io.checkpoints.safe_pickle.Foreign`.
 
     Raises:
-        CheckpointError: there is no state dict, or it holds what is no tensor.
+        CheckpointError: there is no state dict, or it holds something else than tensors.
     """
     if (origin := foreign_origin(raw)) is not None:
-        raise CheckpointError(
-            f"The checkpoint {path} is refused: it holds an object of the class {origin}, and loading that can "
-            "run code. Save model.state_dict() instead."
-        )
+        raise unsafe(path, f"an object of the class {origin}")
     if not isinstance(raw, Mapping):
         raise CheckpointError(
-            f"The checkpoint {path} must hold a state dict. It holds {_named(raw)}. "
-            "Save model.state_dict() instead."
+            f"The checkpoint {path} must hold a state dict. It holds {_type_of(raw)}. Save model.state_dict() instead."
         )
-    return _from_mapping(path, raw)
-
-
-def _from_mapping(path: Path, raw: Mapping[Any, Any]) -> Checkpoint:
     state = _find_state(path, raw)
     entries = {} if state is raw else raw
     skipped: list[str] = []
     extras = _plain_part(entries.get("extras"), "extras", skipped)
-    masks = entries.get("masks")
-    record = entries.get("torchthin")
+    masks, record, arch = entries.get("masks"), entries.get("torchthin"), entries.get("arch")
     recipes = entries.get("thinning_recipes")
-    recipes = recipes if isinstance(recipes, list) else []
-    recipes = recipes if all(isinstance(recipe, StoredRecipe) for recipe in recipes) else []
+    if not isinstance(recipes, list) or not all(isinstance(recipe, StoredRecipe) for recipe in recipes):
+        recipes = []
     for key, value in entries.items():
         if key not in (*STATE_KEYS, "extras") and value is not recipes:
             _plain_part(value, str(key), skipped)
@@ -75,7 +66,7 @@ def _from_mapping(path: Path, raw: Mapping[Any, Any]) -> Checkpoint:
         path=path,
         state_dict=_unwrapped(_checked_state(path, state)),
         epoch=_whole_number(entries.get("epoch")),
-        arch=entries["arch"] if isinstance(entries.get("arch"), str) else None,
+        arch=arch if isinstance(arch, str) else None,
         extras=extras if isinstance(extras, dict) else {},
         masks=dict(masks) if isinstance(masks, Mapping) and isinstance(record, Mapping) else {},
         torchthin=dict(record) if isinstance(record, Mapping) else None,
@@ -90,11 +81,7 @@ def _find_state(path: Path, raw: Mapping[Any, Any]) -> Mapping[Any, Any]:
         if isinstance(value, Mapping):
             return value
         if (origin := foreign_origin(value)) is not None:
-            raise CheckpointError(
-                f"The checkpoint {path} is refused: it holds the class {origin} under {key!r}, and loading "
-                "that can "
-                "run code. Save model.state_dict() instead."
-            )
+            raise unsafe(path, f"the class {origin} under {key!r}")
     if any(isinstance(value, torch.Tensor) for value in raw.values()):
         return raw
     found = ", ".join(map(repr, list(raw)[:5])) or "nothing"
@@ -112,7 +99,7 @@ def _checked_state(path: Path, state: Mapping[Any, Any]) -> dict[str, Any]:
         if not isinstance(value, torch.Tensor):
             _plain_part(value, key, found)
             if found or not key.endswith("_extra_state"):
-                held = found[0] if found else f"{key} ({_named(value)})"
+                held = found[0] if found else f"{key} ({_type_of(value)})"
                 raise CheckpointError(
                     f"The state dict of {path} must hold tensors only. It holds {held}. "
                     "Save model.state_dict() instead."
@@ -141,26 +128,20 @@ def _plain_part(
         return None
     if not isinstance(value, Mapping | list | tuple | set):
         return value
-    if id(value) not in memo:  # a container may hold itself, or one other a thousand times
+    if id(value) not in memo:  # a container may hold itself, or another one a thousand times
         memo[id(value)] = None
-        memo[id(value)] = _plain_container(value, name, skipped, memo)
+        if isinstance(value, Mapping):
+            parts = {
+                key: _plain_part(item, name, skipped, memo)
+                for key, item in value.items()
+                if foreign_origin(key) is None
+            }
+            memo[id(value)] = {
+                key: part for key, part in parts.items() if part is not None or value[key] is None
+            }
+        else:
+            memo[id(value)] = type(value)([_plain_part(item, name, skipped, memo) for item in value])
     return memo[id(value)]
-
-
-def _plain_container(
-    value: Mapping[Any, Any] | list[Any] | tuple[Any, ...] | set[Any],
-    name: str,
-    skipped: list[str],
-    memo: dict[int, object],
-) -> object:
-    if isinstance(value, Mapping):
-        parts = {
-            key: _plain_part(item, name, skipped, memo)
-            for key, item in value.items()
-            if foreign_origin(key) is None
-        }
-        return {key: part for key, part in parts.items() if part is not None or value[key] is None}
-    return type(value)([_plain_part(item, name, skipped, memo) for item in value])
 
 
 def _whole_number(value: object) -> int:
@@ -169,5 +150,5 @@ def _whole_number(value: object) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) else 0
 
 
-def _named(value: object) -> str:
+def _type_of(value: object) -> str:
     return f"an object of type {type(value).__name__}"

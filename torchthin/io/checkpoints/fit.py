@@ -1,4 +1,4 @@
-"""A checkpoint's state dict against a model: names, shapes, numbers."""
+"""Whether a checkpoint fits a model: names, shapes, numbers; then its weights are loaded."""
 
 from __future__ import annotations
 
@@ -31,33 +31,12 @@ def load_into(model: nn.Module, checkpoint: Checkpoint) -> None:
     _refuse_other_names(checkpoint, state, own)
     _refuse_other_shapes(checkpoint, state, own)
     _refuse_complex(checkpoint, state, own)
-    refuse_bad_numbers(state, set(dict(model.named_parameters())), f"of {checkpoint.path}")
+    _refuse_bad_numbers(checkpoint, state, set(dict(model.named_parameters())))
     model.load_state_dict(state)
 
 
-def refuse_bad_numbers(state: Mapping[str, Any], parameters: set[str], where: str) -> None:
-    """Raise CheckpointError naming the first tensor with NaN, or, among `parameters`, with an infinite value.
-
-    Buffers may be infinite: attention masks are.
-    """
-    for name, value in state.items():
-        if not isinstance(value, torch.Tensor) or not (value.is_floating_point() or value.is_complex()):
-            continue
-        wide = value.float() if value.element_size() == 1 else value  # float8 has no isnan
-        bad, word = torch.isnan(wide), "NaN"
-        if name in parameters and not bad.any():
-            bad, word = torch.isinf(wide), "infinite values"
-        count = int(bad.sum())
-        if count:
-            raise CheckpointError(
-                f"The weights {where} must be finite numbers. {name} has {word} in {count} of "
-                f"{value.numel()} "
-                "entries; use a checkpoint from before the training diverged."
-            )
-
-
 def _rewrapped(state: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """Put back a wrapper's prefix when the model itself is wrapped."""
+    """Add a wrapper's prefix when the model itself is wrapped."""
     for prefix in WRAPPER_PREFIXES:
         if own and all(name.startswith(prefix) for name in own):
             inner = {name.removeprefix(prefix): value for name, value in own.items()}
@@ -100,13 +79,29 @@ def _refuse_other_shapes(checkpoint: Checkpoint, state: Mapping[str, Any], own: 
 
 
 def _refuse_complex(checkpoint: Checkpoint, state: Mapping[str, Any], own: Mapping[str, Any]) -> None:
-    """Other types become the model's own with their values, but of a complex number a part would be dropped."""
+    """Values are converted to the model's dtypes, but a complex number would lose its imaginary part."""
     for name, value in own.items():
         given = state[name]
         if isinstance(given, torch.Tensor) and given.is_complex() and not value.is_complex():
             raise CheckpointError(
                 f"The checkpoint {checkpoint.path} must have real numbers where the model has. {name} is {given.dtype}, "
                 f"the model has {value.dtype}. Check the model factory and its arguments."
+            )
+
+
+def _refuse_bad_numbers(checkpoint: Checkpoint, state: Mapping[str, Any], parameters: set[str]) -> None:
+    """Refuse NaN everywhere, and infinite values among the parameters: buffers such as attention masks may have those."""
+    for name, value in state.items():
+        if not isinstance(value, torch.Tensor) or not (value.is_floating_point() or value.is_complex()):
+            continue
+        wide = value.float() if value.element_size() == 1 else value  # float8 has no isnan
+        bad, word = torch.isnan(wide), "NaN"
+        if name in parameters and not bad.any():
+            bad, word = torch.isinf(wide), "infinite values"
+        if count := int(bad.sum()):
+            raise CheckpointError(
+                f"The weights of {checkpoint.path} must be finite numbers. {name} has {word} in {count} of "
+                f"{value.numel()} entries; use a checkpoint from before the training diverged."
             )
 
 

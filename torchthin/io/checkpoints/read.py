@@ -1,4 +1,4 @@
-"""Checkpoint file -> :class:`Checkpoint`."""
+"""Files that torch or safetensors wrote -> :class:`Checkpoint`, or the state of a run. Nothing in them is run."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ import tarfile
 import warnings
 import zipfile
 from pathlib import Path
+from typing import Any
 
 from safetensors import safe_open
 
 from torchthin.errors import CheckpointError
-from torchthin.io.checkpoints.checksums import load_checked
+from torchthin.io.checkpoints.archive import load_checked, read_archive
 from torchthin.io.checkpoints.content import Checkpoint, checkpoint_from
-from torchthin.io.checkpoints.inert import read_zip, refuse_foreign
+from torchthin.io.checkpoints.safe_pickle import refuse_foreign
 
 MASK_PREFIX = "torchthin.masks."
-"""In safetensors files, which know only one flat list of tensors, masks are named so."""
+"""In safetensors files, which know only one flat list of tensors, the names of masks begin with it."""
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
@@ -33,28 +34,66 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     """
     path = Path(path)
     try:
-        return _read(path)
+        _refuse_other_files(path)
+        if _is_safetensors(path):
+            return _from_safetensors(path)
+        return checkpoint_from(path, _from_torch(path))
     except CheckpointError:
         raise
     except Exception as error:  # damage can raise anything, anywhere in torch, zipfile or safetensors
-        raise _damaged(path, error) from error
+        raise CheckpointError(
+            f"The checkpoint {path} is damaged or no checkpoint ({_damage(error)}). Save or download it again."
+        ) from error
 
 
-def _read(path: Path) -> Checkpoint:
-    _refuse_other_files(path)
-    if _is_safetensors(path):
-        return _from_safetensors(path)
-    return checkpoint_from(path, _from_torch(path))
-
-
-def refuse_unreadable(path: Path, what: str, cure: str) -> None:
-    """Raise CheckpointError when a file cannot hold anything that torch saved: missing, a folder, empty, cut short.
+def read_saved(path: Path, what: str, cure: str) -> Any:
+    """Return the plain types and tensors in a torch file; nothing in it is run, and its checksums are compared.
 
     Args:
         path: of the file.
-        what: names it in the error, as "checkpoint".
-        cure: the end of the error: what to do about a file that is damaged.
+        what: names it in an error, as "state".
+        cure: the end of an error: what to do.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or holds more than plain types and tensors.
     """
+    _refuse_unreadable(path, what, cure)
+    try:
+        return load_checked(path)
+    except Exception as error:  # damage can raise anything, anywhere in torch or zipfile
+        raise CheckpointError(f"The {what} {path} cannot be read: {_damage(error)}. {cure}") from error
+
+
+def read_state(path: Path, what: str, keys: tuple[str, ...], cure: str) -> dict[str, Any]:
+    """Return what `read_saved` does, which must be a dict with these keys.
+
+    Raises:
+        CheckpointError: it is something else.
+    """
+    content = read_saved(path, what, cure)
+    if not isinstance(content, dict) or not set(keys) <= set(content):
+        raise CheckpointError(
+            f"The {what} {path} must hold {', '.join(keys)}. It holds something else. {cure}"
+        )
+    return content
+
+
+def _refuse_other_files(path: Path) -> None:
+    if path.is_dir():
+        raise CheckpointError(f"The checkpoint {path} must be a file. It is a directory; name a file in it.")
+    if not path.exists():
+        raise CheckpointError(
+            f"The checkpoint {path} does not exist. Check the path given as the checkpoint."
+        )
+    _refuse_unreadable(path, "checkpoint", "Save or download it again.")
+    if not zipfile.is_zipfile(path) and tarfile.is_tarfile(path):
+        raise CheckpointError(
+            f"The checkpoint {path} is a tar archive. Unpack it, or save it again with torch.save."
+        )
+
+
+def _refuse_unreadable(path: Path, what: str, cure: str) -> None:
+    """Raise CheckpointError when a file cannot hold anything that torch saved: missing, a folder, empty, cut short."""
     try:
         with path.open("rb") as file:
             start = file.read(4)
@@ -68,34 +107,14 @@ def refuse_unreadable(path: Path, what: str, cure: str) -> None:
         raise CheckpointError(f"The {what} {path} is damaged: it is cut short. {cure}")
 
 
-def damage(error: Exception) -> str:
+def _damage(error: Exception) -> str:
     """Return in a few words what an exception of torch, zipfile or safetensors says about a file."""
     if isinstance(error, pickle.UnpicklingError):  # torch's text is about how to load without safety
         return "its pickle cannot be read"
     if isinstance(error, KeyError):  # the number of a byte that no pickle begins with
         return "it is not of the form that torch.save writes"
-    reason = str(error).strip().splitlines() or [type(error).__name__]
-    return reason[0][:120]
-
-
-def _refuse_other_files(path: Path) -> None:
-    if path.is_dir():
-        raise CheckpointError(f"The checkpoint {path} must be a file. It is a directory; name a file in it.")
-    if not path.exists():
-        raise CheckpointError(
-            f"The checkpoint {path} does not exist. Check the path given as the checkpoint."
-        )
-    refuse_unreadable(path, "checkpoint", "Save or download it again.")
-    if not zipfile.is_zipfile(path) and tarfile.is_tarfile(path):
-        raise CheckpointError(
-            f"The checkpoint {path} is a tar archive. Unpack it, or save it again with torch.save."
-        )
-
-
-def _damaged(path: Path, error: Exception) -> CheckpointError:
-    return CheckpointError(
-        f"The checkpoint {path} is damaged or no checkpoint ({damage(error)}). Save or download it again."
-    )
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:120]
 
 
 def _from_torch(path: Path) -> object:
@@ -104,7 +123,7 @@ def _from_torch(path: Path) -> object:
     if is_zip:
         _refuse_other_archives(path)
     try:
-        with warnings.catch_warnings():  # old files make torch talk about its own storage classes
+        with warnings.catch_warnings():  # torch warns about its own storage classes in old files
             warnings.simplefilter("ignore")
             return load_checked(path)
     except zipfile.BadZipFile:  # no other reader gets the right bytes either
@@ -113,7 +132,7 @@ def _from_torch(path: Path) -> object:
         if not is_zip:
             refuse_foreign(path)
             raise
-    return read_zip(path)
+    return read_archive(path)
 
 
 def _refuse_other_archives(path: Path) -> None:
@@ -136,11 +155,8 @@ def _is_safetensors(path: Path) -> bool:
         return True
     with path.open("rb") as file:
         start = file.read(9)
-    return (
-        len(start) == 9
-        and start[8:] == b"{"
-        and int.from_bytes(start[:8], "little") + 8 <= path.stat().st_size
-    )
+    length = int.from_bytes(start[:8], "little")
+    return len(start) == 9 and start[8:] == b"{" and length + 8 <= path.stat().st_size
 
 
 def _from_safetensors(path: Path) -> Checkpoint:

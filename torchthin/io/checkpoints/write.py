@@ -1,20 +1,19 @@
-"""Write a pruned checkpoint: plain types and tensors, whole or not at all."""
+"""Write pruned checkpoints and states of runs: plain types and tensors, complete or not at all."""
 
 from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
-from safetensors.torch import save_file
 
 from torchthin.errors import CheckpointError
-from torchthin.io.checkpoints.atomic import write_whole
+from torchthin.io.atomic import reason, write_whole
 from torchthin.io.checkpoints.read import MASK_PREFIX
 
 
@@ -25,7 +24,7 @@ class PrunedCheckpoint:
     state_dict: Mapping[str, Any]
     """Names as in the user's class."""
     masks: Mapping[str, torch.Tensor]
-    """Bool tensors of the weights' shapes, True = keep."""
+    """Bool tensors of the weights' shapes, True = kept."""
     target_sparsity: float
     method: str
     source: str
@@ -38,46 +37,19 @@ class PrunedCheckpoint:
     """This package's entry: version, config, report."""
 
 
-def check_destination(path: str | Path) -> None:
-    """Raise CheckpointError when no file can be written at `path`. Nothing is left behind, no folder made."""
-    path = Path(path)
-    try:
-        path.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        pass
-    except (OSError, ValueError) as error:  # a name too long, or one that no file can have
-        raise CheckpointError(
-            f"The file to save must have a name that the system takes. Got {str(path)[:60]!r}: "
-            f"{getattr(error, 'strerror', None) or error}. Choose another name."
-        ) from error
-    if path.is_dir():
-        raise CheckpointError(f"The file to save must not be a directory. {path} is one; add a file name.")
-    folder = path.absolute().parent
-    while not folder.exists():
-        folder = folder.parent
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise CheckpointError(
-            f"The file to save must be in a folder that can be written to. {folder}: {error.strerror}. "
-            "Choose another place."
-        ) from error
-
-
 def write_checkpoint(path: str | Path, contents: PrunedCheckpoint) -> None:
     """Write `contents` to `path`: safetensors when the name ends in ``.safetensors``, else a torch file.
 
     The torch file loads with ``weights_only=True``. In a safetensors file the masks are the tensors named
     ``torchthin.masks.<weight>``, and every other entry is JSON text in the metadata (tensors in ``extras`` as
-    lists). Missing folders are made. The file appears whole (temporary file in the same folder, fsync,
-    rename); on any failure what stood at `path` before is untouched.
+    lists). Missing folders are made. The file appears complete (temporary file in the same folder, fsync,
+    rename); on any failure a file that was at `path` before is untouched.
 
     Raises:
         CheckpointError: the contents are not plain, or the file cannot be written.
     """
     path = Path(path)
-    state = {name: _stored(value) for name, value in contents.state_dict.items()}
+    state = {name: _plain(value, "state_dict") for name, value in contents.state_dict.items()}
     masks = {name: mask.detach().cpu().contiguous() for name, mask in contents.masks.items()}
     others = {
         "target_sparsity": float(contents.target_sparsity),
@@ -90,15 +62,15 @@ def write_checkpoint(path: str | Path, contents: PrunedCheckpoint) -> None:
     }
     if path.suffix == ".safetensors":
         tensors, metadata = _flat(state, masks, others)
-        _write(path, lambda file: save_file(tensors, file, metadata))
+        _write(path, "checkpoint", lambda file: safetensors.torch.save_file(tensors, file, metadata))
     else:
-        _write(path, lambda file: _save_torch({"state_dict": state, "masks": masks, **others}, file))
+        write_state(path, "checkpoint", {"state_dict": state, "masks": masks, **others})
 
 
 def write_torch(
     path: str | Path, contents: Mapping[str, Any], foreign: Mapping[str, Any] | None = None
 ) -> None:
-    """Write a torch file of plain types and tensors under any keys, whole or not at all.
+    """Write a torch file of plain types and tensors under any keys, complete or not at all.
 
     Args:
         path: file to write.
@@ -109,13 +81,35 @@ def write_torch(
         CheckpointError: the contents are not plain, or the file cannot be written.
     """
     entries = {key: _plain(value, key) for key, value in contents.items()}
-    _write(Path(path), lambda file: _save_torch({**entries, **(foreign or {})}, file))
+    write_state(Path(path), "checkpoint", {**entries, **(foreign or {})})
 
 
-def _stored(value: object) -> object:
+def write_state(path: Path, what: str, content: Mapping[str, Any]) -> None:
+    """Write a dict with torch.save, complete or not at all; `what` names the file in an error.
+
+    Raises:
+        CheckpointError: the file cannot be written; a file that was there is untouched.
+    """
+
+    def save(temporary: Path) -> None:
+        with temporary.open("wb") as file:  # through Python's file, so that the reason of a failure is kept
+            torch.save(dict(content), file)
+
+    _write(path, what, save)
+
+
+def _write(path: Path, what: str, write: Callable[[Path], object]) -> None:
+    try:
+        write_whole(path, write)
+    except Exception as error:  # each serialiser has exceptions of its own
+        raise CheckpointError(
+            f"The {what} {path} could not be written: {reason(error)}. Nothing was changed; "
+            "free some space or choose another place."
+        ) from error
+
+
+def _stored(value: torch.Tensor) -> torch.Tensor:
     """Return a tensor detached, on the CPU, without the rest of a larger storage; tied weights stay tied."""
-    if not isinstance(value, torch.Tensor):
-        return _plain(value, "state_dict")
     value = value.detach().cpu()
     if value.layout == torch.strided and not value.is_quantized:
         larger = value.untyped_storage().nbytes() > value.numel() * value.element_size()
@@ -169,28 +163,3 @@ def _as_lists(value: object) -> object:
     if isinstance(value, bytes):
         return value.hex()
     raise TypeError(f"{type(value).__name__} in a checkpoint's extras")
-
-
-def _write(path: Path, write: Callable[[Path], object]) -> None:
-    try:
-        write_whole(path, write)
-    except Exception as error:  # each serialiser has exceptions of its own
-        raise CheckpointError(
-            f"The checkpoint {path} could not be written: {failure(error)}. Nothing was changed; "
-            "free some space or choose another place."
-        ) from error
-
-
-def failure(error: BaseException) -> str:
-    """Return why a file could not be written, in the operating system's words if they stand behind `error`: torch has none."""
-    behind: BaseException | None = error
-    while behind is not None:
-        if isinstance(behind, OSError) and behind.strerror:
-            return behind.strerror
-        behind = behind.__cause__ or behind.__context__
-    return (str(error) or type(error).__name__).splitlines()[0]
-
-
-def _save_torch(contents: Mapping[str, Any], path: Path) -> None:
-    with path.open("wb") as file:  # through Python's file, so that the reason of a failure is kept
-        torch.save(dict(contents), file)

@@ -15,8 +15,7 @@ from torchthin.graph.clone import clone, duplicate
 from torchthin.graph.inputs import Inputs, as_inputs, call, on_device_of, refreshed
 from torchthin.graph.model import check_model
 from torchthin.graph.outputs import output_tensors
-from torchthin.io.checkpoints import check_destination
-from torchthin.io.checkpoints.atomic import write_whole
+from torchthin.io.atomic import check_destination, write_whole
 from torchthin.io.export.batchnorm import fold_batchnorm as without_batchnorm
 from torchthin.io.export.onnx_file import check_onnx, run_onnx, write_onnx
 from torchthin.io.export.program import Run, program_bytes, program_of, run_program

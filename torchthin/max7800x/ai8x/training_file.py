@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from torchthin.errors import InputError, ProofError
 from torchthin.graph.clone import clone, duplicate
-from torchthin.io.checkpoints.write import write_torch
+from torchthin.io.checkpoints import write_torch
 from torchthin.io.distiller.recipe import DistillerRecipe, in_distillers_terms, run_
 from torchthin.thinning.proof import verify
 from torchthin.thinning.recipe import Recipe, cut

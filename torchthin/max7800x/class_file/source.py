@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from torchthin.errors import CheckpointError, InputError, ProofError, one_line
 from torchthin.graph.clone import clone, duplicate
 from torchthin.graph.inputs import as_inputs, call, on_device_of
-from torchthin.io.checkpoints import check_destination
-from torchthin.io.checkpoints.atomic import write_whole
+from torchthin.io.atomic import check_destination, write_whole
 from torchthin.max7800x.class_file.chain import FLATTEN, RELU, follow, layers_of
 from torchthin.max7800x.class_file.layers import AI8X_HOMES, expression, is_ai8x
 from torchthin.report.version import version

@@ -12,8 +12,8 @@ import numpy as np
 from torch import nn
 
 from torchthin.errors import CheckpointError, InputError, one_line
-from torchthin.io.checkpoints.atomic import write_whole
-from torchthin.io.checkpoints.write import check_destination, write_torch
+from torchthin.io.atomic import check_destination, write_whole
+from torchthin.io.checkpoints import write_torch
 from torchthin.max7800x.synthesis.corrected import corrected_text, stated
 from torchthin.max7800x.synthesis.description import description_text
 from torchthin.max7800x.synthesis.network import ChipNetwork, chip_network
