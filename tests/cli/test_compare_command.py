@@ -173,30 +173,33 @@ def test_a_storage_that_is_none_is_refused(place: Workplace) -> None:
     )  # fmt: skip
 
 
-def test_what_a_dead_run_had_is_given_out_again(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("optuna")
-    import optuna
+def test_what_a_dead_run_had_is_given_out_again(place: Workplace) -> None:
+    optuna = pytest.importorskip("optuna")
+    from torchthin.pruning.comparison.candidate import grid
+    from torchthin.pruning.comparison.comparison import Row
+    from torchthin.pruning.comparison.storage import shared
 
-    arguments = ("compare", *MODEL, "--target-sparsity", "0.5", "--storage", "sqlite:///grid.db", "--json")
-    hangs = (
-        "import time; from torchthin.pruning.comparison import storage, evaluating; storage.HEARTBEAT = 1; "
-    )
-    hangs += "evaluating.Work.row = lambda self, config: time.sleep(600); "
+    url, metric = "sqlite:///grid.db", ("--metric", "judge.py:stuck")
+    arguments = ("compare", *MODEL, "--target-sparsity", "0.5", *metric, "--storage", url, "--json")
+    (place.path / "calls").write_text("..")  # the dense model's is the third call, the candidate's is stuck
     with subprocess.Popen(
-        [sys.executable, "-c", hangs + CODE, *arguments], cwd=place.path, env=ENV, stderr=subprocess.PIPE
+        [sys.executable, "-c", CODE, *arguments], cwd=place.path, env=ENV, stderr=subprocess.PIPE
     ) as run:
         wait_for(run, lambda: _signs_of_life(place.path / "grid.db") == 1)
         run.send_signal(signal.SIGKILL)
-    assert _states("sqlite:///grid.db") == ["RUNNING"]
+    (place.path / "free").touch()
+    assert _states(url) == ["RUNNING"]
     early = json.loads(place.run(*arguments, main=main).out)
     assert early["rows"] == []
     assert "1 of 1 candidates are still with other runs" in early["notes"][-1]
-    monkeypatch.setattr("torchthin.pruning.comparison.storage.HEARTBEAT", 1)
-    time.sleep(3.5)
-    late = json.loads(place.run(*arguments, main=main).out)
-    assert len(late["rows"]) == 1
-    study = optuna.load_study(study_name=None, storage="sqlite:///grid.db")
-    assert [trial.state.name for trial in study.get_trials()] == ["FAIL", "COMPLETE"]
+    (name,) = optuna.get_all_study_names(url)
+    (trial,) = optuna.load_study(study_name=name, storage=url).get_trials()
+    key, mark = trial.user_attrs["candidate"], name.rpartition(" ")[2]
+    (config,) = grid(sparsities=[0.5])
+    time.sleep(2.5)  # more than two heartbeats of the run below
+    late = shared(url, mark, {key: config}, lambda config: Row("l1-structured", value=0.0), heartbeat=1)
+    assert list(late) == [key]
+    assert _states(url) == ["FAIL", "COMPLETE"]
 
 
 def _states(url: str) -> list[str]:

@@ -10,12 +10,13 @@ from torch import nn
 
 import torchthin
 from torchthin.errors import ConfigError, InputError, ProofError
+from torchthin.evaluation.evaluator import Evaluator
+from torchthin.graph.inputs import as_inputs
+from torchthin.pruning.comparison.candidate import Measurement, grid, key_of
 from torchthin.pruning.comparison.compare import compare
-from torchthin.pruning.comparison.comparison import Comparison
-from torchthin.pruning.comparison.grid import grid
-from torchthin.pruning.comparison.plot import draw
-from torchthin.pruning.comparison.row import Row
-from torchthin.pruning.comparison.text import answer_line, comparison_text
+from torchthin.pruning.comparison.comparison import Comparison, Row
+from torchthin.pruning.comparison.storage import shared
+from torchthin.pruning.comparison.text import answer_line, comparison_text, draw
 
 X = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 DATA = torch.randn(12, 3, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -103,7 +104,7 @@ def test_chip_and_latency_are_measured() -> None:
     assert "cycles" in str(found)
 
 
-def test_a_candidate_that_fails_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_candidate_that_fails_is_a_row() -> None:
     ways = grid(sparsities=[0.25], macs=["0.0001x"])  # no cut is as small
     found = compare(net(), X, ways)
     assert found.rows[0].failure is None
@@ -113,14 +114,16 @@ def test_a_candidate_that_fails_is_a_row(monkeypatch: pytest.MonkeyPatch) -> Non
     assert found.rows[1] not in found.front()
     assert not found.all_failed
 
-    def unproved(*_: object, **__: object) -> None:
+    failed = compare(net(), X, ways[1:])
+    assert failed.all_failed
+    assert failed.smallest() is None
+
+    def unproved(config: torchthin.PruneConfig) -> torchthin.PruneResult:
         raise ProofError("They disagree.")
 
-    monkeypatch.setattr("torchthin.pruning.comparison.candidate.prune_with", unproved)
-    failed = compare(net(), X, ways)
-    assert failed.all_failed
-    assert [row.failure for row in failed.rows] == ["They disagree."] * 2
-    assert failed.smallest() is None
+    inputs = as_inputs(X)
+    row = Measurement(net(), inputs, Evaluator(net(), [inputs])).row(unproved, ways[0])
+    assert (row.failure, row.macs, row.value) == ("They disagree.", None, None)
 
 
 def test_the_answer_is_relative_to_dense() -> None:
@@ -181,60 +184,60 @@ def test_an_empty_grid_is_refused() -> None:
         grid()
 
 
-def test_runs_that_share_a_storage_take_each_candidate_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("optuna")
-    import optuna
+class Counted:
+    """Evaluates nothing; remembers what it was asked for."""
 
+    def __init__(self) -> None:
+        self.asked: list[torchthin.PruneConfig] = []
+
+    def __call__(self, config: torchthin.PruneConfig) -> Row:
+        self.asked.append(config)
+        return Row("m", target=key_of(config), value=float(len(self.asked)))
+
+
+def test_runs_that_share_a_storage_take_each_candidate_once(tmp_path: Path) -> None:
+    optuna = pytest.importorskip("optuna")
     url = f"sqlite:///{tmp_path / 'grid.db'}"
     alone = told(compare(net(), X, GRID))
     assert told(compare(net(), X, GRID[:3], storage=url)) == alone[:4]
-    evaluated = []
-    from torchthin.pruning.comparison.candidate import Work
-
-    row = Work.row
-    monkeypatch.setattr(Work, "row", lambda self, config: evaluated.append(config) or row(self, config))
     assert told(compare(net(), X, GRID, storage=url)) == alone
-    assert evaluated == list(GRID[3:])
     compare(net().double(), X.double(), GRID[:1], storage=url)  # another model, another study
     assert len(optuna.get_all_study_names(url)) == 2
 
+    first, second = Counted(), Counted()
+    wanted = {key_of(config): config for config in GRID}
+    shared(url, "mark", dict(list(wanted.items())[:3]), first)
+    rows = shared(url, "mark", wanted, second)
+    assert first.asked + second.asked == list(GRID)
+    assert [rows[key].target for key in wanted] == list(wanted)
 
-def test_two_runs_that_were_given_the_same_candidate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+
+def test_two_runs_that_were_given_the_same_candidate(tmp_path: Path) -> None:
     """SQLite does not prevent it. Here the other run is first with the second candidate."""
     optuna = pytest.importorskip("optuna")
-    from torchthin.pruning.comparison.candidate import Work
+    url, counted = f"sqlite:///{tmp_path / 'grid.db'}", Counted()
 
-    url = f"sqlite:///{tmp_path / 'grid.db'}"
-    alone = told(compare(net(), X, GRID[:3]))
-    row, evaluated = Work.row, []
-
-    def raced(self: Work, config: torchthin.PruneConfig) -> Row:
-        evaluated.append(config)
-        found = row(self, config)
-        if len(evaluated) == 2:
+    def raced(config: torchthin.PruneConfig) -> Row:
+        row = counted(config)
+        if len(counted.asked) == 2:
             storage = optuna.storages.RDBStorage(url)
             (study,) = storage.get_all_studies()
             (trial,) = storage.get_all_trials(study._study_id, states=(optuna.trial.TrialState.RUNNING,))
-            storage.set_trial_user_attr(trial._trial_id, "row", json.dumps(found.to_dict()))
+            storage.set_trial_user_attr(trial._trial_id, "row", json.dumps(row.to_dict()))
             storage.set_trial_state_values(trial._trial_id, optuna.trial.TrialState.COMPLETE, [0.0])
-        return found
+        return row
 
-    monkeypatch.setattr(Work, "row", raced)
-    assert told(compare(net(), X, GRID[:3], storage=url)) == alone
-    assert evaluated == list(GRID[:3])
+    wanted = {key_of(config): config for config in GRID[:3]}
+    rows = shared(url, "mark", wanted, raced)
+    assert [rows[key].target for key in wanted] == list(wanted)
+    assert counted.asked == list(GRID[:3])
 
 
-def test_what_raises_in_a_shared_run_is_not_swallowed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_raises_in_a_shared_run_is_not_swallowed(tmp_path: Path) -> None:
     pytest.importorskip("optuna")
-    from torchthin.pruning.comparison.candidate import Work
 
-    def broken(self: Work, config: torchthin.PruneConfig) -> Row:
+    def broken(config: torchthin.PruneConfig) -> Row:
         raise InputError("no data here")
 
-    monkeypatch.setattr(Work, "row", broken)
     with pytest.raises(InputError, match="no data here"):
-        compare(net(), X, GRID[:1], storage=f"sqlite:///{tmp_path / 'grid.db'}")
+        shared(f"sqlite:///{tmp_path / 'grid.db'}", "mark", {"k": GRID[0]}, broken)

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torchthin.pruning.comparison.pareto import front, smallest, within_of
+from torchthin.pruning.comparison.comparison import front, smallest, within_of
 
 # Few values, so that ties are common.
 POINTS = st.lists(st.tuples(st.integers(-3, 3), st.integers(0, 5)), max_size=12)

@@ -176,7 +176,7 @@ def run(options: CompareOptions) -> int:
 
 def _draw(found: Comparison, path: Path, cost: str) -> None:
     from torchthin.io.atomic import write_whole
-    from torchthin.pruning.comparison.plot import draw
+    from torchthin.pruning.comparison.text import draw
 
     try:
         write_whole(path, lambda temporary: draw(found, temporary, cost))
@@ -213,8 +213,8 @@ def _compared(options: CompareOptions) -> Comparison:
     from torchthin.cli.model import load_model
     from torchthin.cli.outcome import Voice
     from torchthin.cli.recovery import calibrated
+    from torchthin.pruning.comparison.candidate import grid
     from torchthin.pruning.comparison.compare import compare
-    from torchthin.pruning.comparison.grid import grid
 
     _check_output(options)
     candidates = grid(

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from torchthin.evaluation.metric import Metric
-    from torchthin.evaluation.scan import Progress
+    from torchthin.evaluation.evaluator import Metric
+    from torchthin.evaluation.results import Progress
 
 
 @contextlib.contextmanager

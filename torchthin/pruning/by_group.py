@@ -11,7 +11,7 @@ from torch import nn
 
 from torchthin.config import DEFAULT_SPARSITY, PruneConfig
 from torchthin.dependency.groups import Group
-from torchthin.evaluation.scan import Scan, scanned
+from torchthin.evaluation.sensitivity_scan import Scan, scanned
 from torchthin.graph.clone import clone, duplicate
 from torchthin.graph.cost import measure
 from torchthin.graph.inputs import Inputs

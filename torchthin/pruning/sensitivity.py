@@ -9,8 +9,9 @@ from typing import Any
 from torch import nn
 
 from torchthin.config import PruneConfig
-from torchthin.evaluation.metric import Metric
-from torchthin.evaluation.scan import RATIOS, Progress, Scan, scanned
+from torchthin.evaluation.evaluator import Metric
+from torchthin.evaluation.results import Progress
+from torchthin.evaluation.sensitivity_scan import RATIOS, Scan, scanned
 from torchthin.graph.inputs import as_inputs, on_device_of
 from torchthin.graph.model import check_model
 from torchthin.graph.trace import trace
@@ -46,8 +47,8 @@ def sensitivity(
         example_inputs: a tensor, a tuple of positional or a dict of keyword arguments.
         data: what `torchthin.io.calibration.calibration` takes: the inputs on which the distance to the dense outputs is
             taken, and from which criteria learn. None: the example inputs.
-        metric: a function of the model (in evaluation mode) that returns a number, higher is better; the loss is what of
-            it is lost. None: the squared distance to the dense outputs, as a share of their squared size.
+        metric: a function of the model (in evaluation mode) that returns a number, higher is better; the loss is how much of
+            it is lost. None: the distance to the dense outputs, in units of their variance (`torchthin.evaluation.distance`).
         ratios: shares of a group's channels, between 0 and 1; rounded down.
         criterion, weights, keep, seed: as in `prune`.
         cache: JSON lines file to which each result is written at once, and from which a later run of the same weights,

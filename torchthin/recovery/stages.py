@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from torchthin.errors import InputError, one_line
-from torchthin.evaluation.distance import distance
+from torchthin.errors import InputError
+from torchthin.evaluation.evaluator import Evaluator
 from torchthin.graph.clone import clone, duplicate, saved_names, share, state_tensors
 from torchthin.graph.inputs import Inputs, as_inputs, on_device_of
 from torchthin.graph.model import check_model
@@ -92,9 +92,9 @@ def recovered(
     samples = min(found.samples, most)
     held = samples // HELD_OUT if samples >= FEWEST else 0
     fitted = picked(every, torch.arange(samples - held))
-    judge = picked(every, torch.arange(samples - held, samples)) if held else every
-    before = _distance(teacher, current, judge)
-    search = _Search(teacher, current, judge, before)
+    evaluator = Evaluator(teacher, (picked(every, torch.arange(samples - held, samples)) if held else every,))
+    before = evaluator.value(current)
+    search = _Search(evaluator, current, before)
     made = clone(current, duplicate)
     reconstruction = reconstruct_(teacher, made, recipe, fitted)
     if reconstruction.layers:
@@ -132,31 +132,18 @@ def recovered(
 class _Search:
     """Keeps the model that is nearest so far."""
 
-    dense: nn.Module
+    evaluator: Evaluator
     model: nn.Module
-    judge: Inputs
     distance: float
     stages: list[Stage] = field(default_factory=list)
 
     def offer(self, name: str, model: nn.Module) -> None:
         """Take `model` if it is nearer to the dense one."""
-        found = distance(self.dense, model, self.judge)
+        found = self.evaluator.value(model)
         taken = math.isfinite(found) and found < self.distance
         self.stages.append(Stage(name, found, taken))
         if taken:
             self.model, self.distance = model, found
-
-
-def _distance(dense: nn.Module, small: nn.Module, inputs: Inputs) -> float:
-    try:
-        return distance(dense, small, inputs)
-    except InputError:
-        raise
-    except Exception as error:  # whatever the user's code raises
-        raise InputError(
-            f"The model does not run on all calibration inputs in one batch: {one_line(error)}. Give fewer, or inputs of "
-            "which the first axis counts them."
-        ) from error
 
 
 def _refuse_foreign(dense: nn.Module, small: nn.Module, recipe: Recipe) -> None:

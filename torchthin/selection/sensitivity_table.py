@@ -119,7 +119,7 @@ class Sensitivity:
             texts = ["" if loss is None else f"{loss:.4g}" for loss in cells]
             rows.append((curve.name, str(curve.size), *texts))
         what = (
-            "squared distance to the dense outputs, as a share of their squared size"
+            "distance to the dense outputs, in units of their variance"
             if self.metric == "distance"
             else f"{self.metric} lost, of {self.dense:g}"
         )

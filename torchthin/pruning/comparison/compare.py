@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from torchthin.config import PruneConfig
 from torchthin.errors import ConfigError
-from torchthin.evaluation.cache import fingerprint
-from torchthin.evaluation.metric import Metric, metric_name
-from torchthin.evaluation.scan import Progress
-from torchthin.evaluation.workers import check_workers, evaluated
+from torchthin.evaluation.evaluator import Evaluator, Metric, metric_name
+from torchthin.evaluation.results import Progress, ResultFormat, Results, fingerprint
+from torchthin.evaluation.workers import check_workers
 from torchthin.graph.inputs import Inputs, as_inputs, on_device_of
 from torchthin.graph.model import check_model
-from torchthin.io.calibration import calibration
+from torchthin.io.calibration import BATCH, Calibration, calibration, picked
 from torchthin.max7800x.cost.table import chip_named
-from torchthin.pruning.comparison.candidate import Recovery, Work, split
-from torchthin.pruning.comparison.comparison import DISTANCE, Comparison
-from torchthin.pruning.comparison.evaluator import Judge
-from torchthin.pruning.comparison.grid import key_of
-from torchthin.pruning.comparison.row import Row
-from torchthin.pruning.comparison.rows import Rows
+from torchthin.pruning.comparison.candidate import Maker, Measurement, key_of
+from torchthin.pruning.comparison.comparison import Comparison, Row
 from torchthin.pruning.evidence import check_evidence
 from torchthin.recovery.distillation import Distillation
+
+HELD_OUT = 4
+"""One of so many inputs of the data is held out: the distance is taken on it, and nothing learns from it."""
+FEWEST = 4
+"""With fewer inputs none is held out."""
 
 
 def compare(
@@ -52,7 +55,7 @@ def compare(
     Args:
         model: any model.
         example_inputs: a tensor, a tuple of positional or a dict of keyword arguments.
-        candidates: configurations with ``thin=True``, such as `torchthin.pruning.comparison.grid.grid` makes.
+        candidates: configurations with ``thin=True``, such as `torchthin.pruning.comparison.candidate.grid` makes.
         data: what `torchthin.io.calibration.calibration` takes, for criteria, for recovery, and for the distance to the dense
             outputs: that is taken on the last quarter of it, which nothing learns from. None: the distance is taken on the
             example inputs, and nothing is recovered.
@@ -61,12 +64,12 @@ def compare(
         recover_epochs, recover_outputs: as the ``epochs`` and ``outputs`` of `torchthin.recover`.
         chip: MAX78000 or MAX78002: its cycles are counted as well.
         latency: measured forward passes of either model, in turns; 0: none.
-        rows: JSON lines file to which each row is written at once, and from which a later run of the same weights, data and
-            options goes on; its grid may be another.
+        rows: JSON-lines file to which each row is written at once; a later run of the same weights, data and options continues
+            from it; its grid may be another.
         workers: processes that evaluate, each with one thread (on the CPU of systems that can fork).
         storage: database of Optuna, such as ``sqlite:///grid.db`` (extra ``search``), through which runs of the same command
             share the grid: each candidate is evaluated by one of them.
-        progress: called with the candidates that are done and those in all.
+        progress: called with the number of candidates that are done and of all.
 
     Raises:
         InputError: model, inputs, data or metric cannot be used (`ConfigError`: an option is wrong, or the rows are of
@@ -74,91 +77,90 @@ def compare(
     """
     check_model(model, "compare")
     asked = tuple(dict.fromkeys(candidates))
-    _check(asked, example_inputs, data, latency, workers, rows, storage)
-    Distillation(recover_epochs, outputs=recover_outputs)  # raises what is wrong with them
+    _check(asked, example_inputs, data, latency)
+    _check_running(workers, latency, rows, storage)
+    recovery = Distillation(recover_epochs, outputs=recover_outputs, seed=asked[0].seed)
     if recover_epochs and (data is None or not recover):
         raise ConfigError("The recover_epochs of compare need data, and recover=True.")
     chip = None if chip is None else chip_named(chip).name
     inputs = on_device_of(model, as_inputs(example_inputs))
-    found = None if data is None else calibration(data, like=inputs)
-    notes: list[str] = [] if found is None else list(found.notes)
-    batches: tuple[Inputs, ...] = (inputs,)
-    learned = found
-    if found is not None:
-        learned, batches, held = split(model, found, held_out=metric is None)
-        if metric is None:
-            notes.append(
-                f"The distance is taken on {held} of {found.samples} inputs, from which nothing learns."
-                if held
-                else f"The distance is taken on the {found.samples} inputs that criteria and recovery learn from as well."
-            )
-    how = {
-        "metric": DISTANCE if metric is None else metric_name(metric),
-        "recovery": [recover_epochs, recover_outputs] if found is not None and recover else None,
+    given = None if data is None else calibration(data, like=inputs)
+    parts = _Parts.of(model, inputs, given, held_out=metric is None)
+    options = {
+        "metric": metric_name(metric),
+        "recovery": [recover_epochs, recover_outputs] if data is not None and recover else None,
         "chip": chip,
         "latency": latency,
     }
-    mark = fingerprint(model, (inputs, *(() if found is None else found.batches)), how)
-    kept = Rows(rows, mark)
-    recovery = Recovery(recover_epochs, recover_outputs) if recover else None
-    judge = Judge(model, batches, metric)
-    work = Work(model, inputs, learned, judge, recovery, chip, latency, asked[0].seed)
-    kept.begin(kept.dense or work.dense())
-    assert kept.dense is not None
+    mark = fingerprint(model, (inputs, *(() if given is None else given.batches)), options)
+    results = Results(rows, mark, _FORMAT)
+    evaluator = Evaluator(model, parts.evaluated, metric)
+    measurement = Measurement(model, inputs, evaluator, chip, latency)
+    row_of = partial(measurement.row, Maker(model, inputs, parts.learned, recovery if recover else None))
+    dense = results.dense or measurement.dense()
+    results.begin(dense)
     wanted = {key_of(config): config for config in asked}
-    if storage is not None:
+    if storage is None:
+        results.complete(list(wanted), lambda key: row_of(wanted[key]), workers, model, progress)
+    else:
         from torchthin.pruning.comparison.storage import shared
 
-        for key, facts in shared(storage, mark, wanted, work.row, progress).items():
-            kept.add(key, Row.from_dict(facts))
-    else:
-        _fill(kept, work, wanted, workers, progress)
-    missing = [key for key in wanted if key not in kept.known]
-    if missing:
+        results.known.update(shared(storage, mark, wanted, row_of, progress))
+    done = tuple(results.known[key] for key in wanted if key in results.known)
+    notes = list(parts.notes)
+    if len(done) < len(asked):
         notes.append(
-            f"{len(missing)} of {len(wanted)} candidates are still with other runs. The same command shows them later."
+            f"{len(asked) - len(done)} of {len(asked)} candidates are still with other runs. The same command shows them later."
         )
-    done = tuple(kept.known[key] for key in wanted if key in kept.known)
-    return Comparison(kept.dense, done, str(how["metric"]), tuple(notes))
+    return Comparison(dense, done, metric_name(metric), tuple(notes))
 
 
-def _fill(
-    kept: Rows, work: Work, wanted: Mapping[str, PruneConfig], workers: int, progress: Progress | None
-) -> None:
-    missing = [config for key, config in wanted.items() if key not in kept.known]
-    done = len(wanted) - len(missing)
-    if progress is not None:
-        progress(done, len(wanted))
-    for config, row in evaluated(work.row, missing, workers, work.model):
-        kept.add(key_of(config), row)
-        done += 1
-        if progress is not None:
-            progress(done, len(wanted))
+@dataclass(frozen=True)
+class _Parts:
+    """What of the data criteria and recovery learn from, and what models are evaluated on."""
+
+    learned: Calibration | None
+    evaluated: tuple[Inputs, ...]
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, model: nn.Module, inputs: Inputs, data: Calibration | None, held_out: bool) -> _Parts:
+        """Hold out the last quarter; nothing with fewer than `FEWEST` inputs, or where `held_out` is False."""
+        if data is None:
+            return cls(None, (inputs,))
+        count = data.samples // HELD_OUT if held_out and data.samples >= FEWEST else 0
+        if not count:
+            note = (
+                f"The distance is taken on the {data.samples} inputs that criteria and recovery learn from as well.",
+            )
+            batches = tuple(on_device_of(model, batch) for batch in data.batches)
+            return cls(data, batches, (*data.notes, *(note if held_out else ())))
+        joined = data.joined()
+        learned, evaluated = (
+            tuple(on_device_of(model, picked(joined, part)) for part in numbers.split(BATCH))
+            for numbers in torch.arange(data.samples).split([data.samples - count, count])
+        )
+        note = (f"The distance is taken on {count} of {data.samples} inputs, from which nothing learns.",)
+        return cls(Calibration(learned, data.samples - count, data.notes), evaluated, (*data.notes, *note))
 
 
-def _check(
-    asked: Sequence[PruneConfig],
-    example_inputs: Any,
-    data: Any,
-    latency: int,
-    workers: Any,
-    rows: str | Path | None,
-    storage: str | None,
-) -> None:
+def _check(asked: Sequence[PruneConfig], example_inputs: Any, data: Any, latency: Any) -> None:
     if not asked:
         raise ConfigError(
-            "The candidates of compare are empty. Give at least one; torchthin.pruning.comparison.grid makes them."
+            "The candidates of compare are empty. Give at least one; torchthin.pruning.comparison.candidate.grid makes them."
         )
     for config in asked:
         if not config.thin:
             raise ConfigError("The candidates of compare must be thinned. Give them thin=True.")
         if config.rule.structured:
             check_evidence(config, example_inputs, data, None)
-    count: Any = latency
-    if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+    if isinstance(latency, bool) or not isinstance(latency, int) or latency < 0:
         raise ConfigError(
             f"The latency of compare must be a whole number of runs of at least 0. Got {latency!r}."
         )
+
+
+def _check_running(workers: Any, latency: int, rows: str | Path | None, storage: str | None) -> None:
     several = check_workers(workers, "compare") > 1
     if several and latency:
         raise ConfigError(
@@ -168,3 +170,13 @@ def _check(
         raise ConfigError(
             "The storage of compare is shared by runs of the same command. Give neither workers nor rows with it."
         )
+
+
+_FORMAT = ResultFormat[str, Row](
+    encode=lambda key, row: {"key": key, "row": row.to_dict()},
+    decode=lambda facts: (str(facts["key"]), Row.from_dict(facts["row"])),
+    encode_dense=Row.to_dict,
+    decode_dense=Row.from_dict,
+    role="rows file",
+    command="compare",
+)

@@ -1,18 +1,88 @@
-"""What a comparison found, and what can be asked of it."""
+"""What a comparison found: a row for each candidate, and which of them are worth having."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
 from torchthin.errors import ConfigError, near_matches
-from torchthin.pruning.comparison.pareto import front, smallest, within_of
-from torchthin.pruning.comparison.row import COSTS, Row
+from torchthin.evaluation.evaluator import DISTANCE
 
 VERSION = 1
 WITHIN = 0.01
-DISTANCE = "distance"
+DENSE = "dense"
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one candidate costs and what it leaves of the model. A candidate that failed has a reason instead of figures."""
+
+    method: str
+    """``dense`` for the model before pruning."""
+    criterion: str = ""
+    target: str = ""
+    macs: int | None = None
+    """Multiply-accumulates of one forward pass of the thinned model on the example inputs."""
+    parameters: int | None = None
+    parameter_bytes: int | None = None
+    channel_sparsity: float | None = None
+    """Share of channels that went, of the targeted weights."""
+    value: float | None = None
+    """The metric (higher is better), or without one the distance to the dense outputs (lower is better)."""
+    latency_ms: float | None = None
+    """Median of forward passes that took turns with the dense model's."""
+    dense_latency_ms: float | None = None
+    """Median of the dense model's in those turns."""
+    cycles: int | None = None
+    """Of one run on the chip; None where the model does not map to it."""
+    seconds: float = 0.0
+    """What pruning, recovering and measuring took."""
+    failure: str | None = None
+    """Why there are no figures."""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Method, criterion and target in words."""
+        return " ".join(part for part in (self.method, self.criterion, self.target) if part)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON types; `from_dict` makes the same row of them."""
+        return {**asdict(self), "notes": list(self.notes)}
+
+    @classmethod
+    def from_dict(cls, facts: Mapping[str, Any]) -> Row:
+        """Return the row that `to_dict` wrote.
+
+        Raises:
+            TypeError: it is something else.
+            ValueError: a figure is not finite.
+        """
+        row = cls(**{**facts, "notes": tuple(facts["notes"])})
+        figures = (row.macs, row.value, row.latency_ms, row.cycles)
+        if not all(figure is None or math.isfinite(figure) for figure in figures):
+            raise ValueError("a figure is not finite")
+        return row
+
+
+def _latency_share(row: Row) -> float | None:
+    if row.latency_ms is None or row.dense_latency_ms is None:
+        return None
+    return row.latency_ms / row.dense_latency_ms
+
+
+COSTS: dict[str, Callable[[Row], float | None]] = {
+    "macs": lambda row: row.macs,
+    "parameters": lambda row: row.parameters,
+    "bytes": lambda row: row.parameter_bytes,
+    "latency": _latency_share,
+    "cycles": lambda row: row.cycles,
+}
+"""What a model can be small in. Latency counts as a share of the dense model's in the same turns, since machines drift."""
 
 
 @dataclass(frozen=True)
@@ -110,3 +180,44 @@ def check_within(within: float) -> None:
     """Raise ConfigError unless `within` is a number of at least 0."""
     if not 0 <= within < float("inf"):
         raise ConfigError(f"The within of compare must be a number of at least 0. Got {within!r}.")
+
+
+def front(values: Sequence[float], costs: Sequence[float]) -> tuple[int, ...]:
+    """Return the numbers of the points that no other beats, by rising cost; equal points are all kept.
+
+    A point beats another if it is as good in both figures and better in one (Pareto dominance). Takes n log n steps.
+
+    >>> front([0.9, 0.8, 0.7, 0.85], [100, 50, 60, 40])
+    (3, 0)
+    """
+    if not len(values):
+        return ()
+    value, cost = np.asarray(values, dtype=np.float64), np.asarray(costs, dtype=np.float64)
+    order = np.lexsort((-value, cost))
+    value, cost = value[order], cost[order]
+    best = np.maximum.accumulate(value)
+    cheaper = np.concatenate(([-np.inf], best[:-1]))  # the best value before a point
+    fresh = value > cheaper
+    # A point that ties with the best before it is kept only if that one is the same point.
+    start = np.maximum.accumulate(np.where(fresh, np.arange(len(order)), 0))
+    same = (value == value[start]) & (cost == cost[start])
+    return tuple(int(number) for number in order[fresh | same])
+
+
+def within_of(values: Sequence[float], dense: float, within: float) -> tuple[bool, ...]:
+    """Return which values lose at most the share `within` of the dense one: ``v >= dense - within * |dense|``.
+
+    >>> within_of([0.90, 0.80], dense=0.905, within=0.01)
+    (True, False)
+    """
+    return tuple(value >= dense - within * abs(dense) for value in values)
+
+
+def smallest(values: Sequence[float], costs: Sequence[float], good: Sequence[bool]) -> int | None:
+    """Return the number of the cheapest point among the good ones (of equal ones the best, then the first); None: no such.
+
+    >>> smallest([0.9, 0.8, 0.7], [100, 50, 10], [True, True, False])
+    1
+    """
+    numbers = [number for number, ok in enumerate(good) if ok]
+    return min(numbers, key=lambda n: (costs[n], -values[n], n), default=None)

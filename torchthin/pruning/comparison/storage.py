@@ -11,8 +11,8 @@ from typing import Any
 
 from torchthin.config import PruneConfig
 from torchthin.errors import ConfigError, InputError, one_line
-from torchthin.evaluation.scan import Progress
-from torchthin.pruning.comparison.row import Row
+from torchthin.evaluation.results import Progress
+from torchthin.pruning.comparison.comparison import Row
 
 HEARTBEAT = 60
 """Seconds between a run's signs of life; one silent for twice as long is dead, and its candidate is given out again."""
@@ -27,8 +27,10 @@ def shared(
     wanted: Mapping[str, PruneConfig],
     evaluate: Callable[[PruneConfig], Row],
     progress: Progress | None = None,
-) -> dict[str, dict[str, Any]]:
-    """Evaluate candidates until none waits; return the rows of all runs that are there by then, as JSON types.
+    *,
+    heartbeat: int = HEARTBEAT,
+) -> dict[str, Row]:
+    """Evaluate candidates until none waits; return the rows of all runs that are there by then.
 
     Optuna serves as a queue: one study for each mark, one trial for each candidate, whose row it carries.
 
@@ -37,7 +39,7 @@ def shared(
         InputError: Optuna is not installed.
     """
     with _optuna() as optuna:
-        study = _study(optuna, url, mark)
+        study = _study(optuna, url, mark, heartbeat)
         taken: list[int] = []
 
         def objective(trial: Any) -> float:
@@ -55,7 +57,7 @@ def shared(
             try:
                 study.optimize(objective, n_trials=1)
             except ValueError:
-                if not taken or not _told_by_another(study, taken[-1]):
+                if not taken or not _ended_by_another(study, taken[-1]):
                     raise
         rows = _rows(study, wanted)
     if progress is not None:
@@ -82,10 +84,10 @@ def _optuna() -> Iterator[Any]:
         optuna.logging.set_verbosity(level)
 
 
-def _study(optuna: Any, url: str, mark: str) -> Any:
+def _study(optuna: Any, url: str, mark: str, heartbeat: int) -> Any:
     """Return the study of all runs with this mark."""
     try:
-        storage = _opened(optuna, url)
+        storage = _opened(optuna, url, heartbeat)
         return optuna.create_study(
             storage=storage,
             study_name=f"torchthin compare {mark}",
@@ -98,13 +100,13 @@ def _study(optuna: Any, url: str, mark: str) -> Any:
         ) from error
 
 
-def _opened(optuna: Any, url: str) -> Any:
+def _opened(optuna: Any, url: str, heartbeat: int) -> Any:
     """Return the storage; try again for a while, since runs that begin together all make the tables of a new database."""
     for attempt in range(ATTEMPTS):
         with contextlib.suppress(Exception):
-            return optuna.storages.RDBStorage(url, heartbeat_interval=HEARTBEAT, grace_period=2 * HEARTBEAT)
+            return optuna.storages.RDBStorage(url, heartbeat_interval=heartbeat, grace_period=2 * heartbeat)
         time.sleep(0.2 * 2**attempt)
-    return optuna.storages.RDBStorage(url, heartbeat_interval=HEARTBEAT, grace_period=2 * HEARTBEAT)
+    return optuna.storages.RDBStorage(url, heartbeat_interval=heartbeat, grace_period=2 * heartbeat)
 
 
 def _waits(optuna: Any, study: Any, wanted: Mapping[str, PruneConfig]) -> bool:
@@ -128,12 +130,12 @@ def _taken_before(study: Any, key: str, number: int) -> bool:
     )
 
 
-def _told_by_another(study: Any, number: int) -> bool:
-    """Whether a trial that this run could not end has its row: SQLite lets two runs be given the same one, and one is first."""
+def _ended_by_another(study: Any, number: int) -> bool:
+    """Whether a trial that this run could not end has its row: SQLite may give two runs the same one, and one is first."""
     return study.get_trials(deepcopy=False)[number].state.name in ("COMPLETE", "PRUNED")
 
 
-def _rows(study: Any, wanted: Mapping[str, PruneConfig]) -> dict[str, dict[str, Any]]:
+def _rows(study: Any, wanted: Mapping[str, PruneConfig]) -> dict[str, Row]:
     trials = study.get_trials(deepcopy=False)
     carried = [(t.user_attrs.get(_CANDIDATE), t.user_attrs.get(_ROW)) for t in trials]
-    return {key: json.loads(row) for key, row in carried if key in wanted and row is not None}
+    return {key: Row.from_dict(json.loads(row)) for key, row in carried if key in wanted and row is not None}
