@@ -78,7 +78,7 @@ def registries_restored() -> Iterator[None]:
     with (
         mock.patch.dict(METHODS),
         mock.patch.dict(criteria._CRITERIA),
-        mock.patch.dict(rules._RULES),
+        mock.patch.dict(rules.RULES),
     ):
         yield
 

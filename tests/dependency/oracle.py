@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from torchthin.dependency.components import Components, components
-from torchthin.dependency.labels import FROZEN, Axis, Merged, Vector
+from torchthin.dependency.labels import FROZEN, Axis, FlattenedAxis, Vector
 from torchthin.dependency.propagate import Labels, propagate
 from torchthin.graph.arguments import as_outputs, by_name
-from torchthin.graph.evaluation_mode import quiet
+from torchthin.graph.evaluation_mode import evaluation_mode
 from torchthin.graph.inputs import Inputs, call
 from torchthin.graph.op_counter import CountingMode
 from torchthin.graph.opgraph import Op, OpGraph, Ref
@@ -315,13 +315,13 @@ def check(model: nn.Module, inputs: Inputs, limit: int = 12) -> Finding:
             wrong.extend(_run(model, inputs, LawMode(labels, Kept(labels, comps, gone))))
         for pair in _pairs(labels, comps, used, limit):
             wrong.extend(_run(model, inputs, SwapMode(labels, comps, pair)))
-        if all(site.chosen == len(site.candidates) - 1 for site in labels.sites):
+        if all(site.chosen == len(site.candidates) - 1 for site in labels.split_choices):
             break
     return Finding(graph, wrong, free, unknown)
 
 
 def _run(model: nn.Module, inputs: Inputs, mode: LawMode | SwapMode) -> list[Wrong]:
-    with quiet(model), mode:
+    with evaluation_mode(model), mode:
         call(model, inputs)
     return mode.wrong
 
@@ -355,7 +355,7 @@ def _empties(labels: Labels, comps: Components, gone: Any) -> bool:
 
 
 def _vectors(axis: Axis) -> tuple[Vector, ...]:
-    return axis.parts if isinstance(axis, Merged) else () if axis is None else (axis,)
+    return axis.parts if isinstance(axis, FlattenedAxis) else () if axis is None else (axis,)
 
 
 def _balance(labels: Labels, comps: Components, gone: Any) -> bool:

@@ -11,7 +11,7 @@ from samples import SAMPLES, Sample, from_schema
 
 from torchthin.dependency import registry
 from torchthin.dependency.labels import Axes
-from torchthin.dependency.registry import Call, Rule, find, operators
+from torchthin.dependency.registry import Call, Rule, operators, rule_of
 from torchthin.graph.inputs import as_inputs
 
 TWINS = {
@@ -81,7 +81,7 @@ def test_every_rule_has_a_sample() -> None:
 
 @pytest.mark.parametrize("operator", sorted(name for name in TWINS if hasattr(torch.ops.aten, name[5:])))
 def test_an_operator_of_another_device_shares_rule_and_argument_names(operator: str) -> None:
-    entry, twin = find(operator), find(TWINS[operator])
+    entry, twin = rule_of(operator), rule_of(TWINS[operator])
     assert entry is not None and twin is not None and entry.rule is twin.rule
     names = [{argument.name for argument in packet(name).default._schema.arguments if str(argument.type) == "Tensor"}
              for name in (operator, TWINS[operator])]  # fmt: skip
@@ -97,7 +97,7 @@ def packet(operator: str) -> torch._ops.OpOverloadPacket:
 def test_missing_rules_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     """Operators of torch's core set without a rule: they freeze what they meet, so none is wrong."""
     core = [name for name in NAMES if any(torch.Tag.core in tags for tags in tags_of(name))]
-    missing = sorted(name for name in core if find(f"aten.{name}") is None and not pointwise(name))
+    missing = sorted(name for name in core if rule_of(f"aten.{name}") is None and not pointwise(name))
     with capsys.disabled():
         print(f"\nno rule, frozen when met: {', '.join(missing)}")  # noqa: T201
     assert len(missing) < len(core) / 4
@@ -137,6 +137,6 @@ def test_the_oracle_notices_a_wrong_rule(
     operator: str, mistake: Rule, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(
-        registry._RULES, operator, registry.Entry(mistake, accepts_merged=False, accepts_sorted=False)
+        registry.RULES, operator, registry.Entry(mistake, accepts_flattened=False, accepts_ranked=False)
     )
     assert wrong(BY_OPERATOR[operator][0]) != []

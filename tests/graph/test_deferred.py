@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from torchthin.graph.clone import clone
 from torchthin.graph.deferred import SHARE, Deferred
-from torchthin.graph.fake import NeedsNumbers
+from torchthin.graph.fake import DataDependent
 from torchthin.graph.inputs import as_inputs
 from torchthin.graph.op_counter import CountingMode
 from torchthin.thinning.divergence import run
@@ -71,7 +71,7 @@ BLIND: list[Callable[[Tensor, Tensor], Tensor]] = [
 @pytest.mark.parametrize("code", BLIND)
 def test_what_reads_or_changes_them_past_the_ops_is_refused(code: Callable[[Tensor, Tensor], Tensor]) -> None:
     copy, mode = deferred_copy(Net(code))
-    with pytest.raises(NeedsNumbers):
+    with pytest.raises(DataDependent):
         run(copy, as_inputs(torch.randn(2, SIZE)), mode)
 
 

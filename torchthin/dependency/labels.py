@@ -27,7 +27,7 @@ Dims = tuple[tuple[int, "Vector | None"], ...]
 
 
 @dataclass(frozen=True, eq=False)
-class Merged:
+class FlattenedAxis:
     """An axis into which several labelled axes were flattened: an index goes when any of its labels goes."""
 
     segments: tuple[Dims, ...]
@@ -48,7 +48,7 @@ class Merged:
 
 
 @dataclass(frozen=True, eq=False)
-class Sorted(Merged):
+class RankedAxis(FlattenedAxis):
     """An axis after sorting: an index is a rank. Only the first and the last mean the same however many there are."""
 
 
@@ -71,7 +71,7 @@ def _along_first(dims: Dims) -> Vector:
     return np.tile(vector.repeat(inner), int(np.prod(sizes[:position])))
 
 
-Axis = Vector | Merged | None
+Axis = Vector | FlattenedAxis | None
 """Labels of one axis. None: nothing on it can go (a batch or spatial axis, or size 1)."""
 
 Axes = tuple[Axis, ...]
@@ -97,19 +97,19 @@ class LabelSpace:
     freezes: list[tuple[Vector, Reason]] = field(default_factory=list)
     balances: list[Vector] = field(default_factory=list)
     """Each of shape (blocks, n): equal numbers must go from every row."""
-    soft: set[int] = field(default_factory=set)
+    expandable: set[int] = field(default_factory=set)
     """Labels of axes whose indices are all alike (repeated or filled in forward)."""
 
-    def fresh(self, size: int, soft: bool = False) -> Vector:
-        """Return `size` labels that were never used; `soft`: the indices of their axis are all alike."""
+    def fresh(self, size: int, expandable: bool = False) -> Vector:
+        """Return `size` labels that were never used; `expandable`: the indices of their axis are all alike."""
         start, self.count = self.count, self.count + size
-        if soft:
-            self.soft.update(range(start, start + size))
+        if expandable:
+            self.expandable.update(range(start, start + size))
         return np.arange(start, start + size, dtype=np.int64)
 
-    def is_soft(self, axis: Axis) -> bool:
+    def is_expandable(self, axis: Axis) -> bool:
         """Whether an axis was made in forward and all its indices are alike."""
-        return isinstance(axis, np.ndarray) and int(axis[0]) in self.soft
+        return isinstance(axis, np.ndarray) and int(axis[0]) in self.expandable
 
     def tie(self, a: Vector, b: Vector, reason: Reason) -> None:
         """Tie `a` and `b` index by index (numpy broadcasting); what meets a frozen index is frozen."""
@@ -127,7 +127,7 @@ class LabelSpace:
         """Freeze every label of an axis."""
         if axis is None:
             return
-        for vector in axis.parts if isinstance(axis, Merged) else (axis,):
+        for vector in axis.parts if isinstance(axis, FlattenedAxis) else (axis,):
             labels = vector[vector != FROZEN]
             if labels.size:
                 self.freezes.append((labels, reason))

@@ -11,15 +11,15 @@ import torch
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from torchthin.dependency import rules as rules  # registers every rule
-from torchthin.dependency.labels import Axes, LabelSpace, Merged, Reason
-from torchthin.dependency.registry import Call, Contraction, Site, find
+from torchthin.dependency import rules as rules  # registers every register_op
+from torchthin.dependency.labels import Axes, FlattenedAxis, LabelSpace, Reason
+from torchthin.dependency.registry import Call, Contraction, SplitChoice, rule_of
 from torchthin.dependency.rules.elementwise import elementwise
 from torchthin.graph.opgraph import Op, OpGraph, operator_name
 
 
 @dataclass(frozen=True)
-class Block:
+class FrozenAxis:
     """An axis to freeze at an op, because a trial without it failed there."""
 
     op: int
@@ -29,7 +29,7 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Couple:
+class CoupledAxes:
     """Two axes that must lose equal numbers, because Python code uses the size of one for the other."""
 
     op: int
@@ -48,7 +48,7 @@ class Labels:
     space: LabelSpace
     values: Mapping[int, Axes]
     state: Mapping[str, Axes]
-    sites: tuple[Site, ...]
+    split_choices: tuple[SplitChoice, ...]
     statistics: frozenset[int]
     """Ops whose result over the remaining channels differs from their result over all (norms, means over channels)."""
     contractions: Mapping[int, Contraction]
@@ -61,8 +61,8 @@ class Labels:
 def propagate(
     graph: OpGraph,
     choices: Mapping[int, int] | None = None,
-    blocks: Iterable[Block] = (),
-    couples: Iterable[Couple] = (),
+    blocks: Iterable[FrozenAxis] = (),
+    couples: Iterable[CoupledAxes] = (),
     *,
     space: LabelSpace | None = None,
     state: Mapping[str, Axes] | None = None,
@@ -87,8 +87,8 @@ class _Propagation:
         self,
         graph: OpGraph,
         choices: dict[int, int],
-        blocks: list[Block],
-        couples: list[Couple],
+        blocks: list[FrozenAxis],
+        couples: list[CoupledAxes],
         space: LabelSpace,
         state: dict[str, Axes],
     ) -> None:
@@ -97,11 +97,11 @@ class _Propagation:
         self.choices = choices
         self.state = state
         self.values: dict[int, Axes] = {}
-        self.blocks: dict[int, list[Block]] = {}
+        self.blocks: dict[int, list[FrozenAxis]] = {}
         for block in blocks:
             self.blocks.setdefault(block.op, []).append(block)
         self.couples = {couple.op: couple for couple in couples}
-        self.sites: list[Site] = []
+        self.split_choices: list[SplitChoice] = []
         self.statistics: set[int] = set()
         self.contractions: dict[int, Contraction] = {}
         self.unknown: list[Op] = []
@@ -111,7 +111,7 @@ class _Propagation:
             self.sharing.setdefault(value.alias, set()).add(number)
         self.consumed = {number for op in graph.ops for number in op.reads} | set(graph.outputs)
         self.flattened: set[int] = set()
-        """Values with a `Merged` axis."""
+        """Values with a `FlattenedAxis` axis."""
 
     def labels(self) -> Labels:
         for name, number in self.graph.state.items():
@@ -130,7 +130,7 @@ class _Propagation:
             self.space,
             self.values,
             self.state,
-            tuple(self.sites),
+            tuple(self.split_choices),
             frozenset(self.statistics),
             self.contractions,
             tuple(self.unknown),
@@ -175,7 +175,7 @@ class _Propagation:
             shape = self.graph.values[ref.value].shape
             axes = results[position] if position < len(results) else (None,) * len(shape)
             self.values[ref.value] = tuple(a if n > 1 else None for a, n in zip(axes, shape, strict=True))
-            if any(isinstance(axis, Merged) for axis in axes):
+            if any(isinstance(axis, FlattenedAxis) for axis in axes):
                 self.flattened.add(ref.value)
             if depends:
                 self.from_input.add(ref.value)
@@ -185,33 +185,34 @@ class _Propagation:
         if op.index in self.couples:
             self._couple(self.couples[op.index])
 
-    def _couple(self, couple: Couple) -> None:
+    def _couple(self, couple: CoupledAxes) -> None:
         a, b = self.values[couple.value][couple.axis], self.values[couple.other][couple.other_axis]
         if isinstance(a, np.ndarray) and isinstance(b, np.ndarray) and b.size % a.size == 0:
             self.space.balance(np.concatenate([a[None], b.reshape(-1, a.size)]))
 
     def _apply(self, op: Op, used: tuple[int, ...]) -> list[Axes]:
-        entry = find(op.name)
+        entry = rule_of(op.name)
         call = Call(
             op, self.graph.values, self.values, self.space, self.choices.get(op.index, 0), self.consumed
         )
         if entry is None and not _pointwise(op.target):
             return self._freeze_inputs(op, used)
         flattened = [number for number in used if number in self.flattened]
-        if entry is None or not entry.accepts_sorted:
+        if entry is None or not entry.accepts_ranked:
             for number in flattened:
-                self.values[number] = tuple(call.unsorted(axis) for axis in self._axes(number))
-        if entry is not None and not entry.accepts_merged:
+                self.values[number] = tuple(call.without_ranks(axis) for axis in self._axes(number))
+        if entry is not None and not entry.accepts_flattened:
             for number in flattened:
                 for axis in self._axes(number):
-                    if isinstance(axis, Merged):
+                    if isinstance(axis, FlattenedAxis):
                         call.resolve(axis)
                 self.values[number] = tuple(
-                    axis.along_first() if isinstance(axis, Merged) else axis for axis in self.values[number]
+                    axis.along_first() if isinstance(axis, FlattenedAxis) else axis
+                    for axis in self.values[number]
                 )
         results = elementwise(call) if entry is None else entry.rule(call)
-        if call.site is not None:
-            self.sites.append(call.site)
+        if call.split_choice is not None:
+            self.split_choices.append(call.split_choice)
         if call.statistics:
             self.statistics.add(op.index)
         if call.contraction is not None:

@@ -1,14 +1,14 @@
 """The table of rules: one ATen operator, one small function from input labels to output labels.
 
-A rule gets a `Call` and returns the axes of the op's results; on the way it ties, freezes and balances. To add one:
+A rule gets a `Call` and returns the axes of the op's results. On the way it ties, freezes and balances labels. To add one:
 
-    @rule("aten.mm")
+    @register_op("aten.mm")
     def mm(call: Call) -> list[Axes]:
         a, b = call.axes("self"), call.axes("mat2")
         call.tie(a[1], b[0])
         return [(a[0], b[1])]
 
-Operators without a rule freeze every label that goes in, and are reported.
+An operator without a rule freezes every label that reaches it, and is reported.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torchthin.dependency.labels import Axes, Axis, LabelSpace, Merged, Reason, Sorted, Vector
+from torchthin.dependency.labels import Axes, Axis, FlattenedAxis, LabelSpace, RankedAxis, Reason, Vector
+from torchthin.errors import ConfigError
 from torchthin.graph.opgraph import Op, Ref, Value
 
 Rule = Callable[["Call"], Sequence[Axes]]
@@ -28,47 +29,56 @@ class Entry:
     """A registered rule."""
 
     rule: Rule
-    accepts_merged: bool
-    """The rule knows what to do with `Merged` axes; for others all but the first of their axes are frozen."""
-    accepts_sorted: bool
-    """The rule knows what to do with `Sorted` axes; for others they are frozen."""
+    accepts_flattened: bool
+    """The rule handles a `FlattenedAxis`; for other rules all but the first of its axes are frozen."""
+    accepts_ranked: bool
+    """The rule handles a `RankedAxis`; for other rules it is frozen."""
 
 
-_RULES: dict[str, Entry] = {}
+RULES: dict[str, Entry] = {}
+"""By the name of the operator."""
 
 
-def rule(
-    *operators: str, accepts_merged: bool = False, accepts_sorted: bool = False
+def register_op(
+    *operators: str, accepts_flattened: bool = False, accepts_ranked: bool = False
 ) -> Callable[[Rule], Rule]:
-    """Register a rule for operators, named without overload (``aten.mm``).
+    """Return a decorator that registers a rule for operators.
+
+    Args:
+        operators: names without overload, such as ``aten.mm`` or ``house.gate``.
+        accepts_flattened, accepts_ranked: see `Entry`.
 
     Raises:
-        RuntimeError: when an operator has a rule already.
+        ConfigError: an operator has a rule already.
     """
 
-    def register(function: Rule) -> Rule:
+    def register(rule: Rule) -> Rule:
         for operator in operators:
-            if operator in _RULES:
-                raise RuntimeError(f"The operator {operator} has a rule already: {_RULES[operator].rule}.")
-            _RULES[operator] = Entry(function, accepts_merged, accepts_sorted)
-        return function
+            if operator in RULES:
+                taken = RULES[operator].rule
+                raise ConfigError(
+                    f"The operator {operator} has a rule already: {taken.__module__}.{taken.__qualname__}. "
+                    "An operator has one rule; register yours for another operator."
+                )
+            RULES[operator] = Entry(rule, accepts_flattened, accepts_ranked)
+        return rule
 
     return register
 
 
-def find(operator: str) -> Entry | None:
+def rule_of(operator: str) -> Entry | None:
     """Return the rule for an operator, or None."""
-    return _RULES.get(operator)
+    return RULES.get(operator)
 
 
 def operators() -> list[str]:
     """Return the names of all operators that have a rule."""
-    return sorted(_RULES)
+    return sorted(RULES)
 
 
 @dataclass(frozen=True)
-class Site:
-    """An op whose labels can be carried on in more than one legal way; which one works is found by trying."""
+class SplitChoice:
+    """An op that may divide an axis in several legal ways; which one works is found by trying."""
 
     op: Op
     candidates: tuple[str, ...]
@@ -92,7 +102,7 @@ class Contraction:
 
 
 class Call:
-    """One op while it is being labelled: its arguments with their labels, and the ledger."""
+    """One op while it is labelled: its arguments with their labels, and the `LabelSpace`."""
 
     def __init__(
         self,
@@ -109,7 +119,7 @@ class Call:
         self._labels = labels
         self._choice = choice
         self._consumed = consumed
-        self.site: Site | None = None
+        self.split_choice: SplitChoice | None = None
         self.statistics = False
         self.contraction: Contraction | None = None
 
@@ -152,7 +162,7 @@ class Call:
     def tie(self, a: Axis, b: Axis) -> None:
         """Tie two axes index by index; an axis that meets a fixed one is frozen."""
         reason = Reason("must match an axis that cannot change", self.op)
-        if isinstance(a, Merged) or isinstance(b, Merged) or a is None or b is None:
+        if isinstance(a, FlattenedAxis) or isinstance(b, FlattenedAxis) or a is None or b is None:
             self.space.freeze(a, reason)
             self.space.freeze(b, reason)
         else:
@@ -162,16 +172,16 @@ class Call:
         """Freeze an axis with this op as the reason."""
         self.space.freeze(axis, Reason(text, self.op))
 
-    def resolve(self, axis: Merged) -> None:
+    def resolve(self, axis: FlattenedAxis) -> None:
         """Leave one way in which a flattened axis can lose something: along the first labelled axis of each segment."""
         for dims in axis.segments:
             labelled = [vector for _, vector in dims if vector is not None]
             for vector in labelled[1:]:
                 self.freeze(vector, "flattened together with another axis")
 
-    def unsorted(self, axis: Axis) -> Axis:
+    def without_ranks(self, axis: Axis) -> Axis:
         """Freeze an axis whose indices are ranks; leave any other as it is."""
-        if not isinstance(axis, Sorted):
+        if not isinstance(axis, RankedAxis):
             return axis
         self.freeze(axis, "what is picked by its rank depends on how many there are")
         return None
@@ -180,7 +190,7 @@ class Call:
         """Return the way to go on for `labels`; ``frozen`` is always the last candidate."""
         everything = (*candidates, "frozen")
         chosen = min(self._choice, len(everything) - 1)
-        self.site = Site(self.op, everything, chosen, labels)
+        self.split_choice = SplitChoice(self.op, everything, chosen, labels)
         if everything[chosen] == "frozen":
             self.freeze(labels, "no way to divide it worked")
         return everything[chosen]

@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn.modules import module as module_hooks
 
 from torchthin.graph.clone import modules_of
-from torchthin.graph.opgraph import Place, Source
+from torchthin.graph.opgraph import CallSite, Source
 
 _LIBRARY = tuple(str(folder) + os.sep for folder in (Path(torch.__file__).parent, Path(__file__).parents[1]))
 
@@ -36,7 +36,7 @@ class _Frame:
     ops: int = 0
 
 
-class ModulePaths:
+class ModuleStack:
     """Knows which module is running, through hooks that do not touch the model."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -65,8 +65,8 @@ class ModulePaths:
         if len(self._stack) > 1:
             self._stack.pop()
 
-    def place(self) -> Place:
-        """Return the place of the op that is called now; every call of `place` stands for one op."""
+    def call_site(self) -> CallSite:
+        """Return the call site of the op that is called now; every call of this method stands for one op."""
         frame = self._stack[-1]
         frame.ops += 1
         return frame.module, frame.call, frame.ops

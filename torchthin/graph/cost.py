@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from torchthin.graph.clone import clone, share
-from torchthin.graph.evaluation_mode import quiet
+from torchthin.graph.evaluation_mode import evaluation_mode
 from torchthin.graph.inputs import Inputs, call
 
 
@@ -27,7 +27,7 @@ def measure(model: nn.Module, inputs: Inputs) -> Cost:
     counter = FlopCounterMode(display=False)
     copy = clone(model, lambda name, tensor: share(name, tensor).detach())
     copy.requires_grad_(False)  # torch's counter fails on a parameter that is the argument of a module
-    with quiet(copy):
+    with evaluation_mode(copy):
         copy.eval()
         with counter:
             call(copy, inputs)

@@ -22,19 +22,26 @@ from torchthin.graph.clone import modules_of
 
 
 @contextlib.contextmanager
-def quiet(model: nn.Module, *, spent: bool = False) -> Iterator[None]:
-    """Evaluation mode, no autograd, no fused kernels that hide ops; all but numbers in buffers as before afterwards.
+def evaluation_mode(
+    model: nn.Module, *, training_branch: bool = False, disposable: bool = False
+) -> Iterator[None]:
+    """Run the block without autograd and without fused kernels that hide ops, with `model` in evaluation mode.
 
-    `spent`: the model is a copy that nobody uses any more; what the run leaves on it stays there.
-    Training mode comes first for a moment: models that cache what they compute in evaluation mode drop it there.
+    Afterwards everything is as before, except for numbers in buffers.
+
+    Args:
+        model: its training flag is set for a moment first, since some models drop what they cache in evaluation mode there.
+        training_branch: set training mode, in which some models run auxiliary heads. Normalisation and dropout stay in
+            evaluation mode, so that two runs compute the same.
+        disposable: `model` is a copy that nobody uses afterwards; attributes that the run adds to it stay there.
     """
     modules = [module for _, module in modules_of(model)]
     training = [module.training for module in modules]
     onednn = torch._C._get_mkldnn_enabled()
     fastpath = torch.backends.mha.get_fastpath_enabled()
     generators = _generators()
-    contents = [] if spent else _contents(modules)
-    if any(map(own_modes, {type(module) for module in modules})):
+    contents = [] if disposable else _contents(modules)
+    if any(map(has_own_modes, {type(module) for module in modules})):
         model.train()
         model.eval()
     else:
@@ -42,8 +49,9 @@ def quiet(model: nn.Module, *, spent: bool = False) -> Iterator[None]:
     torch.backends.mha.set_fastpath_enabled(False)
     if any(isinstance(module, nn.RNNBase) for module in modules):
         torch._C._set_mkldnn_enabled(False)
+    branch = _training_branch(model, modules) if training_branch else contextlib.nullcontext()
     try:
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), _uncompiled():
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), _uncompiled(), branch:
             yield
     finally:
         _set_generators(generators)
@@ -56,7 +64,17 @@ def quiet(model: nn.Module, *, spent: bool = False) -> Iterator[None]:
         _set_training(modules, training)
 
 
-def own_modes(kind: type[nn.Module]) -> bool:
+@contextlib.contextmanager
+def _training_branch(model: nn.Module, modules: Iterable[nn.Module]) -> Iterator[None]:
+    model.train()
+    for module in modules:
+        if isinstance(module, (_NormBase, _DropoutNd, nn.RNNBase)) or _normalises_weights(module):
+            module.training = False
+    with _NoDropout():
+        yield
+
+
+def has_own_modes(kind: type[nn.Module]) -> bool:
     """Whether a class does something of its own when its mode changes."""
     return kind.train is not nn.Module.train or kind.eval is not nn.Module.eval
 
@@ -97,24 +115,6 @@ def _set_generators(states: tuple[Any, ...]) -> None:
     np.random.set_state(states[2])  # noqa: NPY002
     if states[3] is not None:
         torch.cuda.set_rng_state_all(states[3])
-
-
-@contextlib.contextmanager
-def running(model: nn.Module, *, training: bool = False, spent: bool = False) -> Iterator[None]:
-    """`quiet` (see there for `spent`), in evaluation mode, or in training mode, in which some models run auxiliary heads.
-
-    In training mode normalisation and dropout are kept still, so that two runs compute the same.
-    """
-    with quiet(model, spent=spent):
-        if not training:
-            yield
-            return
-        model.train()
-        for _, module in modules_of(model):
-            if isinstance(module, (_NormBase, _DropoutNd, nn.RNNBase)) or _normalises_weights(module):
-                module.training = False
-        with _NoDropout():
-            yield
 
 
 def _normalises_weights(module: nn.Module) -> bool:

@@ -2,7 +2,7 @@
 
 A record needs shapes, not numbers. On the meta device code would see another device, and many kernels there are slow
 Python; here everything else stays as it is. Code that asks for numbers (``item``, ``tolist``, ``nonzero``, an index computed
-from floats) ends the run with `NeedsNumbers`; then it is run again with them.
+from floats) ends the run with `DataDependent`; then it is run again with them.
 
 Whatever an entry of the table is not sure of (shapes that do not fit, other dtypes) it leaves to torch, which raises or
 computes as ever.
@@ -21,26 +21,26 @@ from torch.overrides import TorchFunctionMode
 SMALL = 4096
 """Tensors of fewer numbers are computed: it costs nothing, and positions and sizes are among them."""
 
-Maker = Callable[..., Any]
+FakeRule = Callable[..., Any]
 """The op's arguments -> its result without numbers; None: not sure, compute it."""
 
-_MAKERS: dict[Any, Maker] = {}
+FAKE_RULES: dict[Any, FakeRule] = {}
 _aten = torch.ops.aten
 
 
-class NeedsNumbers(Exception):
+class DataDependent(Exception):
     """The code looks at numbers, which a run without arithmetic has not."""
 
 
 def compute(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Return the result of an op, hollow where the table says how."""
-    maker = _MAKERS.get(func)
-    if maker is not None:
-        made = maker(*args, **kwargs)
+    """Return the result of an op, without arithmetic where the table says how."""
+    rule = FAKE_RULES.get(func)
+    if rule is not None:
+        made = rule(*args, **kwargs)
         if made is not None:
             return made
     elif (_reads_numbers(func) and not _looks_up(func, args)) or _to_integers(func, args, kwargs):
-        raise NeedsNumbers(str(func))
+        raise DataDependent(str(func))
     return func(*args, **kwargs)
 
 
@@ -67,7 +67,7 @@ def _to_integers(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bo
     return dtype is not None and not (dtype.is_floating_point or dtype.is_complex)
 
 
-class NoReading(TorchFunctionMode):
+class ReadGuard(TorchFunctionMode):
     """Ends the run when code takes numbers, which it has not, out of a tensor past the dispatcher."""
 
     def __init__(self, without: Callable[[Any], bool] | None = None) -> None:
@@ -77,7 +77,7 @@ class NoReading(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in _READERS and (self._without is None or self._without(args[0])):
-            raise NeedsNumbers(str(func))
+            raise DataDependent(str(func))
         return func(*args, **(kwargs or {}))
 
 
@@ -86,17 +86,17 @@ _READERS = frozenset({
 })  # fmt: skip
 
 
-def hollow(*operators: Any) -> Callable[[Maker], Maker]:
+def fakes(*operators: Any) -> Callable[[FakeRule], FakeRule]:
     """Register how operators (overloads) hand out results without numbers."""
 
-    def register(maker: Maker) -> Maker:
-        _MAKERS.update(dict.fromkeys(operators, maker))
-        return maker
+    def register(rule: FakeRule) -> FakeRule:
+        FAKE_RULES.update(dict.fromkeys(operators, rule))
+        return rule
 
     return register
 
 
-@hollow(_aten.convolution.default)
+@fakes(_aten.convolution.default)
 def _convolution(
     data: Tensor,
     weight: Tensor,
@@ -138,27 +138,27 @@ def _is_channels_last(tensor: Tensor) -> bool:
     return not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last)
 
 
-@hollow(_aten.mm.default)
+@fakes(_aten.mm.default)
 def _mm(a: Tensor, b: Tensor) -> Tensor | None:
     if a.dtype != b.dtype or a.shape[1] != b.shape[0]:
         return None
     return a.new_empty((a.shape[0], b.shape[1]))
 
 
-@hollow(_aten.addmm.default)
+@fakes(_aten.addmm.default)
 def _addmm(addend: Tensor, a: Tensor, b: Tensor, **scales: Any) -> Tensor | None:
     made = _mm(a, b) if addend.dtype == a.dtype else None
     return made if made is not None and _broadcasts(addend.shape, made.shape) else None
 
 
-@hollow(_aten.bmm.default)
+@fakes(_aten.bmm.default)
 def _bmm(a: Tensor, b: Tensor) -> Tensor | None:
     if a.dtype != b.dtype or a.shape[0] != b.shape[0] or a.shape[2] != b.shape[1]:
         return None
     return a.new_empty((a.shape[0], a.shape[1], b.shape[2]))
 
 
-@hollow(_aten.baddbmm.default)
+@fakes(_aten.baddbmm.default)
 def _baddbmm(addend: Tensor, a: Tensor, b: Tensor, **scales: Any) -> Tensor | None:
     made = _bmm(a, b) if addend.dtype == a.dtype else None
     return made if made is not None and _broadcasts(addend.shape, made.shape) else None
@@ -169,7 +169,7 @@ def _broadcasts(shape: Sequence[int], to: Sequence[int]) -> bool:
     return len(shape) <= len(to) and all(a in (1, b) for a, b in zip(shape, behind, strict=True))
 
 
-@hollow(_aten.native_batch_norm.default)
+@fakes(_aten.native_batch_norm.default)
 def _batch_norm(
     data: Tensor,
     weight: Tensor | None,
@@ -188,7 +188,7 @@ def _batch_norm(
     return torch.empty_like(data), data.new_empty(0), data.new_empty(0)
 
 
-@hollow(_aten.native_layer_norm.default)
+@fakes(_aten.native_layer_norm.default)
 def _layer_norm(
     data: Tensor, shape: Sequence[int], weight: Tensor | None, bias: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor, Tensor] | None:
@@ -211,7 +211,7 @@ def _is_large(tensor: Tensor) -> bool:
     return tensor.numel() >= SMALL and tensor.is_floating_point()
 
 
-@hollow(
+@fakes(
     _aten.relu.default, _aten.silu.default, _aten.gelu.default, _aten.hardswish.default, _aten.hardtanh.default,
     _aten.sigmoid.default, _aten.hardsigmoid.default, _aten.leaky_relu.default, _aten.elu.default, _aten.tanh.default,
     _aten._softmax.default, _aten.exp.default, _aten.sqrt.default, _aten.rsqrt.default, _aten.neg.default,
@@ -221,7 +221,7 @@ def _like_first(data: Tensor, *more: Any, **options: Any) -> Tensor | None:
     return torch.empty_like(data) if known else None
 
 
-@hollow(
+@fakes(
     _aten.relu_.default, _aten.silu_.default, _aten.hardswish_.default, _aten.hardtanh_.default, _aten.sigmoid_.default,
     _aten.leaky_relu_.default, _aten.elu_.default, _aten.hardsigmoid_.default,
 )  # fmt: skip
@@ -229,7 +229,7 @@ def _in_place(data: Tensor, *more: Any, **options: Any) -> Tensor | None:
     return data if _is_large(data) else None
 
 
-@hollow(_aten.add.Tensor, _aten.mul.Tensor, _aten.sub.Tensor, _aten.div.Tensor)
+@fakes(_aten.add.Tensor, _aten.mul.Tensor, _aten.sub.Tensor, _aten.div.Tensor)
 def _pair(a: Tensor, b: Tensor | float, **scale: Any) -> Tensor | None:
     if not _is_large(a) or isinstance(b, complex) or (isinstance(b, Tensor) and b.is_complex()):
         return None
@@ -238,13 +238,13 @@ def _pair(a: Tensor, b: Tensor | float, **scale: Any) -> Tensor | None:
     return torch.empty_like(a)
 
 
-@hollow(_aten.add_.Tensor, _aten.mul_.Tensor, _aten.sub_.Tensor, _aten.div_.Tensor)
+@fakes(_aten.add_.Tensor, _aten.mul_.Tensor, _aten.sub_.Tensor, _aten.div_.Tensor)
 def _pair_in_place(a: Tensor, b: Tensor | float, **scale: Any) -> Tensor | None:
     fits = isinstance(b, Tensor) and b.dtype == a.dtype and _broadcasts(b.shape, a.shape)
     return a if _is_large(a) and fits else None
 
 
-@hollow(_aten.cat.default)
+@fakes(_aten.cat.default)
 def _cat(parts: Sequence[Tensor], dim: int = 0) -> Tensor | None:
     first = parts[0]
     shape = list(first.shape)
@@ -261,7 +261,7 @@ def _cat(parts: Sequence[Tensor], dim: int = 0) -> Tensor | None:
     return torch.empty(shape, dtype=first.dtype, device=first.device, memory_format=layout)
 
 
-@hollow(_aten.clone.default)
+@fakes(_aten.clone.default)
 def _clone(data: Tensor, *, memory_format: torch.memory_format | None = None) -> Tensor | None:
     if not _is_large(data):
         return None

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from torchthin.graph.arguments import by_name, storage_key
-from torchthin.graph.call_sites import ModulePaths
+from torchthin.graph.call_sites import ModuleStack
 from torchthin.graph.clone import state_tensors
 from torchthin.graph.deferred import Deferred, writes
-from torchthin.graph.fake import NeedsNumbers, NoReading, compute
-from torchthin.graph.opgraph import Place
+from torchthin.graph.fake import DataDependent, ReadGuard, compute
+from torchthin.graph.opgraph import CallSite
 
 _DETACH, _TO_COPY, _CLONE = (
     torch.ops.aten.detach.default,
@@ -27,14 +27,14 @@ _DETACH, _TO_COPY, _CLONE = (
 class CountingMode(TorchDispatchMode):
     """Counts the ops that completed; ops and their order are those that `record` sees.
 
-    With a graph's `places` (and `following` the model) it knows which op of the record each one is.
+    With a graph's `call_sites` (and `following` the model) it knows which op of the record each one is.
     """
 
     def __init__(
-        self, start: int = 0, places: Mapping[Place, int] | None = None, *, hollow: bool = False
+        self, start: int = 0, call_sites: Mapping[CallSite, int] | None = None, *, fake: bool = False
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.hollow = hollow
+        self.fake = fake
         """Whether arithmetic is left out, see `torchthin/graph/fake.py`."""
         self.deferred: Deferred | None = None
         """The model's tensors that have values only while an op reads them."""
@@ -42,9 +42,9 @@ class CountingMode(TorchDispatchMode):
         """Index of the op that runs; between ops, of the next."""
         self.recorded = True
         """Whether the op that runs is one of the record."""
-        self.paths: ModulePaths | None = None
+        self.paths: ModuleStack | None = None
         self._start = start
-        self._places = places
+        self._call_sites = call_sites
         self._ran = 0
         self._strange = 0
         self.copies = 0
@@ -54,7 +54,7 @@ class CountingMode(TorchDispatchMode):
     @property
     def repeats(self) -> bool:
         """Whether the run had the ops of the record, all of them and no others."""
-        return not self._strange and (self._places is None or self._ran == len(self._places))
+        return not self._strange and (self._call_sites is None or self._ran == len(self._call_sites))
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -69,7 +69,7 @@ class CountingMode(TorchDispatchMode):
                 return parts
         if self.deferred:
             if writes(func) and self.deferred.holds(args[0]):
-                raise NeedsNumbers(f"{func} changes a weight")
+                raise DataDependent(f"{func} changes a weight")
             args = self.deferred.filled(args)
             kwargs = {name: self.deferred.filled(argument) for name, argument in (kwargs or {}).items()}
         if self._spared and func._schema.is_mutable:
@@ -125,9 +125,9 @@ class CountingMode(TorchDispatchMode):
         return self.compute(func, args, kwargs)
 
     def _locate(self) -> None:
-        if self._places is None or self.paths is None:
+        if self._call_sites is None or self.paths is None:
             return
-        index = self._places.get(self.paths.place())
+        index = self._call_sites.get(self.paths.call_site())
         self.recorded = index is not None
         self._ran += self.recorded
         self._strange += not self.recorded
@@ -147,15 +147,15 @@ class CountingMode(TorchDispatchMode):
 
     def compute(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return what one op returns."""
-        return compute(func, args, kwargs) if self.hollow else func(*args, **kwargs)
+        return compute(func, args, kwargs) if self.fake else func(*args, **kwargs)
 
 
 @contextlib.contextmanager
 def following(model: nn.Module, mode: CountingMode) -> Iterator[None]:
     """Run what stands inside the block under `mode`, which knows at each op where in `model` it is."""
-    mode.paths = ModulePaths(model)
+    mode.paths = ModuleStack(model)
     reading: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
-    if mode.hollow or mode.deferred:
-        reading = NoReading(mode.deferred.holds if mode.deferred else None)
+    if mode.fake or mode.deferred:
+        reading = ReadGuard(mode.deferred.holds if mode.deferred else None)
     with mode.paths.watch(), reading, mode:
         yield

@@ -104,7 +104,7 @@ def _written_arguments(target: torch._ops.OpOverload) -> tuple[str, ...]:
     )
 
 
-Place = tuple[str, int, int]
+CallSite = tuple[str, int, int]
 """Path of the innermost module, number of its call, number of the op among those of this call's own code.
 
 Code that loops as often as the data ask (over detected boxes) shifts the ops behind it in its own call only.
@@ -145,15 +145,15 @@ class OpGraph:
     """Value number of every parameter and buffer that some op read, by its first name in the model."""
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
-    places: Mapping[Place, int] = field(default_factory=dict, repr=False)
+    call_sites: Mapping[CallSite, int] = field(default_factory=dict, repr=False)
     """Where in the model every op of the first run was called -> its index, dead ops included."""
-    branch_places: Mapping[Place, int] = field(default_factory=dict, repr=False)
+    branch_call_sites: Mapping[CallSite, int] = field(default_factory=dict, repr=False)
     """The same of the second run, counted from 0."""
     note: str = ""
     """What could not be recorded, in words."""
     idle: frozenset[str] = frozenset()
     """Parameters and buffers whose results reach no output."""
-    hollow: bool = False
+    fake: bool = False
     """Recorded without arithmetic: if code looks at numbers unseen, a run with numbers has other ops."""
     watched: Watched | None = None
     """What the first run did with integer attributes; None where nobody looked."""
@@ -163,9 +163,9 @@ class OpGraph:
         """Whether a second run, of the training branch, is part of the graph."""
         return any(op.trained for op in self.ops)
 
-    def calls(self, start: int) -> Mapping[Place, int]:
-        """Return the places of the run whose ops count from `start`: 0 or `BRANCH`."""
-        return self.branch_places if start else self.places
+    def calls(self, start: int) -> Mapping[CallSite, int]:
+        """Return the call sites of the run whose ops count from `start`: 0 or `BRANCH`."""
+        return self.branch_call_sites if start else self.call_sites
 
     def chance(self) -> Op | None:
         """Return the first op of the second run that draws random numbers: two such runs cannot be compared."""
@@ -251,10 +251,10 @@ def merged(first: OpGraph, second: OpGraph) -> OpGraph:
         {**first.state, **state},
         (*first.inputs, *(shared.get(number, number + offset) for number in second.inputs)),
         (*first.outputs, *(shared.get(number, number + offset) for number in second.outputs)),
-        first.places,
-        second.places,
+        first.call_sites,
+        second.call_sites,
         first.note,
         first.idle - second.state.keys(),
-        first.hollow or second.hollow,
+        first.fake or second.fake,
         first.watched,
     )

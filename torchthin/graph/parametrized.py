@@ -20,7 +20,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from torchthin.graph.clone import clone, duplicate, modules_of
-from torchthin.graph.evaluation_mode import quiet
+from torchthin.graph.evaluation_mode import evaluation_mode
 
 
 def recompute_(model: nn.Module) -> None:
@@ -76,7 +76,7 @@ def layer_of(name: str) -> str:
 def _tried(name: str, layer: _ConvNd | nn.Linear, first_names: dict[int, str]) -> DerivedWeight | None:
     axis = 1 if isinstance(layer, _ConvTransposeNd) and layer.groups == 1 else 0
     copy = clone(layer, duplicate)
-    with quiet(copy):
+    with evaluation_mode(copy):
         weight = weight_of(copy).clone()
         sources = [
             (first_names[id(own)], tensor)

@@ -18,13 +18,13 @@ from torchthin.graph.arguments import (
     storage_key,
     tensors_in,
 )
-from torchthin.graph.call_sites import ModulePaths
+from torchthin.graph.call_sites import ModuleStack
 from torchthin.graph.clone import held, state_tensors
-from torchthin.graph.evaluation_mode import running
-from torchthin.graph.fake import NoReading
+from torchthin.graph.evaluation_mode import evaluation_mode
+from torchthin.graph.fake import ReadGuard
 from torchthin.graph.inputs import Inputs, call
 from torchthin.graph.op_counter import CountingMode
-from torchthin.graph.opgraph import Op, OpGraph, Place, Ref, Value
+from torchthin.graph.opgraph import CallSite, Op, OpGraph, Ref, Value
 from torchthin.graph.outputs import opaque_types, output_tensors
 from torchthin.graph.size_uses import SizeWatch, factor_of
 
@@ -32,9 +32,9 @@ _KEPT_DTYPES = {torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8, 
 
 
 class _Recorder(CountingMode):
-    def __init__(self, paths: ModulePaths, names: Mapping[int, str], hollow: bool) -> None:
-        super().__init__(hollow=hollow)
-        self.paths: ModulePaths = paths
+    def __init__(self, paths: ModuleStack, names: Mapping[int, str], fake: bool) -> None:
+        super().__init__(fake=fake)
+        self.paths: ModuleStack = paths
         self._names = names
         self._ids: dict[int, tuple[weakref.ref[Tensor], Ref]] = {}
         self._aliases = 0
@@ -42,12 +42,12 @@ class _Recorder(CountingMode):
         self._refs: list[Ref] = []
         self.ops: list[Op] = []
         self.state: dict[str, int] = {}
-        self.places: dict[Place, int] = {}
+        self.call_sites: dict[CallSite, int] = {}
         self.factors: dict[int, float] = {}
 
     def execute(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        self.places[self.paths.place()] = self.completed
-        factor = factor_of(func, args, self.hollow)
+        self.call_sites[self.paths.call_site()] = self.completed
+        factor = factor_of(func, args, self.fake)
         if factor is not None:
             self.factors[self.completed] = factor
         return self._recorded(self.completed, func, args, kwargs)
@@ -136,30 +136,30 @@ def record(
     inputs: Inputs,
     *,
     training: bool = False,
-    hollow: bool = False,
-    spent: bool = False,
+    fake: bool = False,
+    disposable: bool = False,
     watch: bool = False,
 ) -> OpGraph:
     """Run `model` once on `inputs` and return the record.
 
     The forward pass runs without autograd and may change buffers of `model`: give a `clone`.
-    `training`, `spent`: see `running`. `hollow`: without arithmetic. `watch`: see what becomes of integer attributes, which
-    some code refuses; `model` is spent then.
+    `training`, `disposable`: see `running`. `fake`: without arithmetic. `watch`: see what becomes of integer attributes, which
+    some code refuses; `model` is disposable then.
 
     Raises:
-        NeedsNumbers: a hollow run met code that looks at numbers.
+        DataDependent: a fake run met code that looks at numbers.
     """
     with held(model):
-        paths = ModulePaths(model)
-        recorder = _Recorder(paths, {id(tensor): name for name, tensor in state_tensors(model)}, hollow)
+        paths = ModuleStack(model)
+        recorder = _Recorder(paths, {id(tensor): name for name, tensor in state_tensors(model)}, fake)
         watched = SizeWatch(model, recorder) if watch else None
         with (
-            running(model, training=training, spent=spent),
+            evaluation_mode(model, training_branch=training, disposable=disposable),
             paths.watch(),
             watched or contextlib.nullcontext(),
         ):
             given = [recorder.number(tensor) for tensor in inputs.tensors()]
-            with NoReading() if hollow else contextlib.nullcontext(), recorder.sparing(model), recorder:
+            with ReadGuard() if fake else contextlib.nullcontext(), recorder.sparing(model), recorder:
                 outputs = call(model, inputs)
     made = [recorder.number(item) for item in output_tensors(outputs)]
     ops = tuple(recorder.ops)
@@ -169,9 +169,9 @@ def record(
         recorder.state,
         tuple(given),
         tuple(made),
-        recorder.places,
+        recorder.call_sites,
         note=_unseen(made, outputs),
-        hollow=hollow,
+        fake=fake,
         watched=watched.found(recorder.factors) if watched else None,
     )
 

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from torchthin.graph.clone import clone, held, modules_of, share
-from torchthin.graph.evaluation_mode import quiet
-from torchthin.graph.fake import NeedsNumbers
+from torchthin.graph.evaluation_mode import evaluation_mode
+from torchthin.graph.fake import DataDependent
 from torchthin.graph.inputs import Inputs, call
 from torchthin.graph.op_counter import CountingMode, following
-from torchthin.graph.opgraph import NamedSize, OpGraph, Place, Watched
+from torchthin.graph.opgraph import CallSite, NamedSize, OpGraph, Watched
 
 _SPLITS = frozenset({"split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "tensor_split"})
 _aten = torch.ops.aten
@@ -50,13 +50,13 @@ class Sizes:
     """Op index -> the number that a tensor was multiplied with (of a division its inverse)."""
 
 
-def factor_of(func: Any, args: Sequence[Any], hollow: bool) -> float | None:
+def factor_of(func: Any, args: Sequence[Any], fake: bool) -> float | None:
     """Return the number that an op multiplies a tensor with, if it does."""
     power = _POWERS.get(func.overloadpacket)
     if power is None or len(args) != 2:
         return None
     number = args[1]
-    if isinstance(number, Tensor) and number.dim() == 0 and not (number.is_meta or hollow):
+    if isinstance(number, Tensor) and number.dim() == 0 and not (number.is_meta or fake):
         number = number.item()
     if not isinstance(number, (int, float)) or not number:
         return None
@@ -66,13 +66,13 @@ def factor_of(func: Any, args: Sequence[Any], hollow: bool) -> float | None:
 class FactorMode(CountingMode):
     """Notes the numbers that tensors are multiplied and divided with."""
 
-    def __init__(self, places: Mapping[Place, int], *, hollow: bool = False) -> None:
-        super().__init__(places=places, hollow=hollow)
+    def __init__(self, call_sites: Mapping[CallSite, int], *, fake: bool = False) -> None:
+        super().__init__(call_sites=call_sites, fake=fake)
         self.factors: dict[int, float] = {}
 
     def execute(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run one op."""
-        factor = factor_of(func, args, self.hollow) if self.recorded else None
+        factor = factor_of(func, args, self.fake) if self.recorded else None
         if factor is not None:
             self.factors[self.completed] = factor
         return self.compute(func, args, kwargs)
@@ -186,7 +186,7 @@ def sizes_in(graph: OpGraph, watched: Watched) -> Sizes:
     return Sizes(tuple(uses), watched.compared, watched.factors)
 
 
-def read_sizes(model: nn.Module, inputs: Inputs, graph: OpGraph, *, hollow: bool = False) -> Sizes:
+def read_sizes(model: nn.Module, inputs: Inputs, graph: OpGraph, *, fake: bool = False) -> Sizes:
     """Return what `model` does with the integer attributes of its modules.
 
     Args:
@@ -194,17 +194,23 @@ def read_sizes(model: nn.Module, inputs: Inputs, graph: OpGraph, *, hollow: bool
         inputs: the inputs that it was recorded on.
         graph: its record. Where it does not tell, the model runs again; a run of other ops, or one that fails, says nothing
             about it, and gives nothing.
-        hollow: without arithmetic is enough. Numbers that stand in tensors are no factors then.
+        fake: without arithmetic is enough. Numbers that stand in tensors are no factors then.
     """
-    if graph.watched is not None and (hollow or not graph.hollow):
+    if graph.watched is not None and (fake or not graph.fake):
         return sizes_in(graph, graph.watched)
     copy = clone(model, share)
-    counter = FactorMode(graph.places, hollow=hollow)
+    counter = FactorMode(graph.call_sites, fake=fake)
     watch = SizeWatch(copy, counter)
     try:
-        with held(copy), quiet(copy, spent=True), counter.sparing(copy), watch, following(copy, counter):
+        with (
+            held(copy),
+            evaluation_mode(copy, disposable=True),
+            counter.sparing(copy),
+            watch,
+            following(copy, counter),
+        ):
             call(copy, inputs)
-    except NeedsNumbers:
+    except DataDependent:
         return read_sizes(model, inputs, graph)
     except Exception:  # code that insists on plain integers; whatever it raises, it is not seen at work
         return Sizes()

@@ -82,7 +82,7 @@ def _graph(model: nn.Module, inputs: Inputs, *, numbers: bool, watch: bool) -> O
     if all(name in graph.state for name, tensor in state_tensors(model) if isinstance(tensor, nn.Parameter)):
         return running
     try:
-        branch = _recorded(model, inputs, not graph.hollow, training=True).live()
+        branch = _recorded(model, inputs, not graph.fake, training=True).live()
     except Exception as error:  # whatever the user's code raises
         cause = " ".join(str(error).split())
         note = (
@@ -103,9 +103,9 @@ def _recorded(
     model: nn.Module, inputs: Inputs, numbers: bool, *, training: bool = False, watch: bool = False
 ) -> OpGraph:
     """Record in the cheapest way that the model's code bears: it may want numbers, or integers that are plain."""
-    for hollow, watched in ((not numbers, watch), (False, watch)):
-        if hollow or watched:
+    for fake, watched in ((not numbers, watch), (False, watch)):
+        if fake or watched:
             with contextlib.suppress(Exception):
                 copy = clone(model, share)
-                return record(copy, inputs, training=training, hollow=hollow, spent=True, watch=watched)
-    return record(clone(model, share), inputs, training=training, spent=True)
+                return record(copy, inputs, training=training, fake=fake, disposable=True, watch=watched)
+    return record(clone(model, share), inputs, training=training, disposable=True)

@@ -22,7 +22,7 @@ from torchthin.dependency.propagate import Labels
 from torchthin.errors import InputError, one_line
 from torchthin.graph.arguments import by_name
 from torchthin.graph.clone import clone, state_tensors
-from torchthin.graph.evaluation_mode import quiet
+from torchthin.graph.evaluation_mode import evaluation_mode
 from torchthin.graph.inputs import Inputs, call
 from torchthin.graph.op_counter import CountingMode, following
 from torchthin.graph.opgraph import OpGraph, Ref
@@ -172,7 +172,7 @@ def _source(key: tuple[str, int], derived: Mapping[str, DerivedWeight]) -> tuple
 
 
 def _gradients(copy: nn.Module, measure: Measure, wanted: list[Tensor]) -> Iterator[list[Tensor | None]]:
-    with quiet(copy), torch.enable_grad():
+    with evaluation_mode(copy), torch.enable_grad():
         try:
             for loss, more in _losses(copy, measure):
                 yield list(torch.autograd.grad(loss, wanted, retain_graph=more, allow_unused=True))
@@ -260,7 +260,7 @@ def _passes(measure: Measure, make: Callable[[], Mode]) -> Iterator[Mode]:
     copy = clone(measure.model, lambda name, t: t.detach() if isinstance(t, nn.Parameter) else t.clone())
     for batch in measure.batches:
         mode = make()
-        with quiet(copy):
+        with evaluation_mode(copy):
             try:
                 with following(copy, mode):
                     call(copy, batch)

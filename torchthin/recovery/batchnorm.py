@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from torchthin.graph.evaluation_mode import quiet
+from torchthin.graph.evaluation_mode import evaluation_mode
 from torchthin.graph.inputs import Inputs, call
 
 
@@ -41,7 +41,7 @@ def recalibrate_(model: nn.Module, inputs: Inputs) -> int:
 
     hooks = [norm.register_forward_pre_hook(measure) for norm in norms]
     try:
-        with quiet(model):
+        with evaluation_mode(model):
             call(model, inputs)
     finally:
         for hook in hooks:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from torchthin.errors import one_line
 from torchthin.graph.clone import state_tensors
-from torchthin.graph.evaluation_mode import quiet
+from torchthin.graph.evaluation_mode import evaluation_mode
 from torchthin.graph.inputs import Inputs, call
 from torchthin.graph.op_counter import CountingMode, following
 from torchthin.graph.recorder import record
@@ -72,10 +72,10 @@ def reconstruct_(dense: nn.Module, small: nn.Module, recipe: Recipe, inputs: Inp
     state = dict(state_tensors(dense))
     targets = _Targets({numbers[layer.number]: _kept(recipe, layer.weight, state) for layer in layers})
     del graphs
-    with quiet(dense), following(dense, targets):
+    with evaluation_mode(dense), following(dense, targets):
         call(dense, inputs)
     refit = _Refit(small, {numbers[layer.number]: layer for layer in layers}, targets.found, recipe, state)
-    with quiet(small), following(small, refit):
+    with evaluation_mode(small), following(small, refit):
         call(small, inputs)
     return Reconstruction(tuple(refit.fitted), tuple(refit.kept), (*left, *refit.left))
 

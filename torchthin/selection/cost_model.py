@@ -15,7 +15,7 @@ from torch import nn
 
 from torchthin.dependency.components import Grouping
 from torchthin.dependency.groups import IntArray
-from torchthin.dependency.labels import FROZEN, Merged, Vector
+from torchthin.dependency.labels import FROZEN, FlattenedAxis, Vector
 from torchthin.dependency.propagate import Labels
 from torchthin.graph.cost import Cost
 from torchthin.graph.opgraph import BRANCH, Op, OpGraph
@@ -78,7 +78,7 @@ class Ledger:
         self._axes: dict[Place, int] = {}
         self._sizes: list[int] = []
         self._vectors: list[tuple[int, Vector]] = []
-        self._merged: list[tuple[int, Merged]] = []
+        self._merged: list[tuple[int, FlattenedAxis]] = []
         self._labels = labels
         graph = labels.graph
         learnt = {name for name, _ in model.named_parameters()}
@@ -112,7 +112,7 @@ class Ledger:
             number = self._axes[place] = len(self._sizes)
             self._sizes.append(self._labels.graph.values[value].shape[axis])
             labels = self._labels.values[value][axis] if value in self._labels.values else None
-            if isinstance(labels, Merged):
+            if isinstance(labels, FlattenedAxis):
                 self._merged.append((number, labels))
             elif labels is not None:
                 self._vectors.append((number, labels))

@@ -13,7 +13,7 @@ from torchthin.dependency.components import Grouping, producers
 from torchthin.dependency.groups import Group
 from torchthin.dependency.propagate import Labels
 from torchthin.graph.clone import modules_of, state_tensors
-from torchthin.graph.evaluation_mode import quiet
+from torchthin.graph.evaluation_mode import evaluation_mode
 from torchthin.graph.parametrized import (
     DerivedWeight,
     derived_weights,
@@ -217,7 +217,7 @@ def effective_weights(model: nn.Module) -> dict[str, Tensor]:
     """
     values = {name: tensor.detach() for name, tensor in state_tensors(model)}
     names = {id(tensor): name for name, tensor in state_tensors(model)}
-    with quiet(model):
+    with evaluation_mode(model):
         recompute_(model)
         for module in model.modules():
             for local, source in mirrored_tensors(module).items():

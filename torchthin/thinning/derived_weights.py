@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from torchthin.dependency.propagate import Labels
-from torchthin.graph.evaluation_mode import quiet
+from torchthin.graph.evaluation_mode import evaluation_mode
 from torchthin.graph.parametrized import DerivedWeight, weight_of
 from torchthin.thinning.build import tensors_of
 from torchthin.thinning.recipe import Recipe, cut
@@ -90,5 +90,5 @@ def _same(a: Tensor, b: Tensor) -> bool:
 
 
 def _weight(layer: nn.Module) -> Tensor:
-    with quiet(layer):
+    with evaluation_mode(layer):
         return weight_of(layer).clone()

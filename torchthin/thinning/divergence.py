@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchthin.dependency.propagate import Labels
 from torchthin.graph.arguments import as_outputs
 from torchthin.graph.clone import held
-from torchthin.graph.evaluation_mode import running
+from torchthin.graph.evaluation_mode import evaluation_mode
 from torchthin.graph.inputs import Inputs, call
 from torchthin.graph.op_counter import CountingMode, following
 from torchthin.graph.opgraph import BRANCH
@@ -135,8 +135,12 @@ def _close(a: Tensor, b: Tensor, tolerance: float) -> bool:
     return torch.allclose(a, b, rtol=tolerance, atol=tolerance * (size + 1e-12), equal_nan=True)
 
 
-def run(model: nn.Module, inputs: Inputs, mode: CountingMode, *, spent: bool = False) -> Any:
-    """Call a model under `mode`; in training mode if its ops count from `BRANCH`. `spent`: it is not run again."""
+def run(model: nn.Module, inputs: Inputs, mode: CountingMode, *, disposable: bool = False) -> Any:
+    """Call a model under `mode`; in training mode if its ops count from `BRANCH`. `disposable`: it is not run again."""
     training = mode.completed >= BRANCH
-    with held(model), running(model, training=training, spent=spent), following(model, mode):
+    with (
+        held(model),
+        evaluation_mode(model, training_branch=training, disposable=disposable),
+        following(model, mode),
+    ):
         return call(model, inputs)

@@ -60,8 +60,8 @@ def find_plan(traced: Traced, decide: Decide, *, prove: bool = True) -> Plan:
 
 
 def _found(traced: Traced, decide: Decide, prove: bool) -> Plan:
-    hollow = not prove and traced.is_large
-    search = _search(traced, decide, hollow)
+    fake = not prove and traced.is_large
+    search = _search(traced, decide, fake)
     warm = False
     for rounds in range(1, ROUNDS + 1):
         proposal = search.propose()
@@ -77,7 +77,7 @@ def _found(traced: Traced, decide: Decide, prove: bool) -> Plan:
             search.factors(),
             tuple(traced.derived.values()),
             warm,
-            hollow,
+            fake,
         )
         try:
             outcome = trial.run(prove=prove, doubtful=search.doubtful(proposal))
@@ -86,7 +86,7 @@ def _found(traced: Traced, decide: Decide, prove: bool) -> Plan:
                 raise ProofError(str(error)) from error
             # The record was made without arithmetic or with integers that are not plain, or what the first run cached, later
             # runs do not compute again: record once more. If ops still come and go, the data decide.
-            warm = not traced.graph.hollow
+            warm = not traced.graph.fake
             traced = traced.with_numbers()
             search = _search(traced, decide)
             continue
@@ -98,10 +98,10 @@ def _found(traced: Traced, decide: Decide, prove: bool) -> Plan:
     )
 
 
-def _search(traced: Traced, decide: Decide, hollow: bool = False) -> Search:
+def _search(traced: Traced, decide: Decide, fake: bool = False) -> Search:
     model, inputs, graph = traced.model, traced.inputs, traced.graph
     modules = dict(modules_of(model))
-    return Search(model, graph, decide, modules, lambda: read_sizes(model, inputs, graph, hollow=hollow))
+    return Search(model, graph, decide, modules, lambda: read_sizes(model, inputs, graph, fake=fake))
 
 
 def folded_values(model: nn.Module, plan: Plan) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from torchthin.errors import InputError, ProofError, one_line
 from torchthin.graph.clone import clone, duplicate, state_tensors, to_double
-from torchthin.graph.evaluation_mode import quiet
+from torchthin.graph.evaluation_mode import evaluation_mode
 from torchthin.graph.inputs import Inputs, as_inputs, call, on_device_of
 from torchthin.graph.model import check_model
 from torchthin.graph.outputs import output_tensors
@@ -165,7 +165,7 @@ def _run_copy(model: nn.Module, inputs: Inputs, double: bool) -> Any:
     """Return the outputs, or the exception."""
     copy = clone(model, to_double if double else duplicate)
     try:
-        with quiet(copy):
+        with evaluation_mode(copy):
             copy.eval()
             return call(copy, inputs)
     except Exception as error:  # whatever the user's code raises

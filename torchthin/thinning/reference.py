@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from torchthin.dependency.components import Components
-from torchthin.dependency.labels import FROZEN, Axes, Merged, Vector
+from torchthin.dependency.labels import FROZEN, Axes, FlattenedAxis, Vector
 from torchthin.dependency.propagate import Labels
 from torchthin.dependency.registry import Contraction
 from torchthin.graph.arguments import as_outputs, by_name
@@ -65,7 +65,11 @@ class Kept:
             labels = self.labels.values.get(value, ())[axis] if value in self.labels.values else None
             keep: BoolArray | None = None
             if labels is not None:
-                keep = labels.spread(self._staying) if isinstance(labels, Merged) else self._staying(labels)
+                keep = (
+                    labels.spread(self._staying)
+                    if isinstance(labels, FlattenedAxis)
+                    else self._staying(labels)
+                )
                 keep = None if keep.all() else keep
             self._cache[key] = keep
         return self._cache[key]

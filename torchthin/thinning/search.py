@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from torchthin.dependency.components import Grouping, find_groups
-from torchthin.dependency.labels import Merged
-from torchthin.dependency.propagate import Block, Couple, Labels, propagate
-from torchthin.dependency.registry import Site
+from torchthin.dependency.labels import FlattenedAxis
+from torchthin.dependency.propagate import CoupledAxes, FrozenAxis, Labels, propagate
+from torchthin.dependency.registry import SplitChoice
 from torchthin.errors import ProofError
 from torchthin.graph.collector import collection_paused
 from torchthin.graph.opgraph import BRANCH, Op, OpGraph
@@ -55,14 +55,14 @@ class Search:
     read: Callable[[], Sizes]
     """What the model's code does with integer attributes; asked for where axes are divided."""
     choices: dict[int, int] = field(default_factory=dict)
-    blocks: dict[tuple[int, int, int], Block] = field(default_factory=dict)
+    blocks: dict[tuple[int, int, int], FrozenAxis] = field(default_factory=dict)
     patches: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
     """(module path, attribute) -> (value, axis) whose size it mirrors."""
     spent: set[tuple[str, str]] = field(default_factory=set)
     """Patches that did not help."""
     known: set[tuple[str, str]] = field(default_factory=set)
     """Attributes that follow from the shapes of their module's parameters."""
-    couples: dict[int, Couple] = field(default_factory=dict)
+    couples: dict[int, CoupledAxes] = field(default_factory=dict)
     tentative: tuple[int, frozenset[int]] = (-1, frozenset())
     """Op before which code checked sizes, and the couples made for it."""
     uncoupled: frozenset[int] = frozenset()
@@ -93,7 +93,7 @@ class Search:
         cut = Recipe(shapes, keep)
         attributes = sized_attributes(self.model, cut)
         self.known = {(path, name) for path, values in attributes.items() for name in values}
-        if self.sizes is None and labels.sites:
+        if self.sizes is None and labels.split_choices:
             self.sizes = self.read()
         for path, name, size in (*self._used(kept, cut), *self._patched(kept)):
             attributes.setdefault(path, {})[name] = size
@@ -144,7 +144,7 @@ class Search:
 
         A view may flatten the heads together with the batch; the attribute then shrinks in the same proportion.
         """
-        for site in labels.sites:
+        for site in labels.split_choices:
             units = [candidate for candidate in site.candidates if candidate.startswith("unit ")]
             unit, result = site.candidates[site.chosen], site.op.outputs[0]
             module = self.modules.get(site.op.source.module)
@@ -170,7 +170,7 @@ class Search:
 
     def doubtful(self, proposal: Proposal) -> bool:
         """Whether the proposal rests on choices that only a comparison can confirm."""
-        return bool(proposal.labels.sites or self.patches or self.couples)
+        return bool(proposal.labels.split_choices or self.patches or self.couples)
 
     def learn(self, failure: Failure, proposal: Proposal) -> None:
         """Change the next proposal after a failure."""
@@ -178,7 +178,7 @@ class Search:
         if self._unscale(failure) or (proposal.decision.silence and self._silence(failure.homeless)):
             return
         if failure.axes:
-            self.blocks.update({key: Block(*key, failure.text) for key in failure.axes})
+            self.blocks.update({key: FrozenAxis(*key, failure.text) for key in failure.axes})
             return
         blamed = self._blamed(failure, kept)
         if blamed is None:
@@ -253,7 +253,7 @@ class Search:
 
     def _next_candidate(self, op: Op, seen: Iterable[tuple[int, int]], kept: Kept) -> bool:
         comps = np.unique(np.concatenate([self._gone_at(value, axis, kept) for value, axis in seen]))
-        for site in reversed(kept.labels.sites):
+        for site in reversed(kept.labels.split_choices):
             if site.op.index > op.index or site.chosen >= len(site.candidates) - 2:
                 continue
             if np.isin(kept.components.of_label[site.labels], comps).any():
@@ -266,7 +266,7 @@ class Search:
     def _gone_at(self, value: int, axis: int, kept: Kept) -> npt.NDArray[np.int64]:
         labels = kept.labels.values[value][axis]
         assert labels is not None
-        vectors = labels.parts if isinstance(labels, Merged) else (labels,)
+        vectors = labels.parts if isinstance(labels, FlattenedAxis) else (labels,)
         comps = kept.components.of_label[np.concatenate(vectors)]
         return comps[kept.gone[comps]]
 
@@ -311,7 +311,7 @@ class Search:
             twin = kept.labels.contractions[other.index]
             made = other.outputs[0]
             assert made is not None
-            self.couples[other.index] = Couple(
+            self.couples[other.index] = CoupledAxes(
                 other.index, twin.data, twin.data_axis, made.value, twin.out_axis
             )
         return True
@@ -351,7 +351,7 @@ class Search:
         self.couples.update({twin.op: twin for twin in (couple, *twins) if twin is not None})
         return True
 
-    def _joined_couple(self, op: Op, kept: Kept) -> Couple | None:
+    def _joined_couple(self, op: Op, kept: Kept) -> CoupledAxes | None:
         if op.name not in DIVIDING:
             return None
         for result in op.outputs:
@@ -360,7 +360,7 @@ class Search:
                 if source is not None and result is not None:
                     last, value, data_axis = source
                     if last not in self.couples and last not in self.uncoupled:
-                        return Couple(last, value, data_axis, result.value, axis)
+                        return CoupledAxes(last, value, data_axis, result.value, axis)
         return None
 
     def _counterparts(self, op: Op) -> list[Op]:
@@ -406,7 +406,7 @@ class Search:
             for number, axis in positions:
                 if number < len(values):
                     key = (other.index, values[number], axis)
-                    self.blocks[key] = Block(*key, text)
+                    self.blocks[key] = FrozenAxis(*key, text)
 
     def _kind(self, op: Op) -> tuple[object, ...]:
         """Ops of one kind are calls of one line of code on tensors of the same shapes."""
@@ -426,11 +426,11 @@ def _within_head(name: str) -> bool:
     return any(word in name for word in ("dim", "size", "width", "channels"))
 
 
-def _same_unit(site: Site, kept: Kept) -> list[Op]:
+def _same_unit(site: SplitChoice, kept: Kept) -> list[Op]:
     """Ops that divide tied channels in the same way: queries, keys and values change their unit together."""
     if not site.candidates[site.chosen].startswith("unit "):
         return []
-    alike = [other for other in kept.labels.sites if _way(other) == _way(site)]
+    alike = [other for other in kept.labels.split_choices if _way(other) == _way(site)]
     comps = [kept.components.of_label[other.labels] for other in alike]
     met = kept.components.of_label[site.labels]
     found: set[int] = set()
@@ -440,7 +440,7 @@ def _same_unit(site: Site, kept: Kept) -> list[Op]:
     return [alike[n].op for n in sorted(found)]
 
 
-def _way(site: Site) -> tuple[tuple[str, ...], int]:
+def _way(site: SplitChoice) -> tuple[tuple[str, ...], int]:
     return site.candidates, site.chosen
 
 

@@ -14,7 +14,7 @@ from torchthin.dependency.propagate import Labels
 from torchthin.errors import InputError
 from torchthin.graph.clone import clone, held, saved_names
 from torchthin.graph.deferred import SMALLEST, Deferred, FilledIn
-from torchthin.graph.evaluation_mode import own_modes, running
+from torchthin.graph.evaluation_mode import evaluation_mode, has_own_modes
 from torchthin.graph.inputs import Inputs, call, refreshed
 from torchthin.graph.op_counter import CountingMode
 from torchthin.graph.opgraph import BRANCH, Op
@@ -126,7 +126,7 @@ class Trial:
     """Weights that layers compute from other parameters."""
     varying: bool = False
     """How many ops the model runs depends on the data (boxes found), and is no reason to give up."""
-    hollow: bool = False
+    fake: bool = False
     """See without arithmetic whether the thinned model runs; of no use where outputs are compared."""
 
     def run(self, *, prove: bool, doubtful: bool) -> Failure | Success:
@@ -136,13 +136,13 @@ class Trial:
             prove: compare outputs with the reference; False: check that the thinned model runs.
             doubtful: choices were made, so look for differences op by op first, which is cheaper than a failed proof.
         """
-        if not prove and (self._runs_hollow() if self.hollow else self._runs()):
+        if not prove and (self._runs_fake() if self.fake else self._runs()):
             return Success(self.recipe, (), None, (), ())
         small = thin_copy(self.model, self.recipe)  # unmasked: of what a mask zeroes nothing stays
-        mode = FactorMode(self.labels.graph.places)
+        mode = FactorMode(self.labels.graph.call_sites)
         failure = _attempt(small, self.inputs, mode)
         if failure is None and self.labels.graph.branched:
-            failure = _attempt(small, self.inputs, CountingMode(BRANCH, self.labels.graph.branch_places))
+            failure = _attempt(small, self.inputs, CountingMode(BRANCH, self.labels.graph.branch_call_sites))
         if failure is not None:
             return failure
         if not prove:
@@ -165,19 +165,22 @@ class Trial:
         small = thin_copy(self.model, self.recipe)
         with contextlib.suppress(Exception), held(small):
             for training in (False, True) if self.labels.graph.branched else (False,):
-                with running(small, training=training, spent=not self.labels.graph.branched):
+                with evaluation_mode(
+                    small, training_branch=training, disposable=not self.labels.graph.branched
+                ):
                     call(small, self.inputs)
             return True
         return False
 
-    def _runs_hollow(self) -> bool:
+    def _runs_fake(self) -> bool:
         """Whether the thinned model runs without arithmetic; if not, a run with numbers tells why, if there is a reason."""
         graph = self.labels.graph
-        modes = [CountingMode(0, graph.places, hollow=True)]
+        modes = [CountingMode(0, graph.call_sites, fake=True)]
         if graph.branched:
-            modes.append(CountingMode(BRANCH, graph.branch_places, hollow=True))
+            modes.append(CountingMode(BRANCH, graph.branch_call_sites, fake=True))
         return all(
-            _attempt(thin_copy(self.model, self.recipe, values=False), self.inputs, mode, spent=True) is None
+            _attempt(thin_copy(self.model, self.recipe, values=False), self.inputs, mode, disposable=True)
+            is None
             for mode in modes
         )
 
@@ -243,7 +246,7 @@ class Trial:
         The weights of the masked model are made as they are read, where nothing but ops reads them.
         """
         kinds = {type(module) for module in self.model.modules()}
-        if not self.derived and not any(map(own_modes, kinds)):
+        if not self.derived and not any(map(has_own_modes, kinds)):
             with contextlib.suppress(Diverged):
                 return self._pair_of(double, rescales, Deferred())
         return self._pair_of(double, rescales, None)
@@ -416,9 +419,11 @@ def _refuse_nan(outputs: Any) -> None:
             )
 
 
-def _attempt(model: nn.Module, inputs: Inputs, mode: CountingMode, *, spent: bool = False) -> Failure | None:
+def _attempt(
+    model: nn.Module, inputs: Inputs, mode: CountingMode, *, disposable: bool = False
+) -> Failure | None:
     try:
-        run(model, inputs, mode, spent=spent)
+        run(model, inputs, mode, disposable=disposable)
     except Exception as error:  # whatever the user's code raises
         first = str(error).strip().splitlines()
         return Failure(mode.completed, f"{type(error).__name__}: {first[0] if first else ''}", True)

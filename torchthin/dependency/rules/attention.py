@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from torchthin.dependency.labels import Axes
-from torchthin.dependency.registry import Call, Contraction, rule
+from torchthin.dependency.registry import Call, Contraction, register_op
 from torchthin.dependency.rules.elementwise import broadcast
 
 FUSED = (
@@ -15,7 +15,7 @@ FUSED = (
 )
 
 
-@rule(*FUSED)
+@register_op(*FUSED)
 def attention(call: Call) -> list[Axes]:
     """Query (B, H, L, E), key (B, H, S, E), value (B, H, S, E) -> (B, H, L, E).
 
@@ -49,7 +49,7 @@ def _unlabelled(call: Call, output: int) -> Axes:
     return (None,) * len(call.out_shape(output))
 
 
-@rule("aten.embedding")
+@register_op("aten.embedding")
 def embedding(call: Call) -> list[Axes]:
     """Rows are looked up by number, so they freeze; columns pass."""
     table = call.axes("weight")
@@ -57,7 +57,7 @@ def embedding(call: Call) -> list[Axes]:
     return [(*call.axes("indices"), table[1])]
 
 
-@rule("aten._embedding_bag", "aten._embedding_bag_forward_only")
+@register_op("aten._embedding_bag", "aten._embedding_bag_forward_only")
 def embedding_bag(call: Call) -> list[Axes]:
     """Rows are looked up by number and summed in bags; columns pass."""
     table = call.axes("weight")

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from torchthin.dependency.labels import Axes, Axis, Merged, Vector
-from torchthin.dependency.registry import Call, Contraction, rule
+from torchthin.dependency.labels import Axes, Axis, FlattenedAxis, Vector
+from torchthin.dependency.registry import Call, Contraction, register_op
 from torchthin.dependency.rules.elementwise import broadcast
 
 
 def _vector(axis: Axis) -> Vector | None:
-    assert not isinstance(axis, Merged)
+    assert not isinstance(axis, FlattenedAxis)
     return axis
 
 
-@rule("aten.convolution", "aten._convolution")
+@register_op("aten.convolution", "aten._convolution")
 def convolution(call: Call) -> list[Axes]:
     """Data (N, C, ...), weight (out, C / conv groups, ...), transposed (C, out / conv groups, ...)."""
     data, weight = call.axes("input"), call.axes("weight")
@@ -89,7 +89,7 @@ def _tiled(labels: Vector, times: int) -> Vector:
     return labels[None].repeat(times, axis=0).reshape(-1)
 
 
-@rule("aten.mm", "aten.addmm", "aten.addmm_", "aten._addmm_activation", "aten.bmm", "aten.baddbmm",
+@register_op("aten.mm", "aten.addmm", "aten.addmm_", "aten._addmm_activation", "aten.bmm", "aten.baddbmm",
       "aten.baddbmm_")  # fmt: skip
 def matrix_product(call: Call) -> list[Axes]:
     """(..., m, k) x (..., k, n), with an optional addend that broadcasts."""
@@ -114,7 +114,7 @@ def matrix_product(call: Call) -> list[Axes]:
     return [out]
 
 
-@rule("aten._grouped_mm")
+@register_op("aten._grouped_mm")
 def grouped_product(call: Call) -> list[Axes]:
     """(rows, k) x (experts, k, n): rows go to experts by number. (Kernels may want sizes of whole 16 bytes: it is tried.)"""
     a, b = call.axes("self"), call.axes("mat2")
@@ -129,7 +129,7 @@ def grouped_product(call: Call) -> list[Axes]:
     return [(None, b[2])]
 
 
-@rule("aten.mv", "aten.addmv")
+@register_op("aten.mv", "aten.addmv")
 def matrix_vector(call: Call) -> list[Axes]:
     """(m, k) x (k). Mostly part of a norm (spectral norm), so what goes is left out as from statistics."""
     name = "mat" if call.has("mat") else "self"
@@ -143,7 +143,7 @@ def matrix_vector(call: Call) -> list[Axes]:
     return [broadcast(call, [(shape, (matrix[0],)), (call.shape("self"), call.axes("self"))], shape)]
 
 
-@rule("aten.dot", "aten.vdot")
+@register_op("aten.dot", "aten.vdot")
 def inner_product(call: Call) -> list[Axes]:
     """(k) x (k): what goes is left out."""
     a, b = call.axes("self")[0], call.axes("tensor" if call.has("tensor") else "other")[0]
@@ -153,7 +153,7 @@ def inner_product(call: Call) -> list[Axes]:
     return [()]
 
 
-@rule("aten._trilinear")
+@register_op("aten._trilinear")
 def trilinear(call: Call) -> list[Axes]:
     """The product of three tensors, each unsqueezed at its own axes, summed over some (bilinear layers)."""
     operands: list[tuple[tuple[int, ...], Axes]] = []

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from torchthin.dependency.labels import Axes
-from torchthin.dependency.registry import Call, rule
+from torchthin.dependency.registry import Call, register_op
 
 
-@rule(
+@register_op(
     "aten.zeros", "aten.ones", "aten.empty", "aten.full", "aten.new_zeros", "aten.new_ones", "aten.new_empty",
     "aten.new_full", "aten.scalar_tensor", "aten.empty_strided", "aten.new_empty_strided", "aten.empty_permuted",
     "aten.rand", "aten.randn", "aten.randint",
 )  # fmt: skip
 def made_in_forward(call: Call) -> list[Axes]:
     """Every index is like any other: fresh labels on every axis."""
-    return [tuple(call.space.fresh(n, soft=True) if n > 1 else None for n in call.out_shape())]
+    return [tuple(call.space.fresh(n, expandable=True) if n > 1 else None for n in call.out_shape())]
 
 
-@rule(
+@register_op(
     "aten.arange", "aten.linspace", "aten.logspace", "aten.randperm", "aten.tril_indices", "aten.triu_indices",
     "aten.hann_window", "aten.hamming_window", "aten.blackman_window", "aten.kaiser_window", "aten.bartlett_window",
     "aten.fft_fftfreq", "aten.fft_rfftfreq",
@@ -29,11 +29,11 @@ def counted(call: Call) -> list[Axes]:
     return [axes]
 
 
-@rule("aten.eye")
+@register_op("aten.eye")
 def eye(call: Call) -> list[Axes]:
     """A square unit matrix loses row and column together; any other loses nothing."""
     rows, columns = call.out_shape()
     if rows == columns and rows > 1:
-        axis = call.space.fresh(rows, soft=True)
+        axis = call.space.fresh(rows, expandable=True)
         return [(axis, axis)]
     return [(None, None)]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from torchthin.dependency.labels import Axes, Axis, Merged
-from torchthin.dependency.registry import Call, positive, rule
+from torchthin.dependency.labels import Axes, Axis, FlattenedAxis
+from torchthin.dependency.registry import Call, positive, register_op
 from torchthin.graph.opgraph import Ref
 
 
-@rule(
+@register_op(
     "aten.copy_", "aten.native_dropout", "aten.alias", "aten._to_copy",
     "aten.lift", "aten.lift_fresh", "aten.lift_fresh_copy", "aten._prelu_kernel", "aten.rrelu_with_noise",
     "aten.zeros_like", "aten.ones_like", "aten.empty_like", "aten.full_like", "aten.rand_like", "aten.randn_like",
@@ -24,7 +24,7 @@ from torchthin.graph.opgraph import Ref
     "aten.celu", "aten.celu_", "aten.elu", "aten.elu_", "aten.hardshrink", "aten.hardsigmoid", "aten.hardsigmoid_",
     "aten.hardtanh", "aten.hardtanh_", "aten.leaky_relu", "aten.leaky_relu_", "aten.mish", "aten.softplus",
     "aten.softshrink", "aten.threshold", "aten.rad2deg", "aten.rad2deg_",
-    accepts_merged=True,
+    accepts_flattened=True,
 )  # fmt: skip
 def elementwise(call: Call) -> list[Axes]:
     """Tie along every axis that the operands share; also serves every operator that torch tags as pointwise."""
@@ -50,14 +50,14 @@ def _shared(call: Call, operands: list[tuple[tuple[int, ...], Axes]], size: int,
     met = [axes[-from_end] for dims, axes in operands if len(dims) >= from_end and dims[-from_end] == size]
     if not met:
         return None
-    first = next((axis for axis in met if not call.space.is_soft(axis)), met[0])
+    first = next((axis for axis in met if not call.space.is_expandable(axis)), met[0])
     alike = [tie_pair(call, first, other) for other in met if other is not first]
     return first if all(alike) else None
 
 
 def tie_pair(call: Call, a: Axis, b: Axis) -> bool:
     """Tie two axes; flattened ones part by part when they were flattened alike. Return whether their labels go on."""
-    if isinstance(a, Merged) and isinstance(b, Merged) and _sizes(a) == _sizes(b):
+    if isinstance(a, FlattenedAxis) and isinstance(b, FlattenedAxis) and _sizes(a) == _sizes(b):
         for mine, theirs in zip(a.segments, b.segments, strict=True):
             for (_, one), (_, other) in zip(mine, theirs, strict=True):
                 if one is not other:
@@ -67,11 +67,13 @@ def tie_pair(call: Call, a: Axis, b: Axis) -> bool:
     return isinstance(a, np.ndarray) and isinstance(b, np.ndarray)
 
 
-def _sizes(axis: Merged) -> list[list[int]]:
+def _sizes(axis: FlattenedAxis) -> list[list[int]]:
     return [[size for size, _ in dims] for dims in axis.segments]
 
 
-@rule("aten._foreach_add", "aten._foreach_mul", "aten._foreach_sub", "aten._foreach_div", accepts_merged=True)
+@register_op(
+    "aten._foreach_add", "aten._foreach_mul", "aten._foreach_sub", "aten._foreach_div", accepts_flattened=True
+)
 def foreach(call: Call) -> list[Axes]:
     """Lists of tensors, each with its partner."""
     lists = [argument for argument in call.op.arguments.values() if isinstance(argument, list)]
@@ -83,7 +85,7 @@ def foreach(call: Call) -> list[Axes]:
     return results
 
 
-@rule("aten.view_as_real", "aten.view_as_complex")
+@register_op("aten.view_as_real", "aten.view_as_complex")
 def as_pairs(call: Call) -> list[Axes]:
     """Complex numbers are pairs on a new last axis."""
     data = call.axes("self")
@@ -93,7 +95,7 @@ def as_pairs(call: Call) -> list[Axes]:
     return [data[:-1]]
 
 
-@rule("aten.glu")
+@register_op("aten.glu")
 def glu(call: Call) -> list[Axes]:
     """One half times the sigmoid of the other: index i goes with index i of the other half."""
     data = call.axes("self")
@@ -108,7 +110,9 @@ def glu(call: Call) -> list[Axes]:
     return [(*data[:dim], first, *data[dim + 1 :])]
 
 
-@rule("aten.fake_quantize_per_channel_affine_cachemask", "aten._fake_quantize_learnable_per_channel_affine")
+@register_op(
+    "aten.fake_quantize_per_channel_affine_cachemask", "aten._fake_quantize_learnable_per_channel_affine"
+)
 def per_channel(call: Call) -> list[Axes]:
     """Scale and zero point follow one axis."""
     data = call.axes("self")

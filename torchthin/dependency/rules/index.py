@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from torchthin.dependency.labels import Axes, Axis
-from torchthin.dependency.registry import Call, positive, rule
+from torchthin.dependency.registry import Call, positive, register_op
 from torchthin.graph.opgraph import Ref
 
 _BY_NUMBER = "its indices are looked up by number"
@@ -26,7 +26,7 @@ def _indexed(call: Call) -> tuple[list[int], list[Ref], int]:
     return axes, refs, position
 
 
-@rule("aten.index", "aten._unsafe_index")
+@register_op("aten.index", "aten._unsafe_index")
 def index(call: Call) -> list[Axes]:
     """x[i, :, j]: indexed axes freeze; the index's own axes stand in their place (in front when they are apart)."""
     data = call.axes("self")
@@ -44,7 +44,7 @@ def index(call: Call) -> list[Axes]:
     return [(*rest[:front], *(None,) * new, *rest[front:])]
 
 
-@rule("aten.index_put", "aten.index_put_", "aten._unsafe_index_put")
+@register_op("aten.index_put", "aten.index_put_", "aten._unsafe_index_put")
 def index_put(call: Call) -> list[Axes]:
     """x[i, :, j] = values: the values have the axes that x[i, :, j] would have."""
     data, shape = call.axes("self"), call.shape("self")
@@ -71,7 +71,7 @@ def index_put(call: Call) -> list[Axes]:
     return [data]
 
 
-@rule("aten.index_select", "aten.index_fill_", "aten.index_fill")
+@register_op("aten.index_select", "aten.index_fill_", "aten.index_fill")
 def index_select(call: Call) -> list[Axes]:
     """Look up (or fill) whole slices along one axis."""
     data = call.axes("self")
@@ -82,14 +82,14 @@ def index_select(call: Call) -> list[Axes]:
     return [tuple(None if d == dim else axis for d, axis in enumerate(data))]
 
 
-@rule("aten.gather")
+@register_op("aten.gather")
 def gather(call: Call) -> list[Axes]:
     """Look up along one axis, at a place of its own for every index of the other axes."""
     dim = positive(int(call.arg("dim")), len(call.axes("self")))
     return [_beside(call, dim, "self", "index")]
 
 
-@rule("aten.scatter", "aten.scatter_", "aten.scatter_add", "aten.scatter_add_", "aten.scatter_reduce",
+@register_op("aten.scatter", "aten.scatter_", "aten.scatter_add", "aten.scatter_add_", "aten.scatter_reduce",
       "aten.scatter_reduce_")  # fmt: skip
 def scatter(call: Call) -> list[Axes]:
     """Write along one axis, at a place of its own for every index of the other axes."""
@@ -118,7 +118,7 @@ def _beside(call: Call, dim: int, first: str, second: str) -> Axes:
     return tuple(shared)
 
 
-@rule("aten.index_add", "aten.index_add_", "aten.index_copy", "aten.index_copy_", "aten.index_reduce",
+@register_op("aten.index_add", "aten.index_add_", "aten.index_copy", "aten.index_copy_", "aten.index_reduce",
       "aten.index_reduce_")  # fmt: skip
 def index_add(call: Call) -> list[Axes]:
     """Write whole slices along one axis."""
@@ -132,7 +132,7 @@ def index_add(call: Call) -> list[Axes]:
     return [tuple(None if d == dim else axis for d, axis in enumerate(data))]
 
 
-@rule("aten.masked_scatter", "aten.masked_scatter_")
+@register_op("aten.masked_scatter", "aten.masked_scatter_")
 def masked_scatter(call: Call) -> list[Axes]:
     """Entries of `source` are taken in order; where the mask picks whole rows, the last axis passes."""
     data, source = call.axes("self"), call.axes("source")
@@ -156,11 +156,11 @@ def masked_scatter(call: Call) -> list[Axes]:
     return [(*(None,) * (len(data) - 1), data[-1])]
 
 
-@rule(
+@register_op(
     "aten.masked_select", "aten.nonzero", "aten.bincount", "aten.searchsorted", "aten.bucketize", "aten.take",
     "aten.put", "aten.put_", "aten._unique2", "aten.repeat_interleave",
     "aten.unique_dim", "aten.unique_consecutive",
-    accepts_merged=True,
+    accepts_flattened=True,
 )  # fmt: skip
 def by_number(call: Call) -> list[Axes]:
     """Everything is addressed by number, so everything freezes."""

@@ -7,17 +7,17 @@ from collections.abc import Sequence
 import numpy as np
 
 from torchthin.dependency.labels import FROZEN, Axes, Axis
-from torchthin.dependency.registry import Call, positive, rule
+from torchthin.dependency.registry import Call, positive, register_op
 
 
-@rule("aten.permute")
+@register_op("aten.permute")
 def permute(call: Call) -> list[Axes]:
     """Reorder all axes."""
     data = call.axes("self")
     return [tuple(data[positive(d, len(data))] for d in call.arg("dims"))]
 
 
-@rule("aten.transpose", "aten.transpose_")
+@register_op("aten.transpose", "aten.transpose_")
 def transpose(call: Call) -> list[Axes]:
     """Swap two axes."""
     data = list(call.axes("self"))
@@ -26,13 +26,13 @@ def transpose(call: Call) -> list[Axes]:
     return [tuple(data)]
 
 
-@rule("aten.t", "aten.t_")
+@register_op("aten.t", "aten.t_")
 def matrix_transpose(call: Call) -> list[Axes]:
     """Swap the two axes of a matrix."""
     return [tuple(reversed(call.axes("self")))]
 
 
-@rule("aten.unsqueeze", "aten.unsqueeze_")
+@register_op("aten.unsqueeze", "aten.unsqueeze_")
 def unsqueeze(call: Call) -> list[Axes]:
     """Insert an axis of size 1."""
     data = list(call.axes("self"))
@@ -40,7 +40,7 @@ def unsqueeze(call: Call) -> list[Axes]:
     return [tuple(data)]
 
 
-@rule("aten.squeeze", "aten.squeeze_", accepts_merged=True)
+@register_op("aten.squeeze", "aten.squeeze_", accepts_flattened=True)
 def squeeze(call: Call) -> list[Axes]:
     """Drop axes of size 1: the labelled ones stay in order."""
     given = call.arg("dim")
@@ -50,7 +50,7 @@ def squeeze(call: Call) -> list[Axes]:
     return [tuple(axis for d, axis in enumerate(call.axes("self")) if d not in dropped)]
 
 
-@rule("aten.expand")
+@register_op("aten.expand")
 def expand(call: Call) -> list[Axes]:
     """Axes of size 1 are repeated, and new ones stand in front: every index of theirs is like any other."""
     data, out = call.axes("self"), call.out_shape()
@@ -60,10 +60,10 @@ def expand(call: Call) -> list[Axes]:
 
 
 def _repeated(call: Call, axis: Axis, before: int, after: int) -> Axis:
-    return call.space.fresh(after, soft=True) if before == 1 and after > 1 else axis
+    return call.space.fresh(after, expandable=True) if before == 1 and after > 1 else axis
 
 
-@rule("aten.flip")
+@register_op("aten.flip")
 def flip(call: Call) -> list[Axes]:
     """Reverse axes."""
     data = call.axes("self")
@@ -76,7 +76,7 @@ def flip(call: Call) -> list[Axes]:
     ]
 
 
-@rule("aten.triu", "aten.tril", "aten.triu_", "aten.tril_")
+@register_op("aten.triu", "aten.tril", "aten.triu_", "aten.tril_")
 def triangle(call: Call) -> list[Axes]:
     """Zero a triangle of the last two axes, by position."""
     data = call.axes("self")
@@ -85,7 +85,7 @@ def triangle(call: Call) -> list[Axes]:
     return [data]
 
 
-@rule("aten.roll")
+@register_op("aten.roll")
 def roll(call: Call) -> list[Axes]:
     """Rotate: a fixed number of indices wraps around, so the indices that wrap must all stay."""
     data = list(call.axes("self"))
@@ -105,7 +105,7 @@ def roll(call: Call) -> list[Axes]:
     return [tuple(data)]
 
 
-@rule("aten.constant_pad_nd")
+@register_op("aten.constant_pad_nd")
 def constant_pad(call: Call) -> list[Axes]:
     """Pad from the last axis backwards; padding on a labelled axis is frozen."""
     data = list(call.axes("self"))
@@ -123,7 +123,7 @@ def constant_pad(call: Call) -> list[Axes]:
     return [tuple(data)]
 
 
-@rule("aten.repeat")
+@register_op("aten.repeat")
 def repeat(call: Call) -> list[Axes]:
     """Tile axes; new axes stand in front."""
     repeats = list(call.arg("repeats"))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from torchthin.dependency.labels import Axes, Axis, Merged
-from torchthin.dependency.registry import Call, rule
+from torchthin.dependency.labels import Axes, Axis, FlattenedAxis
+from torchthin.dependency.registry import Call, register_op
 
 BATCH_NORMS = (
     "aten.native_batch_norm",
@@ -17,7 +17,7 @@ BATCH_NORMS = (
 )
 
 
-@rule(*BATCH_NORMS)
+@register_op(*BATCH_NORMS)
 def batch_norm(call: Call) -> list[Axes]:
     """Weight, bias, running mean and variance follow axis 1."""
     data = call.axes("input")
@@ -38,7 +38,7 @@ def _vector(call: Call, output: int, channels: Axis) -> Axes:
     return (channels,) if shape and shape == call.out_shape()[1:2] else (None,) * len(shape)
 
 
-@rule("aten.native_layer_norm", "aten._fused_rms_norm")
+@register_op("aten.native_layer_norm", "aten._fused_rms_norm")
 def layer_norm(call: Call) -> list[Axes]:
     """Weight and bias follow the last axes, over which the statistics run."""
     data = call.axes("input")
@@ -53,7 +53,7 @@ def layer_norm(call: Call) -> list[Axes]:
     return [data, *(saved for _ in call.op.outputs[1:])]
 
 
-@rule("aten.native_group_norm")
+@register_op("aten.native_group_norm")
 def group_norm(call: Call) -> list[Axes]:
     """Like layer norm over axis 1 in blocks: equal numbers go from every norm group."""
     data = call.axes("input")
@@ -62,7 +62,7 @@ def group_norm(call: Call) -> list[Axes]:
         if call.has(name):
             call.tie(channels, call.axes(name)[0])
     norm_groups = int(call.arg("group"))
-    if channels is not None and not isinstance(channels, Merged) and norm_groups > 1:
+    if channels is not None and not isinstance(channels, FlattenedAxis) and norm_groups > 1:
         if norm_groups == channels.size:
             call.freeze(channels, "group norm with one channel per norm group")
         else:
@@ -71,7 +71,7 @@ def group_norm(call: Call) -> list[Axes]:
     return [data, *((data[0], None) for _ in call.op.outputs[1:])]
 
 
-@rule("aten._softmax", "aten._safe_softmax", "aten._log_softmax")
+@register_op("aten._softmax", "aten._safe_softmax", "aten._log_softmax")
 def softmax(call: Call) -> list[Axes]:
     """A distribution over one axis: what goes from that axis leaves the sum."""
     data = call.axes("self")
@@ -80,7 +80,7 @@ def softmax(call: Call) -> list[Axes]:
     return [data]
 
 
-@rule("aten._weight_norm_interface")
+@register_op("aten._weight_norm_interface")
 def weight_norm(call: Call) -> list[Axes]:
     """w = g v / |v|, the norm over all axes but `dim`."""
     v, g = call.axes("v"), call.axes("g")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from torchthin.dependency.labels import Axes
-from torchthin.dependency.registry import Call, rule
+from torchthin.dependency.registry import Call, register_op
 
 
-@rule(
+@register_op(
     "aten.max_pool2d_with_indices", "aten.max_pool3d_with_indices", "aten.avg_pool2d", "aten.avg_pool3d",
     "aten._adaptive_avg_pool2d", "aten._adaptive_avg_pool3d", "aten.adaptive_max_pool2d", "aten.adaptive_max_pool3d",
     "aten.upsample_nearest1d", "aten.upsample_nearest2d", "aten.upsample_nearest3d",
@@ -34,7 +34,7 @@ def spatial(call: Call) -> list[Axes]:
     return [(*data[:kept], *(None,) * spatial_axes) for _ in call.op.outputs]
 
 
-@rule(
+@register_op(
     "aten.grid_sampler_2d",
     "aten.grid_sampler_3d",
 )
@@ -48,7 +48,7 @@ def grid_sampler(call: Call) -> list[Axes]:
     return [(data[0], data[1], *(None for _ in data[2:]))]
 
 
-@rule("aten.affine_grid_generator")
+@register_op("aten.affine_grid_generator")
 def affine_grid(call: Call) -> list[Axes]:
     """(N, 2, 3) transformations -> (N, H, W, 2) positions."""
     data = call.axes("theta")
@@ -57,7 +57,7 @@ def affine_grid(call: Call) -> list[Axes]:
     return [(data[0], *(None for _ in call.out_shape()[1:]))]
 
 
-@rule("torchvision.roi_align", "torchvision.roi_pool")
+@register_op("torchvision.roi_align", "torchvision.roi_pool")
 def regions(call: Call) -> list[Axes]:
     """(N, C, H, W) pictures and (K, 5) regions -> (K, C, h, w): the first column of a region is a picture's number."""
     data, rois = call.axes("input"), call.axes("rois")

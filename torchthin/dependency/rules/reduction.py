@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torchthin.dependency.labels import Axes, Merged, Sorted
-from torchthin.dependency.registry import Call, positive, rule
+from torchthin.dependency.labels import Axes, FlattenedAxis, RankedAxis
+from torchthin.dependency.registry import Call, positive, register_op
 from torchthin.dependency.rules.elementwise import elementwise
 
 _POSITIONS = {"aten.argmax", "aten.argmin"}
@@ -13,12 +13,12 @@ _WITH_POSITIONS = {"aten.max", "aten.min", "aten.median", "aten.nanmedian", "ate
 """With a `dim`, their second result holds positions along it."""
 
 
-@rule(
+@register_op(
     "aten.sum", "aten.mean", "aten.amax", "aten.amin", "aten.max", "aten.min", "aten.prod", "aten.var", "aten.std",
     "aten.var_mean", "aten.std_mean", "aten.linalg_vector_norm", "aten.norm", "aten.logsumexp", "aten.any", "aten.all",
     "aten.argmax", "aten.argmin", "aten.median", "aten.nanmedian", "aten.mode", "aten.aminmax", "aten.nansum",
     "aten.count_nonzero",
-    accepts_merged=True,
+    accepts_flattened=True,
 )  # fmt: skip
 def reduction(call: Call) -> Sequence[Axes]:
     """Reduce over the argument `dim` (all axes when it is left out)."""
@@ -41,10 +41,10 @@ def reduction(call: Call) -> Sequence[Axes]:
     return [axes if len(call.out_shape(i)) == len(axes) else () for i in range(len(call.op.outputs))]
 
 
-@rule(
+@register_op(
     "aten.cumsum", "aten.cumsum_", "aten.cumprod", "aten.cumprod_", "aten.logcumsumexp", "aten.cummax", "aten.cummin",
     "aten.topk", "aten.kthvalue",
-    accepts_merged=True,
+    accepts_flattened=True,
 )  # fmt: skip
 def along_one_axis(call: Call) -> list[Axes]:
     """The order along `dim` matters: its labels freeze."""
@@ -59,7 +59,7 @@ def along_one_axis(call: Call) -> list[Axes]:
     return [axes for _ in call.op.outputs]
 
 
-@rule("aten.sort", accepts_merged=True)
+@register_op("aten.sort", accepts_flattened=True)
 def sort(call: Call) -> list[Axes]:
     """Values in order: what was where along `dim` is forgotten, and how many there are follows what stays."""
     data = call.axes("self")
@@ -73,11 +73,11 @@ def sort(call: Call) -> list[Axes]:
         call.freeze(axis, "a position along the axis is read")
         return [(*data[:dim], None, *data[dim + 1 :])] * 2
     call.statistics = True
-    segments = axis.segments if isinstance(axis, Merged) else (((axis.size, axis),),)
-    return [(*data[:dim], Sorted(segments), *data[dim + 1 :])] * 2
+    segments = axis.segments if isinstance(axis, FlattenedAxis) else (((axis.size, axis),),)
+    return [(*data[:dim], RankedAxis(segments), *data[dim + 1 :])] * 2
 
 
-@rule("aten._fft_r2c", "aten._fft_c2r", "aten._fft_c2c")
+@register_op("aten._fft_r2c", "aten._fft_c2r", "aten._fft_c2c")
 def fourier(call: Call) -> list[Axes]:
     """Frequencies mix all indices along `dim`, by position."""
     data = call.axes("self")
@@ -87,7 +87,7 @@ def fourier(call: Call) -> list[Axes]:
     return [tuple(None if d in dims else axis for d, axis in enumerate(data))]
 
 
-@rule("aten._cdist_forward", "aten._euclidean_dist")
+@register_op("aten._cdist_forward", "aten._euclidean_dist")
 def distances(call: Call) -> list[Axes]:
     """(..., P, M) and (..., R, M) -> (..., P, R): distances over M."""
     a, b = call.axes("x1"), call.axes("x2")
@@ -101,7 +101,7 @@ def distances(call: Call) -> list[Axes]:
     return [(*a[:-2], a[-2], b[-2])]
 
 
-@rule("aten.multinomial")
+@register_op("aten.multinomial")
 def drawn(call: Call) -> list[Axes]:
     """Positions are drawn from the last axis."""
     data = call.axes("self")

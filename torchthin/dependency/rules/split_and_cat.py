@@ -6,15 +6,15 @@ from typing import TypeVar
 
 import numpy as np
 
-from torchthin.dependency.labels import FROZEN, Axes, Axis, Dims, Merged, Sorted, Vector
-from torchthin.dependency.registry import Call, positive, rule
+from torchthin.dependency.labels import FROZEN, Axes, Axis, Dims, FlattenedAxis, RankedAxis, Vector
+from torchthin.dependency.registry import Call, positive, register_op
 from torchthin.dependency.rules.elementwise import broadcast
 from torchthin.graph.opgraph import Ref
 
 _Item = TypeVar("_Item")
 
 
-@rule("aten.slice")
+@register_op("aten.slice")
 def slice_(call: Call) -> list[Axes]:
     """A range of one axis."""
     data = list(call.axes("self"))
@@ -44,7 +44,7 @@ def _choose_range(call: Call, axis: Vector, start: int, stop: int, step: int) ->
         call.choose(axis, "free")
 
 
-@rule("aten.slice_scatter")
+@register_op("aten.slice_scatter")
 def slice_scatter(call: Call) -> list[Axes]:
     """Write a range of one axis."""
     data, source = call.axes("self"), call.axes("src")
@@ -64,7 +64,7 @@ def slice_scatter(call: Call) -> list[Axes]:
     return [data]
 
 
-@rule("aten.select_scatter")
+@register_op("aten.select_scatter")
 def select_scatter(call: Call) -> list[Axes]:
     """Write one index of an axis."""
     data, source = call.axes("self"), call.axes("src")
@@ -80,7 +80,7 @@ def _tie_others(call: Call, data: Axes, source: Axes, dim: int) -> None:
             call.tie(a, b)
 
 
-@rule("aten.split", "aten.split_with_sizes", "aten.unsafe_split", "aten.unsafe_split_with_sizes")
+@register_op("aten.split", "aten.split_with_sizes", "aten.unsafe_split", "aten.unsafe_split_with_sizes")
 def split(call: Call) -> list[Axes]:
     """Consecutive ranges of one axis; equal ranges must stay equal."""
     data = call.axes("self")
@@ -124,19 +124,19 @@ def tie_rows(call: Call, rows: Vector) -> None:
     call.tie(rows[:, 1:], rows[:, :1])
 
 
-@rule("aten.select", accepts_merged=True, accepts_sorted=True)
+@register_op("aten.select", accepts_flattened=True, accepts_ranked=True)
 def select(call: Call) -> list[Axes]:
-    """One index of an axis, by number: labels on that axis freeze. The ends of a sorted axis are extremes, though."""
+    """One index of an axis, by number: labels on that axis freeze. The ends of a ranked axis are extremes, though."""
     data = call.axes("self")
     d = positive(int(call.arg("dim", 0)), len(data))
-    if isinstance(data[d], Sorted) and int(call.arg("index")) in {0, -1, call.shape("self")[d] - 1}:
+    if isinstance(data[d], RankedAxis) and int(call.arg("index")) in {0, -1, call.shape("self")[d] - 1}:
         call.statistics = True
     else:
-        call.freeze(call.unsorted(data[d]), "one index is picked by its number")
+        call.freeze(call.without_ranks(data[d]), "one index is picked by its number")
     return [(*data[:d], *data[d + 1 :])]
 
 
-@rule("aten.unbind")
+@register_op("aten.unbind")
 def unbind(call: Call) -> list[Axes]:
     """All indices of an axis, each for itself: labels on that axis freeze."""
     data = call.axes("self")
@@ -145,7 +145,7 @@ def unbind(call: Call) -> list[Axes]:
     return [(*data[:d], *data[d + 1 :]) for _ in call.op.outputs]
 
 
-@rule("aten.diagonal")
+@register_op("aten.diagonal")
 def diagonal(call: Call) -> list[Axes]:
     """A diagonal of two axes is read into a new last axis."""
     data = call.axes("self")
@@ -155,7 +155,7 @@ def diagonal(call: Call) -> list[Axes]:
     return [(*(axis for d, axis in enumerate(data) if d not in pair), None)]
 
 
-@rule("aten.diag_embed")
+@register_op("aten.diag_embed")
 def diag_embed(call: Call) -> list[Axes]:
     """The last axis is laid on a diagonal of zeros: row and column go together."""
     data = call.axes("self")
@@ -167,7 +167,7 @@ def diag_embed(call: Call) -> list[Axes]:
     return [(None,) * len(call.out_shape())]
 
 
-@rule("aten._pack_padded_sequence")
+@register_op("aten._pack_padded_sequence")
 def packed(call: Call) -> list[Axes]:
     """(time, batch, ...) or (batch, time, ...) and lengths -> (steps, ...) and batch sizes."""
     data = call.axes("input")
@@ -176,7 +176,7 @@ def packed(call: Call) -> list[Axes]:
     return [(None, *data[2:]), (None,)]
 
 
-@rule("aten.cat", accepts_merged=True)
+@register_op("aten.cat", accepts_flattened=True)
 def cat(call: Call) -> list[Axes]:
     """Join along one axis; the others are shared."""
     refs = [ref for ref in _refs(call) if call.values[ref.value].shape != (0,)]
@@ -191,17 +191,17 @@ def cat(call: Call) -> list[Axes]:
 def _joined(call: Call, parts: list[tuple[Axis, int]]) -> Axis:
     if all(axis is None for axis, _ in parts):
         return None
-    if any(isinstance(axis, Merged) for axis, _ in parts):
+    if any(isinstance(axis, FlattenedAxis) for axis, _ in parts):
         segments: list[Dims] = []
         for axis, size in parts:
-            segments.extend(axis.segments if isinstance(axis, Merged) else [((size, axis),)])
-        return Merged(tuple(segments))
+            segments.extend(axis.segments if isinstance(axis, FlattenedAxis) else [((size, axis),)])
+        return FlattenedAxis(tuple(segments))
     return np.concatenate(
         [axis if isinstance(axis, np.ndarray) else np.full(size, FROZEN, np.int64) for axis, size in parts]
     )
 
 
-@rule("aten.stack")
+@register_op("aten.stack")
 def stack(call: Call) -> list[Axes]:
     """Join along a new axis."""
     refs = _refs(call)

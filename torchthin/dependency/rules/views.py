@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from torchthin.dependency.labels import Axes, Axis, Dims, Merged, Vector
-from torchthin.dependency.registry import Call, positive, rule
+from torchthin.dependency.labels import Axes, Axis, Dims, FlattenedAxis, Vector
+from torchthin.dependency.registry import Call, positive, register_op
 from torchthin.dependency.rules.split_and_cat import tie_rows
 
 FEW = 5
@@ -17,7 +17,7 @@ A batch that is flattened together with the heads repeats them.
 """
 
 
-@rule("aten.view", "aten._unsafe_view", "aten._reshape_alias", accepts_merged=True)
+@register_op("aten.view", "aten._unsafe_view", "aten._reshape_alias", accepts_flattened=True)
 def view(call: Call) -> list[Axes]:
     """Regroup axes: each axis that keeps its extent passes; within the others the labels are laid out and read off."""
     data = call.axes("self")
@@ -40,9 +40,11 @@ def _unflattened(call: Call, data: Axes) -> tuple[list[int], Axes]:
     axes: list[Axis] = []
     for size, axis in zip(call.shape("self"), data, strict=True):
         dims: Dims = (
-            axis.segments[0] if isinstance(axis, Merged) and len(axis.segments) == 1 else ((size, None),)
+            axis.segments[0]
+            if isinstance(axis, FlattenedAxis) and len(axis.segments) == 1
+            else ((size, None),)
         )
-        if isinstance(axis, Merged) and len(axis.segments) > 1:
+        if isinstance(axis, FlattenedAxis) and len(axis.segments) > 1:
             call.resolve(axis)
             dims = ((size, axis.along_first()),)
         elif isinstance(axis, np.ndarray):
@@ -105,7 +107,7 @@ def _lay_out(
     if len(outs) == 1 and len(labelled) > 1:
         labelled = _firm(call, data, labelled)
     if len(outs) == 1 and len(labelled) > 1:
-        axes[outs[0]] = Merged((tuple((shape[d], _vector(data[d])) for d in ins),))
+        axes[outs[0]] = FlattenedAxis((tuple((shape[d], _vector(data[d])) for d in ins),))
         return
     sizes_in, sizes_out = [shape[d] for d in ins], [out[d] for d in outs]
     found: dict[int, list[Vector]] = {}
@@ -125,7 +127,7 @@ def _lay_out(
 
 def _firm(call: Call, data: Axes, labelled: list[int]) -> list[int]:
     """Of axes that are flattened together, those that parameters have; sizes made in forward stay as they are then."""
-    firm = [d for d in labelled if not call.space.is_soft(data[d])]
+    firm = [d for d in labelled if not call.space.is_expandable(data[d])]
     for d in labelled:
         if d not in firm:
             call.freeze(data[d], "flattened together with another axis")
@@ -163,7 +165,7 @@ def read_off(call: Call, moved: Vector) -> dict[int, Vector]:
     return {unit: np.ascontiguousarray(rows[:, 0])}
 
 
-@rule("aten.pixel_shuffle")
+@register_op("aten.pixel_shuffle")
 def pixel_shuffle(call: Call) -> list[Axes]:
     """(..., C r r, H, W) -> (..., C, H r, W r): the r r channels of one result go together."""
     data = call.axes("self")
@@ -176,7 +178,7 @@ def pixel_shuffle(call: Call) -> list[Axes]:
     return [(*data[:-3], channels, None, None)]
 
 
-@rule("aten.pixel_unshuffle")
+@register_op("aten.pixel_unshuffle")
 def pixel_unshuffle(call: Call) -> list[Axes]:
     """(..., C, H r, W r) -> (..., C r r, H, W)."""
     data = call.axes("self")
@@ -199,7 +201,7 @@ def _single(call: Call, channels: Vector) -> Vector:
     return channels
 
 
-@rule("aten.channel_shuffle", "aten.native_channel_shuffle")
+@register_op("aten.channel_shuffle", "aten.native_channel_shuffle")
 def channel_shuffle(call: Call) -> list[Axes]:
     """Transpose the channels, seen as (groups, channels per group): the same index goes from every group."""
     data = call.axes("self")
@@ -212,7 +214,7 @@ def channel_shuffle(call: Call) -> list[Axes]:
     return [(data[0], channels, *data[2:])]
 
 
-@rule("aten.unfold")
+@register_op("aten.unfold")
 def unfold(call: Call) -> list[Axes]:
     """Windows along one axis, which freezes; the windows' content is a new last axis."""
     data = call.axes("self")
@@ -221,7 +223,7 @@ def unfold(call: Call) -> list[Axes]:
     return [(*data[:d], None, *data[d + 1 :], None)]
 
 
-@rule("aten.im2col")
+@register_op("aten.im2col")
 def im2col(call: Call) -> list[Axes]:
     """(..., C, H, W) -> (..., C kh kw, L)."""
     data = call.axes("self")
@@ -233,7 +235,7 @@ def im2col(call: Call) -> list[Axes]:
     return [(*data[:-3], channels, None)]
 
 
-@rule("aten.col2im")
+@register_op("aten.col2im")
 def col2im(call: Call) -> list[Axes]:
     """(..., C kh kw, L) -> (..., C, H, W): the kh kw rows of one channel go together."""
     data = call.axes("self")
@@ -246,7 +248,7 @@ def col2im(call: Call) -> list[Axes]:
     return [(*data[:-2], channels, None, None)]
 
 
-@rule("aten.as_strided", "aten.as_strided_")
+@register_op("aten.as_strided", "aten.as_strided_")
 def as_strided(call: Call) -> list[Axes]:
     """Torch restrides the result of global pooling; any other use is taken by position."""
     data = call.axes("self")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from torchthin.errors import InputError, one_line
-from torchthin.graph.evaluation_mode import quiet
+from torchthin.graph.evaluation_mode import evaluation_mode
 from torchthin.graph.inputs import Inputs
 
 Run = Callable[[Inputs], Any]
@@ -39,7 +39,7 @@ def program_of(model: nn.Module, inputs: Inputs, *, dynamic_batch: bool) -> Any:
         else:
             shapes = tuple(_per_tensor(value, batch) for value in given)
     try:
-        with quiet(model), warnings.catch_warnings():
+        with evaluation_mode(model), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch about itself
             return torch.export.export(
                 model, inputs.args, dict(inputs.kwargs or {}), dynamic_shapes=shapes, strict=False

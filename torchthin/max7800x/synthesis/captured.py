@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchthin.errors import InputError, one_line
 from torchthin.graph.arguments import as_outputs, by_name
 from torchthin.graph.clone import clone, to_double
-from torchthin.graph.evaluation_mode import running
+from torchthin.graph.evaluation_mode import evaluation_mode
 from torchthin.graph.inputs import Inputs, call
 from torchthin.graph.op_counter import CountingMode
 from torchthin.max7800x.mapping import ChipMapping
@@ -67,7 +67,7 @@ def capture(model: nn.Module, inputs: Inputs, mapping: ChipMapping) -> Captured:
     results = {origin.done for origin in origins if origin.done is not None}
     copy = clone(model, to_double)
     try:
-        with running(copy), _Capture({op.index for op in ops}, results, found):
+        with evaluation_mode(copy), _Capture({op.index for op in ops}, results, found):
             call(copy, double)
     except Exception as error:  # whatever the user's code raises
         raise InputError(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from torchthin.graph.clone import clone, share
-from torchthin.graph.fake import _MAKERS, NeedsNumbers, compute
+from torchthin.graph.fake import FAKE_RULES, DataDependent, compute
 from torchthin.graph.inputs import as_inputs
 from torchthin.graph.recorder import record
 from torchthin.graph.trace import trace
@@ -44,14 +44,14 @@ def arguments(op: torch._ops.OpOverload) -> list[tuple[object, ...]]:
     return CALLS.get(op) or ([(X, X), (X, X[:, :, :1])] if name in PAIRS else [(X,)])
 
 
-@pytest.mark.parametrize("op", _MAKERS, ids=str)
+@pytest.mark.parametrize("op", FAKE_RULES, ids=str)
 def test_every_entry_of_the_table_gives_what_torch_would_but_for_the_numbers(
     op: torch._ops.OpOverload,
 ) -> None:
     for given in arguments(op):
         own, torchs = ([t.clone() if isinstance(t, Tensor) else t for t in given] for _ in range(2))
         made, real = compute(op, tuple(own), {}), op(*torchs)
-        assert _MAKERS[op](*own) is not None
+        assert FAKE_RULES[op](*own) is not None
         for a, b in zip(*((r if isinstance(r, tuple) else (r,)) for r in (made, real)), strict=True):
             assert (a.shape, a.dtype, a.stride()) == (b.shape, b.dtype, b.stride())
         assert (made is own[0]) == (real is torchs[0])
@@ -106,10 +106,10 @@ READS: list[Callable[[Tensor], object]] = [
 @pytest.mark.parametrize("code", READS)
 def test_code_that_looks_at_numbers_gets_them(code: Callable[[Tensor], object]) -> None:
     net, inputs = Net(code), as_inputs(X)
-    with pytest.raises(NeedsNumbers):
-        record(clone(net, share), inputs, hollow=True)
+    with pytest.raises(DataDependent):
+        record(clone(net, share), inputs, fake=True)
     graph = trace(net, inputs).graph
-    assert not graph.hollow
+    assert not graph.fake
     assert [op.name for op in graph.ops] == [op.name for op in record(net, inputs).live().ops]
 
 
@@ -117,14 +117,14 @@ def test_code_that_looks_at_numbers_gets_them(code: Callable[[Tensor], object]) 
 def test_a_record_without_arithmetic_is_the_record(code: Callable[[Tensor], object]) -> None:
     net, inputs = Net(code), as_inputs(X)
     made, real = trace(net, inputs).graph, trace(net, inputs, numbers=True).graph
-    assert made.hollow and not real.hollow
+    assert made.fake and not real.fake
     assert [str(op) for op in made.ops] == [str(op) for op in real.ops]
     assert [(v.shape, v.dtype, v.alias) for v in made.values] == [
         (v.shape, v.dtype, v.alias) for v in real.values
     ]
-    assert (made.places, made.state, made.outputs) == (real.places, real.state, real.outputs)
+    assert (made.call_sites, made.state, made.outputs) == (real.call_sites, real.state, real.outputs)
 
 
 def test_a_lookup_by_positions_needs_no_numbers() -> None:
     net = Net(lambda x: x[torch.tensor([0])].shape[0] > 1)
-    assert trace(net, as_inputs(X)).graph.hollow
+    assert trace(net, as_inputs(X)).graph.fake
