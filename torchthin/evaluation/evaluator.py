@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchthin.errors import InputError, one_line
 from torchthin.evaluation.distance import DenseOutputs, floating
 from torchthin.graph.clone import clone, duplicate, share
-from torchthin.graph.evaluation_mode import quiet
+from torchthin.graph.evaluation_mode import evaluation_mode
 from torchthin.graph.inputs import Inputs, call
 
 DISTANCE = "distance"
@@ -63,7 +63,7 @@ class Evaluator:
 
     def _run(self, model: nn.Module) -> Iterator[list[Tensor]]:
         """Yield the floating outputs for each batch."""
-        with quiet(model):
+        with evaluation_mode(model):
             for batch in self._batches:
                 try:
                     outputs = floating(call(model, batch))
