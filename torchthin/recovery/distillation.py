@@ -28,11 +28,10 @@ from torchthin.io.calibration import picked
 from torchthin.io.checkpoints import read_state, write_state
 from torchthin.io.distributed import (
     average_,
-    digest_of,
-    rank_and_count,
-    refuse_different,
-    several,
-    take_from_first_,
+    broadcast_,
+    is_distributed,
+    rank_and_world_size,
+    require_equal,
 )
 from torchthin.recovery.layers import find_layers
 from torchthin.thinning.recipe import Recipe
@@ -266,7 +265,7 @@ def _places(
 
 def _share(batch: Inputs) -> Inputs:
     """Return this process's part of a batch, at least one input."""
-    rank, world = rank_and_count()
+    rank, world = rank_and_world_size()
     size = next(batch.tensors()).shape[0]
     if world == 1 or size < world:
         return batch
@@ -274,7 +273,7 @@ def _share(batch: Inputs) -> Inputs:
 
 
 def _average_gradients_(parameters: list[nn.Parameter]) -> None:
-    for parameter in parameters if several() else ():
+    for parameter in parameters if is_distributed() else ():
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
     average_([parameter.grad for parameter in parameters if parameter.grad is not None])
@@ -282,7 +281,7 @@ def _average_gradients_(parameters: list[nn.Parameter]) -> None:
 
 def _begin_together(dense: nn.Module, small: nn.Module, recipe: Recipe, inputs: Inputs, done: int) -> None:
     """See that all processes have the same task, and give them rank 0's thinned model: their inputs may be others."""
-    if not several():
+    if not is_distributed():
         return
     state = {name: tensor.detach().cpu() for name, tensor in dense.state_dict().items()}
     bits = (
@@ -291,8 +290,8 @@ def _begin_together(dense: nn.Module, small: nn.Module, recipe: Recipe, inputs: 
     sizes = [tuple(tensor.shape) for tensor in inputs.tensors()]
     device = next(inputs.tensors()).device
     parts = (recipe.to_dict(), sizes, done, *bits)
-    refuse_different("models, numbers of inputs or states", digest_of(iter(parts)), device)
-    take_from_first_(tensor for _, tensor in state_tensors(small))
+    require_equal("models, numbers of inputs or states", parts, device)
+    broadcast_(tensor for _, tensor in state_tensors(small))
 
 
 def _plan(how: Distillation) -> dict[str, Any]:
@@ -316,7 +315,7 @@ def _save(
     how: Distillation,
     losses: list[float],
 ) -> None:
-    if rank_and_count()[0]:
+    if rank_and_world_size()[0]:
         return
     content = {
         "plan": _plan(how),

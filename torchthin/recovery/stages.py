@@ -17,7 +17,7 @@ from torchthin.graph.inputs import Inputs, as_inputs, on_device_of
 from torchthin.graph.model import check_model
 from torchthin.graph.recorder import record
 from torchthin.io.calibration import LIMIT, Pixels, calibration, picked
-from torchthin.io.distributed import rank_and_count, take_from_first_
+from torchthin.io.distributed import broadcast_, rank_and_world_size
 from torchthin.recovery.batchnorm import recalibrate_
 from torchthin.recovery.distillation import Distillation, Progress, distill_
 from torchthin.recovery.reconstruction import reconstruct_
@@ -107,8 +107,8 @@ def recovered(
         path = None if state is None else Path(state)
         distill_(teacher, trained, recipe, fitted, how, state=path, progress=progress)
         search.offer("distillation", trained)
-        take_from_first_(tensor for _, tensor in state_tensors(search.model))  # it judges by its inputs
-        if path is not None and rank_and_count()[0] == 0:
+        broadcast_(tensor for _, tensor in state_tensors(search.model))  # it judges by its inputs
+        if path is not None and rank_and_world_size()[0] == 0:
             path.unlink(missing_ok=True)
     refitted = (
         len(reconstruction.layers)

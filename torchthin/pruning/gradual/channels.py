@@ -16,7 +16,7 @@ from torchthin.config import PruneConfig
 from torchthin.dependency.groups import Group, Member
 from torchthin.graph.parametrized import DerivedWeight, derived_weights
 from torchthin.importance.scores import Ranking, ranked
-from torchthin.io.distributed import from_first
+from torchthin.io.distributed import broadcast
 from torchthin.pruning.by_group import asked_of_groups
 from torchthin.pruning.gradual.evidence import Evidence, Gradients
 from torchthin.pruning.gradual.mask_state import composed, recipe_entry, recipe_of
@@ -125,7 +125,7 @@ class Channels:
         """Return what rank 0 has decided."""
         joined = np.concatenate([keeps[name] for name in keeps]) if keeps else np.zeros(0, np.bool_)
         device = next(model.parameters()).device
-        agreed = from_first(torch.from_numpy(joined).to(device)).cpu().numpy()
+        agreed = broadcast(torch.from_numpy(joined).to(device)).cpu().numpy()
         ends = np.cumsum([keep.size for keep in keeps.values()])[:-1]
         return dict(zip(keeps, np.split(agreed, ends), strict=True))
 

@@ -20,7 +20,7 @@ from torchthin.graph.trace import trace
 from torchthin.importance.registry import criterion as registered
 from torchthin.importance.statistics import Loss
 from torchthin.importance.values import check_values
-from torchthin.io.distributed import digest_of, refuse_different
+from torchthin.io.distributed import require_equal
 from torchthin.pruning.by_group import frozen_targets
 from torchthin.pruning.evidence import batches_of, check_evidence
 from torchthin.pruning.gradual.channels import Channels
@@ -158,7 +158,7 @@ def _begin_channels(
     if evidence is not None:
         growth.ranking(model, config)  # a criterion that no step can take is refused now
     device = next(model.parameters()).device
-    refuse_different("groups of channels", digest_of(growth.parts()), device)
+    require_equal("groups of channels", growth.parts(), device)
     notes = (
         *plan.notes,
         *frozen_targets(found, decide.axes, growth.masks(model)),

@@ -17,7 +17,7 @@ from torchthin.graph.cost import measure
 from torchthin.graph.inputs import Inputs, as_inputs, on_device_of, own_example
 from torchthin.graph.model import check_model
 from torchthin.importance.statistics import Loss
-from torchthin.io.distributed import digest_of, refuse_different
+from torchthin.io.distributed import require_equal
 from torchthin.pruning.gradual.enforcement import Enforcement
 from torchthin.pruning.gradual.mask_state import Growth
 from torchthin.pruning.gradual.prepared import begin, unwrapped
@@ -217,7 +217,7 @@ class Pruner:
         if any(other.recipe.keep != plan.recipe.keep for _, other in plans):
             raise ProofError("A copy would be thinned in another way than the model. Copy the model anew.")
         entry = plan.recipe.to_dict()
-        refuse_different("ways to thin the model", digest_of(iter([entry])), next(whole.parameters()).device)
+        require_equal("ways to thin the model", [entry], next(whole.parameters()).device)
         macs = measure(whole, inputs).macs if self._macs is None else self._macs[0]
         thinned = carry_out_(whole, masked, plan, masks, self._optimizer)
         for other, (zeroed, its) in zip(others, plans, strict=True):

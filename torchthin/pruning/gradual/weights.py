@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from torchthin.config import PruneConfig
 from torchthin.errors import InputError
-from torchthin.io.distributed import from_first
+from torchthin.io.distributed import broadcast
 from torchthin.pruning.gradual.mask_state import composed, recipe_entry, recipe_of
 from torchthin.pruning.gradual.sharding import WholeTensors
 from torchthin.report.pruning import Filters, share
@@ -56,7 +56,7 @@ class Weights:
             keep_at_least=config.floor,
             seed=config.seed,
         )
-        return replace(self, kept={name: from_first(mask) for name, mask in kept.items()})
+        return replace(self, kept={name: broadcast(mask) for name, mask in kept.items()})
 
     def _full_size(self, name: str, weight: Tensor) -> Tensor:
         """Return the weight with zeros where it was cut."""
