@@ -16,7 +16,7 @@ from torch import nn
 from train import accuracy
 
 from torchthin import prune, recover
-from torchthin.io.noise import noise_like
+from torchthin.io.data_sources import noise_like
 
 EPOCHS = 30
 WAYS = {

@@ -18,7 +18,8 @@ from torchthin.evaluation.results import Progress, ResultFormat, Results, finger
 from torchthin.evaluation.workers import check_workers
 from torchthin.graph.inputs import Inputs, as_inputs, on_device_of
 from torchthin.graph.model import check_model
-from torchthin.io.calibration import BATCH, Calibration, calibration, picked
+from torchthin.io.calibration import Calibration, calibration, picked
+from torchthin.io.data_sources import BATCH
 from torchthin.max7800x.cost.table import chip_named
 from torchthin.pruning.comparison.candidate import Maker, Measurement, key_of
 from torchthin.pruning.comparison.comparison import Comparison, Row
