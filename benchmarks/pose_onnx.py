@@ -45,7 +45,7 @@ def main() -> None:
 
     dense = load_student()
     inputs = calibration_inputs(given.unlabelled)
-    pruned = torchthin.prune(dense, inputs[:2], target_sparsity=given.target_sparsity, keep=HEADS, thin=True)
+    pruned = torchthin.prune(dense, inputs[:2], given.target_sparsity, exclude=HEADS)
     recovered = recover(dense, pruned, inputs[:2], inputs, limit=given.unlabelled, epochs=given.epochs)
     percent = f"{100 * given.target_sparsity:g} %"
     models = {

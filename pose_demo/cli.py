@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,7 +39,7 @@ def _run(options: Options) -> int:
     from torchthin.cli.prune import refuse_missed_target
     from torchthin.cli.report_files import network_of
     from torchthin.graph.inputs import from_shapes
-    from torchthin.pruning.one_shot import prune_with
+    from torchthin.pruning.one_shot import plan_pruning
 
     _check_files(options)
     device = usable_device(options.device)
@@ -54,10 +53,7 @@ def _run(options: Options) -> int:
     example = from_shapes([((1, 3, 128, 128), torch.float32)])
     network = network_of(model, example) if options.report is not None else None
     data = None if options.recover_epochs is None else calibration_inputs(PICTURES)
-    result = prune_with(model, options.config, example, data=data)
-    if options.config.chip is not None:
-        config = replace(options.config, target_sparsity=result.report.target_sparsity)
-        options = replace(options, config=config)
+    result = plan_pruning(model, example, options.config, data=data).apply()
     scores["after"] = score(result.model)
     if options.recover_epochs is not None and data is not None:
         result = _recovered(model, result, example, data, options.recover_epochs)
@@ -153,7 +149,7 @@ def _synthesis(options: Options, model: nn.Module, checkpoint: Checkpoint) -> Sy
         model,
         normalise(torch.from_numpy(load_data().images[:1])),
         options.synthesis.folder,
-        chip=options.config.chip or DEFAULT_CHIP,
+        chip=options.chip or DEFAULT_CHIP,
         name=options.target.stem,
         arch=checkpoint.arch or ARCH,
         epoch=checkpoint.epoch,
@@ -177,7 +173,7 @@ def _write_report(
     first, *_, last = scores.values()
     record = run_record(
         result.report.to_dict(),
-        options.config.to_dict(),
+        {**options.config.to_dict(), "target_sparsity": result.report.target_sparsity},
         title="Pose student, pruned",
         command=command_line(),
         network=network,

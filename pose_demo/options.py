@@ -10,8 +10,10 @@ from typing import Any
 
 from torchthin.cli.console import Parser
 from torchthin.cli.options import add_chip_targets, add_synthesis_arguments
-from torchthin.config import METHODS, PruneConfig
+from torchthin.cli.targets import DEFAULT_METHOD, METHODS, prune_config
+from torchthin.config import PruneConfig, Ratio
 from torchthin.errors import ConfigError
+from torchthin.max7800x import Chip
 
 PICTURES = 256
 """Unlabelled pictures from which a thinned student is recovered."""
@@ -21,7 +23,6 @@ _DRIVE_OUT = _MODELS / "Pruned"
 _LOCAL_OUT = Path("runs/pruned")
 _HEADS = ("heat_out", "paf_out")
 """Output layers: each of their channels is a joint or a limb."""
-_DEFAULTS = PruneConfig()
 _EPOCHS = 24
 _EXAMPLE = """\
 example:
@@ -56,9 +57,14 @@ class Options:
     """None: the thinned student is not recovered."""
 
     @property
+    def chip(self) -> str | None:
+        """The chip that chooses the channels, None where none does."""
+        return self.config.target.name if isinstance(self.config.target, Chip) else None
+
+    @property
     def target(self) -> Path:
         """The checkpoint to write."""
-        return self.out_dir / file_name(self.config.target_sparsity, self.config.chip)
+        return self.out_dir / file_name(self.config.target.share, self.chip)
 
 
 def file_name(target_sparsity: float, chip: str | None = None) -> str:
@@ -82,7 +88,7 @@ def parse(arguments: Sequence[str], drive: Path) -> Options:
     given = vars(_parser().parse(arguments))
     recover_epochs = _recover_epochs(given)
     keys = ("method", "target_sparsity", "thin", "chip", "target_cycles", "target_kernel_words", "fit")
-    config = PruneConfig.from_mapping(
+    config = prune_config(
         {key: given[key] for key in keys if key in given} | {"keep": _HEADS} | _criterion(given)
     )
     source, out_dir = student_paths(given.get("source"), given.get("out_dir"), drive)
@@ -101,7 +107,7 @@ def parse(arguments: Sequence[str], drive: Path) -> Options:
 def _synthesis(given: dict[str, Any], config: PruneConfig, out_dir: Path) -> SynthesisFiles | None:
     """Return what is to be written for ai8x-synthesis: a thin student for a chip, unless more is asked for."""
     folder, yaml = given.get("synthesis_to"), given.get("synthesis_yaml")
-    if folder is None and (config.chip is None or not config.thin):
+    if folder is None and (not isinstance(config.target, Chip) or not config.thin):
         if yaml is not None:
             raise ConfigError("The --synthesis-yaml needs --synthesis-to FOLDER, or --chip and --thin.")
         return None
@@ -110,8 +116,8 @@ def _synthesis(given: dict[str, Any], config: PruneConfig, out_dir: Path) -> Syn
 
 def _criterion(given: dict[str, Any]) -> dict[str, str]:
     """Return what ranks channels: before a recovery, the error that a refit cannot correct; else the method's own."""
-    method = METHODS.get(given.get("method", _DEFAULTS.method))
-    refitted = "recover" in given and method is not None and method.structured
+    method = METHODS.get(given.get("method", DEFAULT_METHOD))
+    refitted = "recover" in given and method is not None and method.target.structured
     return {"criterion": "reconstruction"} if refitted else {}
 
 
@@ -172,9 +178,9 @@ def _add_pruning(parser: argparse.ArgumentParser) -> None:
         "--target-sparsity",
         metavar="SHARE",
         type=float,
-        help=f"share of channels or weights to prune, in [0, 1) (default: {_DEFAULTS.target_sparsity})",
+        help=f"share of channels or weights to prune, in [0, 1) (default: {Ratio().ratio})",
     )
-    parser.add_argument("--method", help=f"one of {', '.join(METHODS)} (default: {_DEFAULTS.method})")
+    parser.add_argument("--method", help=f"one of {', '.join(METHODS)} (default: {DEFAULT_METHOD})")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: cpu)")
     parser.add_argument(
         "--thin",

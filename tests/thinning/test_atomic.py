@@ -88,8 +88,8 @@ def fragile() -> tuple[nn.Module, torch.optim.Optimizer]:
 
 CALLS: dict[str, Callable[[nn.Module, torch.optim.Optimizer], object]] = {
     "thin_": lambda model, optimizer: torchthin.thin_(model, image(), optimizer=optimizer),
-    "prune": lambda model, optimizer: torchthin.prune(model, image()),
-    "prune thin": lambda model, optimizer: torchthin.prune(model, image(), thin=True),
+    "prune": lambda model, optimizer: torchthin.prune(model, image(), thin=False),
+    "prune thin": lambda model, optimizer: torchthin.prune(model, image()),
     "inspect": lambda model, optimizer: torchthin.inspect(model, image()),
     "verify": lambda model, optimizer: torchthin.verify(model, model, image()),
 }
@@ -203,7 +203,7 @@ def test_inputs_that_do_not_fit(bad: str) -> None:
     before = Snapshot(model, optimizer)
     for call in (
         lambda: torchthin.thin_(model, inputs, optimizer=optimizer),
-        lambda: torchthin.prune(model, inputs, thin=True),
+        lambda: torchthin.prune(model, inputs),
         lambda: torchthin.inspect(model, inputs),
     ):
         with pytest.raises(TorchthinError):
@@ -215,5 +215,5 @@ def test_a_plain_model_keeps_every_switch() -> None:
     for make in (Plain, Biasless):
         model = lively(make().float())
         before = Snapshot(model)
-        torchthin.prune(model, image(), thin=True)
+        torchthin.prune(model, image())
         assert before.changes() == []

@@ -30,8 +30,8 @@ from torchthin.graph.inputs import as_inputs
 from torchthin.graph.parametrized import derived_weights
 from torchthin.graph.trace import trace
 from torchthin.selection.channels import prune_count, select_channels
-from torchthin.selection.decision import Decision
 from torchthin.selection.masks import apply_masks_
+from torchthin.selection.selection import Selection
 from torchthin.selection.selectors import makers, masks_of
 from torchthin.thinning.apply import apply_
 from torchthin.thinning.plan import Plan, find_plan, folded_values, inexact_layers
@@ -53,7 +53,7 @@ class AtRandom:
     given: Mapping[str, Keep] = field(default_factory=dict)
     """Decisions that stand, by group name."""
 
-    def __call__(self, grouping: Grouping, labels: Labels) -> Decision:
+    def __call__(self, grouping: Grouping, labels: Labels) -> Selection:
         axes = producers(labels)
         groups = [group for group in grouping.groups.groups if makers(group, axes)]
         scores = {
@@ -64,7 +64,7 @@ class AtRandom:
         for name, keep in self.given.items():
             if name in keeps and keep.size == keeps[name].size:
                 keeps[name] = keep
-        return Decision(keeps, masks_of(groups, keeps, self.model, axes, ()))
+        return Selection(keeps, masks_of(groups, keeps, self.model, axes, ()))
 
 
 def built(plan: list[tuple[str, int, int]], head: int) -> nn.Module:

@@ -84,7 +84,18 @@ def prune_in_training(
         if options.optimizer is not None:
             make = stack.enter_context(named_function(options.optimizer, "optimizer factory"))
             optimizer = _made(make, model, options.optimizer)
-        pruner = Pruner(model, inputs, options.prune, data=data)
+        how = options.prune
+        pruner = Pruner(
+            model,
+            inputs,
+            how.target,
+            criterion=how.criterion,
+            include=how.include,
+            exclude=how.exclude,
+            data=data,
+            seed=how.seed,
+            schedule=how.schedule,
+        )
         run = _Run(options, voice, pruner, optimizer)
         run.begin()
         stack.enter_context(_held(pruner))

@@ -15,7 +15,7 @@ from torchthin.graph.inputs import Inputs, as_inputs, on_device_of
 from torchthin.graph.model import check_model
 from torchthin.graph.trace import trace
 from torchthin.selection.masks import apply_masks_
-from torchthin.selection.selectors import DeadChannels, effective_weights
+from torchthin.selection.selectors import DeadChannelSelector, effective_weights
 from torchthin.thinning.apply import apply_
 from torchthin.thinning.plan import Plan, find_plan, folded_values, inexact_layers
 from torchthin.thinning.proof import Proof
@@ -84,7 +84,7 @@ def plan_thinning(model: nn.Module, inputs: Inputs, masks: Mapping[str, Tensor])
     """
     masked = clone(model, duplicate)
     apply_masks_(masked, masks)
-    plan = find_plan(trace(masked, inputs), DeadChannels(effective_weights(masked)))
+    plan = find_plan(trace(masked, inputs), DeadChannelSelector(effective_weights(masked)))
     if not plan.recipe or plan.outcome.proof is None:
         frozen = plan.proposal.grouping.groups.frozen
         why = f" Frozen for example: {frozen[0].parameter}, {frozen[0].reason}." if frozen else ""

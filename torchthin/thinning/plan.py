@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from torchthin.errors import ProofError
+from torchthin.errors import BudgetError, ProofError, TargetMissedError
 from torchthin.graph.clone import held, modules_of, saved_names
 from torchthin.graph.size_uses import read_sizes
 from torchthin.graph.trace import Traced
-from torchthin.selection.decision import Decide
+from torchthin.selection.selection import Select
 from torchthin.thinning.build import tensors_of, thin_copy
 from torchthin.thinning.constants import folded_tensors
 from torchthin.thinning.derived_weights import rescaled_tensors
@@ -44,7 +44,7 @@ class Plan:
         return self.outcome.recipe
 
 
-def find_plan(traced: Traced, decide: Decide, *, prove: bool = True) -> Plan:
+def find_plan(traced: Traced, decide: Select, *, prove: bool = True) -> Plan:
     """Search for a recipe that runs and agrees.
 
     Args:
@@ -59,12 +59,17 @@ def find_plan(traced: Traced, decide: Decide, *, prove: bool = True) -> Plan:
         return _found(traced, decide, prove)
 
 
-def _found(traced: Traced, decide: Decide, prove: bool) -> Plan:
+def _found(traced: Traced, decide: Select, prove: bool) -> Plan:
     fake = not prove and traced.is_large
     search = _search(traced, decide, fake)
     warm = False
     for rounds in range(1, ROUNDS + 1):
-        proposal = search.propose()
+        try:
+            proposal = search.propose()
+        except BudgetError as error:
+            if rounds == 1:
+                raise
+            raise TargetMissedError(str(error)) from error  # trials have frozen what it would take
         if not proposal.recipe:
             return Plan(traced, proposal, Success(proposal.recipe, (), None, (), ()), rounds)
         trial = Trial(
@@ -72,7 +77,7 @@ def _found(traced: Traced, decide: Decide, prove: bool) -> Plan:
             traced.inputs,
             proposal.labels,
             proposal.kept,
-            {**proposal.decision.masks, **proposal.decision.silenced},
+            {**proposal.decision.masks, **proposal.decision.masked_biases},
             proposal.recipe,
             search.factors(),
             tuple(traced.derived.values()),
@@ -98,7 +103,7 @@ def _found(traced: Traced, decide: Decide, prove: bool) -> Plan:
     )
 
 
-def _search(traced: Traced, decide: Decide, fake: bool = False) -> Search:
+def _search(traced: Traced, decide: Select, fake: bool = False) -> Search:
     model, inputs, graph = traced.model, traced.inputs, traced.graph
     modules = dict(modules_of(model))
     return Search(model, graph, decide, modules, lambda: read_sizes(model, inputs, graph, fake=fake))
@@ -129,7 +134,7 @@ def silenced_biases(plan: Plan) -> tuple[str, ...]:
     return tuple(
         f"{name}: {int((~mask).sum())} values are masked together with their channels, because no layer can take over "
         "the constant that they would emit."
-        for name, mask in plan.proposal.decision.silenced.items()
+        for name, mask in plan.proposal.decision.masked_biases.items()
     )
 
 

@@ -19,7 +19,7 @@ from torchthin.errors import ProofError
 from torchthin.graph.collector import collection_paused
 from torchthin.graph.opgraph import BRANCH, Op, OpGraph
 from torchthin.graph.size_uses import Sizes
-from torchthin.selection.decision import Decide, Decision
+from torchthin.selection.selection import Select, Selection
 from torchthin.thinning.attributes import registered
 from torchthin.thinning.build import sized_attributes, tensors_of
 from torchthin.thinning.recipe import Recipe, kept_indices
@@ -39,7 +39,7 @@ class Proposal:
 
     labels: Labels
     grouping: Grouping
-    decision: Decision
+    decision: Selection
     recipe: Recipe
     kept: Kept
 
@@ -50,7 +50,7 @@ class Search:
 
     model: nn.Module
     graph: OpGraph
-    decide: Decide
+    decide: Select
     modules: dict[str, nn.Module]
     read: Callable[[], Sizes]
     """What the model's code does with integer attributes; asked for where axes are divided."""
@@ -89,7 +89,7 @@ class Search:
         for name, kept_channels in decision.keeps.items():
             gone[grouping.channels[name][~kept_channels]] = True
         kept = Kept(labels, grouping.components, gone)
-        decision = replace(decision, silenced=self._silenced(kept, tensors))
+        decision = replace(decision, masked_biases=self._silenced(kept, tensors))
         cut = Recipe(shapes, keep)
         attributes = sized_attributes(self.model, cut)
         self.known = {(path, name) for path, values in attributes.items() for name in values}
@@ -175,7 +175,7 @@ class Search:
     def learn(self, failure: Failure, proposal: Proposal) -> None:
         """Change the next proposal after a failure."""
         kept = proposal.kept
-        if self._unscale(failure) or (proposal.decision.silence and self._silence(failure.homeless)):
+        if self._unscale(failure) or (proposal.decision.mask_biases and self._silence(failure.homeless)):
             return
         if failure.axes:
             self.blocks.update({key: FrozenAxis(*key, failure.text) for key in failure.axes})
@@ -198,7 +198,7 @@ class Search:
             or (failure.raised and self._couple(op, kept))
             or (failure.raised and self._couple_later(failure.op, kept))
         )
-        if not learnt and not (proposal.decision.silence and self._silence(failure.unread)):
+        if not learnt and not (proposal.decision.mask_biases and self._silence(failure.unread)):
             self._freeze(op, seen, failure.text, kept)
 
     def _silence(self, ops: Iterable[int]) -> bool:
