@@ -156,7 +156,14 @@ def torchthin(
     def way(job: Job) -> nn.Module:
         share = job.budget / macs(job.dense, job.task.example)
         data = None if not (refit or distil) else "noise" if noise else job.images
-        result = prune(job.dense, job.task.example, Budget(macs=f"{share:.6f}x", scope="global" if everywhere else "group", at_least=floor if everywhere else None), criterion=criterion, exclude=job.task.keep, data=data)  # fmt: skip
+        target = Budget(
+            macs=f"{share:.6f}x",
+            scope="global" if everywhere else "group",
+            at_least=floor if everywhere else None,
+        )
+        result = prune(
+            job.dense, job.task.example, target, criterion=criterion, exclude=job.task.keep, data=data
+        )
         if data is None:
             return result.model
         epochs = job.task.epochs if distil else 0
