@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,11 +14,12 @@ from torchthin.dependency.groups import ChannelGroups, Group
 from torchthin.dependency.propagate import Labels, propagate
 from torchthin.graph.inputs import as_inputs, on_device_of
 from torchthin.graph.model import check_model
-from torchthin.graph.trace import Traced, trace
+from torchthin.graph.parametrized import DerivedWeight
+from torchthin.graph.trace import trace
 from torchthin.report.inspection import FrozenFacts, GroupFacts, Inspection
 from torchthin.selection.channels import select_channels
-from torchthin.selection.selection import Selection
-from torchthin.selection.selectors import maskable, masks_of, producers_of
+from torchthin.selection.decision import Decision
+from torchthin.selection.selectors import makers, maskable, masks_of
 from torchthin.thinning.plan import find_plan
 
 PROBE = 0.5
@@ -37,10 +39,11 @@ def inspect(model: nn.Module, example_inputs: Any, *, prove: bool = True) -> Ins
         InputError: model or inputs cannot be used.
     """
     check_model(model, "inspect")
-    traced = trace(model, on_device_of(model, as_inputs(example_inputs)))
+    inputs = on_device_of(model, as_inputs(example_inputs))
+    traced = trace(model, inputs)
     proved = prove and not any(p.is_meta for p in model.parameters())
     if proved:
-        proposal = find_plan(traced, _HalfSelector(traced)).proposal
+        proposal = find_plan(traced, _Probe(model, traced.derived)).proposal
         labels, grouping = proposal.labels, proposal.grouping
     else:
         labels = propagate(traced.graph)
@@ -48,7 +51,7 @@ def inspect(model: nn.Module, example_inputs: Any, *, prove: bool = True) -> Ins
     axes = producers(labels)
     unused = tuple(name for name, _ in model.named_parameters() if name not in labels.graph.state)
     return Inspection(
-        tuple(_group_facts(group, axes) for group in grouping.groups.groups if producers_of(group, axes)),
+        tuple(_group_facts(group, axes) for group in grouping.groups.groups if makers(group, axes)),
         _frozen_facts(grouping.groups, axes),
         tuple(dict.fromkeys(op.name for op in labels.unknown)),
         unused,
@@ -57,24 +60,26 @@ def inspect(model: nn.Module, example_inputs: Any, *, prove: bool = True) -> Ins
 
 
 @dataclass(frozen=True)
-class _HalfSelector:
-    """Select `PROBE` of every group, and mask it: only channels that are dead become constants."""
+class _Probe:
+    """A decision that cuts `PROBE` of every group, and masks it: only channels that are dead become constants."""
 
-    traced: Traced
+    model: nn.Module
+    derived: Mapping[str, DerivedWeight]
 
-    def __call__(self, grouping: Grouping, labels: Labels) -> Selection:
-        axes, derived = producers(labels), self.traced.derived
+    def __call__(self, grouping: Grouping, labels: Labels) -> Decision:
+        axes = producers(labels)
         groups = [
-            group for group in maskable(grouping.groups.groups, axes, derived) if producers_of(group, axes)
+            group for group in maskable(grouping.groups.groups, axes, self.derived) if makers(group, axes)
         ]
         random = np.random.default_rng(0)
         keeps = select_channels(groups, {g.name: random.random(g.size) for g in groups}, PROBE)
-        masks = masks_of(groups, keeps, self.traced.model, axes, (), derived, views=True)
-        return Selection(keeps, masks, axes=axes, mask_biases=True)
+        return Decision(
+            keeps, masks_of(groups, keeps, self.model, axes, (), self.derived, views=True), silence=True
+        )
 
 
 def _group_facts(group: Group, axes: dict[str, int]) -> GroupFacts:
-    names = producers_of(group, axes)
+    names = makers(group, axes)
     return GroupFacts(
         group.name,
         group.size,
