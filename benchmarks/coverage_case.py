@@ -21,7 +21,7 @@ from torchthin.graph.inputs import as_inputs
 from torchthin.graph.trace import trace
 from torchthin.selection.selectors import ByImportance
 from torchthin.selection.targets import find_targets
-from torchthin.thinning.apply import thin_copy
+from torchthin.thinning.build import thin_copy
 from torchthin.thinning.plan import find_plan
 
 SHARE = 0.5
@@ -96,9 +96,7 @@ def _least(work: Callable[[nn.Module], Any], prepare: Callable[[], nn.Module]) -
 
 def _torchthin(model: nn.Module, inputs: Inputs, row: dict[str, Any], stage: Stage) -> nn.Module:
     stage("prune")
-    result, row["prune_s"] = _timed(
-        lambda: prune(model, inputs, method="l1-structured", target_sparsity=SHARE, weights=["*"], thin=True)
-    )
+    result, row["prune_s"] = _timed(lambda: prune(model, inputs, SHARE, include=["*"]))
     report = result.report
     row |= {
         "parameters": report.parameters,
@@ -125,8 +123,8 @@ def _torchthin(model: nn.Module, inputs: Inputs, row: dict[str, Any], stage: Sta
 
 def _unproved(model: nn.Module, inputs: Inputs) -> int:
     """Trace, groups, selection and thinning, without the comparison of outputs; return the rounds of the search."""
-    config = PruneConfig(method="l1-structured", target_sparsity=SHARE, weights=("*",), thin=True)
-    targets = find_targets(model, structured=True, weights=config.weights).targets
+    config = PruneConfig(SHARE, include=("*",))
+    targets = find_targets(model, structured=True, include=config.weights).targets
     decide = ByImportance(model, targets, frozenset(), SHARE, config.scope, config.rule.criterion)
     plan = find_plan(trace(model, as_inputs(inputs)), decide, prove=False)
     thin_copy(model, plan.recipe)

@@ -50,7 +50,7 @@ def _rows(case: Case) -> list[tuple[str, ...]]:
     before = sum(parameter.numel() for parameter in model.parameters())
     linear_too = case.source == "transformers" or case.name == "swin_t"
     weights = ["*"] if linear_too else None
-    result = torchthin.prune(model, inputs, target_sparsity=0.5, weights=weights, thin=True)
+    result = torchthin.prune(model, inputs, 0.5, include=weights)
     assert result.proof is not None and result.proof.holds
     left = sum(parameter.numel() for parameter in result.model.parameters()) / before
     return [(case.name, f"{left:.3f}", *_cells(result.model, inputs, suffix)) for suffix in (".pt2", ".onnx")]

@@ -36,7 +36,7 @@ def main() -> None:
     if options.unproved:
         _unproved(model, inputs)
     else:
-        result = prune(model, inputs, method="l1-structured", target_sparsity=SHARE, weights=["*"], thin=True)
+        result = prune(model, inputs, SHARE, include=["*"])
         assert result.proof is not None and result.proof.holds
     grown = peak() - before
     print(

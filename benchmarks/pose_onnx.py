@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 
 import torchthin
+from pose_demo.calibration import calibration_inputs
 from pose_demo.score import SYNTHETIC, PoseScore, decode, normalise, score_keypoints
 from pose_demo.skeleton import LIMBS
 from pose_demo.student import load_student
-from pose_demo.unlabelled import unlabelled_inputs
 from pose_demo.validation import PoseData, load_data
 from torchthin.graph.inputs import as_inputs
 from torchthin.io.export import export
@@ -44,8 +44,8 @@ def main() -> None:
     given = parser.parse_args()
 
     dense = load_student()
-    inputs = unlabelled_inputs(given.unlabelled)
-    pruned = torchthin.prune(dense, inputs[:2], target_sparsity=given.target_sparsity, keep=HEADS, thin=True)
+    inputs = calibration_inputs(given.unlabelled)
+    pruned = torchthin.prune(dense, inputs[:2], given.target_sparsity, exclude=HEADS)
     recovered = recover(dense, pruned, inputs[:2], inputs, limit=given.unlabelled, epochs=given.epochs)
     percent = f"{100 * given.target_sparsity:g} %"
     models = {

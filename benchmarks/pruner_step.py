@@ -42,7 +42,7 @@ def measure(name: str) -> str:
 
     training = least_ms(train, 2)
     began = time.perf_counter()
-    pruner = torchthin.Pruner(model, images[:1], schedule="linear", steps=100)
+    pruner = torchthin.Pruner(model, images[:1], schedule=torchthin.Schedule("linear", steps=100))
     made = 1000 * (time.perf_counter() - began)
     step, hold = least_ms(pruner.step), least_ms(pruner.enforce_)
     return f"| {name} | {made:,.0f} | {step:.1f} | {hold:.1f} | {training:,.0f} |"

@@ -32,7 +32,7 @@ def main() -> None:
     case = cases(source="torchvision")[options.model]
     model = case.build(0)
     example = tensors(case.inputs())[0]
-    result = prune(model, example, method="l1-structured", thin=True)
+    result = prune(model, example)
     pictures = torch.randn(options.inputs, *example.shape[1:], generator=torch.Generator().manual_seed(0))
     start, cpu = time.perf_counter(), time.process_time()
     facts = recover(model, result, example, pictures).report.recovery

@@ -19,7 +19,7 @@ data = DataLoader(TensorDataset(*pictures(512, seed=0)), batch_size=32, shuffle=
 optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)
 model, optimizer, data = accelerator.prepare(net, optimizer, data)
 example = pictures(2, seed=2)[0].to(accelerator.device)
-pruner = torchthin.Pruner(model, example, torchthin.PruneConfig(target_sparsity=0.75), optimizer, steps=6)
+pruner = torchthin.Pruner(model, example, 0.75, schedule=torchthin.Schedule(steps=6), optimizer=optimizer)
 
 for epoch in range(10):
     pruner.step()

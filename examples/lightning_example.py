@@ -36,7 +36,7 @@ if __name__ == "__main__":
     lightning.seed_everything(0)
     images, labels = pictures(512, seed=0)
     module = Module()
-    pruner = torchthin.Pruner(module.net, images[:2], torchthin.PruneConfig(target_sparsity=0.75), steps=6)
+    pruner = torchthin.Pruner(module.net, images[:2], 0.75, schedule=torchthin.Schedule(steps=6))
     with tempfile.TemporaryDirectory() as folder:
         trainer = lightning.Trainer(
             max_epochs=10,

@@ -13,7 +13,7 @@ model = network()
 optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
 images, labels = pictures(512, seed=0)
 pruner = torchthin.Pruner(
-    model, images[:2], torchthin.PruneConfig(target_sparsity=0.75), optimizer, steps=6
+    model, images[:2], 0.75, schedule=torchthin.Schedule(steps=6), optimizer=optimizer
 )  # 1
 
 for epoch in range(10):

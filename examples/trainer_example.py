@@ -43,7 +43,7 @@ class Pictures(torch.utils.data.Dataset[dict[str, Tensor]]):
 if __name__ == "__main__":
     images, labels = pictures(512, seed=0)
     model = Classifier()
-    pruner = torchthin.Pruner(model.net, images[:2], torchthin.PruneConfig(target_sparsity=0.75), steps=6)
+    pruner = torchthin.Pruner(model.net, images[:2], 0.75, schedule=torchthin.Schedule(steps=6))
     with tempfile.TemporaryDirectory() as folder:
         args = transformers.TrainingArguments(
             folder,

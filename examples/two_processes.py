@@ -26,7 +26,7 @@ net = network().to(device)
 model = DistributedDataParallel(net)
 optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
 images, labels = (part.to(device) for part in pictures(512, seed=0))
-pruner = torchthin.Pruner(model, images[:2], torchthin.PruneConfig(target_sparsity=0.75), optimizer, steps=6)
+pruner = torchthin.Pruner(model, images[:2], 0.75, schedule=torchthin.Schedule(steps=6), optimizer=optimizer)
 
 for epoch in range(10):
     pruner.step()

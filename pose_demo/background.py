@@ -5,13 +5,9 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from pose_demo.looks import random_colours
+from pose_demo.appearance import random_colours, uniform
 
 _SHAPES = 8
-
-
-def _rand(shape: tuple[int, ...], low: float, high: float, generator: torch.Generator) -> torch.Tensor:
-    return low + (high - low) * torch.rand(shape, generator=generator, device=generator.device)
 
 
 def pixel_grid(side: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
@@ -24,8 +20,8 @@ def blotches(count: int, channels: int, side: int, generator: torch.Generator) -
     """Return smooth random noise (count, channels, side, side) of mean 0: four octaves of random strength."""
     total = torch.zeros(count, channels, side, side, device=generator.device)
     for cells in (3, 8, 24, side // 2):
-        noise = _rand((count, channels, cells, cells), -1, 1, generator)
-        strength = _rand((count, 1, 1, 1), 0, 1, generator) ** 2
+        noise = uniform((count, channels, cells, cells), -1, 1, generator)
+        strength = uniform((count, 1, 1, 1), 0, 1, generator) ** 2
         total += strength * F.interpolate(noise, size=(side, side), mode="bilinear", align_corners=False)
     return total
 
@@ -40,11 +36,11 @@ def draw_shape(
     """
     count, side = len(picture), picture.shape[-1]
     x, y = pixel_grid(side, picture.device)
-    centre, half = _rand((2, count, 1, 1), 0, 1, generator), _rand((2, count, 1, 1), *size, generator)
+    centre, half = uniform((2, count, 1, 1), 0, 1, generator), uniform((2, count, 1, 1), *size, generator)
     thin = torch.rand((count, 1, 1), generator=generator, device=picture.device) < 0.3
     half = torch.stack([torch.where(thin, half[0] * 0.15 + 0.01, half[0]), half[1]])
-    angle = _rand((count, 1, 1), -0.2, 0.2, generator) + torch.where(
-        thin, _rand((count, 1, 1), -1.5, 1.5, generator), 0
+    angle = uniform((count, 1, 1), -0.2, 0.2, generator) + torch.where(
+        thin, uniform((count, 1, 1), -1.5, 1.5, generator), 0
     )
     u = ((x - centre[0]) * angle.cos() + (y - centre[1]) * angle.sin()) / half[0]
     v = ((y - centre[1]) * angle.cos() - (x - centre[0]) * angle.sin()) / half[1]
@@ -53,7 +49,7 @@ def draw_shape(
     cover = ((1 - distance) * half.amin(0) * side + 0.5).clamp(0, 1)
     present = torch.rand((count, 1, 1), generator=generator, device=picture.device) < chance
     cover = (cover * present)[:, None]
-    light = 1 + 0.25 * (u.clamp(-1, 1) * _rand((count, 1, 1), -1, 1, generator))[:, None]
+    light = 1 + 0.25 * (u.clamp(-1, 1) * uniform((count, 1, 1), -1, 1, generator))[:, None]
     colour = random_colours(count, generator)[..., None, None] * light
     return picture + (colour - picture) * cover, cover
 
@@ -61,20 +57,20 @@ def draw_shape(
 def backgrounds(count: int, side: int, generator: torch.Generator) -> torch.Tensor:
     """Return (count, 3, side, side) pictures without people, in [0, 1]."""
     x, y = pixel_grid(side, generator.device)
-    angle = _rand((count, 1, 1, 1), -3.2, 3.2, generator)
+    angle = uniform((count, 1, 1, 1), -3.2, 3.2, generator)
     ramp = (x - 0.5) * angle.cos() + (y - 0.5) * angle.sin() + 0.5
     first, second, floor = (random_colours(count, generator)[..., None, None] for _ in range(3))
-    picture = first + (second - first) * ramp * _rand((count, 1, 1, 1), 0, 1, generator)
-    horizon = _rand((count, 1, 1, 1), 0.45, 1.3, generator)
+    picture = first + (second - first) * ramp * uniform((count, 1, 1, 1), 0, 1, generator)
+    horizon = uniform((count, 1, 1, 1), 0.45, 1.3, generator)
     picture = torch.where(y > horizon, floor * (0.7 + 0.5 * (y - 0.5)), picture)
-    tiles = torch.sin(x * _rand((count, 1, 1, 1), 5, 90, generator)) * torch.sin(
-        y * _rand((count, 1, 1, 1), 5, 90, generator)
+    tiles = torch.sin(x * uniform((count, 1, 1, 1), 5, 90, generator)) * torch.sin(
+        y * uniform((count, 1, 1, 1), 5, 90, generator)
     )
-    tiled = _rand((count, 1, 1, 1), -0.5, 0.25, generator).clamp_min(0)
+    tiled = uniform((count, 1, 1, 1), -0.5, 0.25, generator).clamp_min(0)
     picture = picture + tiled * tiles.sign()
     for _ in range(_SHAPES):
         picture, _cover = draw_shape(picture, 0.6, generator)
-    grain = 0.3 * _rand((count, 1, 1, 1), 0, 1, generator) ** 2
-    coloured = _rand((count, 1, 1, 1), 0, 1, generator)
+    grain = 0.3 * uniform((count, 1, 1, 1), 0, 1, generator) ** 2
+    coloured = uniform((count, 1, 1, 1), 0, 1, generator)
     noise = blotches(count, 4, side, generator)
     return (picture + grain * (noise[:, :1] + coloured * noise[:, 1:])).clamp(0, 1)

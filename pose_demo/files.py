@@ -1,42 +1,23 @@
-"""Arrays of pictures and keypoints on disk; files appear whole or not at all."""
+"""Arrays of pictures and keypoints on disk; files appear complete or not at all."""
 
 from __future__ import annotations
 
-import os
-import secrets
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
 
 from pose_demo.people import People
 from torchthin.errors import InputError, one_line
-
-
-def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Call `write` on a temporary file beside `path`, flush it to disk and rename it to `path`.
-
-    Missing folders are made. On failure what stood at `path` is untouched and the error goes on.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+from torchthin.io.atomic import write_whole
 
 
 def save_people(path: Path, people: People) -> None:
     """Write the cut-outs to an uncompressed .npz file: 64 KiB a person."""
-    arrays: dict[str, Any] = {"rgba": people.rgba.cpu().numpy(), "keypoints": people.keypoints.cpu().numpy()}
-    write_whole(path, lambda file: np.savez(file, **arrays))
+    arrays = {"rgba": people.rgba.cpu().numpy(), "keypoints": people.keypoints.cpu().numpy()}
+    write_arrays(path, arrays, compressed=False)
 
 
 def load_people(path: Path) -> People:
@@ -44,6 +25,16 @@ def load_people(path: Path) -> People:
     cure = "Make it with: python -m pose_demo.generate people"
     data = read_arrays(path, "people file", ("rgba", "keypoints"), cure)
     return People(torch.from_numpy(data["rgba"]), torch.from_numpy(data["keypoints"]))
+
+
+def write_arrays(path: Path, arrays: Mapping[str, Any], *, compressed: bool = True) -> None:
+    """Write a .npz file. On failure the file that was at `path` is untouched and the error goes on."""
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            (np.savez_compressed if compressed else np.savez)(file, **arrays)
+
+    write_whole(path, write)
 
 
 def read_arrays(path: Path, what: str, names: tuple[str, ...], cure: str) -> dict[str, Any]:
@@ -70,3 +61,13 @@ def read_arrays(path: Path, what: str, names: tuple[str, ...], cure: str) -> dic
             f"The {what} {path} must hold {', '.join(names)}. It holds {', '.join(found)}. {cure}"
         )
     return found
+
+
+def row_differences(pixels: np.ndarray) -> np.ndarray:
+    """Return uint8 pixels as differences along the last axis, which compress better; they wrap around."""
+    return np.diff(pixels, axis=-1, prepend=np.zeros_like(pixels[..., :1]))
+
+
+def from_row_differences(differences: np.ndarray) -> np.ndarray:
+    """Return the pixels again."""
+    return np.cumsum(differences, axis=-1, dtype=np.uint8)

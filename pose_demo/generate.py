@@ -13,12 +13,12 @@ from pathlib import Path
 
 import torch
 
+from pose_demo.appearance import anatomy_of
 from pose_demo.body import load_bodies
+from pose_demo.calibration import CUT_OUTS_FILE, save_cut_outs
 from pose_demo.files import save_people
-from pose_demo.looks import study
 from pose_demo.people import People, render_people
 from pose_demo.scene import compose
-from pose_demo.unlabelled import CUT_OUTS_FILE, save_cut_outs
 from pose_demo.validation import VALIDATION_FILE, PoseData, save_data
 from torchthin.errors import TorchthinError
 
@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 def make_people(count: int, seed: int, identities: int, device: str = "cpu") -> People:
     """Return `count` rendered people, of `identities` bodies and the mixtures of any two of them."""
     bodies = load_bodies(identities, seed).to(device)
-    anatomy = study(bodies)
+    anatomy = anatomy_of(bodies)
     generator = torch.Generator(device).manual_seed(seed)
     batches = []
     for start in range(0, count, BATCH):

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
-from pose_demo import posing, render
+from pose_demo import pose, render
+from pose_demo.appearance import Anatomy, dress
 from pose_demo.body import Bodies
-from pose_demo.looks import Anatomy, dress
 from pose_demo.skeleton import COCO_KEYPOINTS, from_coco
 
 SIDE = 128
@@ -35,27 +35,27 @@ def render_people(bodies: Bodies, anatomy: Anatomy, count: int, generator: torch
     share = torch.rand(count, 1, 1, generator=generator, device=generator.device)
     rest = torch.lerp(bodies.vertices[who[0]], bodies.vertices[who[1]], share)
     heads = torch.lerp(bodies.heads[who[0]], bodies.heads[who[1]], share)
-    own = posing.random_rotations(heads, generator)
-    moved = posing.vertex_transforms(bodies, posing.bone_transforms(heads, own))
-    colours, stand_off = dress(anatomy, bodies.eyes, count, generator)
-    surface = posing.move(moved, rest + anatomy.normals * stand_off[..., None])
+    own = pose.random_rotations(heads, generator)
+    moved = pose.vertex_transforms(bodies, pose.bone_transforms(heads, own))
+    colours, thickness = dress(anatomy, bodies.eyes, count, generator)
+    surface = pose.move(moved, rest + anatomy.normals * thickness[..., None])
     normals = (moved[..., :3] @ anatomy.normals[..., None])[..., 0]
-    joints = bodies.regressor @ posing.move(moved, rest)
+    joints = bodies.regressor @ pose.move(moved, rest)
     tilt = 8 + 12 * torch.randn(count, generator=generator, device=generator.device).clamp(-2, 2.5)
-    surface, normals, joints = (posing.tilt_camera(values, tilt) for values in (surface, normals, joints))
+    surface, normals, joints = (pose.tilt_camera(values, tilt) for values in (surface, normals, joints))
     colours = (colours * render.shade(normals, generator)).clamp(0, 1)
     distance = 2.2 + 4 * torch.rand(count, 1, generator=generator, device=generator.device)
-    places, joint_places = _project(surface, joints, distance)
+    positions, joint_positions = _project(surface, joints, distance)
     points = render.scatter_points(anatomy.points, bodies.faces, POINTS, generator)
     depth = surface[..., 1] + distance
     vectors = render.on_points(
-        torch.cat([places, depth[..., None], colours, _facing(surface, normals, distance)], -1), points
+        torch.cat([positions, depth[..., None], colours, _facing(surface, normals, distance)], -1), points
     )
     rgba, buffer = render.splat(
         vectors[..., :2], vectors[..., 2], vectors[..., 3:6], vectors[..., 6] > 0, SIDE
     )
-    seen = _visibility(joint_places, joints[..., 1] + distance, buffer)
-    keypoints = torch.cat([joint_places, seen[..., None].float() + 1], -1)
+    seen = _visibility(joint_positions, joints[..., 1] + distance, buffer)
+    keypoints = torch.cat([joint_positions, seen[..., None].float() + 1], -1)
     openpose = torch.from_numpy(from_coco(keypoints.cpu().numpy())).to(keypoints.device)
     return People((rgba * 255).round().to(torch.uint8), openpose)
 
@@ -70,7 +70,7 @@ def _facing(surface: torch.Tensor, normals: torch.Tensor, distance: torch.Tensor
 def _project(
     surface: torch.Tensor, joints: torch.Tensor, distance: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return pixel places of surface (B, V, 3) and joints (B, K, 3), centred and as large as fits."""
+    """Return pixel positions of surface (B, V, 3) and joints (B, K, 3), centred and as large as fits."""
 
     def flat(points: torch.Tensor) -> torch.Tensor:
         return torch.stack([points[..., 0], -points[..., 2]], -1) / (points[..., 1] + distance)[..., None]
@@ -81,11 +81,11 @@ def _project(
     return tuple((flat(points) - (low + high) / 2) * zoom + SIDE / 2 for points in (surface, joints))  # type: ignore[return-value]
 
 
-def _visibility(places: torch.Tensor, depth: torch.Tensor, buffer: torch.Tensor) -> torch.Tensor:
+def _visibility(positions: torch.Tensor, depth: torch.Tensor, buffer: torch.Tensor) -> torch.Tensor:
     """Return (B, 17) whether nothing lies in front of each joint (by more than the joint's own depth)."""
     side = buffer.shape[-1]
-    spot = (places * render.SUPERSAMPLING).long().clamp(0, side - 1)
-    picture = torch.arange(len(places), device=places.device)[:, None]
+    spot = (positions * render.SUPERSAMPLING).long().clamp(0, side - 1)
+    picture = torch.arange(len(positions), device=positions.device)[:, None]
     front = buffer[picture, spot[..., 1], spot[..., 0]]
-    tolerance = torch.tensor(_TOLERANCE, device=places.device)
+    tolerance = torch.tensor(_TOLERANCE, device=positions.device)
     return torch.isinf(front) | (depth - front < tolerance)

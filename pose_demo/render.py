@@ -44,21 +44,21 @@ def on_points(values: torch.Tensor, points: Points) -> torch.Tensor:
 
 
 def splat(
-    places: torch.Tensor, depth: torch.Tensor, colours: torch.Tensor, front: torch.Tensor, side: int
+    positions: torch.Tensor, depth: torch.Tensor, colours: torch.Tensor, front: torch.Tensor, side: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Draw points and return premultiplied RGBA (B, 4, side, side) in [0, 1] and depth (B, 2 side, 2 side).
 
-    `places` (B, N, 2) in pixels, `depth` (B, N) in metres (>= 0), `colours` (B, N, 3), `front` (B, N) whether
+    `positions` (B, N, 2) in pixels, `depth` (B, N) in metres (>= 0), `colours` (B, N, 3), `front` (B, N) whether
     a point faces the camera. Each point covers 2x2 pixels of the doubled grid; the nearest wins. Depth is inf
     where empty.
     """
-    batch, grid = len(places), side * SUPERSAMPLING
+    batch, grid = len(positions), side * SUPERSAMPLING
     picture, point = front.nonzero(as_tuple=True)
-    spot = (places[picture, point] * SUPERSAMPLING - 0.5).floor().long()
+    spot = (positions[picture, point] * SUPERSAMPLING - 0.5).floor().long()
     key = ((depth[picture, point] * 2**14).long() << _POINT_BITS) + torch.arange(
-        len(picture), device=places.device
+        len(picture), device=positions.device
     )
-    buffer = torch.full((batch * grid * grid,), _EMPTY, dtype=torch.int64, device=places.device)
+    buffer = torch.full((batch * grid * grid,), _EMPTY, dtype=torch.int64, device=positions.device)
     for dx, dy in ((0, 0), (0, 1), (1, 0), (1, 1)):
         x, y = spot[:, 0] + dx, spot[:, 1] + dy
         inside = (x >= 0) & (x < grid) & (y >= 0) & (y < grid)

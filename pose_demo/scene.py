@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from pose_demo.appearance import uniform
 from pose_demo.background import backgrounds, blotches, draw_shape
 from pose_demo.people import SIDE, People
 from pose_demo.skeleton import MIRROR
@@ -36,20 +37,16 @@ class _Layer:
     keypoints: torch.Tensor
 
 
-def _rand(shape: tuple[int, ...], low: float, high: float, generator: torch.Generator) -> torch.Tensor:
-    return low + (high - low) * torch.rand(shape, generator=generator, device=generator.device)
-
-
 @torch.no_grad()
 def compose(people: People, main: torch.Tensor, generator: torch.Generator) -> Scenes:
     """Return one scene for each index (B,) of `main` into `people`; second persons are drawn by chance."""
     count = len(main)
     second = torch.randint(len(people.rgba), (count,), generator=generator, device=generator.device)
-    other_there = _rand((count, 1, 1, 1), 0, 1, generator) < SECOND_PERSON
+    other_there = uniform((count, 1, 1, 1), 0, 1, generator) < SECOND_PERSON
     first_layer = _place(people, main, _main_placement(count, generator), generator)
     other = _place(people, second, _side_placement(count, generator), generator)
     other = _Layer(other.rgb * other_there, other.cover * other_there, other.keypoints * other_there[:, 0])
-    in_front = _rand((count, 1, 1, 1), 0, 1, generator) < 0.3
+    in_front = uniform((count, 1, 1, 1), 0, 1, generator) < 0.3
     picture = backgrounds(count, SIDE, generator)
     picture = torch.where(
         in_front, _over(_over(picture, first_layer), other), _over(_over(picture, other), first_layer)
@@ -66,17 +63,17 @@ def compose(people: People, main: torch.Tensor, generator: torch.Generator) -> S
 
 def _main_placement(count: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     """Return scale (B,) and shift (B, 2) in pixels; a tenth are close-ups that reach out of the picture."""
-    scale = _rand((count,), 0.65, 1.12, generator)
-    close = _rand((count,), 0, 1, generator) < 0.12
-    scale = torch.where(close, _rand((count,), 1.1, 1.7, generator), scale)
+    scale = uniform((count,), 0.65, 1.12, generator)
+    close = uniform((count,), 0, 1, generator) < 0.12
+    scale = torch.where(close, uniform((count,), 1.1, 1.7, generator), scale)
     slack = (1.1 - scale).abs() * 48 + 6
-    return scale, _rand((count, 2), -1, 1, generator) * slack[:, None]
+    return scale, uniform((count, 2), -1, 1, generator) * slack[:, None]
 
 
 def _side_placement(count: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    shift = _rand((count, 2), -1, 1, generator)
+    shift = uniform((count, 2), -1, 1, generator)
     aside = shift[:, 0].sign() * (28 + 34 * shift[:, 0].abs())
-    return _rand((count,), 0.4, 1.0, generator), torch.stack([aside, shift[:, 1] * 25], 1)
+    return uniform((count,), 0.4, 1.0, generator), torch.stack([aside, shift[:, 1] * 25], 1)
 
 
 def _place(
@@ -91,7 +88,7 @@ def _place(
     angle = torch.deg2rad(
         9 * torch.randn(count, generator=generator, device=generator.device).clamp(-2.5, 2.5)
     )
-    flip = torch.where(_rand((count,), 0, 1, generator) < 0.5, -1.0, 1.0)
+    flip = torch.where(uniform((count,), 0, 1, generator) < 0.5, -1.0, 1.0)
     cos, sin = angle.cos() * scale, angle.sin() * scale
     forward = torch.stack([cos * flip, -sin, sin * flip, cos], -1).reshape(-1, 2, 2)
     inverse = torch.linalg.inv(forward)
@@ -102,11 +99,11 @@ def _place(
     keypoints = people.keypoints[index]
     mirrored = keypoints[:, list(MIRROR)]
     keypoints = torch.where(flip[:, None, None] < 0, mirrored, keypoints)
-    places = (keypoints[..., :2] - SIDE / 2) @ forward.transpose(1, 2) + SIDE / 2 + shift[:, None]
-    inside = ((places >= 0) & (places < SIDE)).all(-1)
-    gain = _rand((count, 1, 1, 1), 0.7, 1.25, generator) * _rand((count, 3, 1, 1), 0.9, 1.1, generator)
+    positions = (keypoints[..., :2] - SIDE / 2) @ forward.transpose(1, 2) + SIDE / 2 + shift[:, None]
+    inside = ((positions >= 0) & (positions < SIDE)).all(-1)
+    gain = uniform((count, 1, 1, 1), 0.7, 1.25, generator) * uniform((count, 3, 1, 1), 0.9, 1.1, generator)
     rgb = torch.minimum(warped[:, :3] * gain, warped[:, 3:])
-    return _Layer(rgb, warped[:, 3:], torch.cat([places, (keypoints[..., 2] * inside)[..., None]], -1))
+    return _Layer(rgb, warped[:, 3:], torch.cat([positions, (keypoints[..., 2] * inside)[..., None]], -1))
 
 
 def _over(picture: torch.Tensor, layer: _Layer) -> torch.Tensor:
@@ -147,13 +144,13 @@ def _camera(picture: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Return uint8 pictures with exposure, contrast, blur and sensor noise."""
     count = len(picture)
     contrast, light = (
-        _rand((count, 1, 1, 1), 0.7, 1.25, generator),
-        _rand((count, 1, 1, 1), -0.12, 0.12, generator),
+        uniform((count, 1, 1, 1), 0.7, 1.25, generator),
+        uniform((count, 1, 1, 1), -0.12, 0.12, generator),
     )
     picture = (picture - 0.5) * contrast + 0.5 + light
     picture = picture + 0.06 * blotches(count, 1, SIDE, generator)
     soft = F.avg_pool2d(F.pad(picture, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
-    picture = torch.lerp(picture, soft, _rand((count, 1, 1, 1), -0.3, 0.9, generator).clamp_min(0))
+    picture = torch.lerp(picture, soft, uniform((count, 1, 1, 1), -0.3, 0.9, generator).clamp_min(0))
     noise = torch.randn(picture.shape, generator=generator, device=picture.device)
-    picture = picture + noise * 0.025 * _rand((count, 1, 1, 1), 0, 1, generator) ** 2
+    picture = picture + noise * 0.025 * uniform((count, 1, 1, 1), 0, 1, generator) ** 2
     return (picture.clamp(0, 1) * 255).round().to(torch.uint8)

@@ -57,7 +57,7 @@ def decode(heatmaps: torch.Tensor, boxes: torch.Tensor | None = None) -> torch.T
     """Return (N, 18, 3): x, y in pixels and the peak's height, of heatmaps (N, 19, h, w).
 
     `boxes` (N, 4) x, y, width, height limit where peaks may lie; without them the whole picture counts, that
-    is, the most prominent person. The place within the peak's cell is the vertex of parabolas through the
+    is, the most prominent person. The position within the peak's cell is the vertex of parabolas through the
     logarithms of the neighbouring cells, exact for a Gaussian.
     """
     maps = heatmaps[:, : len(KEYPOINTS)].float()
@@ -67,10 +67,10 @@ def decode(heatmaps: torch.Tensor, boxes: torch.Tensor | None = None) -> torch.T
     peak, cell = maps.flatten(2).max(-1)
     x, y = cell % width, cell // width
     logs = heatmaps[:, : len(KEYPOINTS)].float().clamp_min(_FLOOR).log()
-    place = [
+    position = [
         _refine(logs, x, y, step) + middle for step, middle in (((1, 0), x.float()), ((0, 1), y.float()))
     ]
-    return torch.stack([(place[0] + 0.5) * STRIDE, (place[1] + 0.5) * STRIDE, peak], -1)
+    return torch.stack([(position[0] + 0.5) * STRIDE, (position[1] + 0.5) * STRIDE, peak], -1)
 
 
 def _inside(boxes: torch.Tensor, height: int, width: int) -> torch.Tensor:

@@ -59,9 +59,9 @@ def pose_student() -> PoseStudent:
 
 
 def load_student() -> PoseStudent:
-    """Return the trained student shipped with the package, in eval mode; its file also records its score."""
+    """Return the trained student of the repository, in eval mode; its file also records its score."""
     model = PoseStudent()
     model.load_state_dict(
-        read_state(STUDENT_FILE, "student", ("state_dict",), "Install torchthin again.")["state_dict"]
+        read_state(STUDENT_FILE, "student", ("state_dict",), "Restore it from the repository.")["state_dict"]
     )
     return model.eval()

@@ -35,7 +35,7 @@ def paf_targets(keypoints: torch.Tensor, cells: int = 16) -> torch.Tensor:
     """Return (B, 38, cells, cells) from keypoints (B, P, 18, 3): x, y of each limb's unit vector along it.
 
     Cells within 8 pixels of the limb's axis and between its ends (4 pixels beyond them at most) carry the
-    vector; where people overlap the mean stands. A limb needs both its points.
+    vector; where people overlap, the mean of their vectors. A limb needs both its points.
     """
     centres = cell_centres(cells, keypoints.device)
     ends = keypoints[:, :, torch.tensor(LIMBS, device=keypoints.device)]  # (B, P, 19, 2, 3)

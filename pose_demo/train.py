@@ -1,8 +1,8 @@
 """Train the pose student: ``python -m pose_demo.train --people FILE --check FILE --out FOLDER``.
 
-Every step's pictures follow from the seed and the step's number, so a run that was stopped goes on exactly
-where it was: start the same command again. The weights that are kept are a moving average, those that score
-best on a check set of other people; the shipped validation set is not looked at before the end.
+Every step's pictures follow from the seed and the step's number, so a run that was stopped continues exactly
+where it was: start the same command again. The saved weights are a moving average, those that score best on a
+check set of other people; the shipped validation set is not used before the end.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from pose_demo.files import load_people, write_whole
+from pose_demo.files import load_people
 from pose_demo.people import People
-from pose_demo.recording import record_score, save_student
 from pose_demo.scene import compose
 from pose_demo.score import normalise, score
 from pose_demo.student import PoseStudent
+from pose_demo.student_file import record_score, save_student
 from pose_demo.targets import heatmap_targets, paf_targets
 from pose_demo.validation import PoseData
 from torchthin.errors import TorchthinError
-from torchthin.io.checkpoints import read_state
+from torchthin.io.checkpoints import read_state, write_state
 
 _log = logging.getLogger(__name__)
 _CHECK_SEED = 10**9
 _SEED_STRIDE = 10**6
-_AHEAD = 3
+_PREFETCH = 3
 _CHECK_NAME = "the synthetic check set"
-_KEPT = ("step", "best", "model", "averaged", "optimizer")
+_STATE_KEYS = ("step", "best", "model", "averaged", "optimizer")
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ class TrainConfig:
 
     steps: int = 4000
     batch_size: int = 32
-    learning_rate: float = 3e-3
+    lr: float = 3e-3
     weight_decay: float = 1e-4
-    warm_up: float = 0.05
+    warmup: float = 0.05
     peak_weight: float = 9.0
     paf_weight: float = 0.3
     average: float = 0.998
@@ -92,11 +92,11 @@ def loss_of(outputs: Sequence[torch.Tensor], batch: Batch, config: TrainConfig) 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
     """Return the rate of a step: a linear rise, then a half cosine to zero."""
-    rise = max(1, round(config.warm_up * config.steps))
+    rise = max(1, round(config.warmup * config.steps))
     if step < rise:
-        return config.learning_rate * (step + 1) / rise
+        return config.lr * (step + 1) / rise
     done = (step - rise) / max(1, config.steps - rise)
-    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+    return config.lr * 0.5 * (1 + math.cos(math.pi * done))
 
 
 def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
@@ -105,7 +105,7 @@ def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
         {"params": [p for p in parameters if p.dim() > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate)
+    return torch.optim.AdamW(groups, lr=config.lr)
 
 
 class Trainer:
@@ -134,11 +134,11 @@ class Trainer:
         """Yield the batches in order, up to step `end`; a second thread composes a few steps ahead."""
         with ThreadPoolExecutor(max_workers=1) as pool:
             steps = range(self.step, end)
-            waiting = [pool.submit(make_batch, self.people, step, self.config) for step in steps[:_AHEAD]]
+            waiting = [pool.submit(make_batch, self.people, step, self.config) for step in steps[:_PREFETCH]]
             for step in steps:
                 batch = waiting.pop(0).result()
-                if step + _AHEAD < end:
-                    waiting.append(pool.submit(make_batch, self.people, step + _AHEAD, self.config))
+                if step + _PREFETCH < end:
+                    waiting.append(pool.submit(make_batch, self.people, step + _PREFETCH, self.config))
                 yield batch
 
     def _train(self, batch: Batch) -> float:
@@ -156,11 +156,11 @@ class Trainer:
 
     @torch.no_grad()
     def _average(self) -> None:
-        keep = min(self.config.average, (1 + self.step) / (10 + self.step))
+        decay = min(self.config.average, (1 + self.step) / (10 + self.step))
         current = self.model.state_dict()
         for name, value in self.averaged.state_dict().items():
             if value.is_floating_point():
-                value.lerp_(current[name], 1 - keep)
+                value.lerp_(current[name], 1 - decay)
             else:
                 value.copy_(current[name])
 
@@ -180,10 +180,10 @@ class Trainer:
             "averaged": self.averaged.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
-        write_whole(self.out / "state.pth", lambda file: torch.save(state, file))
+        write_state(self.out / "state.pth", "state", state)
 
     def _resume(self) -> None:
-        state = read_state(self.out / "state.pth", "state", _KEPT, "Remove it to begin anew.")
+        state = read_state(self.out / "state.pth", "state", _STATE_KEYS, "Remove it to start over.")
         self.step, self.best = state["step"], state["best"]
         self.model.load_state_dict(state["model"])
         self.averaged.load_state_dict(state["averaged"])

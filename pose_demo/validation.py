@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from pose_demo.files import read_arrays, write_whole
+from pose_demo.files import from_row_differences, read_arrays, row_differences, write_arrays
 
 VALIDATION_FILE = Path(__file__).parent / "data" / "validation.npz"
 
@@ -28,21 +27,14 @@ class PoseData:
 
 
 def save_data(path: Path, data: PoseData) -> None:
-    """Write a compressed .npz file; pictures are stored as differences along the rows, which pack smaller."""
-    first = np.zeros_like(data.images[..., :1])
-    differences = np.diff(data.images, axis=-1, prepend=first)  # wraps around in uint8
-    arrays: dict[str, Any] = {
-        "image_differences": differences,
-        "keypoints": data.keypoints,
-        "boxes": data.boxes,
-        "areas": data.areas,
-    }
-    write_whole(path, lambda file: np.savez_compressed(file, **arrays))
+    """Write a compressed .npz file."""
+    labels = {"keypoints": data.keypoints, "boxes": data.boxes, "areas": data.areas}
+    write_arrays(path, {"image_differences": row_differences(data.images), **labels})
 
 
 def load_data(path: Path = VALIDATION_FILE) -> PoseData:
     """Read what `save_data` wrote, by default the shipped set. Raises InputError for other files."""
     names = ("image_differences", "keypoints", "boxes", "areas")
-    data = read_arrays(path, "validation set", names, "Install torchthin again or name another file.")
-    images = np.cumsum(data["image_differences"], axis=-1, dtype=np.uint8)
-    return PoseData(images, data["keypoints"], data["boxes"], data["areas"])
+    data = read_arrays(path, "validation set", names, "Restore it from the repository or name another file.")
+    pixels = from_row_differences(data["image_differences"])
+    return PoseData(pixels, data["keypoints"], data["boxes"], data["areas"])

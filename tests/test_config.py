@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from torchthin import Distiller, Schedule
 from torchthin.config import DISTILLER_METHODS, METHODS, PruneConfig
 from torchthin.errors import ConfigError
 
@@ -28,12 +29,12 @@ def test_the_methods_that_are_offered() -> None:
 
 
 def test_names_are_normalised() -> None:
-    assert PruneConfig(weights=["b", "a", "b"]).weights == ("b", "a")  # type: ignore[arg-type]
-    assert PruneConfig(keep="heat*").keep == ("heat*",)  # type: ignore[arg-type]
+    assert PruneConfig(0.5, include=["b", "a", "b"]).weights == ("b", "a")  # type: ignore[arg-type]
+    assert PruneConfig(0.5, exclude="heat*").keep == ("heat*",)  # type: ignore[arg-type]
 
 
 def test_numpy_numbers_become_plain_ones() -> None:
-    config = PruneConfig(target_sparsity=np.float32(0.25), agp_steps=np.int64(3))  # type: ignore[arg-type]
+    config = PruneConfig(np.float32(0.25), schedule=Schedule(steps=np.int64(3)))  # type: ignore[arg-type]
     assert json.dumps(config.to_dict())
     assert (config.target_sparsity, config.agp_steps) == (0.25, 3)
 
@@ -72,12 +73,12 @@ def test_bad_values_are_refused_in_one_line(values: dict[str, Any], sentence: st
 
 
 def test_distiller_admits_the_whole_range() -> None:
-    assert PruneConfig(target_sparsity=1.0, compat="distiller", method="level").rule.axis is None
+    assert PruneConfig(Distiller("level", 1.0)).rule.axis is None
 
 
 def test_dashes_and_underscores_are_the_same() -> None:
     config = PruneConfig.from_mapping({"target-sparsity": 0.3, "agp_steps": 4, "keep": ["a*"]})
-    assert config == PruneConfig(target_sparsity=0.3, agp_steps=4, keep=("a*",))
+    assert config == PruneConfig(0.3, exclude=("a*",), schedule=Schedule(steps=4))
 
 
 def test_a_mapping_and_back() -> None:

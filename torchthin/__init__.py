@@ -5,28 +5,64 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from torchthin.config import METHODS, PruneConfig
+from torchthin.config import NM, Budget, Distiller, PruneConfig, Ratio, Schedule, Unstructured
 from torchthin.errors import InputError, ProofError, TargetMissedError, TorchthinError
 
 if TYPE_CHECKING:
-    from torchthin.pruning.comparison.compare import compare
+    from torchthin.api import (
+        bench,
+        compare,
+        export,
+        inspect,
+        list_chips,
+        list_criteria,
+        load,
+        plan,
+        prune,
+        recover,
+        register_channel_criterion,
+        register_criterion,
+        register_op,
+        sensitivity,
+        thin_,
+        verify,
+    )
+    from torchthin.max7800x.target import Chip
     from torchthin.pruning.comparison.comparison import Comparison
     from torchthin.pruning.gradual.pruner import Pruner
-    from torchthin.pruning.in_place import Thinned, thin_
-    from torchthin.pruning.inspection import inspect
-    from torchthin.pruning.load import load
-    from torchthin.pruning.one_shot import prune
-    from torchthin.pruning.recover import recover
+    from torchthin.pruning.in_place import Thinned
+    from torchthin.pruning.plan import PruningPlan
     from torchthin.pruning.result import PruneResult
-    from torchthin.pruning.sensitivity import sensitivity
     from torchthin.report.inspection import Inspection
     from torchthin.report.pruning import PruneReport
-    from torchthin.thinning.proof import Proof, verify
+    from torchthin.thinning.proof import Proof
     from torchthin.thinning.recipe import Recipe
 
+# What needs torch is imported at first use, so that `torchthin --help` answers without it.
+_API = (
+    "bench", "compare", "export", "inspect", "list_chips", "list_criteria", "load", "plan", "prune", "recover",
+    "register_channel_criterion", "register_criterion", "register_op", "sensitivity", "thin_", "verify",
+)  # fmt: skip
+_LAZY = {
+    **dict.fromkeys(_API, "torchthin.api"),
+    "Chip": "torchthin.max7800x.target",
+    "Comparison": "torchthin.pruning.comparison.comparison",
+    "Inspection": "torchthin.report.inspection",
+    "Proof": "torchthin.thinning.proof",
+    "PruneReport": "torchthin.report.pruning",
+    "PruneResult": "torchthin.pruning.result",
+    "Pruner": "torchthin.pruning.gradual.pruner",
+    "PruningPlan": "torchthin.pruning.plan",
+    "Recipe": "torchthin.thinning.recipe",
+    "Thinned": "torchthin.pruning.in_place",
+}
+
 __all__ = [
-    "METHODS",
+    "NM",
+    "Budget",
+    "Chip",
     "Comparison",
+    "Distiller",
     "InputError",
     "Inspection",
     "Proof",
@@ -35,39 +71,31 @@ __all__ = [
     "PruneReport",
     "PruneResult",
     "Pruner",
+    "PruningPlan",
+    "Ratio",
     "Recipe",
+    "Schedule",
     "TargetMissedError",
     "Thinned",
     "TorchthinError",
+    "Unstructured",
+    "bench",
     "compare",
+    "export",
     "inspect",
+    "list_chips",
+    "list_criteria",
     "load",
+    "plan",
     "prune",
     "recover",
+    "register_channel_criterion",
+    "register_criterion",
+    "register_op",
     "sensitivity",
     "thin_",
     "verify",
 ]
-
-# What needs torch is imported at first use, so that `torchthin --help` answers without it.
-_LAZY = {
-    "Comparison": "torchthin.pruning.comparison.comparison",
-    "Inspection": "torchthin.report.inspection",
-    "Proof": "torchthin.thinning.proof",
-    "PruneReport": "torchthin.report.pruning",
-    "PruneResult": "torchthin.pruning.result",
-    "Pruner": "torchthin.pruning.gradual.pruner",
-    "Recipe": "torchthin.thinning.recipe",
-    "Thinned": "torchthin.pruning.in_place",
-    "compare": "torchthin.pruning.comparison.compare",
-    "inspect": "torchthin.pruning.inspection",
-    "load": "torchthin.pruning.load",
-    "prune": "torchthin.pruning.one_shot",
-    "recover": "torchthin.pruning.recover",
-    "sensitivity": "torchthin.pruning.sensitivity",
-    "thin_": "torchthin.pruning.in_place",
-    "verify": "torchthin.thinning.proof",
-}
 
 
 def __getattr__(name: str) -> Any:

@@ -69,8 +69,8 @@ class ProofError(TorchthinError):
 
 
 def one_line(error: BaseException) -> str:
-    """Return the name and the words of a foreign exception as one line without a full stop."""
-    words = " ".join(str(error).split()).rstrip(".")
+    """Return the name and the words of a foreign exception as one line of at most 300 characters without a full stop."""
+    words = " ".join(str(error).split())[:300].rstrip(".")
     return f"{type(error).__name__}: {words}" if words else type(error).__name__
 
 

@@ -15,8 +15,8 @@ from tools import Job, macs, recalibrated, torch_pruning, torchthin
 from torch import nn
 from train import accuracy
 
-from torchthin import prune, recover
-from torchthin.io.noise import noise_like
+from torchthin import Budget, prune, recover
+from torchthin.io.data_sources import noise_like
 
 EPOCHS = 30
 WAYS = {
@@ -53,7 +53,7 @@ def main() -> None:
 
 def _distilled(job: Job, share: float) -> nn.Module:
     example = job.task.example
-    result = prune(job.dense, example, method="l1-structured", target_macs=f"{share}x", thin=True)
+    result = prune(job.dense, example, Budget(macs=f"{share}x"))
     return recover(job.dense, result, example, "noise", epochs=EPOCHS).model
 
 

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from train import accuracy, dense, fit_
 
+from pose_demo.calibration import SEED, calibration_inputs
 from pose_demo.score import score_validation
 from pose_demo.student import load_student
-from pose_demo.unlabelled import SEED, unlabelled_inputs
 
 CALIBRATION = 256
 """Inputs that ways with data may see."""
@@ -134,7 +134,7 @@ class Pose(Task):
         return load_student().eval()
 
     def calibration(self, seed: int) -> tuple[Tensor, Tensor]:
-        return unlabelled_inputs(CALIBRATION, SEED + seed), torch.zeros(0)
+        return calibration_inputs(CALIBRATION, SEED + seed), torch.zeros(0)
 
     def score(self, model: nn.Module) -> float:
         return score_validation(model).pck_02

@@ -10,7 +10,7 @@ import torch
 from tasks import Task
 from torch import Tensor, nn
 
-from torchthin import prune, recover
+from torchthin import Budget, Distiller, prune, recover
 from torchthin.graph.cost import measure
 from torchthin.graph.inputs import as_inputs
 
@@ -128,13 +128,7 @@ def distiller(*, recalibrate: bool) -> Prune:
     def way(job: Job) -> nn.Module:
         def cut(share: float) -> nn.Module:
             return prune(
-                job.dense,
-                job.task.example,
-                method="l1-structured",
-                target_sparsity=share,
-                compat="distiller",
-                thin=True,
-                keep=job.task.keep,
+                job.dense, job.task.example, Distiller("l1-structured", share), exclude=job.task.keep
             ).model
 
         small = under_budget(cut, job)
@@ -162,11 +156,14 @@ def torchthin(
     def way(job: Job) -> nn.Module:
         share = job.budget / macs(job.dense, job.task.example)
         data = None if not (refit or distil) else "noise" if noise else job.images
+        target = Budget(
+            macs=f"{share:.6f}x",
+            scope="global" if everywhere else "group",
+            at_least=floor if everywhere else None,
+        )
         result = prune(
-            job.dense, job.task.example, method="l1-structured", target_macs=f"{share:.6f}x", thin=True,
-            criterion=criterion, data=data, scope="global" if everywhere else "group",
-            keep_at_least=floor if everywhere else None, keep=job.task.keep,
-        )  # fmt: skip
+            job.dense, job.task.example, target, criterion=criterion, exclude=job.task.keep, data=data
+        )
         if data is None:
             return result.model
         epochs = job.task.epochs if distil else 0

@@ -37,7 +37,7 @@ def test_a_pruner_of_a_schedule(place: Workplace) -> None:
     assert "pruners not in this run: second." in outcome.out
     content = torch.load("p.pth", weights_only=True)
     model = torchthin.load(build_model("net.py:net"), "best.pth")
-    expected = torchthin.prune(model, target_sparsity=0.25, weights=["conv1.weight"])
+    expected = torchthin.prune(model, None, 0.25, include=["conv1.weight"], thin=False)
     assert content["masks"].keys() == {"conv1.weight"}
     assert torch.equal(content["masks"]["conv1.weight"], expected.masks["conv1.weight"])
 

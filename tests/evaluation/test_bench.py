@@ -49,7 +49,7 @@ def test_the_peak_is_what_is_alive_at_once() -> None:
 
 def test_sizes_of_both_models() -> None:
     dense = net()
-    thinned = torchthin.prune(dense, IMAGES, target_sparsity=0.5, thin=True).model
+    thinned = torchthin.prune(dense, IMAGES, 0.5).model
     result = bench(dense, thinned, IMAGES, repeats=3, warmup=1, threads=1, runtimes=("torch",))
     assert result.dense.parameters == sum(p.numel() for p in dense.parameters())
     assert result.thinned.parameters == sum(p.numel() for p in thinned.parameters())
@@ -93,7 +93,7 @@ def test_both_models_run_in_onnxruntime_where_it_is_installed() -> None:
     version = pytest.importorskip("onnxruntime").__version__
     pytest.importorskip("onnxscript")
     dense = net()
-    thinned = torchthin.prune(dense, IMAGES, target_sparsity=0.5, thin=True).model
+    thinned = torchthin.prune(dense, IMAGES, 0.5).model
     result = bench(dense, thinned, IMAGES, repeats=2, warmup=0, threads=1)
     assert [timing.runtime for timing in result.timings] == [
         f"torch {torch.__version__}",

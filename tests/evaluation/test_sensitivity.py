@@ -46,7 +46,7 @@ def test_each_loss_is_what_masking_alone_does() -> None:
             assert curve.gone == tuple(sorted({math.floor(r * curve.size) for r in RATIOS}))
             for gone, loss in zip(curve.gone, curve.losses, strict=True):
                 target = (gone + 0.5) / curve.size
-                masks = torchthin.prune(net, X[:1], target_sparsity=target).masks
+                masks = torchthin.prune(net, X[:1], target, thin=False).masks
                 masked = clone(net, duplicate)
                 apply_masks_(masked, {curve.name: masks[curve.name]})
                 centred = (dense - dense.mean(0)).double()
@@ -164,7 +164,7 @@ def test_an_allocation_cuts_where_it_hurts_least(budget: dict[str, str], tmp_pat
 
 def test_with_a_sparsity_as_well_that_share_of_all_channels_goes() -> None:
     result = torchthin.prune(
-        Net(), X[:1], thin=True, allocation="auto", data=X, target_macs="0.95x", target_sparsity=0.5
+        Net(), X[:1], torchthin.Budget(macs="0.95x", ratio=0.5, allocation="auto"), data=X
     )
     assert result.report.pruned_channels == 18  # of 36 that can go, wherever that hurts least
     lost = {layer.name: layer.pruned_channels for layer in result.report.layers}
@@ -201,7 +201,7 @@ def test_tables_of_something_else_are_refused(tmp_path: Path) -> None:
     for text, sentence in cases.items():
         path.write_text(text)
         with pytest.raises(ConfigError) as caught:
-            torchthin.prune(Net(), X[:1], target_macs="0.5x", allocation=str(path))
+            torchthin.prune(Net(), X[:1], torchthin.Budget(macs="0.5x", allocation=str(path)), thin=False)
         assert sentence in str(caught.value), text
 
 

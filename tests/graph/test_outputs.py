@@ -64,7 +64,7 @@ class Returning(nn.Module):
 
 @pytest.mark.parametrize("name", SEEN)
 def test_tensors_are_found_proved_and_kept(name: str) -> None:
-    result = torchthin.prune(Returning(SEEN[name]), torch.randn(1, 3, 8, 8), thin=True)
+    result = torchthin.prune(Returning(SEEN[name]), torch.randn(1, 3, 8, 8))
     assert result.proof is not None
     assert result.proof.holds
     assert result.model.a.out_channels == 4
@@ -77,11 +77,11 @@ def hidden(y: Tensor) -> Iterator[Tensor]:
 
 
 def test_what_hides_its_tensors_is_named() -> None:
-    result = torchthin.prune(Returning(hidden), torch.randn(1, 3, 8, 8), thin=True)
+    result = torchthin.prune(Returning(hidden), torch.randn(1, 3, 8, 8))
     assert result.recipe is None
     (note,) = (n for n in result.report.notes if "no tensor is seen" in n)
     assert note.startswith("The model returns generator, in which no tensor is seen: ")
-    beside = torchthin.prune(Returning(lambda y: (y, hidden(y))), torch.randn(1, 3, 8, 8), thin=True)
+    beside = torchthin.prune(Returning(lambda y: (y, hidden(y))), torch.randn(1, 3, 8, 8))
     assert any("generator" in note and "is not compared" in note for note in beside.report.notes)
 
 

@@ -88,7 +88,7 @@ def test_a_computed_weight_counts_as_the_weight_it_is() -> None:
     normed = copy.deepcopy(plain)
     weight_norm(normed[0])
     kept = [
-        next(iter(torchthin.prune(net, X, criterion="taylor", data=[X]).masks.values()))
+        next(iter(torchthin.prune(net, X, criterion="taylor", data=[X], thin=False).masks.values()))
         for net in (plain, normed)
     ]
     assert kept[0].flatten(1).any(1).tolist() == kept[1].flatten(1).any(1).tolist()
@@ -123,7 +123,7 @@ def test_the_model_is_left_as_it_is(criterion: str) -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(), nn.Conv2d(4, 2, 1)).train()
     net[0].weight.requires_grad_(False)
     before = copy.deepcopy(net.state_dict())
-    torchthin.prune(net, X.float(), criterion=criterion, data=[X.float()])
+    torchthin.prune(net, X.float(), criterion=criterion, data=[X.float()], thin=False)
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
     assert [p.requires_grad for p in net.parameters()] == [False] + [True] * 5
     assert all(p.grad is None for p in net.parameters())
@@ -142,5 +142,5 @@ def test_the_model_is_left_as_it_is(criterion: str) -> None:
 def test_bad_data_are_refused(criterion: str, data: object, sentence: str) -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1))
     with pytest.raises(InputError) as caught:
-        torchthin.prune(net, X.float(), criterion=criterion, data=data)
+        torchthin.prune(net, X.float(), criterion=criterion, data=data, thin=False)
     assert sentence in str(caught.value)

@@ -150,7 +150,7 @@ def test_what_it_leaves_can_be_refitted_better_than_what_l1_leaves() -> None:
     inputs = torch.randn(256, 3, 6, 6)
     after = {}
     for criterion in ("l1", "reconstruction"):
-        result = torchthin.prune(net, inputs[:1], criterion=criterion, data=inputs, thin=True)
+        result = torchthin.prune(net, inputs[:1], criterion=criterion, data=inputs)
         recovery = torchthin.recover(net, result, inputs[:1], inputs).report.recovery
         assert recovery is not None
         after[criterion] = recovery.after

@@ -152,7 +152,9 @@ def test_forked_nets_are_pruned(criterion: str, options: dict[str, object]) -> N
 def test_without_example_inputs_the_filters_alone_count(criterion: str) -> None:
     net = plain(norm=True)
     made = squares(net[0].weight, 0)
-    mask = torchthin.prune(net, criterion=criterion, target_sparsity=0.5).masks["0.weight"].flatten(1).any(1)
+    mask = (
+        torchthin.prune(net, None, 0.5, criterion=criterion, thin=False).masks["0.weight"].flatten(1).any(1)
+    )
     assert set(torch.nonzero(mask).flatten().tolist()) == set(made.argsort()[2:].tolist())
 
 

@@ -28,7 +28,7 @@ class Looker(transformers.TrainerCallback):
 
 def train(folder: str, every: object, stop_after: int | None = None, resume: bool = False, **more: object):
     model = Classifier()
-    pruner = torchthin.Pruner(model.net, DATA.images[:2], torchthin.PruneConfig(), steps=5)
+    pruner = torchthin.Pruner(model.net, DATA.images[:2], schedule=torchthin.Schedule(steps=5))
     looker = Looker(pruner, stop_after)
     args = transformers.TrainingArguments(
         folder, num_train_epochs=6, per_device_train_batch_size=32, save_strategy="epoch", report_to=[],

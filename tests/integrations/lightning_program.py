@@ -28,7 +28,7 @@ class Looker(lightning.Callback):
 
 def fit(folder: str, epochs: int, every: object, resume: str | None = None, **more: object):
     module = Module()
-    pruner = torchthin.Pruner(module.net, IMAGES[:2], torchthin.PruneConfig(), steps=5)
+    pruner = torchthin.Pruner(module.net, IMAGES[:2], schedule=torchthin.Schedule(steps=5))
     looker = Looker(pruner)
     trainer = lightning.Trainer(
         max_epochs=epochs, accelerator="cpu", devices=1, logger=False, enable_checkpointing=False,

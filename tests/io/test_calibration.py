@@ -11,7 +11,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from torchthin.errors import FactoryError, InputError
 from torchthin.graph.inputs import Inputs, as_inputs
-from torchthin.io.calibration import Pixels, calibration
+from torchthin.io.calibration import calibration
+from torchthin.io.data_sources import Pixels
 
 LIKE = as_inputs(torch.zeros(2, 3, 8, 8))
 IMAGES = torch.randn(100, 3, 8, 8)
@@ -22,7 +23,7 @@ def joined(batches: tuple[Inputs, ...]) -> torch.Tensor:
 
 
 def test_a_tensor_is_split_and_cut_at_the_limit() -> None:
-    found = calibration(IMAGES, like=LIKE, limit=70)
+    found = calibration(IMAGES, like=LIKE, max_samples=70)
     assert found.samples == 70
     assert torch.equal(joined(found.batches), IMAGES[:70])
     assert max(len(next(batch.tensors())) for batch in found.batches) <= 32
@@ -31,7 +32,7 @@ def test_a_tensor_is_split_and_cut_at_the_limit() -> None:
 
 def test_labels_of_a_data_loader_are_left_out_with_a_note() -> None:
     loader = DataLoader(TensorDataset(IMAGES, torch.arange(100)), batch_size=16)
-    found = calibration(loader, like=LIKE, limit=40)
+    found = calibration(loader, like=LIKE, max_samples=40)
     assert torch.equal(joined(found.batches), IMAGES[:40])
     assert all(len(batch.args) == 1 for batch in found.batches)
     assert "labels" in found.notes[0]
@@ -44,7 +45,7 @@ def test_single_inputs_get_a_first_axis() -> None:
 def test_dicts_keep_what_the_model_takes() -> None:
     like = as_inputs({"ids": torch.zeros(1, 5, dtype=torch.int64), "mask": torch.ones(1, 5)})
     item = {"ids": torch.ones(4, 5, dtype=torch.int32), "mask": torch.ones(4, 5), "labels": torch.zeros(4)}
-    found = calibration([item, item], like=like, limit=6)
+    found = calibration([item, item], like=like, max_samples=6)
     assert [dict(batch.kwargs or {}).keys() for batch in found.batches] == [{"ids", "mask"}] * 2
     assert [t.dtype for t in found.batches[0].tensors()] == [torch.int64, torch.float32]
     assert found.samples == 6
@@ -56,7 +57,7 @@ def test_an_endless_loader_is_read_as_far_as_needed() -> None:
         while True:
             yield IMAGES[:10]
 
-    assert calibration(endless(), like=LIKE, limit=25).samples == 25
+    assert calibration(endless(), like=LIKE, max_samples=25).samples == 25
 
 
 def test_files_and_functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,7 +76,7 @@ def test_pictures_are_spread_over_the_folder_and_resized(tmp_path: Path) -> None
         for number in range(6):
             Image.new("RGB", (20, 10), (255, 0, 51)).save(tmp_path / kind / f"{number}.png")
     Image.new("L", (5, 5), 255).save(tmp_path / "b" / "z.png")
-    found = calibration(tmp_path, like=LIKE, limit=3, pixels=Pixels((0.0, 0.0, 0.2), (1.0, 1.0, 2.0)))
+    found = calibration(tmp_path, like=LIKE, max_samples=3, pixels=Pixels((0.0, 0.0, 0.2), (1.0, 1.0, 2.0)))
     values = joined(found.batches)
     assert values.shape == (3, 3, 8, 8)
     assert torch.allclose(values[0].amax((1, 2)), torch.tensor([1.0, 0.0, 0.0]), atol=1e-6)
@@ -86,7 +87,7 @@ def test_pictures_are_spread_over_the_folder_and_resized(tmp_path: Path) -> None
 
 def test_parts_that_are_no_batches_are_taken_whole() -> None:
     like = as_inputs((torch.zeros(2, 4), torch.zeros(7)))
-    found = calibration([(torch.ones(5, 4), torch.ones(7))], like=like, limit=3)
+    found = calibration([(torch.ones(5, 4), torch.ones(7))], like=like, max_samples=3)
     assert [tuple(t.shape) for t in found.batches[0].tensors()] == [(3, 4), (7,)]
 
 
@@ -113,10 +114,10 @@ def test_bad_data_are_refused_in_one_line(source: object, words: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("limit", [0, -1, True, 2.5])
-def test_a_bad_limit_is_refused(limit: object) -> None:
+@pytest.mark.parametrize("max_samples", [0, -1, True, 2.5])
+def test_a_bad_limit_is_refused(max_samples: object) -> None:
     with pytest.raises(InputError, match="at least 1"):
-        calibration(IMAGES, like=LIKE, limit=limit)  # type: ignore[arg-type]
+        calibration(IMAGES, like=LIKE, max_samples=max_samples)  # type: ignore[arg-type]
 
 
 def test_what_the_users_code_raises_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,7 +56,7 @@ FILES = ("net.pt2", pytest.param("net.onnx", marks=(onnx_needed, newer_torch)))
 
 @pytest.fixture(scope="module")
 def thinned() -> nn.Module:
-    return torchthin.prune(net(), IMAGES, target_sparsity=0.5, thin=True).model.eval()
+    return torchthin.prune(net(), IMAGES, 0.5).model.eval()
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -10,7 +10,7 @@ import torchthin
 from torchthin.errors import InputError
 from torchthin.graph.inputs import as_inputs
 from torchthin.io.calibration import calibration
-from torchthin.io.noise import noise_like
+from torchthin.io.data_sources import noise_like
 
 
 def drawn(example: Tensor, count: int = 64) -> Tensor:
@@ -39,13 +39,13 @@ def test_low_frequencies_are_strong() -> None:
 
 
 def test_whole_numbers_have_no_noise() -> None:
-    with pytest.raises(InputError, match=r"stand for floating point inputs. The model takes torch.int64"):
+    with pytest.raises(InputError, match=r"are floating point inputs\. The model takes torch.int64"):
         calibration("noise", like=as_inputs(torch.zeros(1, 8, dtype=torch.int64)))
 
 
 def test_limit_names_and_what_counts_no_inputs() -> None:
     like = as_inputs({"image": torch.zeros(2, 3, 8, 8), "table": torch.arange(5.0)})
-    found = calibration("noise", like=like, limit=70)
+    found = calibration("noise", like=like, max_samples=70)
     assert found.samples == 70
     assert [batch.kwargs["image"].shape[0] for batch in found.batches if batch.kwargs] == [32, 32, 6]
     assert all(
@@ -68,7 +68,7 @@ def test_a_refit_on_noise_helps_on_inputs_of_another_kind() -> None:
     pictures = (
         (torch.rand(16, 3, 6, 6).round() * 2 - 1).repeat_interleave(4, 2).repeat_interleave(4, 3)
     )  # tiles
-    plain = torchthin.prune(net, pictures[:1], target_sparsity=0.5, thin=True)
+    plain = torchthin.prune(net, pictures[:1], 0.5)
     mended = torchthin.recover(net, plain, pictures[:1], "noise", epochs=0)
 
     @torch.no_grad()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pose_demo.student import load_student
-from torchthin import prune
+from torchthin import Chip, prune
 from torchthin.max7800x.ai8x.base import fuse_batch_norm_, initiate_qat
 from torchthin.max7800x.ai8x.layers import Add, Conv2d, FusedConv2dBNReLU, FusedMaxPoolConv2dBNReLU, Linear
 
@@ -53,7 +53,7 @@ def pose_thin() -> nn.Module:
     """The shipped pose student at 0.75 of its cycles."""
     images = torch.zeros(1, 3, 128, 128)
     keep = ("heat_out", "paf_out")
-    return prune(load_student(), images, chip="MAX78000", target_cycles="0.75x", thin=True, keep=keep).model
+    return prune(load_student(), images, Chip("MAX78000", cycles="0.75x"), exclude=keep).model
 
 
 def pose_quantised() -> nn.Module:

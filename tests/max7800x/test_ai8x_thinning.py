@@ -43,7 +43,7 @@ def detector(*, bias: bool = True) -> Detector:
 
 
 def halved(model: nn.Module) -> PruneResult:
-    result = torchthin.prune(model, IMAGE, target_sparsity=0.5, thin=True)
+    result = torchthin.prune(model, IMAGE, 0.5)
     sizes = [
         tuple(result.model.get_parameter(f"{name}.op.weight").shape[:2])
         for name in ("first", "second", "third")
@@ -88,6 +88,6 @@ def test_scale_by_rank_is_frozen() -> None:
     """A quantile below 1 depends on how many weights there are."""
     model = detector()
     initiate_qat(model, bits=8, shift_quantile=0.9)
-    result = torchthin.prune(model, IMAGE, target_sparsity=0.5, thin=True)
+    result = torchthin.prune(model, IMAGE, 0.5)
     assert result.recipe is None or not result.recipe
     assert any("picked by its rank" in note for note in result.report.notes)

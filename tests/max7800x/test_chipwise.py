@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from pose_demo.student import load_student
-from torchthin import InputError, TargetMissedError, prune
+from torchthin import Chip, InputError, TargetMissedError, prune
 from torchthin.config import PruneConfig
 from torchthin.errors import ConfigError
 from torchthin.max7800x.chip_cost import chip_cost
@@ -38,7 +38,7 @@ class Joined(nn.Module):
 @pytest.mark.parametrize("target", ["0.9x", "0.6x", "100000"])
 def test_cycles_of_the_thinned_model(target: str) -> None:
     before = chip_cost(net(), IMAGES).cost
-    result = prune(net(), IMAGES, chip="MAX78000", target_cycles=target, thin=True)
+    result = prune(net(), IMAGES, Chip("MAX78000", cycles=target))
     after = chip_cost(result.model, IMAGES).cost
     limit = float(target[:-1]) * before.cycles if target.endswith("x") else int(target)
     assert after.cycles <= limit
@@ -54,9 +54,7 @@ def test_cycles_of_the_thinned_model(target: str) -> None:
 
 
 def test_words_of_the_deepest_processor() -> None:
-    result = prune(
-        net(), IMAGES, chip="max78000", target_kernel_words="0.5x", target_cycles="0.95x", thin=True
-    )
+    result = prune(net(), IMAGES, Chip("max78000", cycles="0.95x", kernel_words="0.5x"))
     change = result.report.section("chip")
     assert change is not None
     assert 2 * change.after.deepest_words <= change.before.deepest_words
@@ -67,7 +65,9 @@ def test_words_of_the_deepest_processor() -> None:
 def test_more_is_saved_than_by_a_uniform_cut_of_as_many_weights() -> None:
     student = load_student()
     images = torch.randn(1, 3, 128, 128)
-    result = prune(student, images, chip="MAX78000", target_cycles="0.685x", keep=["heat_out", "paf_out"])
+    result = prune(
+        student, images, Chip("MAX78000", cycles="0.685x"), exclude=["heat_out", "paf_out"], thin=False
+    )
     change = result.report.section("chip")
     assert change is not None
     assert change.after.weight_bytes >= change.uniform.weight_bytes
@@ -80,35 +80,35 @@ def test_fit() -> None:
     model = nn.Sequential(*[nn.Conv2d(64 if i else 3, 64 if i < 13 else 4, 3, padding=1) for i in range(14)])
     before = chip_cost(model, IMAGES[..., :16, :16])
     assert not before.fits
-    result = prune(model, IMAGES[..., :16, :16], chip="MAX78000", fit=True, thin=True)
+    result = prune(model, IMAGES[..., :16, :16], Chip("MAX78000", fit=True))
     after = chip_cost(result.model, IMAGES[..., :16, :16])
     assert after.fits
     assert result.report.pruned_channels < 0.1 * result.report.filters
 
 
 def test_nothing_goes_where_the_targets_hold_already() -> None:
-    result = prune(net(), IMAGES, chip="MAX78000", fit=True)
+    result = prune(net(), IMAGES, Chip("MAX78000", fit=True), thin=False)
     assert result.report.pruned_channels == 0
     assert result.report.target_reached
 
 
 def test_parts_of_a_concatenation_stay_equal() -> None:
     torch.manual_seed(0)
-    result = prune(Joined(), IMAGES, chip="MAX78000", target_cycles="0.7x", thin=True)
+    result = prune(Joined(), IMAGES, Chip("MAX78000", cycles="0.7x"))
     assert result.model.a.weight.shape[0] == result.model.b.weight.shape[0] <= 32  # type: ignore[union-attr]
     assert chip_cost(result.model, IMAGES).fits
 
 
 def test_a_target_that_cannot_be_reached() -> None:
     with pytest.raises(TargetMissedError, match="asked at most 5 cycles, the least found is") as raised:
-        prune(net(), IMAGES, chip="MAX78000", target_cycles=5)
+        prune(net(), IMAGES, Chip("MAX78000", cycles=5), thin=False)
     assert "\n" not in str(raised.value)
 
 
 def test_a_model_that_does_not_run_on_the_chip() -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 5), nn.SiLU(), nn.Conv2d(8, 4, 1))
     with pytest.raises(InputError, match=r"1: silu, the chip has no such operation\. And 1 more"):
-        prune(model, IMAGES, chip="MAX78000", target_cycles="0.5x")
+        prune(model, IMAGES, Chip("MAX78000", cycles="0.5x"), thin=False)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_targets_that_make_no_sense(given: dict[str, Any], words: str) -> None:
 
 def test_a_chip_needs_inputs() -> None:
     with pytest.raises(ConfigError, match="cycles depend on the input's size"):
-        prune(net(), chip="MAX78000", fit=True)
+        prune(net(), None, Chip("MAX78000", fit=True), thin=False)
 
 
 def test_configuration_round_trip() -> None:
@@ -144,9 +144,7 @@ def test_configuration_round_trip() -> None:
 
 @pytest.mark.parametrize(("sparsity", "cycles"), [(0.5, "0.9x"), (0.2, "0.5x")])
 def test_a_sparsity_and_cycles_both_hold(sparsity: float, cycles: str) -> None:
-    result = prune(
-        net(), IMAGES, chip="MAX78000", target_cycles=cycles, target_sparsity=sparsity, thin=True, keep=["9"]
-    )
+    result = prune(net(), IMAGES, Chip("MAX78000", cycles=cycles, ratio=sparsity), exclude=["9"])
     change = result.report.section("chip")
     assert change is not None
     widths = [layer.out_channels for layer in result.model if isinstance(layer, nn.Conv2d)]
@@ -159,8 +157,8 @@ def test_a_sparsity_and_cycles_both_hold(sparsity: float, cycles: str) -> None:
 
 
 def test_a_sparsity_asks_for_no_more_than_the_chip_takes_anyway() -> None:
-    alone = prune(net(), IMAGES, chip="MAX78000", target_cycles="0.5x")
-    both = prune(net(), IMAGES, chip="MAX78000", target_cycles="0.5x", target_sparsity=0.05)
+    alone = prune(net(), IMAGES, Chip("MAX78000", cycles="0.5x"), thin=False)
+    both = prune(net(), IMAGES, Chip("MAX78000", cycles="0.5x", ratio=0.05), thin=False)
     assert alone.masks.keys() == both.masks.keys()
     assert all(torch.equal(mask, both.masks[name]) for name, mask in alone.masks.items())
 
@@ -169,9 +167,9 @@ def test_a_sparsity_that_the_chips_widths_do_not_allow() -> None:
     with pytest.raises(
         TargetMissedError, match=r"at least 99\.9 % of the channels gone, .* with 91\.7 % of the"
     ):
-        prune(net(), IMAGES, chip="MAX78000", target_cycles="0.9x", target_sparsity=0.999)
+        prune(net(), IMAGES, Chip("MAX78000", cycles="0.9x", ratio=0.999), thin=False)
 
 
 def test_the_sparsity_is_half_where_none_is_given_and_no_chip_decides() -> None:
     assert PruneConfig().target_sparsity == 0.5
-    assert PruneConfig(chip="MAX78000", fit=True).target_sparsity == 0
+    assert PruneConfig(Chip("MAX78000", fit=True)).target_sparsity == 0

@@ -80,7 +80,7 @@ def module_of(text: str) -> ModuleType:
 
 
 def thinned(model: nn.Module) -> nn.Module:
-    result = torchthin.prune(model.eval(), IMAGES, target_sparsity=0.5, thin=True)
+    result = torchthin.prune(model.eval(), IMAGES, 0.5)
     assert result.recipe
     return result.model
 

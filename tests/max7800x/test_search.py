@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import FULL, conv, pose
+from torchthin.max7800x.cost.goals import Goals
+from torchthin.max7800x.cost.search import Unit, search
 
 from torchthin.config import parse_limit
 from torchthin.errors import ConfigError
-from torchthin.max7800x.cost.goals import Goals
 from torchthin.max7800x.cost.grid import useful_widths
 from torchthin.max7800x.cost.network import network_cost
-from torchthin.max7800x.cost.search import Unit, search
 from torchthin.max7800x.cost.table import MAX78000
 from torchthin.max7800x.cost.widths import Resized
 

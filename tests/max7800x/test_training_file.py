@@ -54,7 +54,7 @@ def chain(seed: int = 0) -> Chain:
 
 def write(path: Path, *, thin: bool = True, seed: int = 0) -> torchthin.PruneResult:
     model = chain(seed)
-    result = torchthin.prune(model, IMAGES, target_sparsity=0.5, thin=thin)
+    result = torchthin.prune(model, IMAGES, 0.5, thin=thin)
     recipe = result.recipe if thin else None
     save_for_training(
         path, model, result.model, result.masks, recipe, arch="chain", epoch=7, example_inputs=IMAGES
@@ -165,7 +165,7 @@ def test_what_distiller_cannot_say_is_refused(recipe: Recipe, message: str) -> N
 
 
 def test_a_wider_class_is_refused(tmp_path: Path) -> None:
-    result = torchthin.prune(chain(), IMAGES, target_sparsity=0.5, thin=True)
+    result = torchthin.prune(chain(), IMAGES, 0.5)
     other = chain()
     other.fc = Linear(8 * 64, 6, bias=True, wide=True)
     with pytest.raises(InputError, match=r"does not become the pruned model .*fc\.op"):
@@ -175,7 +175,7 @@ def test_a_wider_class_is_refused(tmp_path: Path) -> None:
 
 def test_nothing_is_written_when_it_is_refused(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 4, 1, bias=False))
-    result = torchthin.prune(model, IMAGES, target_sparsity=0.5, thin=True)
+    result = torchthin.prune(model, IMAGES, 0.5)
     assert result.recipe is not None and result.recipe.added
     with pytest.raises(InputError, match=r"2\.bias takes over the constants"):
         save_for_training(tmp_path / "x.pth", model, result.model, result.masks, result.recipe, arch="x")
@@ -183,7 +183,7 @@ def test_nothing_is_written_when_it_is_refused(tmp_path: Path) -> None:
 
 
 def test_another_class_is_refused(tmp_path: Path) -> None:
-    result = torchthin.prune(chain(), IMAGES, target_sparsity=0.5, thin=True)
+    result = torchthin.prune(chain(), IMAGES, 0.5)
     other = nn.Sequential(nn.Conv2d(3, 16, 3))
     with pytest.raises(InputError, match=r"has no parameter or statistics first\.op\.weight"):
         save_for_training(tmp_path / "x.pth", other, result.model, result.masks, result.recipe, arch="x")
@@ -191,7 +191,7 @@ def test_another_class_is_refused(tmp_path: Path) -> None:
 
 
 def test_outputs_that_differ_are_refused(tmp_path: Path) -> None:
-    result = torchthin.prune(chain(), IMAGES, target_sparsity=0.5, thin=True)
+    result = torchthin.prune(chain(), IMAGES, 0.5)
     other = chain()
     other.first.pool = nn.MaxPool2d(3, stride=1, padding=1)
     with pytest.raises(ProofError, match="Nothing was written"):
@@ -208,7 +208,7 @@ def test_outputs_that_differ_are_refused(tmp_path: Path) -> None:
 
 
 def test_the_arch_is_needed(tmp_path: Path) -> None:
-    result = torchthin.prune(chain(), IMAGES, target_sparsity=0.5, thin=True)
+    result = torchthin.prune(chain(), IMAGES, 0.5)
     with pytest.raises(InputError, match="--arch NAME"):
         save_for_training(tmp_path / "x.pth", chain(), result.model, result.masks, result.recipe, arch="")
 

@@ -13,6 +13,7 @@ from workplace import Outcome, Workplace
 import torchthin
 from pose_demo import cli as pose_drive
 from pose_demo import score
+from pose_demo.options import file_name, student_paths
 from pose_demo.student import pose_student
 from pose_demo.validation import PoseData, load_data
 
@@ -40,19 +41,18 @@ def run(place: Workplace, drive: Path, *arguments: str) -> Outcome:
     return place.run(*arguments, main=lambda argv: pose_drive.main(argv, drive=drive))
 
 
-def test_places() -> None:
+def test_the_defaults_without_a_drive() -> None:
     nowhere = Path("/nowhere/at/all")
-    assert pose_drive.find_places(None, None, nowhere) == pose_drive.Places(None, Path("runs/pruned"))
-    assert pose_drive.find_places("a.pth", "b", nowhere) == pose_drive.Places(Path("a.pth"), Path("b"))
+    assert student_paths(None, None, nowhere) == (None, Path("runs/pruned"))
+    assert student_paths("a.pth", "b", nowhere) == (Path("a.pth"), Path("b"))
 
 
-def test_places_on_a_mounted_drive(tmp_path: Path) -> None:
+def test_the_defaults_on_a_mounted_drive(tmp_path: Path) -> None:
     models = tmp_path / "MLonMCU/Models/MAX78000"
-    assert pose_drive.find_places(None, None, tmp_path) == pose_drive.Places(None, models / "Pruned")
+    assert student_paths(None, None, tmp_path) == (None, models / "Pruned")
     (models / "IP_2MB").mkdir(parents=True)
     (models / "IP_2MB" / "best.pth").touch()
-    found = pose_drive.find_places(None, None, tmp_path)
-    assert found == pose_drive.Places(models / "IP_2MB" / "best.pth", models / "Pruned")
+    assert student_paths(None, None, tmp_path) == (models / "IP_2MB" / "best.pth", models / "Pruned")
     assert str(pose_drive.DRIVE) == "/content/drive/MyDrive"
 
 
@@ -60,7 +60,7 @@ def test_places_on_a_mounted_drive(tmp_path: Path) -> None:
     "target, name", [(0.5, "50"), (0.375, "37.5"), (0.29, "29"), (0.0, "0"), (0.999, "99.9")]
 )
 def test_file_names(target: float, name: str) -> None:
-    assert pose_drive.file_name(target) == f"best_pruned_{name}.pth"
+    assert file_name(target) == f"best_pruned_{name}.pth"
 
 
 def test_the_shipped_student_is_pruned_when_there_is_no_other(place: Workplace, drive: Path) -> None:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from pose_demo import body, generate, people, posing, render
+from pose_demo import body, generate, people, pose, render
+from pose_demo.appearance import PARTS, anatomy_of
 from pose_demo.body import BONES, PARENTS, Bodies
-from pose_demo.looks import PARTS, study
 from pose_demo.skeleton import COCO_KEYPOINTS, KEYPOINTS
 from torchthin.errors import InputError
 
@@ -82,7 +82,7 @@ def test_missing_anny_is_one_line_that_says_what_to_install(monkeypatch: pytest.
 
 def test_no_rotation_only_puts_the_root_at_the_origin() -> None:
     own = torch.eye(3).expand(1, len(BONES), 3, 3)
-    transforms = posing.bone_transforms(figure_heads()[None], own)
+    transforms = pose.bone_transforms(figure_heads()[None], own)
     still = torch.cat([torch.eye(3), -figure_heads()[0][:, None]], 1).expand_as(transforms)
     torch.testing.assert_close(transforms, still)
 
@@ -90,8 +90,8 @@ def test_no_rotation_only_puts_the_root_at_the_origin() -> None:
 def test_a_bent_knee_takes_the_foot_back_and_leaves_the_hip() -> None:
     heads = figure_heads()[None]
     own = torch.eye(3).repeat(1, len(BONES), 1, 1)
-    own[0, BONES.index("lowerleg01.L")] = posing.axis_rotation((1.0, 0.0, 0.0), torch.tensor([90.0]))[0]
-    moved = posing.move(posing.bone_transforms(heads, own), heads) + heads[:, :1]
+    own[0, BONES.index("lowerleg01.L")] = pose.axis_rotation((1.0, 0.0, 0.0), torch.tensor([90.0]))[0]
+    moved = pose.move(pose.bone_transforms(heads, own), heads) + heads[:, :1]
     foot, knee = BONES.index("foot.L"), BONES.index("lowerleg01.L")
     torch.testing.assert_close(moved[0, knee], heads[0, knee])
     torch.testing.assert_close(moved[0, foot], torch.tensor([0.14, 0.38, -0.37]))
@@ -100,16 +100,16 @@ def test_a_bent_knee_takes_the_foot_back_and_leaves_the_hip() -> None:
 def test_swing_turns_one_direction_into_another() -> None:
     torch.manual_seed(0)
     start, end = torch.nn.functional.normalize(torch.randn(2, 50, 3), dim=-1)
-    rotation = posing.swing(start, end)
+    rotation = pose.swing(start, end)
     torch.testing.assert_close((rotation @ start[..., None])[..., 0], end, rtol=0, atol=1e-5)
     torch.testing.assert_close(torch.linalg.det(rotation), torch.ones(50))
 
 
 def test_random_poses_are_rotations_and_keep_the_limbs_long() -> None:
     heads = figure_heads().expand(200, -1, -1)
-    own = posing.random_rotations(heads, torch.Generator().manual_seed(0))
+    own = pose.random_rotations(heads, torch.Generator().manual_seed(0))
     torch.testing.assert_close(own @ own.transpose(-1, -2), torch.eye(3).expand_as(own), rtol=0, atol=1e-5)
-    moved = posing.move(posing.bone_transforms(heads, own), heads)
+    moved = pose.move(pose.bone_transforms(heads, own), heads)
     for bone, parent in enumerate(PARENTS[1:], 1):
         length = (moved[:, bone] - moved[:, parent]).norm(dim=-1)
         expected = (heads[0, bone] - heads[0, parent]).norm().expand(200)
@@ -118,10 +118,10 @@ def test_random_poses_are_rotations_and_keep_the_limbs_long() -> None:
 
 def test_knees_and_elbows_bend_one_way_only() -> None:
     heads = figure_heads().expand(500, -1, -1)
-    own = posing.random_rotations(heads, torch.Generator().manual_seed(0))
+    own = pose.random_rotations(heads, torch.Generator().manual_seed(0))
     knee = own[:, BONES.index("lowerleg01.L")]
     assert (torch.atan2(knee[:, 2, 1], knee[:, 1, 1]) > -1e-4).all()
-    moved = posing.move(posing.bone_transforms(heads, own), heads)
+    moved = pose.move(pose.bone_transforms(heads, own), heads)
     shoulder, elbow, wrist = (moved[:, BONES.index(f"{b}.L")] for b in ("upperarm01", "lowerarm01", "wrist"))
     bend = torch.rad2deg(torch.acos(torch.cosine_similarity(elbow - shoulder, wrist - elbow, dim=-1)))
     assert 2 < bend.min() < 10
@@ -164,7 +164,7 @@ def test_points_lie_on_their_triangle_in_proportion_to_area() -> None:
 
 def test_anatomy_finds_parts_and_places_along_limbs() -> None:
     bodies = block_figure()
-    anatomy = study(bodies)
+    anatomy = anatomy_of(bodies)
     wrist, elbow = (BONES.index(f"{name}.L") * 8 for name in ("wrist", "lowerarm01"))
     assert PARTS[anatomy.part[wrist]] == "hand"
     assert 1.0 <= anatomy.along[elbow] <= 2.0
@@ -174,7 +174,7 @@ def test_anatomy_finds_parts_and_places_along_limbs() -> None:
 
 def test_rendered_keypoints_lie_on_the_figure() -> None:
     bodies = block_figure()
-    made = people.render_people(bodies, study(bodies), 8, torch.Generator().manual_seed(0))
+    made = people.render_people(bodies, anatomy_of(bodies), 8, torch.Generator().manual_seed(0))
     assert made.rgba.shape == (8, 4, 128, 128)
     assert made.rgba.dtype == torch.uint8
     assert (made.rgba[:, :3] <= made.rgba[:, 3:]).all()  # premultiplied

@@ -1,10 +1,11 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from pose_demo import recording, train
-from pose_demo.files import load_people, save_people, write_whole
+from pose_demo import student_file, train
+from pose_demo.files import load_people, save_people
 from pose_demo.people import People
 from pose_demo.student import PoseStudent
 from torchthin.errors import CheckpointError, InputError
@@ -24,7 +25,7 @@ def crowd() -> People:
 
 
 def test_learning_rate_rises_then_falls_to_zero() -> None:
-    config = train.TrainConfig(steps=1000, learning_rate=1.0, warm_up=0.1)
+    config = train.TrainConfig(steps=1000, lr=1.0, warmup=0.1)
     rates = [train.learning_rate(step, config) for step in range(1000)]
     assert rates[0] == pytest.approx(0.01)
     assert max(rates) == rates[100] == 1.0
@@ -85,21 +86,21 @@ def test_a_damaged_state_is_one_line(crowd: People, tmp_path: Path) -> None:
         train.Trainer(crowd, check, tmp_path, SMALL)
     (tmp_path / "state.pth").write_bytes((tmp_path / "state.pth").read_bytes()[:300])
     with pytest.raises(
-        CheckpointError, match=r"state\.pth is damaged: it is cut short\. Remove it to begin anew\."
+        CheckpointError, match=r"state\.pth is damaged: it is cut short\. Remove it to start over\."
     ):
         train.Trainer(crowd, check, tmp_path, SMALL)
 
 
 def test_the_student_file_has_adi_names_and_plain_types(tmp_path: Path) -> None:
     model = PoseStudent()
-    recording.save_student(tmp_path / "student.pth", model, 9, {"check": {"oks": 0.5}})
+    student_file.save_student(tmp_path / "student.pth", model, 9, {"check": {"oks": 0.5}})
     contents = torch.load(tmp_path / "student.pth", weights_only=True)
     assert list(contents) == ["state_dict", "epoch", "arch", "extras"]
     assert contents["epoch"] == 0
     assert contents["arch"] == "pose_student"
     assert contents["extras"] == {"steps": 9, "check": {"oks": 0.5}}
     PoseStudent().load_state_dict(contents["state_dict"])
-    recorded = recording.record_score(tmp_path / "student.pth")
+    recorded = student_file.record_score(tmp_path / "student.pth")
     after = torch.load(tmp_path / "student.pth", weights_only=True)
     assert after["extras"]["validation"] == recorded
     assert after["extras"]["steps"] == 9
@@ -118,14 +119,17 @@ def test_people_files_return_what_was_saved(crowd: People, tmp_path: Path) -> No
         load_people(tmp_path / "cut.npz")
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_the_old_file(
+    crowd: People, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"old")
 
-    def fail(file: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise OSError("disk full")
 
+    monkeypatch.setattr(np, "savez", fail)
     with pytest.raises(OSError, match="disk full"):
-        write_whole(path, fail)
+        save_people(path, crowd)
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["file"]

@@ -13,7 +13,7 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from training import IMAGES, MORE, Net, batch
 
-from torchthin import InputError, ProofError, PruneConfig, Pruner, prune
+from torchthin import InputError, ProofError, Pruner, Schedule, prune
 from torchthin.graph.inputs import as_inputs
 from torchthin.pruning.recover import recover
 from torchthin.recovery.distillation import Distillation, distill_
@@ -43,7 +43,7 @@ def data_parallel(rank: int) -> dict[str, object]:
     net = Net()
     ddp = DistributedDataParallel(net)
     optimizer = torch.optim.SGD(ddp.parameters(), 0.05, momentum=0.9)
-    pruner = Pruner(ddp, IMAGES[:2], PruneConfig(), optimizer, steps=4)
+    pruner = Pruner(ddp, IMAGES[:2], schedule=Schedule(steps=4), optimizer=optimizer)
     for step in range(4):
         pruner.step()
         train(ddp, optimizer, step, rank)
@@ -58,7 +58,7 @@ def first_decides(rank: int) -> dict[str, object]:
     found = {}
     for method in ("agp-structured", "agp-unstructured"):
         net = Net()
-        pruner = Pruner(net, IMAGES[:2], PruneConfig(method=method), steps=2)
+        pruner = Pruner(net, IMAGES[:2], schedule=Schedule(steps=2))
         if rank:
             torch.manual_seed(rank)
             with torch.no_grad():
@@ -74,7 +74,7 @@ def sharded(rank: int) -> dict[str, object]:
     from torch.distributed.fsdp import fully_shard
 
     net = Net()
-    pruner = Pruner(net, IMAGES[:2], PruneConfig(), steps=3)
+    pruner = Pruner(net, IMAGES[:2], schedule=Schedule(steps=3))
     mesh = init_device_mesh("cpu", (2,))
     fully_shard(net.branch, mesh=mesh)
     fully_shard(net, mesh=mesh)
@@ -90,7 +90,7 @@ def sharded(rank: int) -> dict[str, object]:
 
 def different(rank: int) -> dict[str, object]:
     try:
-        Pruner(Net(), IMAGES[:2], PruneConfig(weights=["wide.weight"] if rank else None))
+        Pruner(Net(), IMAGES[:2], 0.5, include=["wide.weight"] if rank else None)
     except ProofError as error:
         return {"told": str(error)}
     return {}
@@ -99,7 +99,7 @@ def different(rank: int) -> dict[str, object]:
 def recovered(rank: int) -> dict[str, object]:
     """A thinned model learns, from inputs that all ranks have, and from inputs that every rank draws for itself."""
     net = Net().eval()
-    pruned = prune(net, IMAGES[:2], thin=True)
+    pruned = prune(net, IMAGES[:2])
 
     def weights(inputs: torch.Tensor) -> dict[str, torch.Tensor]:
         return dict(recover(net, pruned, IMAGES[:2], inputs, epochs=2, rate=1e-3).model.state_dict())

@@ -54,7 +54,7 @@ def test_rows_are_what_prune_gives() -> None:
         assert row.value == pytest.approx(score(result.model))
         assert row.channel_sparsity == result.report.channel_sparsity
     assert found.dense.value == pytest.approx(score(model))
-    assert found.dense.macs == torchthin.prune(model, example_inputs=X, thin=True).report.macs
+    assert found.dense.macs == torchthin.prune(model, example_inputs=X).report.macs
 
 
 def test_processes_and_an_ended_run_give_the_same_rows(tmp_path: Path) -> None:

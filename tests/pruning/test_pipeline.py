@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import torchthin
-from torchthin import METHODS, InputError, prune
+from torchthin import METHODS, Distiller, InputError, Unstructured, prune
 from torchthin.errors import ConfigError, WeightNameError
 
 SHARES = [name for name, method in METHODS.items() if method.pattern is None]
@@ -60,7 +60,7 @@ def test_counts_are_exact_and_the_model_untouched(method: str, target: float) ->
 
 def test_the_lowest_filters_go() -> None:
     model = net()
-    result = prune(model, method="l1-structured", keep=["3"])
+    result = prune(model, exclude=["3"], thin=False)
     for name in ("0.weight", "4.weight"):
         norms = model.get_parameter(name).detach().abs().flatten(1).mean(1)
         keep = result.masks[name].flatten(1).all(1)
@@ -69,14 +69,14 @@ def test_the_lowest_filters_go() -> None:
 
 def test_a_grouped_transposed_convolution_loses_its_outputs() -> None:
     model = nn.Sequential(nn.ConvTranspose2d(4, 6, 2, groups=2, bias=False))
-    pruned = prune(model, target_sparsity=0.34).model
+    pruned = prune(model, None, 0.34, thin=False).model
     dead = (pruned(torch.randn(2, 4, 5, 5)) == 0).flatten(2).all(2).all(0)
     assert dead.view(2, 3).sum(1).tolist() == [1, 1]
 
 
 @pytest.mark.parametrize("steps", [1, 2, 50])
 def test_without_training_the_steps_end_where_one_shot_ends(steps: int) -> None:
-    gradual, at_once = prune(net(), agp_steps=steps), prune(net(), method="l1-structured")
+    gradual, at_once = prune(net(), thin=False), prune(net(), thin=False)
     assert all(torch.equal(gradual.masks[name], mask) for name, mask in at_once.masks.items())
     assert len(gradual.report.schedule) == steps
     assert gradual.report.schedule[-1] == 0.5
@@ -120,7 +120,7 @@ def test_masks_are_where_the_weights_are(method: str, scope: str, device: str) -
 def test_shared_weights_stay_shared_and_are_pruned_once() -> None:
     model = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1))
     model[1].weight = model[0].weight
-    result = prune(model, target_sparsity=0.4)
+    result = prune(model, None, 0.4, thin=False)
     assert list(result.masks) == ["0.weight"]
     assert result.model[1].weight is result.model[0].weight  # type: ignore[index]
     assert result.report.parameters == 9 + 3 + 3
@@ -129,7 +129,7 @@ def test_shared_weights_stay_shared_and_are_pruned_once() -> None:
 def test_weights_made_in_inference_mode_can_be_pruned() -> None:
     with torch.inference_mode():
         model = nn.Conv2d(3, 4, 1)
-    assert prune(model).report.pruned_channels == 2
+    assert prune(model, thin=False).report.pruned_channels == 2
 
 
 @pytest.mark.parametrize("scope", ["group", "global"])
@@ -145,14 +145,14 @@ def test_scope(method: str, scope: str) -> None:
 
 
 def test_keep_leaves_the_output_layer_whole() -> None:
-    result = prune(net(), keep=["4", "*.bias"])
+    result = prune(net(), exclude=["4", "*.bias"], thin=False)
     assert "4.weight" not in result.masks
     assert result.report.kept == ("4.weight",)
     assert "Kept whole as asked: 4.weight." in str(result)
 
 
 def test_nothing_pruned_is_said_and_counts_as_missed() -> None:
-    report = prune(net(), target_sparsity=0.01).report
+    report = prune(net(), None, 0.01, thin=False).report
     assert report.zeroed_weights == 0
     assert not report.target_reached
     assert "Nothing was pruned: 0.01 of every layer is less than one channel." in report.notes
@@ -160,13 +160,13 @@ def test_nothing_pruned_is_said_and_counts_as_missed() -> None:
 
 
 def test_target_zero_is_reached_by_doing_nothing() -> None:
-    report = prune(net(), target_sparsity=0).report
+    report = prune(net(), None, 0, thin=False).report
     assert report.target_reached
     assert report.notes == ()
 
 
 def test_compat_overshoots_with_few_steps_and_ranks_each_tensor_alone() -> None:
-    result = prune(net(), compat="distiller", agp_steps=3, target_sparsity=0.3, keep=["3"])
+    result = prune(net(), None, Distiller("agp-structured", 0.3, agp_steps=3), exclude=["3"], thin=False)
     assert result.report.schedule[-1] == pytest.approx(0.3375)
     assert [layer.pruned_channels for layer in result.report.layers] == [8, 6]
     assert "as distiller" in str(result)
@@ -174,9 +174,9 @@ def test_compat_overshoots_with_few_steps_and_ranks_each_tensor_alone() -> None:
 
 def test_compat_prunes_the_input_side_where_distiller_does() -> None:
     model = nn.Sequential(nn.ConvTranspose2d(4, 6, 2), nn.Conv2d(6, 8, 1))
-    layers = prune(model, compat="distiller", method="l1-structured").report.layers
+    layers = prune(model, None, Distiller("l1-structured"), thin=False).report.layers
     assert [(layer.filters, layer.pruned_channels) for layer in layers] == [(4, 2), (8, 4)]
-    layers = prune(model, compat="distiller", method="l1-channels", weights=["1.weight"]).report.layers
+    layers = prune(model, None, Distiller("l1-channels"), include=["1.weight"], thin=False).report.layers
     assert [(layer.filters, layer.pruned_channels) for layer in layers] == [(6, 3)]
 
 
@@ -259,7 +259,7 @@ def test_refusals_are_one_line_and_change_nothing(
 
 
 def test_the_report_is_json_and_adds_up() -> None:
-    report = prune(net(), method="agp-unstructured", target_sparsity=0.3).report
+    report = prune(net(), None, Unstructured(0.3), thin=False).report
     facts = json.loads(json.dumps(report.to_dict()))
     assert facts["layers"][0]["shape"] == [24, 3, 3, 3]
     for key in ("weights", "zeroed_weights", "filters", "pruned_channels", "asked"):
@@ -272,7 +272,7 @@ def test_the_report_is_json_and_adds_up() -> None:
 
 
 def test_the_table() -> None:
-    text = str(prune(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 5, 3))))
+    text = str(prune(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 5, 3)), thin=False))
     assert text.splitlines() == [
         "| weight   |   shape | channels pruned | channel sparsity | weights zeroed | weight sparsity |",
         "|----------|---------|-----------------|------------------|----------------|-----------------|",
@@ -298,7 +298,7 @@ def test_a_layer_under_torchs_masks_falls_with_the_layers_it_is_coupled_to() -> 
 
     model = Residual()
     nn.utils.prune.ln_structured(model.b, "weight", 0.25, n=1, dim=0)
-    result = prune(model, torch.randn(1, 3, 4, 4), thin=True)
+    result = prune(model, torch.randn(1, 3, 4, 4))
     assert result.masks["a.weight"].flatten(1).all(1).sum() == 4
     assert result.model.get_buffer("b.weight_mask").shape == (4, 4, 1, 1)
     assert result.proof is not None and result.proof.holds

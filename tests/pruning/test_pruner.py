@@ -12,7 +12,7 @@ from torch import nn
 from training import IMAGES, METHODS, Net, assert_zero_where_masked, batch, live, setting, train_step
 
 import torchthin
-from torchthin import PruneConfig, Pruner
+from torchthin import PruneConfig, Pruner, Ratio, Schedule
 from torchthin.selection import schedule
 from torchthin.selection.channels import prune_count
 
@@ -105,7 +105,7 @@ def test_one_shot_prunes_at_the_first_step() -> None:
 
 def test_a_pruner_without_optimizer_enforces_when_told() -> None:
     net = Net()
-    pruner = Pruner(net, IMAGES[:2], steps=1)
+    pruner = Pruner(net, IMAGES[:2], schedule=Schedule(steps=1))
     pruner.step()
     with torch.no_grad():
         net.stem.weight.add_(1.0)
@@ -163,7 +163,7 @@ def test_an_average_is_masked_as_well() -> None:
 def test_momentum_revives_nothing(make: Any) -> None:
     net = Net()
     optimizer = make(net.parameters())
-    pruner = Pruner(net, IMAGES[:2], optimizer=optimizer, steps=2)
+    pruner = Pruner(net, IMAGES[:2], schedule=Schedule(steps=2), optimizer=optimizer)
     for step in range(3):
         train_step(net, optimizer, step)  # momentum of weights that go later
     while not pruner.finished:
@@ -190,7 +190,7 @@ def test_what_is_computed_from_parameters_is_masked_where_its_zeros_come_from() 
         nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 8, 3)), nn.ReLU(), nn.Conv2d(8, 4, 3)
     )
     optimizer = torch.optim.SGD(net.parameters(), 0.1, momentum=0.9)
-    pruner = Pruner(net, IMAGES[:2], PruneConfig(), optimizer, steps=2)
+    pruner = Pruner(net, IMAGES[:2], schedule=Schedule(steps=2), optimizer=optimizer)
     for _ in range(2):
         pruner.step()
         net(IMAGES).square().mean().backward()
@@ -208,7 +208,7 @@ def test_what_is_computed_from_parameters_is_masked_where_its_zeros_come_from() 
 def test_other_criteria(criterion: str, scope: str) -> None:
     net = Net()
     optimizer = torch.optim.SGD(net.parameters(), 0.05)
-    config = PruneConfig(criterion=criterion, scope=scope, target_sparsity=0.5)
+    config = PruneConfig(Ratio(0.5, scope=scope), criterion=criterion)
     pruner = Pruner(net, IMAGES[:2], config, optimizer, steps=3)
     for step in range(3):
         pruner.step()

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from training import IMAGES, Net
 
-from torchthin import InputError, PruneConfig, Pruner
+from torchthin import Budget, Chip, Distiller, InputError, PruneConfig, Pruner, Schedule, Unstructured
 
 
 def sgd(model: nn.Module) -> torch.optim.Optimizer:
@@ -35,17 +35,17 @@ def sgd(model: nn.Module) -> torch.optim.Optimizer:
             "must not fall: masks only grow. Got 0.25 at step 2 after 0.5",
         ),
         ({"config": {"target_sparsity": 0.5}}, "must be a PruneConfig. Got dict"),
-        ({"config": PruneConfig(compat="distiller")}, "compat of Pruner must be None"),
-        ({"config": PruneConfig(chip="MAX78000", fit=True)}, "chip of Pruner must be None"),
+        ({"config": PruneConfig(Distiller("agp-structured"))}, "compat of Pruner must be None"),
+        ({"config": PruneConfig(Chip("MAX78000", fit=True))}, "chip of Pruner must be None"),
         (
-            {"config": PruneConfig(target_params="0.5x")},
+            {"config": PruneConfig(Budget(params="0.5x"))},
             "target_params and target_macs of Pruner must be None",
         ),
         (
-            {"config": PruneConfig(criterion="taylor")},
+            {"config": PruneConfig(0.5, criterion="taylor")},
             "criterion 'taylor' of Pruner needs data",
         ),
-        ({"config": PruneConfig(weights=["stme.weight"])}, "no weight 'stme.weight'"),
+        ({"config": PruneConfig(0.5, include=["stme.weight"])}, "no weight 'stme.weight'"),
         ({"optimizer": "sgd"}, "must be a torch.optim.Optimizer. Got str"),
         ({"optimizer": sgd(nn.Linear(2, 2))}, r"\(SGD\) trains no parameter of the model"),
         ({"example_inputs": None}, "example_inputs of Pruner are needed"),
@@ -63,7 +63,7 @@ def test_what_cannot_be_used_is_refused(arguments: dict[str, Any], message: str)
 
 def test_thinning_unstructured_masks_needs_inputs() -> None:
     net = Net()
-    pruner = Pruner(net, None, PruneConfig(method="agp-unstructured"), steps=1)
+    pruner = Pruner(net, None, Unstructured(), schedule=Schedule(steps=1))
     pruner.step()
     with pytest.raises(InputError, match="needs example_inputs"):
         pruner.thin_()
@@ -72,7 +72,7 @@ def test_thinning_unstructured_masks_needs_inputs() -> None:
 @pytest.mark.parametrize("method", ["agp-structured", "agp-unstructured"])
 def test_a_diverged_training_is_told_and_the_masks_stay(method: str) -> None:
     net = Net()
-    pruner = Pruner(net, IMAGES[:2], PruneConfig(method=method), steps=3)
+    pruner = Pruner(net, IMAGES[:2], schedule=Schedule(steps=3))
     pruner.step()
     masks = pruner.masks
     with torch.no_grad():

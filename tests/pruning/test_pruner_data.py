@@ -24,7 +24,7 @@ def losses(model: nn.Module) -> Iterator[Tensor]:
 
 def made(net: nn.Module, **given: Any) -> tuple[Pruner, torch.optim.Optimizer]:
     optimizer = torch.optim.SGD(net.parameters(), 0.05, momentum=0.9)
-    config = PruneConfig(target_sparsity=0.5, criterion="taylor")
+    config = PruneConfig(0.5, criterion="taylor")
     return Pruner(net, IMAGES[:2], config, optimizer, schedule="linear", steps=3, **given), optimizer
 
 
@@ -45,7 +45,7 @@ def test_every_growth_looks_at_the_model_as_it_is(given: dict[str, Any]) -> None
         first = first or pruner.masks
         for number in range(3):
             train_step(net, optimizer, 10 * step + number)
-    by_weights = prune(Net(), IMAGES[:2], method="l1-structured", target_sparsity=0.5).masks
+    by_weights = prune(Net(), IMAGES[:2], 0.5, thin=False).masks
     assert any(not torch.equal(by_weights[name], mask) for name, mask in pruner.masks.items())
     assert all(bool((mask <= first[name]).all()) for name, mask in pruner.masks.items())
 
@@ -104,5 +104,5 @@ def test_it_goes_on_after_thinning_and_from_a_saved_state() -> None:
 )
 def test_what_cannot_be_used_is_refused_at_once(criterion: str, given: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message) as error:
-        Pruner(Net(), IMAGES[:2], PruneConfig(criterion=criterion), **given)
+        Pruner(Net(), IMAGES[:2], PruneConfig(0.5, criterion=criterion), **given)
     assert "\n" not in str(error.value)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from training import METHODS, live, setting, train_step
 
-from torchthin import InputError, PruneConfig, Pruner
+from torchthin import InputError, Pruner, Schedule
 
 
 def snapshot(net: nn.Module, optimizer: torch.optim.Optimizer, pruner: Pruner) -> bytes:
@@ -78,7 +78,7 @@ def test_a_model_that_is_thin_already_goes_on_too() -> None:
     train(net, optimizer, pruner, range(3))
     pruner.thin_()
     state = pruner.state_dict()
-    other = Pruner(net, torch.randn(2, 3, 8, 8), PruneConfig(), steps=6)
+    other = Pruner(net, torch.randn(2, 3, 8, 8), schedule=Schedule(steps=6))
     other.load_state_dict(state)
     assert other.step() == pruner.step()
     assert_same(other.state_dict(), pruner.state_dict())
@@ -86,7 +86,7 @@ def test_a_model_that_is_thin_already_goes_on_too() -> None:
 
 def other_width() -> Pruner:
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
-    return Pruner(net, torch.randn(2, 3, 8, 8), PruneConfig(), steps=6)
+    return Pruner(net, torch.randn(2, 3, 8, 8), schedule=Schedule(steps=6))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from torch import nn
 from training import IMAGES, Net, live, setting, train_step
 
 import torchthin
-from torchthin import InputError, TargetMissedError
+from torchthin import InputError, Schedule, TargetMissedError
 from torchthin.selection.channels import prune_count
 
 FULL = {"stem.weight": 10, "branch.weight": 10, "wide.weight": 12}
@@ -61,7 +61,9 @@ def test_training_goes_on_as_it_would_have_masked() -> None:
     outputs = []
     for net, thin in ((masked, False), (thinned, True)):
         optimizer = torch.optim.Adam(net.parameters(), 0.01)
-        pruner = torchthin.Pruner(net, IMAGES[:2], optimizer=optimizer, schedule="one-shot", steps=1)
+        pruner = torchthin.Pruner(
+            net, IMAGES[:2], schedule=Schedule("one-shot", steps=1), optimizer=optimizer
+        )
         for step in range(6):
             if step == 2:
                 pruner.step()
@@ -126,7 +128,7 @@ def test_a_copy_of_another_model_is_refused_before_anything_changes() -> None:
 
 def test_compiled_models_are_pruned_inside() -> None:
     net = Net()
-    pruner = torchthin.Pruner(torch.compile(net, backend="eager"), IMAGES[:2], steps=1)
+    pruner = torchthin.Pruner(torch.compile(net, backend="eager"), IMAGES[:2], schedule=Schedule(steps=1))
     pruner.step()
     pruner.thin_()
     assert pruner.model is net

@@ -13,7 +13,7 @@ import pytest
 import torch
 from training import IMAGES, MORE, Net, assert_zero_where_masked
 
-from torchthin import PruneConfig, Pruner, prune
+from torchthin import Pruner, Schedule, prune
 from torchthin.graph.inputs import Inputs, as_inputs
 from torchthin.io.calibration import picked
 from torchthin.recovery import distillation as distill
@@ -66,7 +66,7 @@ def test_the_old_wrapper_is_refused_after_thinning(ranks: Ranks) -> None:
 
 @pytest.mark.parametrize("method", ["agp-structured", "agp-unstructured"])
 def test_rank_0_decides_even_where_weights_differ(ranks: Ranks, method: str) -> None:
-    alone = Pruner(Net(), IMAGES[:2], PruneConfig(method=method), steps=2)
+    alone = Pruner(Net(), IMAGES[:2], schedule=Schedule(steps=2))
     alone.step()
     for rank in ranks:
         assert same_masks(rank["first_decides"][method], alone.masks)
@@ -97,7 +97,7 @@ def test_a_shared_recovery_is_that_of_one_process_with_the_mean_loss_of_the_part
 
     monkeypatch.setattr(distill, "_loss", of_both)
     net = Net().eval()
-    pruned = prune(net, IMAGES[:2], thin=True)
+    pruned = prune(net, IMAGES[:2])
     before = copy.deepcopy(pruned.model.state_dict())
     assert pruned.recipe is not None
     distill.distill_(net, pruned.model, pruned.recipe, as_inputs(MORE), distill.Distillation(2, rate=1e-3))
@@ -125,7 +125,7 @@ def test_what_was_pruned_sharded_is_thinned_beside_a_whole_model(ranks: Ranks) -
     if found is None:
         pytest.skip("fully_shard came with torch 2.6")
     net = Net(seed=4)
-    pruner = Pruner(net, IMAGES[:2], PruneConfig(), steps=3)
+    pruner = Pruner(net, IMAGES[:2], schedule=Schedule(steps=3))
     pruner.load_state_dict(found["pruner"])
     net.load_state_dict(found["weights"], strict=False)  # buffers are not sharded
     assert_zero_where_masked(net, pruner.masks)

@@ -14,7 +14,7 @@ from torchthin.errors import ConfigError
 
 IMAGES = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 CALLS: dict[str, Callable[[Any, Any], object]] = {
-    "prune": lambda model, inputs: torchthin.prune(model, inputs, thin=True),
+    "prune": lambda model, inputs: torchthin.prune(model, inputs),
     "thin_": torchthin.thin_,
     "inspect": torchthin.inspect,
     "verify": lambda model, inputs: torchthin.verify(model, model, inputs),
@@ -113,7 +113,7 @@ def test_verify_runs_models_that_insist_on_their_precision() -> None:
 
 
 def test_a_target_missed_by_frozen_layers_does_not_blame_their_size() -> None:
-    notes = torchthin.prune(nn.Sequential(nn.Conv2d(3, 8, 3)), IMAGES).report.notes
+    notes = torchthin.prune(nn.Sequential(nn.Conv2d(3, 8, 3)), IMAGES, thin=False).report.notes
     assert notes[0] == "Nothing was pruned: no layer could lose a channel."
 
 
@@ -158,6 +158,6 @@ class Drifting(nn.Module):
 def test_a_model_that_changes_its_own_weights_is_left_as_it_is() -> None:
     model = Drifting()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    assert torchthin.prune(model, IMAGES, thin=True).recipe is None
+    assert torchthin.prune(model, IMAGES).recipe is None
     refused(lambda: torchthin.thin_(model, IMAGES), torchthin.TargetMissedError, "no dead channel")
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())

@@ -22,7 +22,7 @@ def task() -> tuple[nn.Module, PruneResult, torch.Tensor]:
     net.eval()
     net[4].bias.requires_grad_(False)
     data = torch.randn(96, 1, 8, 8)
-    return net, prune(net, data[:1], method="l1-structured", thin=True), data
+    return net, prune(net, data[:1]), data
 
 
 def weights(result: PruneResult) -> list[torch.Tensor]:

@@ -123,7 +123,7 @@ def test_weights_that_pass_through_functions_are_refitted() -> None:
     torch.manual_seed(0)
     net = pose_student().eval()
     data = torch.randn(3, 3, 128, 128).clamp(-1, 1)
-    result = prune(net, data[:1], keep=["heat_out", "paf_out"], target_sparsity=0.3, thin=True)
+    result = prune(net, data[:1], 0.3, exclude=["heat_out", "paf_out"])
     facts = recover(net, result, data[:1], data).report.recovery
     assert facts is not None
     assert facts.held_out == 0
@@ -136,7 +136,7 @@ def test_quantised_weights_are_left_and_named() -> None:
     net = pose_student().eval()
     initiate_qat(net)
     data = torch.randn(2, 3, 128, 128).clamp(-1, 1)
-    result = prune(net, data[:1], keep=["heat_out", "paf_out"], target_sparsity=0.3, thin=True)
+    result = prune(net, data[:1], 0.3, exclude=["heat_out", "paf_out"])
     facts = recover(net, result, data[:1], data).report.recovery
     assert facts is not None
     assert facts.refitted == 0
@@ -168,7 +168,7 @@ def test_statistics_are_exact_and_flags_stay() -> None:
 def test_wrong_use_is_refused() -> None:
     build, shape = NETS["2-d"]
     net, data = build(), torch.randn(16, *shape)
-    masked = prune(net, data[:1])
+    masked = prune(net, data[:1], thin=False)
     with pytest.raises(ConfigError, match="thin=True"):
         recover(net, masked, data[:1], data)
     result = pruned(net, shape)

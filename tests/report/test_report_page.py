@@ -38,7 +38,7 @@ class Net(nn.Module):
 
 
 def record(**more: Any) -> dict[str, Any]:
-    result = torchthin.prune(Net(), IMAGES, target_sparsity=0.5, thin=True)
+    result = torchthin.prune(Net(), IMAGES, 0.5)
     given = {
         "title": "net",
         "command": "torchthin prune net.py:net",
@@ -123,7 +123,7 @@ def test_names_of_the_model_are_escaped() -> None:
 
 
 def test_without_a_network_scores_and_proof() -> None:
-    masked = torchthin.prune(Net(), target_sparsity=0.5)
+    masked = torchthin.prune(Net(), None, 0.5, thin=False)
     page = render_page(json.loads(json.dumps(run_record(masked.report.to_dict(), {}, title="masked"))))
     text = " ".join(parts(page).words)
     assert "not thinned" in text

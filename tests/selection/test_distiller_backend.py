@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from torchthin import InputError, prune
+from torchthin import Distiller, InputError, prune
 from torchthin.config import PruneConfig
 from torchthin.errors import ConfigError
 
@@ -106,7 +106,7 @@ def test_what_it_raises_names_the_weight(calls: list[Any], monkeypatch: pytest.M
         sys.modules["distiller.pruning"].L1RankedStructureParameterPruner, "set_param_mask", fails
     )
     with pytest.raises(InputError, match=r"Distiller cannot prune 0\.weight: AssertionError: Invalid dims"):
-        prune(net(), method="l1-structured", backend="distiller")
+        prune(net(), None, Distiller("l1-structured", backend="distiller"), thin=False)
 
 
 def test_without_distiller(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,7 +115,7 @@ def test_without_distiller(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
         ConfigError, match=r"needs Distiller, which cannot be imported here: .*distiller"
     ) as raised:
-        prune(net(), backend="distiller")
+        prune(net(), None, Distiller("agp-structured", backend="distiller"), thin=False)
     assert "--compat distiller" in str(raised.value) and "\n" not in str(raised.value)
 
 
@@ -133,7 +133,7 @@ def test_bad_configurations(given: dict[str, Any], message: str) -> None:
 
 
 def test_it_implies_compat() -> None:
-    config = PruneConfig(backend="distiller")
+    config = PruneConfig(Distiller("agp-structured", backend="distiller"))
     assert config.compat == "distiller"
     assert PruneConfig.from_mapping(config.to_dict()) == config
 

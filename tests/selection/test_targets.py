@@ -115,7 +115,7 @@ def test_shared_weights_are_one_target_under_their_first_name() -> None:
     assert names(model, structured=True) == ["0.weight"]
     assert names(model, structured=True, weights=["1.weight", "0.weight"]) == ["0.weight"]
     with pytest.raises(InputError, match="keep holds all 1 weights"):
-        find_targets(model, structured=True, keep=["1"])
+        find_targets(model, structured=True, exclude=["1"])
 
 
 def test_weights_replace_the_defaults_in_model_order() -> None:
@@ -147,7 +147,7 @@ def test_weights_replace_the_defaults_in_model_order() -> None:
 )
 def test_names_that_cannot_be_pruned(name: str, structured: bool, sentence: str) -> None:
     with pytest.raises(WeightNameError) as caught:
-        find_targets(Everything(), structured=structured, weights=[name])
+        find_targets(Everything(), structured=structured, include=[name])
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -164,7 +164,7 @@ def test_names_that_cannot_be_pruned(name: str, structured: bool, sentence: str)
     ],
 )
 def test_keep_patterns(pattern: str, kept: list[str]) -> None:
-    plan = find_targets(Everything(), structured=True, keep=[pattern])
+    plan = find_targets(Everything(), structured=True, exclude=[pattern])
     assert list(plan.kept) == kept
     assert [target.name for target in plan.targets] == [t.name for t in CONVOLUTIONS if t.name not in kept]
 
@@ -173,7 +173,7 @@ def test_a_keep_pattern_that_matches_nothing_is_an_error() -> None:
     with pytest.raises(
         WeightNameError, match=r"'convv2' matches no weight or module .* Did you mean 'conv2'"
     ):
-        find_targets(Everything(), structured=True, keep=["convv2"])
+        find_targets(Everything(), structured=True, exclude=["convv2"])
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_channels_of_computed_weights_are_targets_single_weights_are_not(make) -
     model = nn.Sequential(make(), nn.Conv2d(3, 3, 1))
     original = next(name for name, p in model[0].named_parameters() if p.shape == (3, 2, 1, 1))
     for weights in (None, ["0.weight", "1.weight"], ["*"]):
-        plan = find_targets(model, structured=True, weights=weights)
+        plan = find_targets(model, structured=True, include=weights)
         assert [target.name for target in plan.targets] == [f"0.{original}", "1.weight"]
         assert plan.derived[f"0.{original}"].weight == "0.weight"
     for choice in ({"structured": False}, {"structured": True, "plain": True}):
@@ -218,9 +218,9 @@ def test_channels_of_computed_weights_are_targets_single_weights_are_not(make) -
         assert [target.name for target in plan.targets] == ["1.weight"]
         assert plan.notes[0].startswith("0.weight is computed from other parameters")
         with pytest.raises(WeightNameError, match=r"0\.weight"):
-            find_targets(model, weights=["0.weight"], **choice)
+            find_targets(model, include=["0.weight"], **choice)
         with pytest.raises(WeightNameError, match="another weight is computed from it"):
-            find_targets(model, weights=[f"0.{original}"], **choice)
+            find_targets(model, include=[f"0.{original}"], **choice)
         with pytest.raises(InputError, match=r"nothing to prune.*computed from other parameters"):
             find_targets(model[:1], **choice)
 

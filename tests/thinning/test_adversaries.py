@@ -11,7 +11,7 @@ from blocks import Net
 from models import lively
 from torch import Tensor, nn
 
-from torchthin import prune
+from torchthin import Ratio, prune
 from torchthin.selection.masks import apply_masks_
 
 EXACT = 1e-9
@@ -31,7 +31,7 @@ def off_by(model: nn.Module, other: nn.Module) -> float:
 
 def pruned(model: nn.Module, inexact: str) -> nn.Module:
     """Prune and thin `model`, hold it against the masked model, and return what is left."""
-    result = prune(model, picture(0), target_sparsity=0.5, weights=["*"], thin=True)
+    result = prune(model, picture(0), 0.5, include=["*"])
     if result.recipe:
         assert result.proof is not None
         assert result.proof.relative <= EXACT
@@ -73,6 +73,6 @@ def test_the_balance_of_two_groups_leaves_every_layer_a_channel(scope: str) -> N
     """A transposed convolution of two groups: the second sees two layers of four channels, the lowest are all of one."""
     torch.manual_seed(0)
     model = lively(Net([("dense", 4, 2), ("transposed", 12, 2)], 0).double()).eval()
-    small = prune(model, picture(0), target_sparsity=0.5, weights=["*"], thin=True, scope=scope).model
+    small = prune(model, picture(0), Ratio(0.5, scope=scope), include=["*"]).model
     assert width_of(small, "blocks.0.a") > 0
     assert width_of(small, "blocks.0.b") > 0

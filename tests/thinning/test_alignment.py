@@ -28,7 +28,7 @@ class ChannelsLast(nn.Module):
 
 def test_a_copy_that_becomes_needless_is_not_counted() -> None:
     model = lively(ChannelsLast())
-    result = torchthin.prune(model, image(), thin=True)
+    result = torchthin.prune(model, image())
     assert result.model.a.out_channels == 1
     counts = []
     for one in (model, result.model):

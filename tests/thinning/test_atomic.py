@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,10 +15,7 @@ from torch import Tensor, nn
 
 import torchthin
 from torchthin.errors import TorchthinError
-from torchthin.graph.inputs import as_inputs
-from torchthin.pruning.in_place import plan_thinning
-from torchthin.thinning.apply import Step, apply_, exchange_, exchange_steps
-from torchthin.thinning.plan import changed_tensors
+from torchthin.thinning import apply as apply_module
 
 
 class Counter:
@@ -92,8 +88,8 @@ def fragile() -> tuple[nn.Module, torch.optim.Optimizer]:
 
 CALLS: dict[str, Callable[[nn.Module, torch.optim.Optimizer], object]] = {
     "thin_": lambda model, optimizer: torchthin.thin_(model, image(), optimizer=optimizer),
-    "prune": lambda model, optimizer: torchthin.prune(model, image()),
-    "prune thin": lambda model, optimizer: torchthin.prune(model, image(), thin=True),
+    "prune": lambda model, optimizer: torchthin.prune(model, image(), thin=False),
+    "prune thin": lambda model, optimizer: torchthin.prune(model, image()),
     "inspect": lambda model, optimizer: torchthin.inspect(model, image()),
     "verify": lambda model, optimizer: torchthin.verify(model, model, image()),
 }
@@ -148,35 +144,41 @@ class Interrupted(Exception):
     """What the tests raise in the middle of the exchange."""
 
 
-def broken(step: Step, moment: str, error: type[BaseException]) -> Step:
-    """The same step, which is interrupted before or after what it does."""
-
-    def do() -> None:
-        if moment == "after":
-            step.do()
-        raise error
-
-    return replace(step, do=do)
+STEPS = ("_swap_", "set_attributes_", "_set_parameters_", "follow_", "recompute_", "_drop_caches_")
 
 
 @pytest.mark.parametrize("error", [Interrupted, KeyboardInterrupt])
-@pytest.mark.parametrize("moment", ["before", "after"])
-def test_an_interrupt_in_the_middle_of_the_exchange(moment: str, error: type[BaseException]) -> None:
+@pytest.mark.parametrize("moment", ["before", "within", "after"])
+@pytest.mark.parametrize("step", STEPS)
+def test_an_interrupt_in_the_middle_of_the_exchange(
+    step: str, moment: str, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, optimizer = fragile()
-    masked, plan = plan_thinning(model, as_inputs(image()), {})
-    values = changed_tensors(masked, plan)
-    count = len(exchange_steps(model, plan.recipe, optimizer, values))
-    assert plan.recipe.attributes and plan.recipe.added and values
-    for position in range(count):
-        model, optimizer = fragile()
-        before = Snapshot(model, optimizer)
-        steps = exchange_steps(model, plan.recipe, optimizer, values)
-        steps[position] = broken(steps[position], moment, error)
-        with pytest.raises(error):
-            exchange_(steps)
-        assert before.changes() == [], f"at step {position}"
-        apply_(model, plan.recipe, optimizer, values)
-        assert model.conv1.out_channels == 6
+    before = Snapshot(model, optimizer)
+    real = getattr(apply_module, step)
+    first = [True]
+
+    def broken(*arguments: Any) -> None:
+        if not first[0]:
+            return real(*arguments)  # the way back
+        first[0] = False
+        if moment == "before":
+            raise error
+        if moment == "within" and step == "_swap_":
+            real(arguments[0][: len(arguments[0]) // 2])
+            raise error
+        real(*arguments)
+        if moment != "before":
+            raise error
+        return None
+
+    monkeypatch.setattr(apply_module, step, broken)
+    with pytest.raises(error):
+        torchthin.thin_(model, image(), optimizer=optimizer)
+    assert before.changes() == []
+    monkeypatch.undo()
+    torchthin.thin_(model, image(), optimizer=optimizer)
+    assert model.conv1.out_channels == 6
 
 
 def test_the_exchange_is_whole_with_an_optimizer_that_breaks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,7 +203,7 @@ def test_inputs_that_do_not_fit(bad: str) -> None:
     before = Snapshot(model, optimizer)
     for call in (
         lambda: torchthin.thin_(model, inputs, optimizer=optimizer),
-        lambda: torchthin.prune(model, inputs, thin=True),
+        lambda: torchthin.prune(model, inputs),
         lambda: torchthin.inspect(model, inputs),
     ):
         with pytest.raises(TorchthinError):
@@ -213,5 +215,5 @@ def test_a_plain_model_keeps_every_switch() -> None:
     for make in (Plain, Biasless):
         model = lively(make().float())
         before = Snapshot(model)
-        torchthin.prune(model, image(), thin=True)
+        torchthin.prune(model, image())
         assert before.changes() == []

@@ -24,7 +24,7 @@ def test_a_compiled_part_is_thinned_like_a_plain_one() -> None:
             net[2] = torch.compile(part, backend="eager")  # type: ignore[assignment]
             with torch.no_grad():
                 net(images)
-        result = prune(net, images, target_sparsity=0.5, thin=True)
+        result = prune(net, images, 0.5)
         assert result.proof is not None
         assert result.proof.holds
         return result.report.thinned_parameters

@@ -41,7 +41,7 @@ class Detector(nn.Module):
 
 def test_what_follows_a_search_is_known_by_its_place_in_the_model() -> None:
     model = lively(Detector())
-    result = torchthin.prune(model, image(), thin=True)
+    result = torchthin.prune(model, image())
     assert result.proof is not None and result.proof.holds
     assert isinstance(result.model, Detector)
     assert result.model.last[0].weight.shape[:2] == (6, 8)
@@ -69,7 +69,7 @@ def test_an_expert_that_the_masked_model_does_not_call_cannot_be_proved() -> Non
     with torch.no_grad():
         model.level = 0.99 * float(model.first(image()).abs().mean())
     with pytest.raises(ProofError, match="runs other operations"):
-        torchthin.prune(model, image(), thin=True)
+        torchthin.prune(model, image())
 
 
 class Levels(nn.Module):
@@ -85,7 +85,7 @@ class Levels(nn.Module):
 
 
 def test_a_head_of_several_maps_loses_its_own_channels_and_those_of_the_maps() -> None:
-    result = torchthin.prune(lively(Levels()), image(), thin=True)
+    result = torchthin.prune(lively(Levels()), image())
     assert result.proof is not None and result.proof.holds
     assert isinstance(result.model, Levels)
     assert result.model.head[0].weight.shape[:2] == (32, 8)
@@ -118,7 +118,7 @@ class Ranking(nn.Module):
 def test_ranks_that_float32_cannot_tell_are_settled_in_float64() -> None:
     generator = torch.Generator().manual_seed(0)
     tokens = torch.rand(1, 1, 8, generator=generator) * torch.rand(1, 64, 1, generator=generator)
-    result = torchthin.prune(lively(Ranking()), tokens, weights=["*"], thin=True)
+    result = torchthin.prune(lively(Ranking()), tokens, include=["*"])
     assert result.proof is not None and result.proof.holds
     assert isinstance(result.model, Ranking)
     assert result.model.inner.out_features == 8
@@ -140,7 +140,7 @@ def test_results_of_another_number_than_the_masked_models_are_infinitely_far() -
     model = lively(Finds())
     with torch.no_grad():
         model.layers[0].bias.add_(3.0)
-    result = torchthin.prune(model, image(), thin=True)
+    result = torchthin.prune(model, image())
     assert result.proof is not None and result.proof.holds
     assert result.proof.relative_to_masked == float("inf")
     assert result.proof.to_dict()["relative_to_masked"] is None

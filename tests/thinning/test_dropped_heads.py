@@ -42,7 +42,7 @@ class Unread(nn.Module):
 
 
 def thinned(model: nn.Module) -> nn.Module:
-    result = torchthin.prune(model, torch.randn(2, 3, 8, 8), method="l1-structured", thin=True)
+    result = torchthin.prune(model, torch.randn(2, 3, 8, 8))
     assert result.proof is not None
     assert result.proof.holds
     return result.model
@@ -75,7 +75,7 @@ def test_what_nothing_uses_is_named() -> None:
 def test_a_stream_is_cut_although_its_last_layers_are_not_read() -> None:
     torch.manual_seed(0)
     model = Unread().eval()
-    result = torchthin.prune(model, torch.randn(2, 6), method="l1-structured", weights=["*"], thin=True)
+    result = torchthin.prune(model, torch.randn(2, 6), include=["*"])
     assert result.proof is not None
     assert result.proof.holds
     assert result.model.last.weight.shape == (8, 8)
@@ -90,6 +90,6 @@ class Silent(Dropped):
 
 
 def test_without_an_output_nothing_is_cut() -> None:
-    result = torchthin.prune(Silent(False).eval(), torch.randn(2, 3, 8, 8), thin=True)
+    result = torchthin.prune(Silent(False).eval(), torch.randn(2, 3, 8, 8))
     assert result.recipe is None
     assert any("nothing can be proved" in note for note in result.report.notes)

@@ -35,9 +35,7 @@ def test_experts_get_narrower(grouped: bool) -> None:
     if grouped and not hasattr(torch, "_grouped_mm"):
         pytest.skip("this torch has no grouped product")
     torch.manual_seed(0)
-    result = torchthin.prune(
-        Experts(grouped).eval(), torch.randn(8, 6), method="l1-structured", weights=["*"], thin=True
-    )
+    result = torchthin.prune(Experts(grouped).eval(), torch.randn(8, 6), include=["*"])
     assert result.proof is not None and result.proof.holds
     assert result.model.up.shape == (2, 24, 8)
     assert result.model.down.shape == (2, 8, 12)

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 from models import lively
 
-from torchthin import InputError, PruneConfig, Pruner, TargetMissedError
+from torchthin import InputError, Pruner, Ratio, Schedule, TargetMissedError
 
 specs = st.tuples(st.sampled_from(sorted(BLOCKS)), st.sampled_from([4, 8, 12]), st.integers(0, 3))
 
@@ -28,11 +28,7 @@ def test_counts_hold_through_thinnings(
     images = torch.randn(2, 3, 10, 10, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     try:
         pruner = Pruner(
-            net,
-            images,
-            PruneConfig(scope=scope, target_sparsity=0.6, weights=["*"]),
-            schedule="linear",
-            steps=3,
+            net, images, Ratio(0.6, scope=scope), include=["*"], schedule=Schedule("linear", steps=3)
         )
     except InputError as error:
         assert "nothing to prune" in str(error)

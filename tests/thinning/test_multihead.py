@@ -51,9 +51,7 @@ def test_attention_gets_narrower(kind: type[nn.Module], width: int, heads: int, 
     torch.manual_seed(0)
     model = lively(kind(width, heads)).eval()
     given = (torch.randn(2, 7, 10), torch.randn(2, 7, 6))
-    result = torchthin.prune(
-        model, given, method="l1-structured", weights=["*"], thin=True, scope=scope, target_sparsity=0.4
-    )
+    result = torchthin.prune(model, given, torchthin.Ratio(0.4, scope=scope), include=["*"])
     assert result.proof is not None
     assert result.proof.holds
     assert result.report.thinned_parameters is not None

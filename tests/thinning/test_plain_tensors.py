@@ -47,7 +47,7 @@ class BorrowedBias(nn.Module):
 
 
 def _thinned(net: nn.Module, x: Tensor) -> torchthin.PruneResult:
-    return torchthin.prune(net, x, method="l1-structured", weights=["*"], thin=True)
+    return torchthin.prune(net, x, include=["*"])
 
 
 def test_plain_attributes_are_cut_and_loaded(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_a_cache_of_the_pruned_instance_is_missing_in_a_new_one(tmp_path: Path) 
 def test_in_place_too_and_twice() -> None:
     torch.manual_seed(0)
     net, x = Positions(), torch.randn(2, 10, 6)
-    masked = torchthin.prune(net, x, method="l1-structured", weights=["*"]).model
+    masked = torchthin.prune(net, x, include=["*"], thin=False).model
     first = torchthin.thin_(masked, x)
     assert masked.positions.shape == (1, 10, 8)
     second = _thinned(masked, x)

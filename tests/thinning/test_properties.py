@@ -30,11 +30,11 @@ from torchthin.graph.inputs import as_inputs
 from torchthin.graph.parametrized import derived_weights
 from torchthin.graph.trace import trace
 from torchthin.selection.channels import prune_count, select_channels
-from torchthin.selection.decision import Decision
 from torchthin.selection.masks import apply_masks_
+from torchthin.selection.selection import Selection
 from torchthin.selection.selectors import makers, masks_of
 from torchthin.thinning.apply import apply_
-from torchthin.thinning.plan import ThinningPlan, changed_tensors, find_plan, inexact_layers
+from torchthin.thinning.plan import Plan, find_plan, folded_values, inexact_layers
 
 EXACT = 1e-9
 Keep = npt.NDArray[np.bool_]
@@ -53,7 +53,7 @@ class AtRandom:
     given: Mapping[str, Keep] = field(default_factory=dict)
     """Decisions that stand, by group name."""
 
-    def __call__(self, grouping: Grouping, labels: Labels) -> Decision:
+    def __call__(self, grouping: Grouping, labels: Labels) -> Selection:
         axes = producers(labels)
         groups = [group for group in grouping.groups.groups if makers(group, axes)]
         scores = {
@@ -64,7 +64,7 @@ class AtRandom:
         for name, keep in self.given.items():
             if name in keeps and keep.size == keeps[name].size:
                 keeps[name] = keep
-        return Decision(keeps, masks_of(groups, keeps, self.model, axes, ()))
+        return Selection(keeps, masks_of(groups, keeps, self.model, axes, ()))
 
 
 def built(plan: list[tuple[str, int, int]], head: int) -> nn.Module:
@@ -92,12 +92,12 @@ def off_by(model: nn.Module, other: nn.Module) -> float:
     return float((a - b).abs().max() / a.abs().max())
 
 
-def thinned(model: nn.Module, plan: ThinningPlan) -> tuple[nn.Module, nn.Module]:
+def thinned(model: nn.Module, plan: Plan) -> tuple[nn.Module, nn.Module]:
     """The masked copy and the thinned copy."""
     masked = copy.deepcopy(model)
     apply_masks_(masked, plan.proposal.decision.masks)
     small = copy.deepcopy(masked)
-    apply_(small, plan.recipe, values=changed_tensors(masked, plan))
+    apply_(small, plan.recipe, values=folded_values(masked, plan))
     return masked, small
 
 
@@ -108,7 +108,7 @@ def damaged(recipe: Recipe) -> Recipe:
     return replace(recipe, keep={**recipe.keep, name: {axis: (*kept[:-1], recipe.shapes[name][axis])}})
 
 
-def check(model: nn.Module, plan: ThinningPlan, share: float) -> None:
+def check(model: nn.Module, plan: Plan, share: float) -> None:
     decision = plan.proposal.decision
     for group in plan.proposal.grouping.groups.groups:
         if group.name in decision.keeps and not group.balances:
@@ -148,7 +148,7 @@ def test_masked_is_thinned(net: tuple[list[tuple[str, int, int]], int], seed: in
     check(model, plan, share)
 
 
-def sizes(plan: ThinningPlan) -> dict[str, int]:
+def sizes(plan: Plan) -> dict[str, int]:
     return {name: keep.size for name, keep in plan.proposal.decision.keeps.items()}
 
 
@@ -180,11 +180,7 @@ def test_one_after_the_other_is_both_at_once(net: tuple[list[tuple[str, int, int
     assert composed.keep == at_once.recipe.keep
     _, direct = thinned(model, at_once)
     rescaled = any(item.rescaled for item in derived_weights(model).values())
-    if (
-        not rescaled
-        and not first.outcome.absorptions
-        and not any(map(inexact_layers, (first, second, at_once)))
-    ):
+    if not rescaled and not first.outcome.folds and not any(map(inexact_layers, (first, second, at_once))):
         assert off_by(direct, smaller) <= EXACT
 
 

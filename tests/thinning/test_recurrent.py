@@ -57,7 +57,7 @@ def reader(name: str) -> Reader:
 @pytest.mark.parametrize("name", LAYERS)
 def test_half_of_the_states_go_exactly(name: str) -> None:
     model = reader(name)
-    result = torchthin.prune(model, steps(), weights=["*"], thin=True)
+    result = torchthin.prune(model, steps(), include=["*"])
     assert result.proof is not None
     assert result.proof.holds
     assert result.report.inexact == ()
@@ -65,7 +65,7 @@ def test_half_of_the_states_go_exactly(name: str) -> None:
     assert layer.hidden_size == model.r.hidden_size // 2
     assert layer.input_size == 4
     assert getattr(layer, "proj_size", 0) == getattr(model.r, "proj_size", 0) // 2
-    masked = torchthin.prune(model, steps(), weights=["*"])
+    masked = torchthin.prune(model, steps(), include=["*"], thin=False)
     assert {key: mask.tolist() for key, mask in masked.masks.items()} == {
         key: mask.tolist() for key, mask in result.masks.items()
     }
@@ -76,7 +76,7 @@ def test_half_of_the_states_go_exactly(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["LSTM", "GRUCell"])
 def test_masked_states_stay_at_zero(name: str) -> None:
-    result = torchthin.prune(reader(name), steps(), weights=["*"])
+    result = torchthin.prune(reader(name), steps(), include=["*"], thin=False)
     biases = {key for key in result.masks if "bias" in key}
     assert biases == {key for key, _ in result.model.named_parameters() if key.startswith("r.bias")}
     assert any("biases of hidden states" in note for note in result.report.notes)
@@ -89,8 +89,8 @@ def test_masked_states_stay_at_zero(name: str) -> None:
 @pytest.mark.parametrize("names", [["r.weight_hh_l0"], ["r.*"]])
 def test_states_may_be_named_when_the_graph_is_known(names: list[str]) -> None:
     model = reader("LSTM")
-    small = torchthin.prune(model, steps(), weights=names, thin=True).model
+    small = torchthin.prune(model, steps(), include=names).model
     assert small.r.hidden_size == 4
     assert small.a.out_features == 8
     with pytest.raises(WeightNameError):
-        torchthin.prune(model, weights=names)
+        torchthin.prune(model, include=names, thin=False)

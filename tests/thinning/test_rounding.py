@@ -10,7 +10,7 @@ from models import image, lively
 from torch import Tensor, nn
 
 import torchthin
-from torchthin import PruneConfig, Pruner
+from torchthin import PruneConfig, Pruner, Ratio, Schedule
 from torchthin.dependency.components import find_groups
 from torchthin.dependency.groups import Group, IntArray, Member, uncoupled
 from torchthin.dependency.propagate import propagate
@@ -73,7 +73,7 @@ def test_every_part_of_an_axis_of_any_net_is_rounded(
     plan: list[tuple[str, int, int]], head: int, share: float, multiple: int
 ) -> None:
     net = lively(Net(plan, head))
-    result = torchthin.prune(net, image(), target_sparsity=share, weights=["*"], thin=True, round_to=multiple)
+    result = torchthin.prune(net, image(), Ratio(share, round_to=multiple), include=["*"])
     keep = result.recipe.keep if result.recipe else {}
     groups = find_groups(propagate(trace(net, as_inputs(image())).graph)).groups.groups
     for group in groups:
@@ -101,7 +101,7 @@ class Wide(nn.Module):
 
 def test_the_target_is_met_as_far_as_rounding_lets_it() -> None:
     net = lively(Wide())
-    result = torchthin.prune(net, image(), target_sparsity=0.6, thin=True, round_to=8)
+    result = torchthin.prune(net, image(), Ratio(0.6, round_to=8))
     assert [result.model.a.out_channels, result.model.b.out_channels, result.model.c.out_channels] == [
         16,
         16,
@@ -109,7 +109,7 @@ def test_the_target_is_met_as_far_as_rounding_lets_it() -> None:
     ]
     assert [layer.asked for layer in result.report.layers] == [8, 24, 12]
     assert result.report.target_reached
-    alone = torchthin.prune(net, target_sparsity=0.6, round_to=8)  # every weight for itself
+    alone = torchthin.prune(net, None, Ratio(0.6, round_to=8), thin=False)  # every weight for itself
     assert [int(m.flatten(1).any(1).sum()) for m in alone.masks.values()] == [16, 16, 8]
 
 
@@ -134,7 +134,7 @@ def test_budgets_hold_with_it(how: dict[str, object]) -> None:
 
 def test_masks_that_grow_are_multiples_at_every_step() -> None:
     net = lively(Wide())
-    pruner = Pruner(net, image(), PruneConfig(target_sparsity=0.7, round_to=4), steps=5)
+    pruner = Pruner(net, image(), Ratio(0.7, round_to=4), schedule=Schedule(steps=5))
     kept = []
     for _ in range(5):
         pruner.step()

@@ -13,7 +13,7 @@ from torchthin.graph.size_uses import SizeUse, read_sizes
 from torchthin.graph.trace import trace
 from torchthin.selection.selectors import ByImportance
 from torchthin.selection.targets import find_targets
-from torchthin.thinning.plan import ThinningPlan, find_plan
+from torchthin.thinning.plan import Plan, find_plan
 
 
 class Attention(nn.Module):
@@ -57,9 +57,9 @@ class Doubled(nn.Module):
         return self.last(y.view(-1, self.rows, y.shape[-1]))
 
 
-def planned(model: nn.Module, x: Tensor) -> ThinningPlan:
-    config = PruneConfig(method="l1-structured", target_sparsity=0.5, weights=("*",), thin=True)
-    targets = find_targets(model, structured=True, weights=config.weights).targets
+def planned(model: nn.Module, x: Tensor) -> Plan:
+    config = PruneConfig(0.5, include=("*",))
+    targets = find_targets(model, structured=True, include=config.weights).targets
     return find_plan(trace(model, as_inputs(x)), ByImportance(model, targets, frozenset(), 0.5))
 
 
@@ -74,7 +74,7 @@ def test_attributes_follow_at_once() -> None:
         "widening": {"width": 12, "width_out": 24},
     }
     assert "rows" not in plan.recipe.attributes.get("", {})
-    result = torchthin.prune(model, x, method="l1-structured", weights=["*"], thin=True)
+    result = torchthin.prune(model, x, include=["*"])
     assert result.proof is not None
     assert result.proof.holds
     assert result.model.attention.qkv.weight.shape == (36, 12)
@@ -126,7 +126,7 @@ class Particular(Doubled):
 def test_code_that_knows_plain_integers_from_others_is_thinned_and_proved(raises: bool) -> None:
     torch.manual_seed(0)
     model, x = Particular(raises).eval(), torch.randn(2, 5, 6)
-    result = torchthin.prune(model, x, method="l1-structured", weights=["*"], thin=True)
+    result = torchthin.prune(model, x, include=["*"])
     assert result.proof is not None
     assert result.proof.holds
     assert result.model.attention.qkv.weight.shape == (36, 12)

@@ -55,8 +55,8 @@ def test_zeros_in_the_weights() -> None:
 
 def test_our_masks() -> None:
     model = lively(Plain()).eval()
-    masks = torchthin.prune(model, image(), target_sparsity=0.5).masks
-    expected = torchthin.prune(model, image(), target_sparsity=0.5).model(image())
+    masks = torchthin.prune(model, image(), 0.5, thin=False).masks
+    expected = torchthin.prune(model, image(), 0.5, thin=False).model(image())
     done = torchthin.thin_(model, image(), masks=masks)
     assert (model.conv1.out_channels, model.conv2.out_channels) == (4, 3)
     torch.testing.assert_close(model(image()), expected)

@@ -42,7 +42,7 @@ class NeedsLabels(WithHelper):
 
 def test_the_helper_is_thinned_with_the_stem() -> None:
     model = lively(WithHelper())
-    result = torchthin.prune(model, image(), thin=True)
+    result = torchthin.prune(model, image())
     small = result.model
     assert isinstance(small, WithHelper)
     assert small.stem[0].out_channels == 4
@@ -91,8 +91,8 @@ def test_the_training_branch_computes_what_the_masked_one_does(
 ) -> None:
     model = lively(WithHelper() if kind == "helper" else Biased(bias=kind == "functions")).double()
     inputs = image().double()
-    masked = torchthin.prune(model, inputs).model
-    result = torchthin.prune(model, inputs, thin=True)
+    masked = torchthin.prune(model, inputs, thin=False).model
+    result = torchthin.prune(model, inputs)
     small = result.model
     assert isinstance(small, WithHelper)
     assert small.helper[0].out_channels == 3
@@ -111,14 +111,14 @@ def test_the_training_branch_computes_what_the_masked_one_does(
 def test_the_power_iteration_of_spectral_norm_stands_still() -> None:
     model = lively(Biased()).double()
     nn.utils.parametrizations.spectral_norm(model.body[0])
-    result = torchthin.prune(model, image().double(), thin=True)
+    result = torchthin.prune(model, image().double())
     assert result.proof is not None
     assert len(result.proof.outputs) == 6
     assert result.proof.relative_to_masked <= 1e-9 or result.report.inexact
 
 
 def test_a_training_branch_that_draws_numbers_is_tried_and_said() -> None:
-    result = torchthin.prune(lively(Biased(noise=True)), image(), thin=True)
+    result = torchthin.prune(lively(Biased(noise=True)), image())
     assert result.proof is not None
     assert len(result.proof.outputs) == 2
     assert any("The training branch draws random numbers (aten.rand_like" in n for n in result.report.notes)
@@ -129,12 +129,12 @@ def test_a_training_branch_that_draws_numbers_is_tried_and_said() -> None:
 def test_modes_and_statistics_stay(mode: bool) -> None:
     model = lively(WithHelper()).train(mode)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    torchthin.prune(model, image(), thin=True)
+    torchthin.prune(model, image())
     assert {module.training for module in model.modules()} == {mode}
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
 def test_a_training_branch_that_does_not_run_is_left_out() -> None:
     model = lively(NeedsLabels())
-    small = torchthin.prune(model, image(), thin=True).model
+    small = torchthin.prune(model, image()).model
     assert small.eval()(image()).shape == (2, 4)

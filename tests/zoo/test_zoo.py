@@ -31,9 +31,7 @@ def test_thins_and_proves(case: Case) -> None:
     with torch.no_grad():
         before = tensors(run(model, inputs))
 
-    result = torchthin.prune(
-        model, inputs, method="l1-structured", target_sparsity=0.5, weights=["*"], thin=True
-    )
+    result = torchthin.prune(model, inputs, 0.5, include=["*"])
 
     assert result.proof is not None and result.proof.holds, str(result.proof)
     assert not result.proof.vacuous

@@ -20,9 +20,11 @@ from torchthin.cli.metric import (
 )
 from torchthin.cli.options import add_data_argument, add_model_arguments, add_recovery_arguments
 from torchthin.cli.paths import files_read, refuse_same_files
-from torchthin.config import CHANNEL_CRITERIA, METHODS, WEIGHT_CRITERIA
+from torchthin.cli.targets import METHODS, prune_config
+from torchthin.config import CHANNEL_CRITERIA, WEIGHT_CRITERIA, PruneConfig
 from torchthin.errors import ConfigError, TargetMissedError
 from torchthin.max7800x.cost.table import chip_names
+from torchthin.max7800x.target import Chip
 
 if TYPE_CHECKING:
     from torchthin.pruning.comparison.comparison import Comparison
@@ -208,26 +210,47 @@ def _check_output(options: CompareOptions) -> None:
     )
 
 
+def _grid(options: CompareOptions) -> tuple[PruneConfig, ...]:
+    """Return one configuration for every method, criterion and target, each once.
+
+    Raises:
+        ConfigError: the grid is empty, or one of its points is no configuration.
+    """
+    targets: list[dict[str, Any]] = [
+        *({"target_sparsity": value} for value in options.target_sparsity),
+        *({"target_macs": value} for value in options.target_macs),
+        *({"target_params": value} for value in options.target_params),
+    ]
+    common = {
+        "scope": options.scope,
+        "weights": options.weights,
+        "keep": options.keep,
+        "seed": options.seed,
+        "thin": True,
+    }
+    made = [
+        prune_config({"method": method, "criterion": criterion, **common, **target})
+        for method in options.method
+        for criterion in options.criterion
+        for target in targets
+    ]
+    if not made:
+        raise ConfigError(
+            "The grid of compare is empty. Give at least one method, one criterion and one target: --target-sparsity, "
+            "--target-macs or --target-params."
+        )
+    return tuple(dict.fromkeys(made))
+
+
 def _compared(options: CompareOptions) -> Comparison:
     from torchthin.cli.inputs import placed, usable_device
     from torchthin.cli.model import load_model
     from torchthin.cli.outcome import Voice
     from torchthin.cli.recovery import calibrated
-    from torchthin.pruning.comparison.candidate import grid
     from torchthin.pruning.comparison.compare import compare
 
     _check_output(options)
-    candidates = grid(
-        options.method,
-        options.criterion,
-        sparsities=options.target_sparsity,
-        macs=options.target_macs,
-        params=options.target_params,
-        scope=options.scope,
-        weights=options.weights,
-        keep=options.keep,
-        seed=options.seed,
-    )
+    candidates = _grid(options)
     inputs = followed_inputs(options)
     model, _ = load_model(options, Voice(quiet=True))
     model = placed(model, usable_device(options.device))
@@ -241,7 +264,7 @@ def _compared(options: CompareOptions) -> Comparison:
             recover=options.recover,
             recover_epochs=options.recover_epochs,
             recover_outputs=options.recover_outputs,
-            chip=options.chip,
+            chip=None if options.chip is None else Chip(options.chip),
             latency=options.latency,
             rows=options.rows,
             workers=options.workers,

@@ -6,19 +6,19 @@ import json
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from torchthin.config import BACKENDS, COMPATS, DISTILLER_METHODS, METHODS, SCOPES, PruneConfig
+from torchthin.cli.targets import DEFAULT_METHOD, KINDS, METHODS, options_of
+from torchthin.config import DISTILLER_METHODS, SCOPES, PruneConfig
 
 if TYPE_CHECKING:
     from torchthin.cli.options import PruneOptions
 
 _ENUMS: dict[str, tuple[str, ...]] = {
-    "method": (*METHODS, *DISTILLER_METHODS),
+    "method": (*METHODS, *(name for name in DISTILLER_METHODS if name not in METHODS)),
     "scope": SCOPES,
-    "compat": COMPATS,
-    "backend": BACKENDS,
+    "compat": ("distiller",),
+    "backend": ("distiller",),
 }
 _LIMITS = ("target_cycles", "target_kernel_words", "target_params", "target_macs")
 """Shares such as 0.4x, or numbers."""
@@ -43,7 +43,7 @@ def config_text(options: PruneOptions, run_keys: Mapping[str, Any]) -> str:
     import yaml
 
     values = {key: getattr(options, key) for key in run_keys}
-    values |= {field.name: getattr(options.prune, field.name) for field in fields(PruneConfig)}
+    values |= options.prune.to_dict()
     given = {
         key: list(value) if isinstance(value, tuple) else value
         for key, value in values.items()
@@ -61,13 +61,22 @@ def config_schema(run_types: Mapping[str, tuple[type[Any], str]], helps: Mapping
         run_types: options that are not about how to prune -> their type and what is allowed in words.
         helps: option -> help text of its flag.
     """
-    hints = typing.get_type_hints(PruneConfig)
-    defaults = {field.name: getattr(PruneConfig(), field.name) for field in fields(PruneConfig)}
     found: dict[str, dict[str, Any]] = {}
     for name, (kind, _) in run_types.items():
         found[name] = dict(_TYPES[kind])
-    for name, value in defaults.items():
-        found[name] = {**_typed(name, hints[name]), "default": json.loads(json.dumps(value))}
+    found |= {
+        "method": _typed("method", str),
+        "compat": _typed("compat", str | None),
+        "pattern": _typed("pattern", str),
+    }
+    found["method"]["default"] = DEFAULT_METHOD
+    for kind in (*KINDS, PruneConfig):
+        hints = typing.get_type_hints(kind)
+        for key, item in options_of(kind).items():
+            default = False if key == "thin" else item.default
+            found.setdefault(
+                key, {**_typed(key, hints[item.name]), "default": json.loads(json.dumps(default))}
+            )
     for name, schema in found.items():
         if name in helps:
             schema["description"] = helps[name].replace("%%", "%")

@@ -14,7 +14,7 @@ from torchthin.io.atomic import check_destination
 from torchthin.max7800x.class_file.source import class_source, write_source
 
 if TYPE_CHECKING:
-    from torchthin.cli.options import PruneOptions
+    from torchthin.cli.options import PruneOptions, allocation_of
     from torchthin.cli.outcome import Voice
     from torchthin.io.checkpoints import Checkpoint
     from torchthin.pruning.result import PruneResult
@@ -36,7 +36,7 @@ def check_destinations(options: PruneOptions) -> None:
         outputs,
         {
             **files_read(options.checkpoint, options.model_factory, options.data),
-            "the --allocation": options.prune.allocation,
+            "the --allocation": allocation_of(options.prune),
             "the --sensitivity": options.sensitivity,
             "the --synthesis-yaml": options.synthesis_yaml,
         },

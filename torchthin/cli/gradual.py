@@ -29,7 +29,7 @@ from torchthin.errors import (
 )
 from torchthin.io.calibration import Calibration
 from torchthin.io.checkpoints import read_state, write_state
-from torchthin.io.factory import named_function, told
+from torchthin.io.factory import named_function
 from torchthin.pruning.gradual.pruner import Pruner
 from torchthin.pruning.gradual.random_state import random_states, seed_all_, set_random_states_
 from torchthin.pruning.result import PruneResult
@@ -84,7 +84,18 @@ def prune_in_training(
         if options.optimizer is not None:
             make = stack.enter_context(named_function(options.optimizer, "optimizer factory"))
             optimizer = _made(make, model, options.optimizer)
-        pruner = Pruner(model, inputs, options.prune, data=data)
+        how = options.prune
+        pruner = Pruner(
+            model,
+            inputs,
+            how.target,
+            criterion=how.criterion,
+            include=how.include,
+            exclude=how.exclude,
+            data=data,
+            seed=how.seed,
+            schedule=how.schedule,
+        )
         run = _Run(options, voice, pruner, optimizer)
         run.begin()
         stack.enter_context(_held(pruner))
@@ -102,7 +113,7 @@ def _made(make: Callable[..., Any], model: nn.Module, name: str) -> torch.optim.
         optimizer = make(model)
     except Exception as error:
         raise FactoryError(
-            f"The optimizer factory {name} raised {told(error)}. It is called with the model."
+            f"The optimizer factory {name} raised {one_line(error)}. It is called with the model."
         ) from error
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise FactoryError(
@@ -149,7 +160,7 @@ class _Run:
             train(*given)
         except (Exception, SystemExit) as error:
             raise TrainingError(
-                f"The training function {self._options.train} raised {told(error)} at step {step} of {self._steps}. "
+                f"The training function {self._options.train} raised {one_line(error)} at step {step} of {self._steps}. "
                 f"The state after step {step - 1} is in {state_path(self._options)}; go on from there with --resume."
             ) from error
         self._pruner.enforce_()
@@ -206,5 +217,5 @@ class _Run:
             raise
         except Exception as error:  # what torch raises for a state of another model is of many kinds
             raise CheckpointError(
-                f"The state {path} does not fit this model: {one_line(error)[:300]}. Remove it to begin anew."
+                f"The state {path} does not fit this model: {one_line(error)}. Remove it to begin anew."
             ) from error

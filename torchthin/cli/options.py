@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torchthin.cli.console import Parser
-from torchthin.config import CHANNEL_CRITERIA, METHODS, WEIGHT_CRITERIA, PruneConfig
+from torchthin.cli.targets import DEFAULT_METHOD, METHODS, prune_config, prune_keys
+from torchthin.config import CHANNEL_CRITERIA, WEIGHT_CRITERIA, Budget, PruneConfig, Ratio, Schedule
 from torchthin.errors import ConfigError, near_matches
 from torchthin.max7800x.cost.table import chip_names
 
@@ -19,7 +20,11 @@ example:
   %(prog)s --model-factory models/net.py:small --checkpoint best.pth --input-shape 1,3,128,128 \\
       --target-sparsity 0.5 --thin --save-to thin.pth
 """
-_DEFAULTS = PruneConfig()
+
+
+def allocation_of(config: PruneConfig) -> str | None:
+    """Return the file of measured losses, or auto, by which a budget is spread; None where it is not."""
+    return config.target.allocation if isinstance(config.target, Budget) else None
 
 
 @dataclass(frozen=True)
@@ -179,18 +184,18 @@ def add_prune_arguments(parser: Parser) -> None:
     add_data_argument(parser, "criteria that look at data and for recovery", "none")
     add_recovery_arguments(parser)
     pruning = parser.add_argument_group("pruning")
-    pruning.add_argument("--method", help=f"one of {', '.join(METHODS)} (default: {_DEFAULTS.method})")
+    pruning.add_argument("--method", help=f"one of {', '.join(METHODS)} (default: {DEFAULT_METHOD})")
     pruning.add_argument(
         "--target-sparsity",
         metavar="SHARE",
         type=float,
-        help=f"share of channels or weights to prune, in [0, 1) (default: {_DEFAULTS.target_sparsity})",
+        help=f"share of channels or weights to prune, in [0, 1) (default: {Ratio().ratio})",
     )
     pruning.add_argument(
         "--agp-steps",
         metavar="N",
         type=int,
-        help=f"steps in which AGP reaches the target (default: {_DEFAULTS.agp_steps})",
+        help=f"steps in which AGP reaches the target (default: {Schedule().steps})",
     )
     pruning.add_argument(
         "--weights",
@@ -382,7 +387,7 @@ def prune_options(namespace: argparse.Namespace) -> PruneOptions:
             "path/to/file.py:function."
         )
     how = {key: value for key, value in merged.items() if key not in RUN_TYPES}
-    return PruneOptions(**run, prune=PruneConfig.from_mapping(how), notes=notes, **prints)
+    return PruneOptions(**run, prune=prune_config(how), notes=notes, **prints)
 
 
 def _read_distiller(path: str | None, pruner: str | None) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -435,7 +440,7 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise ConfigError(
             f"The configuration file {path} is a schedule of Distiller. Give it as --distiller-schedule {path}."
         )
-    known = [*RUN_TYPES, *(field.name for field in fields(PruneConfig))]
+    known = [*RUN_TYPES, *prune_keys()]
     for key in options:
         if key not in known:
             raise ConfigError(

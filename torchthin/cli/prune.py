@@ -5,13 +5,19 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torchthin.cli.console import Parser, run_command
 from torchthin.cli.flags import talk_aside
-from torchthin.cli.options import EXAMPLE, RUN_TYPES, PruneOptions, add_prune_arguments, prune_options
+from torchthin.cli.options import (
+    EXAMPLE,
+    RUN_TYPES,
+    PruneOptions,
+    add_prune_arguments,
+    allocation_of,
+    prune_options,
+)
 from torchthin.cli.processes import joined_processes
 from torchthin.errors import ConfigError, TargetMissedError
 
@@ -60,7 +66,7 @@ def _prune(options: PruneOptions, rank: int) -> dict[str, Any]:
         write_report,
     )
     from torchthin.cli.synthesis import check_synthesis
-    from torchthin.pruning.one_shot import prune_with
+    from torchthin.pruning.one_shot import plan_pruning
     from torchthin.report.record import run_record
 
     check_destinations(options)
@@ -71,7 +77,7 @@ def _prune(options: PruneOptions, rank: int) -> dict[str, Any]:
     wanted = options.report is not None or options.plots is not None
     if options.sensitivity is not None and not wanted:
         raise ConfigError("--sensitivity goes with --report or --plots. Give one of them as well.")
-    curves = sensitivity_from(options.sensitivity or options.prune.allocation) if wanted else None
+    curves = sensitivity_from(options.sensitivity or allocation_of(options.prune)) if wanted else None
     voice = Voice(quiet=options.quiet or rank > 0)
     device = usable_device(options.device)
     inputs = example_inputs(options.input_shape, options.dataset)
@@ -81,15 +87,13 @@ def _prune(options: PruneOptions, rank: int) -> dict[str, Any]:
     network = network_of(model, inputs) if options.report is not None else None
     data = calibrated(options, model, inputs)
     if options.train is None:
-        result = prune_with(model, how, inputs, data=data)
+        result = plan_pruning(model, inputs, how, data=data).apply()
     else:
         result = prune_in_training(model, inputs, options, voice, data)
     if recovers(options) and result.recipe is not None:
         result = recovered(model, result, inputs, options, quiet=options.quiet or rank > 0)
     if rank > 0:
         return result.report.to_dict()
-    if how.chip is not None or how.budgets:
-        how = replace(how, target_sparsity=result.report.target_sparsity)
     voice.say(result)
     for note in options.notes:
         voice.say(f"Note: {note}")
@@ -98,7 +102,7 @@ def _prune(options: PruneOptions, rank: int) -> dict[str, Any]:
         title = f"{options.model_factory}, pruned"
         record = run_record(
             result.report.to_dict(),
-            how.to_dict(),
+            {**how.to_dict(), "target_sparsity": result.report.target_sparsity},
             title=title,
             command=command_line(),
             network=network,
@@ -147,11 +151,11 @@ def _list_weights(options: PruneOptions) -> dict[str, Any]:
 
     model = build_model(options.model_factory, options.factory_args)
     how = options.prune
-    plan = find_targets(model, structured=how.rule.structured, weights=how.weights, keep=how.keep)
+    plan = find_targets(model, structured=how.structured, include=how.include, exclude=how.exclude)
     shapes = {target.name: list(model.get_parameter(target.name).shape) for target in plan.targets}
     width = max(map(len, shapes))
     for name, shape in shapes.items():
         print(f"{name:<{width}}  {' x '.join(map(str, shape))}")
     for note in plan.notes:
         print(note, file=sys.stderr)
-    return {"weights": shapes, "kept": list(plan.kept), "notes": list(plan.notes)}
+    return {"weights": shapes, "kept": list(plan.excluded), "notes": list(plan.notes)}

@@ -64,7 +64,8 @@ def calibrated(options: DataOptions, model: nn.Module, inputs: Any) -> Calibrati
     if options.data is None:
         return None
     from torchthin.graph.inputs import as_inputs, own_example
-    from torchthin.io.calibration import Pixels, calibration
+    from torchthin.io.calibration import calibration
+    from torchthin.io.data_sources import Pixels
 
     example = own_example(model) if inputs is None else inputs
     if example is None:
@@ -72,7 +73,7 @@ def calibrated(options: DataOptions, model: nn.Module, inputs: Any) -> Calibrati
             "The option --data needs the model's input. Give --input-shape 1,3,128,128 or --dataset."
         )
     pixels = Pixels(options.data_mean, options.data_std)
-    return calibration(options.data, like=as_inputs(example), limit=options.data_limit, pixels=pixels)
+    return calibration(options.data, like=as_inputs(example), max_samples=options.data_limit, pixels=pixels)
 
 
 def state_path(options: PruneOptions) -> Path | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from torchthin.config import PruneConfig
 from torchthin.io.distiller.schedule import read_schedule
 
 _TAKEN = ("method", "target_sparsity", "agp_steps", "weights", "criterion", "compat")
@@ -18,12 +17,8 @@ def schedule_options(path: str, name: str | None) -> tuple[dict[str, Any], tuple
     """
     schedule = read_schedule(path)
     chosen = schedule.pruner(name)
-    default = PruneConfig()
-    options = {
-        key: getattr(chosen.config, key)
-        for key in _TAKEN
-        if getattr(chosen.config, key) != getattr(default, key)
-    }
+    facts = chosen.config.to_dict()
+    options = {key: facts[key] for key in _TAKEN if facts.get(key) is not None}
     notes = [*schedule.notes, *_times(chosen.start, chosen.steps, chosen.interval, chosen.initial)]
     others = [pruner.name for pruner in schedule.pruners if pruner is not chosen]
     if others:

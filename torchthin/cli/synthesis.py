@@ -41,7 +41,7 @@ def check_synthesis(options: PruneOptions) -> None:
 
 def chip_of(options: PruneOptions) -> str:
     """Return the chip that is asked for."""
-    return options.synthesis_chip or options.prune.chip or DEFAULT_CHIP
+    return options.synthesis_chip or getattr(options.prune.target, "name", None) or DEFAULT_CHIP
 
 
 def ready(

@@ -20,10 +20,11 @@ from torchthin.evaluation.results import Progress, ResultFormat, Results, finger
 from torchthin.evaluation.workers import check_workers
 from torchthin.graph.clone import clone, duplicate, state_tensors
 from torchthin.graph.inputs import Inputs
+from torchthin.graph.parametrized import DerivedWeight
 from torchthin.graph.trace import Traced
 from torchthin.selection.channels import lowest
 from torchthin.selection.masks import apply_masks_
-from torchthin.selection.selectors import ByImportance, masks_of
+from torchthin.selection.selectors import FloatArray, ImportanceSelector, masks_of
 from torchthin.selection.sensitivity_table import GroupCurve, Sensitivity
 from torchthin.thinning.plan import find_plan
 
@@ -60,16 +61,16 @@ class _Work:
     evaluator: Evaluator
     copy: nn.Module
     """Of the dense model; it is masked and restored."""
-    decide: ByImportance
+    derived: Mapping[str, DerivedWeight]
     groups: Mapping[str, Group]
+    scores: Mapping[str, FloatArray]
+    axes: Mapping[str, int]
 
     def loss(self, key: Key) -> float:
         """Return what the model loses with so many channels of a group masked."""
         group, removed = self.groups[key[0]], key[1]
-        decide = self.decide
-        assert decide.ranking is not None and decide.chosen is not None
-        keep = lowest(group, decide.ranking.scores[group.name], removed)
-        masks = masks_of([group], {group.name: keep}, decide.model, decide.chosen.axes, (), decide.derived)
+        keeps = {group.name: lowest(group, self.scores[group.name], removed)}
+        masks = masks_of([group], keeps, self.copy, self.axes, (), self.derived)
         with _masked(self.copy, masks):
             loss = self.evaluator.loss(self.copy)
         if not math.isfinite(loss):
@@ -95,42 +96,41 @@ def _masked(model: nn.Module, masks: Mapping[str, Tensor]) -> Iterator[None]:
 
 
 def scanned(
-    decide: ByImportance, traced: Traced, scan: Scan, progress: Progress | None = None
+    select: ImportanceSelector, traced: Traced, scan: Scan, progress: Progress | None = None
 ) -> Sensitivity:
-    """Return what every group that `decide` decides about costs at every ratio.
+    """Return what every group that `select` decides about costs at every ratio.
 
-    decide: the groups, and the scores that say which of their channels are removed first. traced: its model.
+    select: finds the groups, and the scores that say which of their channels are removed first. traced: its model.
 
     Raises:
         InputError: nothing can be pruned, or model, data or metric cannot be used.
         ConfigError: the cache cannot be used.
     """
-    find_plan(traced, decide)  # groups that cannot be thinned are frozen by it
-    assert decide.chosen is not None
-    groups = {group.name: group for group in decide.chosen.groups}
+    selection = find_plan(traced, select).proposal.decision  # groups that cannot be thinned are frozen by it
+    groups = {group.name: group for group in selection.groups}
     if not groups:
         raise InputError("No group of the model can be pruned. See the reasons with torchthin inspect.")
-    name = metric_name(scan.metric)
+    metric = metric_name(scan.metric)
     options = {
-        "metric": "distance in units of the variance" if name == DISTANCE else name,
-        "criterion": decide.criterion,
-        "seed": decide.seed,
+        "metric": "distance in units of the variance" if metric == DISTANCE else metric,
+        "criterion": select.criterion,
+        "seed": select.seed,
     }
-    mark = "" if scan.cache is None else fingerprint(decide.model, scan.batches, options)
+    assert selection.ranking is not None
+    model, scores = traced.model, selection.ranking.scores
+    mark = "" if scan.cache is None else fingerprint(model, scan.batches, options)
     losses = Results(scan.cache, mark, _FORMAT)
-    evaluator = Evaluator(decide.model, scan.batches, scan.metric)
+    evaluator = Evaluator(model, scan.batches, scan.metric)
     losses.begin(evaluator.dense)
-    work = _Work(evaluator, clone(decide.model, duplicate), decide, groups)
-    wanted = [(group.name, n) for group in groups.values() for n in _counts(group, scan.ratios, decide)]
-    losses.complete(wanted, work.loss, scan.workers, decide.model, progress)
+    work = _Work(evaluator, clone(model, duplicate), traced.derived, groups, scores, selection.axes)
+    wanted = [(name, n) for name, group in groups.items() for n in _counts(group, scan.ratios, scores[name])]
+    losses.complete(wanted, work.loss, scan.workers, model, progress)
     curves = tuple(_curve(group, wanted, losses.known) for group in groups.values())
-    return Sensitivity(curves, scan.ratios, name, evaluator.dense, decide.criterion)
+    return Sensitivity(curves, scan.ratios, metric, evaluator.dense, select.criterion)
 
 
-def _counts(group: Group, ratios: Sequence[float], decide: ByImportance) -> list[int]:
+def _counts(group: Group, ratios: Sequence[float], scores: FloatArray) -> list[int]:
     """Return the numbers of channels to mask, without those that the group's balances do not allow."""
-    assert decide.ranking is not None
-    scores = decide.ranking.scores[group.name]
     asked = sorted({math.floor(ratio * group.size) for ratio in ratios} - {0})
     return [count for count in asked if int((~lowest(group, scores, count)).sum()) == count]
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import nn
 
-from torchthin.errors import FactoryError, near_matches
+from torchthin.errors import FactoryError, near_matches, one_line
 
 
 def build_model(factory: str, args: Mapping[str, Any] | None = None) -> nn.Module:
@@ -41,7 +41,7 @@ def build_model(factory: str, args: Mapping[str, Any] | None = None) -> nn.Modul
             model = function(**arguments)
         except (Exception, SystemExit) as error:
             raise FactoryError(
-                f"The model factory {factory} raised {told(error)}. Use --debug for the traceback."
+                f"The model factory {factory} raised {one_line(error)}. Use --debug for the traceback."
             ) from error
     if not isinstance(model, nn.Module):
         raise FactoryError(
@@ -98,7 +98,7 @@ def _import(source: str, label: str) -> ModuleType:
         elif isinstance(error, FileNotFoundError) and error.filename == str(Path(source).absolute()):
             why = "there is no such file"
         else:
-            why = f"importing it raised {told(error)}"
+            why = f"importing it raised {one_line(error)}"
         raise FactoryError(
             f"The {label} cannot be imported: {why}. Check the name and the folder."
         ) from error
@@ -159,9 +159,3 @@ def _refuse_wrong_arguments(function: Callable[..., object], arguments: dict[str
         example = "{" + ", ".join(f'"{name}": ...' for name in needed) + "}"
         cure = f"Give them as --factory-args '{example}'" if needed else f"It takes {signature}"
         raise FactoryError(f"The model factory {factory} cannot be called: {error}. {cure}.") from error
-
-
-def told(error: BaseException) -> str:
-    """Return the kind and the words of an exception of the user's code, shortened."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__

@@ -1,47 +1,62 @@
-"""Which channels go when a chip decides: the narrowest losses that reach the chip's targets."""
+"""Which channels are removed when a chip chooses: those that save most there for their importance."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
-from torch import nn
 
 from torchthin.dependency.groups import Group
 from torchthin.errors import InputError, TargetMissedError
-from torchthin.graph.inputs import Inputs
-from torchthin.max7800x.cost.chip import Chip
+from torchthin.graph.trace import Traced
+from torchthin.max7800x.cost.chip import Chip as ChipSizes
 from torchthin.max7800x.cost.data import place_maps
-from torchthin.max7800x.cost.goals import Goals
 from torchthin.max7800x.cost.grid import useful_widths
 from torchthin.max7800x.cost.limits import violations
 from torchthin.max7800x.cost.network import NetworkCost, network_cost
-from torchthin.max7800x.cost.search import Unit, Widths, search
+from torchthin.max7800x.cost.table import chip_named
 from torchthin.max7800x.cost.widths import Resized
 from torchthin.max7800x.mapping import ChipMapping, map_model
 from torchthin.max7800x.report import ChipChange
-from torchthin.selection.channels import select_channels
-from torchthin.selection.selectors import BoolArray, ByImportance, FloatArray
+from torchthin.max7800x.target import Chip
+from torchthin.pruning.rules import Run
+from torchthin.selection.allocation import Allocator, Levels
+from torchthin.selection.channels import lowest
+from torchthin.selection.selection import BoolArray, Keeps
+from torchthin.selection.selectors import Candidates
+from torchthin.thinning.plan import Plan, find_plan
 
 Outputs = dict[int, int]
 """Layer number -> output channels."""
+_STEPS = 4
+"""Neighbouring widths that are looked at in one move."""
+_PASS = 64
+"""Inputs of one pass: a width that is a multiple saves more than those just above."""
 
 
-def by_chip(how: ByImportance, inputs: Inputs, chip: Chip, goals: Goals) -> ByChip:
-    """Return a decision like `how` that reaches `goals` on `chip` instead of a sparsity.
+def thinning_for_chip(target: Chip, run: Run) -> tuple[Plan, dict[str, Any]]:
+    """Return a plan, tried and proved, that reaches `target`, and the report's section on the chip.
+
+    Raises:
+        InputError: the model does not run on the chip.
+        TargetMissedError: the target cannot be reached.
+    """
+    found = find_plan(run.traced, run.selector(ChipRule(target, map_for(run.traced, target.name))))
+    return found, {"sections": (found.proposal.decision.facts,)}
+
+
+def map_for(traced: Traced, name: str) -> ChipMapping:
+    """Return the layers of a model on a chip.
 
     Raises:
         InputError: something of the model does not map or run there; the first reason is named.
     """
-    choices = {each.name: getattr(how, each.name) for each in fields(how)}
-    return ByChip(**choices, goals=goals, chip=chip, mapped=_map(how.model, inputs, chip))
-
-
-def _map(model: nn.Module, inputs: Inputs, chip: Chip) -> ChipMapping:
-    mapped = map_model(model, inputs, chip)
+    chip = chip_named(name)
+    mapped = map_model(traced.model, traced.inputs, chip)
     found = [*mapped.problems, *(text for layer in mapped.layers for text in violations(layer, chip))]
     if not mapped.layers:
         found = ["no layer of the model runs on the chip"]
@@ -54,181 +69,218 @@ def _map(model: nn.Module, inputs: Inputs, chip: Chip) -> ChipMapping:
 
 
 @dataclass(frozen=True)
+class WidthUnit:
+    """Channels that are decided about together, at the widths of the chip's grid; a level is the number of a width."""
+
+    widths: tuple[int, ...]
+    """Largest first: the full width."""
+    lost: tuple[float, ...]
+    """Share of the importance that is removed at each width."""
+
+    def loss(self, level: int) -> float:
+        """Return ``-log(share kept)``: the narrower a unit is already, the more it costs to take another channel."""
+        return -math.log(max(1 - self.lost[level], 1e-12))
+
+    def narrower(self, level: int) -> Sequence[int]:
+        """Return a few of the next widths, and all those at which a pass is saved."""
+        below = range(level + 1, len(self.widths))
+        return [*below[:_STEPS], *(n for n in below[_STEPS:] if self.widths[n] % _PASS == 0)]
+
+    def wider(self, level: int) -> Sequence[int]:
+        """Return a few of the next widths."""
+        return range(level)[-_STEPS:]
+
+
+@dataclass(frozen=True)
 class _Choice:
-    """What one unit of the search stands for."""
+    """What one unit of the search is made of."""
 
     groups: tuple[Group, ...]
-    keeps: Mapping[int, tuple[BoolArray, ...]]
-    """Width -> which channels of each group stay."""
-    removed: Mapping[int, Mapping[int, int]]
-    """Width -> layer number -> output channels that go."""
-    unit: Unit
+    keeps: tuple[tuple[BoolArray, ...], ...]
+    """Level -> which channels of each group are kept."""
+    removed: tuple[Mapping[int, int], ...]
+    """Level -> layer number -> output channels that are removed."""
+    unit: WidthUnit
 
 
-@dataclass
-class ByChip(ByImportance):
-    """A decision by importance and cost: a chip's targets at the least importance lost."""
+@dataclass(frozen=True)
+class ChipRule:
+    """Reach a chip's targets at the least importance lost."""
 
-    goals: Goals = field(kw_only=True)
-    chip: Chip = field(kw_only=True)
-    mapped: ChipMapping = field(kw_only=True)
-    change: ChipChange | None = None
-    """What the last decision brings."""
+    target: Chip
+    mapped: ChipMapping
 
-    @cached_property
-    def _network(self) -> Resized:
-        return Resized(self.mapped.layers, self.chip)
-
-    @cached_property
-    def _before(self) -> NetworkCost:
-        return network_cost(self.mapped.layers, self.chip)
-
-    def select(self, groups: Sequence[Group], scores: Mapping[str, FloatArray]) -> dict[str, BoolArray]:
+    def choose(self, among: Candidates) -> tuple[Keeps, ChipChange]:
         """Search for widths.
 
         Raises:
             TargetMissedError: the targets cannot be reached with these groups.
         """
-        choices = self._choices(groups, scores)
+        return _Search(self.target, self.mapped, among).choose()
+
+
+@dataclass(frozen=True)
+class _Search:
+    """One search for widths."""
+
+    target: Chip
+    mapped: ChipMapping
+    among: Candidates
+
+    @cached_property
+    def _sizes(self) -> ChipSizes:
+        return chip_named(self.target.name)
+
+    @cached_property
+    def _network(self) -> Resized:
+        return Resized(self.mapped.layers, self._sizes)
+
+    @cached_property
+    def _before(self) -> NetworkCost:
+        return network_cost(self.mapped.layers, self._sizes)
+
+    def choose(self) -> tuple[Keeps, ChipChange]:
+        target, groups, choices = self.target, self.among.groups, self._choices
         channels = sum(group.size for group in groups)
-        asked = math.ceil(round(self.goals.sparsity * channels, 9))
+        least = math.ceil(round(target.ratio * channels, 9))
 
-        def excess(widths: Widths) -> float:
-            missing = max(0, asked - _gone(choices, widths))
-            return self._excess(choices, widths) + (missing / channels if missing else 0.0)
+        def excess(levels: Levels) -> float:
+            missing = max(0, least - _removed(choices, levels))
+            return self._excess(levels) + (missing / channels if missing else 0.0)
 
-        found = search([choice.unit for choice in choices], excess)
-        gone = _gone(choices, found.widths)
-        outputs = self._outputs(choices, found.widths)
-        after = network_cost(self._network.layers(outputs), self.chip)
-        if not found.reached or (self.goals.fit and not after.fits):
-            raise self._missed(after, gone / channels if channels else 0.0)
-        uniform, share = self._uniform(choices, after.weight_bytes)
-        self.change = ChipChange(
-            str(self.goals), self._before, after, uniform, share, channels, gone, self.goals.sparsity
+        allocator = Allocator([choice.unit for choice in choices], excess)
+        levels = allocator.descend()
+        reached = allocator.excess(levels) <= 0
+        if reached:
+            levels = allocator.exchange(allocator.give_back(levels))
+        removed = _removed(choices, levels)
+        after = network_cost(self._network.layers(self._outputs(levels)), self._sizes)
+        if not reached or (target.fit and not after.fits):
+            raise self._missed(after, removed / channels if channels else 0.0)
+        uniform, share = self._uniform(after.weight_bytes)
+        change = ChipChange(
+            target.asked, self._before, after, uniform, share, channels, removed, target.ratio
         )
         keeps = {group.name: np.ones(group.size, np.bool_) for group in groups}
-        for choice, width in zip(choices, found.widths, strict=True):
-            for group, keep in zip(choice.groups, choice.keeps[width], strict=True):
+        for choice, level in zip(choices, levels, strict=True):
+            for group, keep in zip(choice.groups, choice.keeps[level], strict=True):
                 keeps[group.name] = keep
-        return keeps
+        return keeps, change
 
-    def _choices(self, groups: Sequence[Group], scores: Mapping[str, FloatArray]) -> list[_Choice]:
-        """Return one choice for every group that makes channels of layers on the chip; parts of a concatenation stay equal."""
-        makers = {group.name: self._made(group) for group in groups}
-        bundles = _bundles([group for group in groups if makers[group.name]], makers, self.mapped)
-        return [self._choice(bundle, scores) for bundle in bundles]
+    @cached_property
+    def _choices(self) -> list[_Choice]:
+        """One choice for every group that produces channels of layers on the chip; parts of a concatenation stay equal."""
+        groups = self.among.groups
+        layers = {group.name: self._layers_of(group) for group in groups}
+        bundles = _bundles([group for group in groups if layers[group.name]], layers, self.mapped)
+        return [self._choice(bundle) for bundle in bundles]
 
-    def _made(self, group: Group) -> set[int]:
+    def _layers_of(self, group: Group) -> set[int]:
         return {
             number
             for number, weight in enumerate(self.mapped.weights)
             for member in group.members
-            if weight == member.parameter and self.axes.get(weight) == member.axis
+            if weight == member.parameter and self.among.axes.get(weight) == member.axis
         }
 
-    def _choice(self, groups: tuple[Group, ...], scores: Mapping[str, FloatArray]) -> _Choice:
-        size = groups[0].size
-        keeps: dict[int, tuple[BoolArray, ...]] = {}
-        losses: dict[int, float] = {}
-        removed: dict[int, Mapping[int, int]] = {}
+    def _choice(self, groups: tuple[Group, ...]) -> _Choice:
+        scores, size = self.among.scores, groups[0].size
         total = sum(float(scores[group.name].sum()) for group in groups)
-        for width in useful_widths(size, self.chip):
-            kept = tuple(_kept(group, scores[group.name], size - width) for group in groups)
+        found: list[tuple[int, float, tuple[BoolArray, ...]]] = []
+        for width in useful_widths(size, self._sizes):
+            kept = tuple(lowest(group, scores[group.name], size - width) for group in groups)
             if any(int(keep.sum()) != width for keep in kept):
                 continue  # equal numbers must go from parts of the group, and this width does not allow that
             lost = sum(float(scores[g.name][~keep].sum()) for g, keep in zip(groups, kept, strict=True))
-            keeps[width], losses[width] = kept, lost / total if total > 0 else 0.0
-            removed[width] = self._removed(groups, kept)
-        return _Choice(groups, keeps, removed, Unit(groups[0].name, losses))
+            found.append((width, lost / total if total > 0 else 0.0, kept))
+        widths, losses, keeps = zip(*found, strict=True)
+        removed = tuple(self._removed_at(groups, kept) for kept in keeps)
+        return _Choice(groups, keeps, removed, WidthUnit(widths, losses))
 
-    def _removed(self, groups: Sequence[Group], kept: Sequence[BoolArray]) -> dict[int, int]:
-        gone: dict[int, int] = {}
+    def _removed_at(self, groups: Sequence[Group], kept: Sequence[BoolArray]) -> dict[int, int]:
+        removed: dict[int, int] = {}
         for group, keep in zip(groups, kept, strict=True):
             for member in group.members:
                 for number, weight in enumerate(self.mapped.weights):
-                    if weight == member.parameter and self.axes.get(weight) == member.axis:
-                        gone[number] = gone.get(number, 0) + member.of(keep).size
-        return gone
+                    if weight == member.parameter and self.among.axes.get(weight) == member.axis:
+                        removed[number] = removed.get(number, 0) + member.of(keep).size
+        return removed
 
-    def _outputs(self, choices: Sequence[_Choice], widths: Widths) -> Outputs:
+    def _outputs(self, levels: Levels) -> Outputs:
+        return self._narrowed([c.removed[level] for c, level in zip(self._choices, levels, strict=True)])
+
+    def _narrowed(self, removed: Sequence[Mapping[int, int]]) -> Outputs:
+        """Return the output channels of all layers that lose some."""
         outputs: Outputs = {}
-        for choice, width in zip(choices, widths, strict=True):
-            for number, count in choice.removed[width].items():
+        for counts in removed:
+            for number, count in counts.items():
                 outputs[number] = outputs.get(number, self.mapped.layers[number].out_channels) - count
         return outputs
 
-    def _excess(self, choices: Sequence[_Choice], widths: Widths) -> float:
+    def _excess(self, levels: Levels) -> float:
         """Return how far the targets are, each as a share of what there was."""
-        outputs, goals, before = self._outputs(choices, widths), self.goals, self._before
-        excess = 0.0
-        if goals.cycles is not None:
-            over = self._network.cycles(outputs) - goals.cycles.of(before.cycles)
-            excess += max(0, over) / before.cycles
-        if goals.kernel_words is not None:
-            over = self._network.deepest_words(outputs) - goals.kernel_words.of(before.deepest_words)
-            excess += max(0, over) / before.deepest_words
-        return excess + (self._misfit(outputs) if goals.fit and not before.fits else 0.0)
+        outputs, before = self._outputs(levels), self._before
+        now = {"cycles": self._network.cycles, "kernel_words": self._network.deepest_words}
+        was = {"cycles": before.cycles, "kernel_words": before.deepest_words}
+        excess = sum(
+            max(0, now[name](outputs) - limit.of(was[name])) / was[name]
+            for name, limit in self.target.limits.items()
+        )
+        return excess + (self._misfit(outputs) if self.target.fit and not before.fits else 0.0)
 
     def _misfit(self, outputs: Outputs) -> float:
         """Return how far the network is from fitting with all feature maps at processor 0."""
-        over = self._network.deepest_words(outputs) - self.chip.kernel_words
-        homeless = len(place_maps(self._network.layers(outputs), self.chip)[1])
-        return max(0, over) / self.chip.kernel_words + homeless
+        over = self._network.deepest_words(outputs) - self._sizes.kernel_words
+        unplaced = len(place_maps(self._network.layers(outputs), self._sizes)[1])
+        return max(0, over) / self._sizes.kernel_words + unplaced
 
-    def _uniform(self, choices: Sequence[_Choice], weight_bytes: int) -> tuple[NetworkCost, float]:
+    def _uniform(self, weight_bytes: int) -> tuple[NetworkCost, float]:
         """Return the cost of the smallest uniform cut that leaves at most `weight_bytes`, and its share of the channels."""
         outputs: Outputs = {}
         share = 0.0
         for percent in range(1, 100):
             share = percent / 100
-            outputs = {}
-            for choice in choices:
+            counts = []
+            for choice in self._choices:
+                order = [np.arange(group.size, dtype=np.float64) for group in choice.groups]
                 kept = [
-                    _kept(group, np.arange(group.size, dtype=np.float64), int(share * group.size))
-                    for group in choice.groups
+                    lowest(group, rank, int(share * group.size))
+                    for group, rank in zip(choice.groups, order, strict=True)
                 ]
-                for number, count in self._removed(choice.groups, kept).items():
-                    outputs[number] = outputs.get(number, self.mapped.layers[number].out_channels) - count
+                counts.append(self._removed_at(choice.groups, kept))
+            outputs = self._narrowed(counts)
             if self._network.weight_bytes(outputs) <= weight_bytes:
                 break
-        return network_cost(self._network.layers(outputs), self.chip), share
+        return network_cost(self._network.layers(outputs), self._sizes), share
 
     def _missed(self, best: NetworkCost, share: float) -> TargetMissedError:
         reached = f"{best.cycles:,} cycles and {best.deepest_words:,} words in the deepest processor"
-        if self.goals.sparsity:
-            reached += f" with {100 * share:.1f} % of the channels gone"
-        blocked = f" {best.violations[0]}." if self.goals.fit and best.violations else ""
+        if self.target.ratio:
+            reached += f" with {100 * share:.1f} % of the channels removed"
+        blocked = f" {best.violations[0]}." if self.target.fit and best.violations else ""
         return TargetMissedError(
-            f"The target cannot be reached on {self.chip.name}: asked {self.goals}, the least found is {reached}.{blocked} "
-            "Ask for less, or see with torchthin inspect which channels are frozen."
+            f"The target cannot be reached on {self.target.name}: asked {self.target.asked}, the least found is "
+            f"{reached}.{blocked} Ask for less, or see with torchthin inspect which channels are frozen."
         )
 
 
-def _gone(choices: Sequence[_Choice], widths: Widths) -> int:
-    """Return how many channels go at these widths."""
+def _removed(choices: Sequence[_Choice], levels: Levels) -> int:
+    """Return how many channels are removed at these levels."""
     return sum(
-        len(choice.groups) * (choice.unit.widths[0] - width)
-        for choice, width in zip(choices, widths, strict=True)
+        len(choice.groups) * (choice.unit.widths[0] - choice.unit.widths[level])
+        for choice, level in zip(choices, levels, strict=True)
     )
 
 
-def _kept(group: Group, scores: FloatArray, count: int) -> BoolArray:
-    """Return which channels stay when `count` go, fewer where equal numbers must go from parts of the group."""
-    return select_channels([group], {group.name: scores}, min((count + 0.5) / group.size, 1 - 1e-9))[
-        group.name
-    ]
-
-
 def _bundles(
-    groups: Sequence[Group], makers: Mapping[str, set[int]], mapped: ChipMapping
+    groups: Sequence[Group], layers: Mapping[str, set[int]], mapped: ChipMapping
 ) -> list[tuple[Group, ...]]:
     """Return groups that are decided together: the chip concatenates only parts of equal width."""
     bundles: list[tuple[Group, ...]] = [(group,) for group in groups]
     for layer in mapped.layers:
         if len(layer.sources) == 1 or layer.operands > 1:
             continue
-        joined = [b for b in bundles if any(makers[group.name] & set(layer.sources) for group in b)]
+        joined = [b for b in bundles if any(layers[group.name] & set(layer.sources) for group in b)]
         if len({group.size for bundle in joined for group in bundle}) == 1:
             bundles = [b for b in bundles if b not in joined] + [tuple(group for b in joined for group in b)]
     return bundles

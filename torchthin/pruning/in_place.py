@@ -15,9 +15,9 @@ from torchthin.graph.inputs import Inputs, as_inputs, on_device_of
 from torchthin.graph.model import check_model
 from torchthin.graph.trace import trace
 from torchthin.selection.masks import apply_masks_
-from torchthin.selection.selectors import DeadChannels, effective_weights
+from torchthin.selection.selectors import DeadChannelSelector, effective_weights
 from torchthin.thinning.apply import apply_
-from torchthin.thinning.plan import ThinningPlan, changed_tensors, find_plan, inexact_layers
+from torchthin.thinning.plan import Plan, find_plan, folded_values, inexact_layers
 from torchthin.thinning.proof import Proof
 from torchthin.thinning.recipe import Recipe
 
@@ -75,9 +75,7 @@ def thin_(
     return carry_out_(model, masked, plan, masks or {}, optimizer)
 
 
-def plan_thinning(
-    model: nn.Module, inputs: Inputs, masks: Mapping[str, Tensor]
-) -> tuple[nn.Module, ThinningPlan]:
+def plan_thinning(model: nn.Module, inputs: Inputs, masks: Mapping[str, Tensor]) -> tuple[nn.Module, Plan]:
     """Return a masked copy of `model` and a plan, tried and proved, that removes what is dead in it.
 
     Raises:
@@ -86,7 +84,7 @@ def plan_thinning(
     """
     masked = clone(model, duplicate)
     apply_masks_(masked, masks)
-    plan = find_plan(trace(masked, inputs), DeadChannels(effective_weights(masked)))
+    plan = find_plan(trace(masked, inputs), DeadChannelSelector(effective_weights(masked)))
     if not plan.recipe or plan.outcome.proof is None:
         frozen = plan.proposal.grouping.groups.frozen
         why = f" Frozen for example: {frozen[0].parameter}, {frozen[0].reason}." if frozen else ""
@@ -99,7 +97,7 @@ def plan_thinning(
 def carry_out_(
     model: nn.Module,
     masked: nn.Module,
-    plan: ThinningPlan,
+    plan: Plan,
     masks: Mapping[str, Tensor],
     optimizer: torch.optim.Optimizer | None,
 ) -> Thinned:
@@ -109,7 +107,7 @@ def carry_out_(
         InputError: the optimizer does not fit the model; nothing is changed then.
     """
     before = sum(p.numel() for p in model.parameters())
-    apply_(model, plan.recipe, optimizer, changed_tensors(masked, plan))
+    apply_(model, plan.recipe, optimizer, folded_values(masked, plan))
     remaining = {name: mask for name, mask in masks.items() if name not in plan.recipe.keep}
     apply_masks_(model, remaining)
     after = sum(p.numel() for p in model.parameters())

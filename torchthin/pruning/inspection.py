@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +13,11 @@ from torchthin.dependency.groups import ChannelGroups, Group
 from torchthin.dependency.propagate import Labels, propagate
 from torchthin.graph.inputs import as_inputs, on_device_of
 from torchthin.graph.model import check_model
-from torchthin.graph.parametrized import DerivedWeight
-from torchthin.graph.trace import trace
+from torchthin.graph.trace import Traced, trace
 from torchthin.report.inspection import FrozenFacts, GroupFacts, Inspection
 from torchthin.selection.channels import select_channels
-from torchthin.selection.decision import Decision
-from torchthin.selection.selectors import makers, maskable, masks_of
+from torchthin.selection.selection import Selection
+from torchthin.selection.selectors import maskable, masks_of, producers_of
 from torchthin.thinning.plan import find_plan
 
 PROBE = 0.5
@@ -39,11 +37,10 @@ def inspect(model: nn.Module, example_inputs: Any, *, prove: bool = True) -> Ins
         InputError: model or inputs cannot be used.
     """
     check_model(model, "inspect")
-    inputs = on_device_of(model, as_inputs(example_inputs))
-    traced = trace(model, inputs)
+    traced = trace(model, on_device_of(model, as_inputs(example_inputs)))
     proved = prove and not any(p.is_meta for p in model.parameters())
     if proved:
-        proposal = find_plan(traced, _Probe(model, traced.derived)).proposal
+        proposal = find_plan(traced, _HalfSelector(traced)).proposal
         labels, grouping = proposal.labels, proposal.grouping
     else:
         labels = propagate(traced.graph)
@@ -51,7 +48,7 @@ def inspect(model: nn.Module, example_inputs: Any, *, prove: bool = True) -> Ins
     axes = producers(labels)
     unused = tuple(name for name, _ in model.named_parameters() if name not in labels.graph.state)
     return Inspection(
-        tuple(_group_facts(group, axes) for group in grouping.groups.groups if makers(group, axes)),
+        tuple(_group_facts(group, axes) for group in grouping.groups.groups if producers_of(group, axes)),
         _frozen_facts(grouping.groups, axes),
         tuple(dict.fromkeys(op.name for op in labels.unknown)),
         unused,
@@ -60,26 +57,24 @@ def inspect(model: nn.Module, example_inputs: Any, *, prove: bool = True) -> Ins
 
 
 @dataclass(frozen=True)
-class _Probe:
-    """A decision that cuts `PROBE` of every group, and masks it: only channels that are dead become constants."""
+class _HalfSelector:
+    """Select `PROBE` of every group, and mask it: only channels that are dead become constants."""
 
-    model: nn.Module
-    derived: Mapping[str, DerivedWeight]
+    traced: Traced
 
-    def __call__(self, grouping: Grouping, labels: Labels) -> Decision:
-        axes = producers(labels)
+    def __call__(self, grouping: Grouping, labels: Labels) -> Selection:
+        axes, derived = producers(labels), self.traced.derived
         groups = [
-            group for group in maskable(grouping.groups.groups, axes, self.derived) if makers(group, axes)
+            group for group in maskable(grouping.groups.groups, axes, derived) if producers_of(group, axes)
         ]
         random = np.random.default_rng(0)
         keeps = select_channels(groups, {g.name: random.random(g.size) for g in groups}, PROBE)
-        return Decision(
-            keeps, masks_of(groups, keeps, self.model, axes, (), self.derived, views=True), silence=True
-        )
+        masks = masks_of(groups, keeps, self.traced.model, axes, (), derived, views=True)
+        return Selection(keeps, masks, axes=axes, mask_biases=True)
 
 
 def _group_facts(group: Group, axes: dict[str, int]) -> GroupFacts:
-    names = makers(group, axes)
+    names = producers_of(group, axes)
     return GroupFacts(
         group.name,
         group.size,

@@ -12,7 +12,7 @@ from torchthin.dependency.propagate import propagate
 from torchthin.graph.inputs import as_inputs, on_device_of
 from torchthin.graph.model import check_model
 from torchthin.graph.trace import trace
-from torchthin.selection.selectors import makers
+from torchthin.selection.selectors import producers_of
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def overview(model: nn.Module, example_inputs: Any) -> Overview:
     labels = propagate(graph)
     found = find_groups(labels).groups
     axes = producers(labels)
-    groups = [group for group in found.groups if makers(group, axes)]
+    groups = [group for group in found.groups if producers_of(group, axes)]
     names = {value: name for name, value in graph.state.items()}
     order = dict.fromkeys(names[ref.value] for op in graph.ops for ref in op.inputs() if ref.value in names)
     made: dict[str, list[int]] = {name: [] for name in order}
@@ -100,7 +100,8 @@ def overview(model: nn.Module, example_inputs: Any) -> Overview:
             if name in axes and len(shapes[name]) > 1
         ),
         tuple(
-            GroupBox(group.name, group.size, tuple(dict.fromkeys(makers(group, axes)))) for group in groups
+            GroupBox(group.name, group.size, tuple(dict.fromkeys(producers_of(group, axes))))
+            for group in groups
         ),
         tuple(
             FrozenBox(item.parameter, item.count, item.reason)

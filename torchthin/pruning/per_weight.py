@@ -1,157 +1,162 @@
-"""Masks without a channel graph: every weight is decided about alone."""
+"""Plans without dependency groups: every weight is ranked alone."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import singledispatch
 
 from torch import Tensor, nn
 
-from torchthin.config import PruneConfig
-from torchthin.errors import InputError
-from torchthin.graph.clone import clone, duplicate
+from torchthin.config import NM, Distiller, PruneConfig, Ratio, Target, Unstructured
+from torchthin.errors import ConfigError, InputError
 from torchthin.graph.inputs import Inputs
-from torchthin.graph.trace import trace
+from torchthin.graph.parametrized import derived_weights
 from torchthin.importance.scores import ranked
-from torchthin.pruning.counts import count_of, planned_sparsities, units_asked
-from torchthin.pruning.result import PruneResult
-from torchthin.pruning.thinned_result import thinned_result
+from torchthin.importance.values import check_values
+from torchthin.pruning.plan import PruningPlan
 from torchthin.report.pruning import Filters, build_report
 from torchthin.selection.channels import select_channels, select_weights
 from torchthin.selection.distiller import distiller_masks
 from torchthin.selection.distiller_backend import backend_masks
-from torchthin.selection.masks import apply_masks_, channel_masks
+from torchthin.selection.masks import channel_masks
 from torchthin.selection.nm import pattern_masks
-from torchthin.selection.selectors import DeadChannels, effective_weights, masks_of_sources
-from torchthin.selection.targets import TargetPlan
-from torchthin.thinning.plan import find_plan
+from torchthin.selection.schedule import planned_sparsities
+from torchthin.selection.selectors import masks_of_sources
+from torchthin.selection.targets import Targets, find_targets
+
+Masks = dict[str, Tensor]
 
 
-def _structured_masks(
-    model: nn.Module, plan: TargetPlan, config: PruneConfig, sparsity: float
-) -> tuple[dict[str, Tensor], int]:
-    """Return the masks of whole channels and how many channels were asked for."""
-    groups = [target.group(model.get_parameter(target.name)) for target in plan.targets]
-    axes = {target.name: target.axis for target in plan.targets}
-    weights = {
-        name: plan.derived[name].values if name in plan.derived else model.get_parameter(name)
-        for name in axes
-    }
-    # The weights stand still between virtual steps, and selections at fixed scores are nested: the last step
-    # says all.
-    ranking = ranked(groups, weights, axes, config.rule.criterion, seed=config.seed)
+def plan_per_weight(model: nn.Module, inputs: Inputs | None, config: PruneConfig) -> PruningPlan:
+    """Decide weight by weight; with inputs, `PruningPlan.apply` removes what came out dead in all coupled layers."""
+    target = config.target
+    plain = isinstance(target, Distiller)
+    targets = find_targets(
+        model,
+        structured=config.structured,
+        include=config.include,
+        exclude=config.exclude,
+        derived={} if plain or not config.structured else derived_weights(model),
+        plain=plain,
+    )
+    check_values(model, {each.name for each in targets.targets})
+    if isinstance(target, NM):
+        targets = _dividing(model, targets, target.m)
+    masks = _masks(target, model, targets, config)
+    filters = _filters(model, targets, config)
+    sizes = [_size(model, targets, each.name, config) for each in targets.targets]
+    report = build_report(
+        model,
+        masks,
+        filters,
+        config,
+        target_share=target.share,
+        schedule=planned_sparsities(config),
+        asked=target.units_of_all(sizes),
+        excluded=targets.excluded,
+        notes=targets.notes,
+    )
+    return PruningPlan(model, config, masks, report, None, inputs)
+
+
+@singledispatch
+def _masks(target: Target, model: nn.Module, targets: Targets, config: PruneConfig) -> Masks:
+    raise ConfigError(
+        f"The {type(target).__name__} of prune needs example_inputs. Give a tensor, a tuple or a dict."
+    )
+
+
+@_masks.register
+def _channel_masks(target: Ratio, model: nn.Module, targets: Targets, config: PruneConfig) -> Masks:
+    groups = [each.group(model.get_parameter(each.name)) for each in targets.targets]
+    axes = {each.name: each.axis for each in targets.targets}
+    derived = targets.derived
+    weights = {name: derived[name].values if name in derived else model.get_parameter(name) for name in axes}
+    ranking = ranked(groups, weights, axes, config.ranked_by, seed=config.seed)
     keeps = select_channels(
         groups,
         ranking.scores,
-        sparsity,
-        config.scope,
-        keep_at_least=config.floor,
+        target.share,
+        target.scope,
+        keep_at_least=target.floor,
         absolute=ranking.absolute,
-        round_to=config.round_to,
+        round_to=target.round_to,
     )
-    sizes = [group.size for group in groups]
-    masks = channel_masks(groups, keeps, model, axes)
-    return masks_of_sources(masks, model, plan.derived), units_asked(config, sizes)
+    return masks_of_sources(channel_masks(groups, keeps, model, axes), model, derived)
 
 
-def _unstructured_masks(
-    model: nn.Module, plan: TargetPlan, config: PruneConfig, sparsity: float
-) -> tuple[dict[str, Tensor], int]:
-    """Return the masks of single weights and how many weights were asked for."""
-    weights = {target.name: model.get_parameter(target.name) for target in plan.targets}
-    masks = select_weights(
+@_masks.register
+def _weight_masks(target: Unstructured, model: nn.Module, targets: Targets, config: PruneConfig) -> Masks:
+    weights = {each.name: model.get_parameter(each.name) for each in targets.targets}
+    return select_weights(
         weights,
-        sparsity,
-        config.scope,
-        criterion=config.rule.criterion,
-        keep_at_least=config.floor,
+        target.share,
+        target.scope,
+        criterion=config.ranked_by,
+        keep_at_least=target.floor,
         seed=config.seed,
     )
-    return masks, units_asked(config, [weight.numel() for weight in weights.values()])
 
 
-def _patterned_masks(
-    model: nn.Module, plan: TargetPlan, config: PruneConfig, sparsity: float
-) -> tuple[dict[str, Tensor], int]:
-    """Return the n:m masks and how many weights were asked for."""
-    assert config.blocks is not None
-    weights = {target.name: (model.get_parameter(target.name), 1 - target.axis) for target in plan.targets}
-    masks = pattern_masks(weights, *config.blocks, config.rule.criterion, config.seed)
-    return masks, units_asked(config, [weight.numel() for weight, _ in weights.values()])
+@_masks.register
+def _nm_masks(target: NM, model: nn.Module, targets: Targets, config: PruneConfig) -> Masks:
+    weights = {each.name: (model.get_parameter(each.name), 1 - each.axis) for each in targets.targets}
+    return pattern_masks(weights, target.n, target.m, config.ranked_by, config.seed)
 
 
-def _dividing(model: nn.Module, plan: TargetPlan, m: int) -> TargetPlan:
-    """Return the plan without the weights whose inputs are no multiple of `m`; they are named.
+@_masks.register
+def _distiller_masks(target: Distiller, model: nn.Module, targets: Targets, config: PruneConfig) -> Masks:
+    weights = {each.name: model.get_parameter(each.name) for each in targets.targets}
+    if target.backend is None:
+        return distiller_masks(weights, target.rule, target.sparsity, target.agp_steps)
+    return backend_masks(model, weights, target.method, target.sparsity, target.agp_steps)
+
+
+def _dividing(model: nn.Module, targets: Targets, m: int) -> Targets:
+    """Return the targets without the weights whose inputs are no multiple of `m`; they are named.
 
     Raises:
         InputError: nothing is left.
     """
     fitting, notes = [], []
-    for target in plan.targets:
+    for target in targets.targets:
         weight = model.get_parameter(target.name)
         inputs = weight.shape[1 - target.axis] if weight.dim() > 1 else 1
         if inputs % m:
-            notes.append(f"{target.name} stays whole: its {inputs} inputs are no multiple of {m}.")
+            notes.append(f"{target.name} is not pruned: its {inputs} inputs are no multiple of {m}.")
         else:
             fitting.append(target)
     if not fitting:
         raise InputError(
             f"The model has no weight whose inputs are a multiple of {m}, so the pattern fits none. Choose another pattern."
         )
-    return replace(plan, targets=tuple(fitting), notes=(*plan.notes, *notes))
+    return replace(targets, targets=tuple(fitting), notes=(*targets.notes, *notes))
 
 
-def _decide(
-    model: nn.Module, plan: TargetPlan, config: PruneConfig, sparsity: float
-) -> tuple[dict[str, Tensor], int]:
-    """Return the masks of the targets, and how many channels or weights were asked for in total."""
-    if config.compat == "distiller":
-        weights = {target.name: model.get_parameter(target.name) for target in plan.targets}
-        if config.backend is None:
-            masks = distiller_masks(weights, config.rule, config.target_sparsity, config.agp_steps)
-        else:
-            masks = backend_masks(model, weights, config.method, config.target_sparsity, config.agp_steps)
-        filters = _filters(model, plan, config)
-        return masks, sum(item.asked for item in filters.values())
-    decide = _structured_masks if config.rule.structured else _unstructured_masks
-    decide = decide if config.blocks is None else _patterned_masks
-    return decide(model, plan, config, sparsity)
+def _axis(target: Target, own: int, per_filter: int) -> tuple[int, int]:
+    """Return the axis that is pruned of a weight, and how many of its indices are one filter."""
+    if isinstance(target, Distiller) and target.structured:
+        return target.rule.axis, 1
+    return own, per_filter
 
 
-def _filters(model: nn.Module, plan: TargetPlan, config: PruneConfig) -> dict[str, Filters]:
-    """Return for the report where the filters of each target lie and how many units the target stands for."""
+def _size(model: nn.Module, targets: Targets, name: str, config: PruneConfig) -> int:
+    """Return how many channels or weights of a target can be pruned."""
+    weight = model.get_parameter(name)
+    if not config.structured:
+        return weight.numel()
+    found = next(each for each in targets.targets if each.name == name)
+    axis, per_filter = _axis(config.target, found.axis, found.per_filter)
+    return weight.shape[axis] // per_filter
+
+
+def _filters(model: nn.Module, targets: Targets, config: PruneConfig) -> dict[str, Filters]:
+    """Return for the report where the filters of each target lie and how many units are asked for."""
     found = {}
-    for target in plan.targets:
-        weight = model.get_parameter(target.name)
-        axis, per_filter = target.axis, target.per_filter
-        if config.compat == "distiller" and config.rule.axis is not None:
-            axis, per_filter = config.rule.axis, 1
-        size = weight.shape[axis] // per_filter if config.rule.structured else weight.numel()
-        derived = plan.derived.get(target.name)
-        found[(derived and derived.masked) or target.name] = Filters(axis, per_filter, count_of(config, size))
+    for each in targets.targets:
+        axis, per_filter = _axis(config.target, each.axis, each.per_filter)
+        derived = targets.derived.get(each.name)
+        name = (derived and derived.masked) or each.name
+        size = _size(model, targets, each.name, config)
+        found[name] = Filters(axis, per_filter, config.target.units(size))
     return found
-
-
-def prune_alone(
-    model: nn.Module, plan: TargetPlan, config: PruneConfig, inputs: Inputs | None
-) -> PruneResult:
-    """Prune weight by weight; with thin=True, what came out dead in all coupled layers is removed."""
-    if config.blocks is not None:
-        plan = _dividing(model, plan, config.blocks[1])
-    planned = planned_sparsities(config)
-    masks, asked = _decide(model, plan, config, planned[-1])
-    pruned = clone(model, duplicate)
-    apply_masks_(pruned, masks)
-    report = build_report(
-        pruned,
-        masks,
-        _filters(model, plan, config),
-        config,
-        schedule=planned,
-        asked=asked,
-        kept=plan.kept,
-        notes=plan.notes,
-    )
-    if not config.thin or inputs is None:
-        return PruneResult(pruned, masks, report, config=config)
-    found = find_plan(trace(pruned, inputs), DeadChannels(effective_weights(pruned)))
-    return thinned_result(pruned, masks, found, report, inputs, config)

@@ -9,7 +9,8 @@ from typing import Any
 from torch import nn
 
 from torchthin.errors import ConfigError
-from torchthin.io.calibration import LIMIT, Pixels
+from torchthin.io.calibration import MAX_SAMPLES
+from torchthin.io.data_sources import Pixels
 from torchthin.pruning.result import PruneResult
 from torchthin.recovery.distillation import RATE, WARM_UP, Distillation, Progress
 from torchthin.recovery.stages import recovered
@@ -21,7 +22,7 @@ def recover(
     example_inputs: Any,
     data: Any,
     *,
-    limit: int = LIMIT,
+    limit: int = MAX_SAMPLES,
     pixels: Pixels | None = None,
     epochs: int = 0,
     outputs: str = "values",

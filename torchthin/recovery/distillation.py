@@ -348,5 +348,5 @@ def _resume_(
         return list(content["losses"])
     except Exception as error:  # what torch raises for a state of another model is of many kinds
         raise CheckpointError(
-            f"The state {path} does not fit this model: {one_line(error)[:300]}. {cure}"
+            f"The state {path} does not fit this model: {one_line(error)}. {cure}"
         ) from error

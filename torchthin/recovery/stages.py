@@ -16,13 +16,14 @@ from torchthin.graph.clone import clone, duplicate, saved_names, share, state_te
 from torchthin.graph.inputs import Inputs, as_inputs, on_device_of
 from torchthin.graph.model import check_model
 from torchthin.graph.recorder import record
-from torchthin.io.calibration import LIMIT, Pixels, calibration, picked
+from torchthin.io.calibration import MAX_SAMPLES, calibration, picked
+from torchthin.io.data_sources import Pixels
 from torchthin.io.distributed import broadcast_, rank_and_world_size
 from torchthin.recovery.batchnorm import recalibrate_
 from torchthin.recovery.distillation import Distillation, Progress, distill_
 from torchthin.recovery.reconstruction import reconstruct_
 from torchthin.report.recovery import RecoveryFacts, Stage
-from torchthin.thinning.apply import thin_copy
+from torchthin.thinning.build import thin_copy
 from torchthin.thinning.recipe import Recipe, check_fits
 
 HELD_OUT = 8
@@ -52,7 +53,7 @@ def recovered(
     example_inputs: Any,
     data: Any,
     *,
-    limit: int = LIMIT,
+    limit: int = MAX_SAMPLES,
     pixels: Pixels | None = None,
     how: Distillation,
     state: str | Path | None = None,
@@ -79,7 +80,7 @@ def recovered(
     check_model(small, "recover")
     _refuse_foreign(dense, small, recipe)
     example = on_device_of(dense, as_inputs(example_inputs))
-    found = calibration(data, like=example, limit=limit, pixels=pixels)
+    found = calibration(data, like=example, max_samples=limit, pixels=pixels)
     every = on_device_of(dense, found.joined())
     teacher, current = clone(dense, share), clone(small, duplicate)
     notes = list(found.notes)

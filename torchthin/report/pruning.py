@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from torchthin.config import PruneConfig
+from torchthin.config import Distiller, PruneConfig
 from torchthin.graph.clone import state_tensors
 from torchthin.report.recovery import RecoveryFacts
 from torchthin.report.tables import table
@@ -94,7 +94,7 @@ class PruneReport:
     """Sparsity after each step; one step for methods at once."""
     layers: tuple[LayerFacts, ...]
     kept: tuple[str, ...]
-    """Weights kept whole on request."""
+    """Weights excluded on request."""
     notes: tuple[str, ...]
     filters: int
     pruned_channels: int
@@ -198,13 +198,26 @@ def build_report(
     filters: Mapping[str, Filters],
     config: PruneConfig,
     *,
+    target_share: float,
     schedule: tuple[float, ...],
     asked: int,
-    kept: tuple[str, ...] = (),
+    excluded: tuple[str, ...] = (),
     notes: tuple[str, ...] = (),
 ) -> PruneReport:
-    """Return the report of `masks` on `model`. filters: target name -> where they lie. asked: in total."""
-    structured = config.rule.structured
+    """Return the report of `masks` on `model`.
+
+    Args:
+        model: full size; only its shapes are looked at.
+        masks: weight name -> bool tensor, True = keep.
+        filters: target name -> where its filters lie.
+        config: what was asked.
+        target_share: of channels or weights that was asked for; what is removed, where a budget or a chip decided.
+        schedule: sparsity after every step.
+        asked: channels or weights asked for in total.
+        excluded: weights excluded on request.
+        notes: what else a user should know.
+    """
+    structured = config.structured
     tensors = dict(state_tensors(model))
     layers = tuple(_layer(name, tensors[name], masks[name], filters[name]) for name in masks)
     parameters = list(model.parameters())
@@ -212,27 +225,27 @@ def build_report(
     pruned = sum(layer.pruned_channels for layer in layers)
     zeroed = sum(layer.zeroed_weights for layer in layers)
     total = sum(parameter.numel() for parameter in parameters)
-    misses = _misses(layers, structured, config.scope, asked)
-    if config.target_sparsity > 0 and not zeroed:
+    misses = _misses(layers, structured, config.target.scope, asked)
+    if target_share > 0 and not zeroed:
         unit = "channel" if structured else "weight"
         sizes = [layer.filters if structured else layer.weights for layer in layers]
-        small = all(config.target_sparsity * size < 1 for size in sizes)
+        small = all(target_share * size < 1 for size in sizes)
         cause = (
-            f"{config.target_sparsity:g} of every layer is less than one {unit}"
+            f"{target_share:g} of every layer is less than one {unit}"
             if small
             else f"no layer could lose a {unit}"
         )
         misses = (f"Nothing was pruned: {cause}.", *misses)
     return PruneReport(
         method=config.method,
-        target_sparsity=config.target_sparsity,
+        target_sparsity=target_share,
         agp_steps=config.agp_steps,
-        scope=config.scope,
-        compat=config.compat,
+        scope=config.target.scope,
+        compat="distiller" if isinstance(config.target, Distiller) else None,
         structured=structured,
         schedule=schedule,
         layers=layers,
-        kept=kept,
+        kept=excluded,
         notes=misses + notes,
         filters=count,
         pruned_channels=pruned,

@@ -1,140 +1,160 @@
-"""Which group loses how much when a scan says what it costs: the least loss in all that reaches the budgets.
+"""The allocator: how many channels each unit (a group, or several that stay equal) loses, at the least loss within a target.
 
-Losses of groups are taken to add up. Their curves are made convex, so that going on where a step costs least for what it
-saves, as long as the budgets are exceeded, is the best choice among the corners of the curves (greedy on the marginal loss
-per parameter and MAC; Everett 1963 shows why). What was saved beyond the budget is then given back.
+Budgets and chips use the same steps. A unit has levels; level 0 is its full width. `excess` says how far all levels together are
+from the target; 0 and less: it is reached.
+
+- `descend` takes the move with the most gain for its loss until the target is reached. It looks at several moves of every unit,
+  and at pairs where no single move gains: on a chip a consumer saves only where 64 inputs are crossed.
+- `descend_convex` does the same where losses are convex and savings only shrink, with a heap and one move for each unit (greedy
+  on the marginal loss for each saved share of the target; Everett 1963 shows why that is the best choice among the corners).
+- `give_back` and `exchange` return what was not needed.
 """
 
 from __future__ import annotations
 
 import heapq
-from bisect import bisect_left
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
-from torchthin.dependency.groups import Group
-from torchthin.errors import ConfigError
-from torchthin.selection.budget import ByBudget, Keeps
-from torchthin.selection.channels import least_kept, lowest, prune_count
-from torchthin.selection.selectors import BoolArray, FloatArray
-from torchthin.selection.sensitivity_table import Sensitivity
-
-_STEPS = 32
-"""Steps in which a group goes from whole to its floor."""
+Levels = tuple[int, ...]
+"""One level for each unit."""
+Excess = Callable[[Levels], float]
 
 
-def by_allocation(how: ByBudget, table: Sensitivity) -> ByAllocation:
-    """Return a decision within the same budgets that spreads the cut as `table` says."""
-    return ByAllocation(**{each.name: getattr(how, each.name) for each in fields(how)}, table=table)
+class Unit(Protocol):
+    """Channels that are decided about together."""
+
+    def loss(self, level: int) -> float:
+        """Return what the unit loses at a level; 0 at level 0, never falling."""
+
+    def narrower(self, level: int) -> Sequence[int]:
+        """Return the higher levels to look at next, the nearest first."""
+
+    def wider(self, level: int) -> Sequence[int]:
+        """Return the lower levels to look at next, the nearest last."""
 
 
-@dataclass
-class ByAllocation(ByBudget):
-    """A decision by measured loss: within the budgets at the least sum of losses."""
+def moved(levels: Levels, number: int, level: int) -> Levels:
+    """Return `levels` with another one for a unit."""
+    return (*levels[:number], level, *levels[number + 1 :])
 
-    table: Sensitivity = field(kw_only=True)
 
-    def _searched(self, groups: Sequence[Group], scores: Mapping[str, FloatArray]) -> Keeps:
-        """Take the step that costs least for what it saves, until the budgets hold."""
-        curves = {group.name: _Curve.of(group, self.table) for group in groups}
-        keeps: Keeps = {group.name: lowest(group, scores[group.name], 0) for group in groups}
-        heap: list[tuple[float, int, int]] = []
-        steps = [self._steps(group, scores[group.name]) for group in groups]
-        at = [0] * len(groups)
+class Allocator:
+    """The units and how far they are from the target, with every excess worked out once."""
+
+    def __init__(self, units: Sequence[Unit], excess: Excess) -> None:
+        self._units = units
+        self._measure = excess
+        self._known: dict[Levels, float] = {}
+
+    def excess(self, levels: Levels) -> float:
+        """Return how far the target is."""
+        if levels not in self._known:
+            self._known[levels] = self._measure(levels)
+        return self._known[levels]
+
+    def loss(self, levels: Levels) -> float:
+        """Return the loss of all units together."""
+        return sum(unit.loss(level) for unit, level in zip(self._units, levels, strict=True))
+
+    @property
+    def tried(self) -> int:
+        """How many levels were costed."""
+        return len(self._known)
+
+    @property
+    def whole(self) -> Levels:
+        """Every unit at its full width."""
+        return (0,) * len(self._units)
+
+    def descend(self) -> Levels:
+        """Return levels at which the target is reached, or beyond which no move gains."""
+        levels = self.whole
+        while self.excess(levels) > 0:
+            firsts = self._narrower(levels)
+            step = self._best(levels, firsts)
+            if step is None:  # two at once: two producers of one input of more than 64 channels
+                step = self._best(levels, [pair for one in firsts for pair in self._narrower(one)])
+            if step is None:
+                break
+            levels = step
+        return levels
+
+    def _narrower(self, levels: Levels) -> list[Levels]:
+        return [
+            moved(levels, number, level)
+            for number, unit in enumerate(self._units)
+            for level in unit.narrower(levels[number])
+        ]
+
+    def _best(self, levels: Levels, candidates: Sequence[Levels]) -> Levels | None:
+        """Return the candidate with the most gain for its loss; gains beyond the target count for nothing."""
+        excess, loss = self.excess(levels), self.loss(levels)
+
+        def rate(candidate: Levels) -> float:
+            gain = excess - max(self.excess(candidate), 0.0)
+            return gain / max(self.loss(candidate) - loss, 1e-9)
+
+        best = max(candidates, key=rate, default=None)
+        return best if best is not None and rate(best) > 0 else None
+
+    def descend_convex(self) -> Levels:
+        """Return what `descend` does where losses are convex and what a move saves only shrinks as others are taken."""
+        levels = self.whole
+        excess = self.excess(levels)
 
         def rate(number: int) -> float | None:
-            """Loss for each saved share of the budgets of a group's next step; None: there is none, or it saves nothing."""
-            if at[number] + 1 >= len(steps[number]):
+            """Return the loss for each saved share of a unit's next move; None: there is none."""
+            unit, level = self._units[number], levels[number]
+            following = next(iter(unit.narrower(level)), None)
+            if following is None:
                 return None
-            group = groups[number]
-            low, high = steps[number][at[number]], steps[number][at[number] + 1]
-            saved = excess - self._excess({**keeps, group.name: self._lowest(group, scores, high)})
-            return (curves[group.name].loss(high) - curves[group.name].loss(low)) / max(saved, 1e-12)
+            saved = excess - self._measure(moved(levels, number, following))
+            return (unit.loss(following) - unit.loss(level)) / max(saved, 1e-12)
 
-        excess = self._excess(keeps)
-        for number in range(len(groups)):
-            first = rate(number)
-            if first is not None:
-                heapq.heappush(heap, (first, number, 0))
+        first = [(rate(number), number) for number in range(len(self._units))]
+        heap = [(value, number, 0) for value, number in first if value is not None]
+        heapq.heapify(heap)
         while excess > 0 and heap:
-            _, number, version = heapq.heappop(heap)
-            if version != at[number]:
-                continue
-            now = rate(number)  # what a step saves shrinks as its neighbours do: rates only grow
+            _, number, level = heapq.heappop(heap)
+            now = rate(number) if level == levels[number] else None
             if now is None:
                 continue
-            if heap and now > heap[0][0]:
-                heapq.heappush(heap, (now, number, version))
+            if heap and now > heap[0][0]:  # what a move saves has shrunk since: rates only grow
+                heapq.heappush(heap, (now, number, level))
                 continue
-            at[number] += 1
-            group = groups[number]
-            keeps[group.name] = self._lowest(group, scores, steps[number][at[number]])
-            excess = self._excess(keeps)
+            levels = moved(levels, number, self._units[number].narrower(level)[0])
+            excess = self._measure(levels)
             following = rate(number)
             if following is not None:
-                heapq.heappush(heap, (following, number, at[number]))
-        return keeps
+                heapq.heappush(heap, (following, number, levels[number]))
+        return levels
 
-    def _lowest(self, group: Group, scores: Mapping[str, FloatArray], count: int) -> BoolArray:
-        return lowest(group, scores[group.name], count, self.round_to)
+    def give_back(self, levels: Levels, fixed: int | None = None) -> Levels:
+        """Widen units (but not `fixed`), those first that save most loss, as long as the target is reached."""
+        while True:
+            holding = [
+                wider
+                for number, unit in enumerate(self._units)
+                for level in unit.wider(levels[number])
+                if number != fixed and self.excess(wider := moved(levels, number, level)) <= 0
+            ]
+            if not holding:
+                return levels
+            levels = min(holding, key=self.loss)
 
-    def _steps(self, group: Group, scores: FloatArray) -> list[int]:
-        """Return the counts of lost channels that are looked at, from 0 to what the floor allows."""
-        most = group.size - least_kept(self.keep_at_least, group.size)
-        counts = {round(most * step / _STEPS) for step in range(_STEPS + 1)}
-        if self.round_to > 1:  # two counts that round to one would be a step that saves nothing
-            counts = {int((~lowest(group, scores, count, self.round_to)).sum()) for count in counts}
-        return sorted(counts)
-
-    def _excess(self, keeps: Keeps) -> float:
-        """Return how far the budgets are exceeded, as shares of the limits, and how many channels are still to go."""
-        assert self.ledger is not None
-        spent = self.ledger.spent(keeps)
-        over = sum(
-            max(0, spent.of(name) + self.reserve.get(name, 0) - limit) / max(limit, 1)
-            for name, limit in self.limits.items()
-        )
-        channels, gone = _counted(keeps)
-        return over + max(0, prune_count(self.target_sparsity, channels) - gone) / max(channels, 1)
-
-    def _enough(self, keeps: Keeps, asked: Keeps) -> bool:
-        """Whether `target_sparsity` of all channels together goes."""
-        channels, gone = _counted(keeps)
-        return gone >= prune_count(self.target_sparsity, channels)
-
-    def _worth(self, group: Group, scores: FloatArray, keep: BoolArray, wider: BoolArray) -> float:
-        """Return the loss that giving channels back takes away."""
-        curve = _Curve.of(group, self.table)
-        return curve.loss(int((~keep).sum())) - curve.loss(int((~wider).sum()))
-
-
-def _counted(keeps: Keeps) -> tuple[int, int]:
-    """Return how many channels there are, and how many of them go."""
-    return sum(keep.size for keep in keeps.values()), sum(int((~keep).sum()) for keep in keeps.values())
-
-
-@dataclass(frozen=True)
-class _Curve:
-    """The convex curve of one group: straight between corners, and on beyond the last one."""
-
-    corners: tuple[tuple[int, float], ...]
-
-    @classmethod
-    def of(cls, group: Group, table: Sensitivity) -> _Curve:
-        found = table.curve(group.name)
-        if found is None or found.size != group.size:
-            known = ", ".join(curve.name for curve in table.groups[:4])
-            raise ConfigError(
-                f"The allocation knows no group {group.name} of {group.size} channels (it has {known}, ...): it was made for "
-                "another model or other weights to prune. Run torchthin sensitivity again."
-            )
-        return cls(found.hull())
-
-    def loss(self, gone: int) -> float:
-        """Return the loss with `gone` channels masked."""
-        corners = self.corners
-        if len(corners) == 1:
-            return 0.0
-        segment = min(bisect_left([x for x, _ in corners], gone, 1), len(corners) - 1)
-        (x0, y0), (x1, y1) = corners[segment - 1], corners[segment]
-        return y0 + (y1 - y0) * (gone - x0) / (x1 - x0)
+    def exchange(self, levels: Levels) -> Levels:
+        """Narrow one unit by a level where that lets others be wider at less loss in all."""
+        improved = True
+        while improved:
+            improved = False
+            for number, unit in enumerate(self._units):
+                for level in unit.narrower(levels[number])[:2]:
+                    start = moved(levels, number, level)
+                    if self.excess(start) > 0:
+                        continue
+                    tried = self.give_back(start, number)
+                    if self.loss(tried) < self.loss(levels) - 1e-9:
+                        levels, improved = tried, True
+                        break
+        return levels

@@ -1,171 +1,269 @@
-"""Which channels go when budgets decide: the least sparsity that reaches them, then channels are given back."""
+"""The largest model within a budget of parameters and multiply-accumulates.
+
+The least ratio that reaches the budget is found by bisection, since selections are nested; with measured losses the groups
+lose channels where that costs least instead. Then channels are given back, the most important first.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 
-from torchthin.config import Limit
-from torchthin.dependency.components import Grouping
+from torchthin.config import Budget
 from torchthin.dependency.groups import Group
-from torchthin.dependency.propagate import Labels
-from torchthin.errors import BudgetError, TargetMissedError
+from torchthin.errors import BudgetError, ConfigError
 from torchthin.graph.cost import Cost
-from torchthin.selection.channels import least_kept, lowest, select_channels
-from torchthin.selection.cost_model import Ledger, Spent
-from torchthin.selection.decision import Decision
-from torchthin.selection.selectors import BoolArray, ByImportance, FloatArray
+from torchthin.selection.allocation import Allocator, Levels
+from torchthin.selection.channels import least_kept, lowest, prune_count, select_channels
+from torchthin.selection.cost_model import CostModel, Counts
+from torchthin.selection.selection import BoolArray, Keeps
+from torchthin.selection.selectors import Candidates, FloatArray
+from torchthin.selection.sensitivity_table import Sensitivity
 
-Keeps = dict[str, BoolArray]
 _HALVINGS = 40
-"""Of the interval in which the sparsity lies: beyond the digits that any count of channels shows."""
+"""Of the interval in which the ratio lies: beyond the digits that any count of channels shows."""
+_STEPS = 32
+"""Steps in which a group goes from whole to its floor where losses decide."""
 
 
-def by_budget(how: ByImportance, budgets: Mapping[str, Limit], whole: Cost) -> ByBudget:
-    """Return a decision like `how` that stays below `budgets` instead of taking a sparsity.
+@dataclass(frozen=True)
+class BudgetRule:
+    """Remove as little as a budget allows."""
 
-    budgets: ``parameters`` and ``macs``, either or both. whole: cost of the model as it is.
-    """
-    choices = {each.name: getattr(how, each.name) for each in fields(how)}
-    limits = {name: limit.of(Spent(whole.parameters, whole.macs).of(name)) for name, limit in budgets.items()}
-    asked = ", ".join(f"{name} of {limit.text}" for name, limit in budgets.items())
-    return ByBudget(**choices, limits=limits, asked=asked, whole=whole)
-
-
-@dataclass
-class ByBudget(ByImportance):
-    """A decision by importance: the largest model within the budgets."""
-
-    limits: Mapping[str, int] = field(kw_only=True)
-    """``parameters`` or ``macs`` -> the most that is allowed."""
-    asked: str = field(kw_only=True)
-    whole: Cost = field(kw_only=True)
+    target: Budget
+    whole: Cost
+    """Of the model as it is."""
+    losses: Sensitivity | None = None
+    """What groups lose, measured; None: every group loses the same share, or by score with scope="global"."""
     reserve: Mapping[str, int] = field(default_factory=dict)
-    """What thinning was seen to add (biases that carry constants): it is kept free."""
-    spent: Spent | None = None
-    """What the last decision costs."""
-    calls: int = 0
-    ledger: Ledger | None = None
+    """What thinning was seen to add (biases that absorb constants): it is left free."""
 
-    def __call__(self, grouping: Grouping, labels: Labels) -> Decision:
-        """Select over the groups as they are now."""
-        self.ledger = Ledger(self.model, labels, grouping, self.whole)
-        decision = super().__call__(grouping, labels)
-        self.calls += 1
-        return decision
+    @property
+    def limits(self) -> dict[str, int]:
+        """``parameters`` and ``macs`` -> the most that is allowed, where it was asked."""
+        whole = Counts(self.whole.parameters, self.whole.macs)
+        return {name: limit.of(whole.of(name)) for name, limit in self.target.limits.items()}
 
-    def select(self, groups: Sequence[Group], scores: Mapping[str, FloatArray]) -> dict[str, BoolArray]:
-        """Find the least sparsity within the budgets (`target_sparsity` or more), and give back what they still allow.
+    def choose(self, among: Candidates) -> tuple[Keeps, Counts]:
+        """Return the selection and what the thinned model costs with it.
 
         Raises:
-            InputError: the budgets ask for less than is left when every group keeps its floor.
-            TargetMissedError: the same, after channels turned out not to go.
+            BudgetError: the budget asks for less than is left when every group keeps its floor.
         """
-        least = {group.name: self._least(group, scores[group.name]) for group in groups}
-        if not self._fits(least):
-            self._refuse(least)
-        keeps = self._searched(groups, scores)
-        keeps = self._given_back(groups, scores, keeps)
-        assert self.ledger is not None
-        self.spent = self.ledger.spent(keeps)
-        return keeps
+        search = _Search(self, among, CostModel(among.model, among.labels, among.grouping, self.whole))
+        least = search.least()
+        if not search.fits(least):
+            raise BudgetError(self._refusal(search.cost(least), search.costs.whole))
+        keeps = search.uniform() if self.losses is None else search.by_losses()
+        keeps = search.given_back(keeps)
+        return keeps, search.cost(keeps)
 
-    def _least(self, group: Group, scores: FloatArray) -> BoolArray:
-        most = group.size - least_kept(self.keep_at_least, group.size)
-        return lowest(group, scores, most, self.round_to)
-
-    def _fits(self, keeps: Mapping[str, BoolArray]) -> bool:
-        assert self.ledger is not None
-        spent = self.ledger.spent(keeps)
-        return all(spent.of(n) + self.reserve.get(n, 0) <= limit for n, limit in self.limits.items())
-
-    def _refuse(self, least: Keeps) -> None:
-        assert self.ledger is not None
-        spent = self.ledger.spent(least)
+    def _refusal(self, least: Counts, whole: Counts) -> str:
+        counts = {name: least.of(name) + self.reserve.get(name, 0) for name in self.limits}
         parts = [
-            f"{spent.of(name) + self.reserve.get(name, 0):,} {name}"
-            f" ({(spent.of(name) + self.reserve.get(name, 0)) / max(self.ledger.whole.of(name), 1):.3f}x)"
-            for name in self.limits
+            f"{count:,} {name} ({count / max(whole.of(name), 1):.3f}x)" for name, count in counts.items()
         ]
-        stays = (
-            f"{self.keep_at_least:g} of every group" if self.keep_at_least else "one channel of every group"
+        floor = self.target.floor
+        kept = f"{floor:g} of every group is kept" if floor else "one channel of every group is kept"
+        return (
+            f"The budget cannot be reached: asked {self.asked}, the least is {' and '.join(parts)}, where {kept}. "
+            "Ask for more, or see with torchthin inspect what is frozen."
         )
-        text = (
-            f"The budget of prune cannot be reached: asked {self.asked}, the least is {' and '.join(parts)}, "
-            f"where {stays} stays. Ask for more, or see with torchthin inspect what is frozen."
-        )
-        raise TargetMissedError(text) if self.calls else BudgetError(text)
 
-    def _searched(self, groups: Sequence[Group], scores: Mapping[str, FloatArray]) -> Keeps:
-        """Return the selection at the least sparsity that fits; selections are nested, so costs fall with it."""
-        low, high = self.target_sparsity, 1 - 1e-9
-        keeps = self._at(groups, scores, low)
-        if self._fits(keeps):
+    @property
+    def asked(self) -> str:
+        """The budget in words."""
+        return ", ".join(f"{name} of {limit.text}" for name, limit in self.target.limits.items())
+
+
+@dataclass(frozen=True)
+class _Search:
+    """One search for a selection within the budget."""
+
+    rule: BudgetRule
+    among: Candidates
+    costs: CostModel
+
+    @property
+    def _target(self) -> Budget:
+        return self.rule.target
+
+    def cost(self, keeps: Keeps) -> Counts:
+        return self.costs.cost(keeps)
+
+    def fits(self, keeps: Keeps) -> bool:
+        cost, reserve = self.cost(keeps), self.rule.reserve
+        return all(cost.of(name) + reserve.get(name, 0) <= limit for name, limit in self.rule.limits.items())
+
+    def least(self) -> Keeps:
+        """Return what is kept at least."""
+        return {unit.group.name: unit.keep(unit.most) for unit in self._units}
+
+    @cached_property
+    def _units(self) -> list[_GroupUnit]:
+        target = self._target
+        return [
+            _GroupUnit(
+                group,
+                self.among.scores[group.name],
+                target.round_to,
+                group.size - least_kept(target.floor, group.size),
+                None if self.rule.losses is None else _convex_loss(group, self.rule.losses),
+            )
+            for group in self.among.groups
+        ]
+
+    def _at(self, ratio: float) -> Keeps:
+        target = self._target
+        return select_channels(
+            self.among.groups,
+            self.among.scores,
+            ratio,
+            target.scope,
+            keep_at_least=target.floor,
+            absolute=self.among.ranking.absolute,
+            round_to=target.round_to,
+        )
+
+    def uniform(self) -> Keeps:
+        """Return the selection at the least ratio that fits; selections are nested, so costs fall with it."""
+        low, high = self._target.ratio, 1 - 1e-9
+        keeps = self._at(low)
+        if self.fits(keeps):
             return keeps
-        best = self._at(groups, scores, high)
-        if not self._fits(best):  # equal numbers from parts stop a little earlier than the floors do
-            best = {group.name: self._least(group, scores[group.name]) for group in groups}
+        best = self._at(high)
+        if not self.fits(best):  # equal numbers from parts end a little earlier than the floors do
+            best = self.least()
         for _ in range(_HALVINGS):
             middle = (low + high) / 2
-            keeps = self._at(groups, scores, middle)
-            if self._fits(keeps):
+            keeps = self._at(middle)
+            if self.fits(keeps):
                 best, high = keeps, middle
             else:
                 low = middle
         return best
 
-    def _at(self, groups: Sequence[Group], scores: Mapping[str, FloatArray], sparsity: float) -> Keeps:
-        assert self.ranking is not None
-        return select_channels(
-            groups,
-            scores,
-            sparsity,
-            self.scope,
-            keep_at_least=self.keep_at_least,
-            absolute=self.ranking.absolute,
-            round_to=self.round_to,
-        )
+    def by_losses(self) -> Keeps:
+        """Return the selection that loses least, by the losses measured, within the budget."""
 
-    def _given_back(self, groups: Sequence[Group], scores: Mapping[str, FloatArray], keeps: Keeps) -> Keeps:
-        """Give channels back, a group's best one at a time, the most important first, while the budgets hold."""
-        keeps = dict(keeps)
-        asked = self._at(groups, scores, self.target_sparsity)
-        open_groups = list(groups)
-        while open_groups:
-            offers = [
-                (self._worth(group, scores[group.name], keeps[group.name], wider), group, wider)
-                for group in open_groups
-                if (wider := wider_by_one(group, scores[group.name], keeps[group.name], self.round_to))
-                is not None
-            ]
-            open_groups = []
-            for _, group, wider in sorted(offers, key=lambda offer: -offer[0]):
-                now = {**keeps, group.name: wider}
-                if self._enough(now, asked) and self._fits(now):
-                    keeps[group.name] = wider
-                    open_groups.append(group)
-        return keeps
+        def excess(levels: Levels) -> float:
+            keeps = self._keeps(levels)
+            cost, reserve = self.cost(keeps), self.rule.reserve
+            over = sum(
+                max(0, cost.of(name) + reserve.get(name, 0) - limit) / max(limit, 1)
+                for name, limit in self.rule.limits.items()
+            )
+            channels, removed = _counted(keeps)
+            return over + max(0, prune_count(self._target.ratio, channels) - removed) / max(channels, 1)
+
+        return self._keeps(Allocator(self._units, excess).descend_convex())
+
+    def _keeps(self, levels: Levels) -> Keeps:
+        return {unit.group.name: unit.keep(count) for unit, count in zip(self._units, levels, strict=True)}
+
+    def given_back(self, keeps: Keeps) -> Keeps:
+        """Return `keeps` with channels given back while the budget holds: rounds, a group's best channel in each."""
+        now = dict(keeps)
+        asked = self._at(self._target.ratio)
+        units = self._units
+        while units:
+            offers = []
+            for unit in units:
+                keep = now[unit.group.name]
+                wider = [unit.keep(count) for count in unit.wider(int((~keep).sum()))]
+                offers += [(self._worth(unit, keep, each), unit, each) for each in wider]
+            units = []
+            for _, unit, wider_keep in sorted(offers, key=lambda offer: -offer[0]):
+                tried = {**now, unit.group.name: wider_keep}
+                if self._enough(tried, asked) and self.fits(tried):
+                    now = tried
+                    units.append(unit)
+        return now
+
+    def _worth(self, unit: _GroupUnit, keep: BoolArray, wider: BoolArray) -> float:
+        """Return the loss or importance that comes back, in units of the mean of the group where groups do not compare."""
+        if unit.curve is not None:
+            return unit.loss(int((~keep).sum())) - unit.loss(int((~wider).sum()))
+        gained, mean = float(unit.scores[wider & ~keep].sum()), float(unit.scores.mean())
+        return gained if self.among.ranking.absolute or mean <= 0 else gained / mean
 
     def _enough(self, keeps: Keeps, asked: Keeps) -> bool:
-        """Whether at least as much goes as `target_sparsity` alone would have let go."""
-        gone = {name: (int((~keep).sum()), int((~asked[name]).sum())) for name, keep in keeps.items()}
-        if self.scope == "global":
-            return sum(now for now, _ in gone.values()) >= sum(least for _, least in gone.values())
-        return all(now >= least for now, least in gone.values())
-
-    def _worth(self, group: Group, scores: FloatArray, keep: BoolArray, wider: BoolArray) -> float:
-        """Return what giving channels back brings: their importance, in units of the group's mean where groups do not compare."""
-        assert self.ranking is not None
-        gained = float(scores[wider & ~keep].sum())
-        mean = float(scores.mean())
-        return gained if self.ranking.absolute or mean <= 0 else gained / mean
+        """Whether at least as much is removed as the target's ratio alone would remove."""
+        if self.rule.losses is not None:
+            channels, removed = _counted(keeps)
+            return removed >= prune_count(self._target.ratio, channels)
+        counts = [(int((~keep).sum()), int((~asked[name]).sum())) for name, keep in keeps.items()]
+        if self._target.scope == "global":
+            return sum(now for now, _ in counts) >= sum(least for _, least in counts)
+        return all(now >= least for now, least in counts)
 
 
-def wider_by_one(group: Group, scores: FloatArray, keep: BoolArray, round_to: int = 1) -> BoolArray | None:
-    """Return the next wider choice for a group, None when it is whole."""
-    gone = int((~keep).sum())
-    for count in range(gone - 1, -1, -1):
-        wider = lowest(group, scores, count, round_to)
-        if int((~wider).sum()) < gone:
-            return wider
-    return None
+@dataclass(frozen=True)
+class _GroupUnit:
+    """A group as a unit of the allocator: its level is the number of channels removed."""
+
+    group: Group
+    scores: FloatArray
+    round_to: int
+    most: int
+    """Channels that may be removed."""
+    curve: Callable[[int], float] | None
+    """Channels removed -> loss, where it was measured."""
+
+    def loss(self, level: int) -> float:
+        """Return what the group loses."""
+        return 0.0 if self.curve is None else self.curve(level)
+
+    def keep(self, count: int) -> BoolArray:
+        """Return which channels are kept when the `count` lowest are removed, as far as balances and rounding allow."""
+        return lowest(self.group, self.scores, count, self.round_to)
+
+    @cached_property
+    def _steps(self) -> list[int]:
+        counts = {round(self.most * step / _STEPS) for step in range(_STEPS + 1)}
+        if self.round_to > 1:  # two counts that round to one would be a step that saves nothing
+            counts = {int((~self.keep(count)).sum()) for count in counts}
+        return sorted(counts)
+
+    def narrower(self, level: int) -> Sequence[int]:
+        """Return the next step."""
+        return [count for count in self._steps if count > level][:1]
+
+    def wider(self, level: int) -> Sequence[int]:
+        """Return the next smaller number of removed channels that balances and rounding allow."""
+        for count in range(level - 1, -1, -1):
+            if int((~self.keep(count)).sum()) < level:
+                return [count]
+        return []
+
+
+def _counted(keeps: Keeps) -> tuple[int, int]:
+    """Return how many channels there are, and how many of them are removed."""
+    return sum(keep.size for keep in keeps.values()), sum(int((~keep).sum()) for keep in keeps.values())
+
+
+def _convex_loss(group: Group, table: Sensitivity) -> Callable[[int], float]:
+    """Return the convex curve of a group: straight between corners, and on after the last one.
+
+    Raises:
+        ConfigError: the table does not know the group.
+    """
+    found = table.curve(group.name)
+    if found is None or found.size != group.size:
+        known = ", ".join(curve.name for curve in table.groups[:4])
+        raise ConfigError(
+            f"The allocation knows no group {group.name} of {group.size} channels (it has {known}, ...): it was made for "
+            "another model or other weights to prune. Run torchthin sensitivity again."
+        )
+    corners = found.hull()
+
+    def loss(removed: int) -> float:
+        if len(corners) == 1:
+            return 0.0
+        segment = min(bisect_left([x for x, _ in corners], removed, 1), len(corners) - 1)
+        (x0, y0), (x1, y1) = corners[segment - 1], corners[segment]
+        return y0 + (y1 - y0) * (removed - x0) / (x1 - x0)
+
+    return loss

@@ -110,16 +110,6 @@ def _lowest(group: Group, scores: FloatArray, count: int) -> NDArray[np.bool_]:
     return gone
 
 
-def rounded_count(sparsity: float, size: int, multiple: int) -> int:
-    """Return how many of `size` go so that a multiple of `multiple` stays, at most ``prune_count(sparsity, size)``.
-
-    >>> rounded_count(0.5, 64, 8), rounded_count(0.5, 30, 8), rounded_count(0.5, 12, 8), rounded_count(0.5, 8, 8)
-    (32, 14, 4, 0)
-    """
-    kept = -(-(size - prune_count(sparsity, size)) // multiple) * multiple
-    return max(size - kept, 0)
-
-
 def _cut_sizes(group: Group, gone: BoolArray) -> IntArray:
     """Return how many indices of the group stay on every parameter axis of which some go."""
     stay: dict[tuple[str, int], int] = {}

@@ -21,11 +21,11 @@ from torchthin.graph.cost import Cost
 from torchthin.graph.opgraph import BRANCH, Op, OpGraph
 
 BoolArray = npt.NDArray[np.bool_]
-Place = tuple[int, int]
+ValueAxis = tuple[int, int]
 """Value number and axis."""
 
 
-def _convolution(op: Op, graph: OpGraph) -> list[Place]:
+def _convolution(op: Op, graph: OpGraph) -> list[ValueAxis]:
     """Batch, positions (of the result; transposed, of the input) and all axes of the weight."""
     data, weight = op.arguments["input"].value, op.arguments["weight"].value
     out = op.outputs[0]
@@ -35,18 +35,18 @@ def _convolution(op: Op, graph: OpGraph) -> list[Place]:
     return [(data, 0), *positions, *((weight, axis) for axis in range(len(graph.values[weight].shape)))]
 
 
-def _product(first: str, second: str) -> Callable[[Op, OpGraph], list[Place]]:
+def _product(first: str, second: str) -> Callable[[Op, OpGraph], list[ValueAxis]]:
     """All axes of the first matrix and the last one of the second."""
 
-    def places(op: Op, graph: OpGraph) -> list[Place]:
+    def axes_of(op: Op, graph: OpGraph) -> list[ValueAxis]:
         a, b = op.arguments[first].value, op.arguments[second].value
         dims = len(graph.values[a].shape)
         return [*((a, axis) for axis in range(dims)), (b, dims - 1)]
 
-    return places
+    return axes_of
 
 
-COUNTED: dict[str, Callable[[Op, OpGraph], list[Place]]] = {
+COUNTED: dict[str, Callable[[Op, OpGraph], list[ValueAxis]]] = {
     "aten.convolution": _convolution,
     "aten.mm": _product("self", "mat2"),
     "aten.addmm": _product("mat1", "mat2"),
@@ -57,7 +57,7 @@ COUNTED: dict[str, Callable[[Op, OpGraph], list[Place]]] = {
 
 
 @dataclass(frozen=True)
-class Spent:
+class Counts:
     """What a choice of channels costs."""
 
     parameters: int
@@ -68,14 +68,14 @@ class Spent:
         return self.parameters if name == "parameters" else self.macs
 
 
-class Ledger:
+class CostModel:
     """Counts parameters and MACs for any choice of channels."""
 
     def __init__(self, model: nn.Module, labels: Labels, grouping: Grouping, whole: Cost) -> None:
         """Take the model's shapes from its record; what costs nothing that is counted here stays as `whole` has it."""
         self._grouping = grouping
         self._of_label = grouping.components.of_label
-        self._axes: dict[Place, int] = {}
+        self._axes: dict[ValueAxis, int] = {}
         self._sizes: list[int] = []
         self._vectors: list[tuple[int, Vector]] = []
         self._merged: list[tuple[int, FlattenedAxis]] = []
@@ -88,7 +88,7 @@ class Ledger:
             if name in learnt
         ]
         macs = [
-            [self._axis(place) for place in COUNTED[op.name](op, graph)]
+            [self._axis(at) for at in COUNTED[op.name](op, graph)]
             for op in graph.ops
             if op.name in COUNTED and abs(op.index) < BRANCH
         ]
@@ -101,22 +101,22 @@ class Ledger:
         ).astype(np.int64)
         fixed = np.concatenate([np.zeros(0, np.bool_), *(vector == FROZEN for _, vector in self._vectors)])
         self._flat, self._flat_axis = self._flat[~fixed], self._flat_axis[~fixed]
-        self._rest = Spent(0, 0)
-        full = self.spent({})
-        self._rest = Spent(whole.parameters - full.parameters, whole.macs - full.macs)
-        self.whole = Spent(whole.parameters, whole.macs)
+        self._rest = Counts(0, 0)
+        full = self.cost({})
+        self._rest = Counts(whole.parameters - full.parameters, whole.macs - full.macs)
+        self.whole = Counts(whole.parameters, whole.macs)
 
-    def _axis(self, place: Place) -> int:
-        if place not in self._axes:
-            value, axis = place
-            number = self._axes[place] = len(self._sizes)
+    def _axis(self, at: ValueAxis) -> int:
+        if at not in self._axes:
+            value, axis = at
+            number = self._axes[at] = len(self._sizes)
             self._sizes.append(self._labels.graph.values[value].shape[axis])
             labels = self._labels.values[value][axis] if value in self._labels.values else None
             if isinstance(labels, FlattenedAxis):
                 self._merged.append((number, labels))
             elif labels is not None:
                 self._vectors.append((number, labels))
-        return self._axes[place]
+        return self._axes[at]
 
     def _table(self, products: Iterable[list[int]]) -> IntArray:
         """Return one row of axis numbers for each product; -1 stands for a factor of 1."""
@@ -126,16 +126,16 @@ class Ledger:
             table[number, : len(row)] = row
         return table
 
-    def spent(self, keeps: Mapping[str, BoolArray]) -> Spent:
+    def cost(self, keeps: Mapping[str, BoolArray]) -> Counts:
         """Return what the model costs with the channels of `keeps` (group name -> True = keep); other groups are whole."""
-        gone = np.zeros(self._grouping.components.reason.size, np.bool_)
+        removed = np.zeros(self._grouping.components.reason.size, np.bool_)
         for name, keep in keeps.items():
-            gone[self._grouping.channels[name][~keep]] = True
+            removed[self._grouping.channels[name][~keep]] = True
         sizes = np.array([*self._sizes, 1], np.int64)
-        lost = np.bincount(self._flat_axis[gone[self._flat]], minlength=sizes.size)
+        lost = np.bincount(self._flat_axis[removed[self._flat]], minlength=sizes.size)
         sizes -= lost
         for number, merged in self._merged:
-            stay = merged.spread(lambda v: ~gone[self._of_label[v]] | (v == FROZEN))
-            sizes[number] = int(stay.sum())
+            kept = merged.spread(lambda v: ~removed[self._of_label[v]] | (v == FROZEN))
+            sizes[number] = int(kept.sum())
         counts = [int(sizes[table].prod(axis=1).sum()) for table in (self._parameters, self._macs)]
-        return Spent(counts[0] + self._rest.parameters, counts[1] + self._rest.macs)
+        return Counts(counts[0] + self._rest.parameters, counts[1] + self._rest.macs)

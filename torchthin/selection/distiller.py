@@ -1,4 +1,4 @@
-"""Distiller's masks, bit for bit: overshoot, ties and keep rules included (``compat="distiller"``).
+"""Distiller's masks, bit for bit: overshoot, ties and keep rules included (the target `Distiller`).
 
 Distiller prunes everything whose score is at or below the k-th smallest, so ties go beyond the count, and a
 zero count makes no mask or raises. Its AGP, called at the last step, overshoots: with N steps the target s
@@ -18,29 +18,15 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from torchthin.config import Method
-from torchthin.errors import ConfigError, InputError
+from torchthin.config import DistillerMethod
+from torchthin.errors import InputError
 from torchthin.importance.registry import row_criterion
 from torchthin.importance.scores import filter_rows, widened
 from torchthin.selection.channels import kth_smallest
 from torchthin.selection.masks import axis_mask
+from torchthin.selection.schedule import agp_target
 
 Rule = Callable[[Tensor, float], Tensor | None]
-
-
-def agp_target(sparsity: float, steps: int) -> float:
-    """Return what Distiller's AGP asks for at step `steps` of `steps`, its range's end: more than `sparsity`.
-
-    >>> agp_target(0.5, 2), agp_target(0.5, 3)
-    (1.0, 0.5625)
-    """
-    if sparsity <= 0:
-        raise ConfigError("The target_sparsity of Distiller's AGP must be above its initial 0. Got 0.")
-    if steps < 2:
-        raise ConfigError(f"The agp_steps of Distiller's AGP must be at least 2. Got {steps}.")
-    span = steps - 1
-    # Distiller's own order of operations: another one can differ in the last bit, and floor() shows that.
-    return sparsity + (0.0 - sparsity) * (1.0 - steps / span) ** 3
 
 
 def _above_kth(scores: Tensor, count: int) -> Tensor:
@@ -51,7 +37,7 @@ def _above_kth(scores: Tensor, count: int) -> Tensor:
 def _overshot(fraction: float, what: str) -> InputError:
     return InputError(
         f"Distiller cannot prune {fraction:.6g} of the {what}: its AGP overshoots when agp_steps is small. "
-        "Raise agp_steps, lower target_sparsity, or leave compat out."
+        "Raise agp_steps, lower the sparsity, or choose Ratio or Unstructured (no --compat)."
     )
 
 
@@ -63,7 +49,7 @@ def ranked_keep(weight: Tensor, fraction: float, norm: str = "l1", axis: int = 0
     """
     if weight.dim() != 4:
         raise InputError(
-            f"Distiller ranks the filters of 4-d weights only. Got {weight.dim()}-d. Leave compat out."
+            f"Distiller ranks the filters of 4-d weights only. Got {weight.dim()}-d. Choose Ratio or Unstructured (no --compat)."
         )
     size = weight.shape[axis]
     count = math.floor(fraction * size)
@@ -91,7 +77,7 @@ def level(weight: Tensor, fraction: float) -> Tensor:
     if count == 0:
         raise InputError(
             f"Distiller cannot prune {fraction:.6g} of {sizes.numel()} weights: that is less than one. "
-            "Raise target_sparsity, leave this weight out, or leave compat out."
+            "Raise the sparsity, leave this weight out, or choose Ratio or Unstructured (no --compat)."
         )
     return _above_kth(sizes, count)
 
@@ -175,28 +161,24 @@ def leader(weights: Mapping[str, Tensor], fraction: float) -> dict[str, Tensor]:
     return {name: axis_mask(keep, weight, 0) for name, weight in weights.items()}
 
 
-def _rule(method: Method) -> Rule:
-    if method.axis is None:
-        return level
-    return partial(ranked, norm=method.criterion, axis=method.axis)
+def _rule(method: DistillerMethod) -> Rule:
+    return level if method.norm is None else partial(ranked, norm=method.norm, axis=method.axis)
 
 
 def distiller_masks(
-    weights: Mapping[str, Tensor], method: Method, target_sparsity: float, agp_steps: int
+    weights: Mapping[str, Tensor], method: DistillerMethod, sparsity: float, agp_steps: int
 ) -> dict[str, Tensor]:
     """Return Distiller's mask of every weight, each ranked alone; all True where Distiller makes none.
 
     Raises `InputError`, naming the weight, where Distiller raises.
     """
-    fraction = agp_target(target_sparsity, agp_steps) if method.schedule == "agp" else target_sparsity
+    fraction = agp_target(sparsity, agp_steps) if method.agp else sparsity
     rule = _rule(method)
     masks = {}
     for name, weight in weights.items():
         try:
             mask = rule(weight.detach(), fraction)
         except InputError as error:
-            raise type(error)(
-                f"The weight {name} cannot be pruned with compat='distiller'. {error}"
-            ) from None
+            raise type(error)(f"The weight {name} cannot be pruned as Distiller does. {error}") from None
         masks[name] = torch.ones_like(weight, dtype=torch.bool) if mask is None else mask
     return masks

@@ -1,4 +1,4 @@
-"""Masks made by Distiller itself, where it is installed (``backend="distiller"``): the same as ``compat="distiller"`` makes.
+"""Masks made by Distiller itself, where it is installed: the same as `torchthin.selection.distiller` makes.
 
 Each method calls the pruner of Distiller, once, at the end of its range, as `torchthin.selection.distiller` describes.
 """
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchthin.config import BACKEND_METHODS
+from torchthin.config import DISTILLER_METHODS
 from torchthin.errors import ConfigError, InputError, one_line
 
 
@@ -24,7 +24,7 @@ def backend_masks(
     Args:
         model: only looked at.
         names: weights to prune, as in ``named_parameters()``.
-        method: one of `BACKEND_METHODS`.
+        method: one of `DISTILLER_METHODS` that has a backend.
         target_sparsity: of filters or single weights.
         agp_steps: range of the AGP methods, which are called at its end.
 
@@ -68,12 +68,12 @@ def _distiller() -> Any:
     except Exception as error:  # importing it can fail in many ways, such as at its old dependencies
         raise ConfigError(
             f"The backend 'distiller' of prune needs Distiller, which cannot be imported here: {one_line(error)}. "
-            "Install ADI's, or use compat='distiller' (--compat distiller), which makes the same masks without it."
+            "Install ADI's, or leave the backend out: --compat distiller makes the same masks without it."
         ) from error
 
 
 def _pruner(distiller: Any, method: str, names: list[str], target_sparsity: float) -> Any:
-    pruning, name = distiller.pruning, BACKEND_METHODS[method]
+    pruning, name = distiller.pruning, str(DISTILLER_METHODS[method].backend)
     if method == "l1-structured":
         return getattr(pruning, name)("torchthin", "Filters", desired_sparsity=target_sparsity, weights=names)
     given: dict[str, Any] = {"initial_sparsity": 0.0, "final_sparsity": target_sparsity, "weights": names}

@@ -7,6 +7,7 @@ value.
 
 from __future__ import annotations
 
+from torchthin.config import Distiller, PruneConfig
 from torchthin.errors import ConfigError
 
 
@@ -53,3 +54,31 @@ def one_shot(step: float, *, target: float, initial: float = 0.0, start: float =
     [0.0, 0.5, 0.5]
     """
     return target if step > start else initial
+
+
+def planned_sparsities(config: PruneConfig) -> tuple[float, ...]:
+    """Return the sparsity after every virtual step of a run; the last one is what is asked for.
+
+    With Distiller's AGP the last one is above the target, as there.
+    """
+    target, steps = config.target, config.agp_steps
+    gradual = target.rule.agp if isinstance(target, Distiller) else config.schedule.curve == "agp"
+    if not gradual:
+        return (target.share,)
+    planned = tuple(agp(t, target=target.share, steps=steps) for t in range(1, steps + 1))
+    return (*planned[:-1], agp_target(target.share, steps)) if isinstance(target, Distiller) else planned
+
+
+def agp_target(sparsity: float, steps: int) -> float:
+    """Return what Distiller's AGP asks for at step `steps` of `steps`, its range's end: more than `sparsity`.
+
+    >>> agp_target(0.5, 2), agp_target(0.5, 3)
+    (1.0, 0.5625)
+    """
+    if sparsity <= 0:
+        raise ConfigError("The target_sparsity of Distiller's AGP must be above its initial 0. Got 0.")
+    if steps < 2:
+        raise ConfigError(f"The agp_steps of Distiller's AGP must be at least 2. Got {steps}.")
+    span = steps - 1
+    # Distiller's own order of operations: another one can differ in the last bit, and floor() shows that.
+    return sparsity + (0.0 - sparsity) * (1.0 - steps / span) ** 3

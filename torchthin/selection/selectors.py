@@ -1,14 +1,20 @@
-"""Which channels go: targets, importance and selection over the groups that the channel graph shows."""
+"""Selectors: from groups to a selection. A selector is a value that can be called any number of times.
+
+`ImportanceSelector` finds the groups that targets produce, scores their channels, and asks a rule which are kept: `RatioRule`
+here, `BudgetRule` in `budget.py`, the chip's rule in `torchthin.max7800x`. `DeadChannelSelector` reads what is zero already.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
+from torchthin.config import Target
 from torchthin.dependency.components import Grouping, producers
 from torchthin.dependency.groups import Group
 from torchthin.dependency.propagate import Labels
@@ -25,126 +31,150 @@ from torchthin.importance.scores import Ranking, is_filter_member, ranked
 from torchthin.importance.statistics import Measure
 from torchthin.selection.balance import balanced_keep, must_stay
 from torchthin.selection.channels import select_channels
-from torchthin.selection.decision import Decision
 from torchthin.selection.masks import axis_mask, channel_masks
-from torchthin.selection.targets import Target, named
+from torchthin.selection.selection import BoolArray, Keeps, Selection
+from torchthin.selection.targets import Targets, matches_any
 
-BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """The groups that a selection decides about."""
+class Candidates:
+    """What a rule chooses among."""
 
     groups: tuple[Group, ...]
+    ranking: Ranking
     axes: Mapping[str, int]
-    """Filter axis of every weight that makes channels."""
-    targets: frozenset[str]
-    """Weights whose filters are pruned; others are masked where they share a group with one."""
+    """Filter axis of every weight that produces channels."""
+    model: nn.Module
+    grouping: Grouping
+    labels: Labels
+
+    @property
+    def scores(self) -> Mapping[str, FloatArray]:
+        """Group name -> (channels,), higher = keep."""
+        return self.ranking.scores
 
 
-@dataclass
-class ByImportance:
-    """A decision by importance: per group or globally the least important channels go.
+class Rule(Protocol):
+    """How much of every group is kept."""
 
-    A group is decided about when a target makes its channels and nothing that is kept does. All weights that make the
+    def choose(self, among: Candidates) -> tuple[Keeps, Any]:
+        """Return which channels are kept, and what else a report should say."""
+
+
+@dataclass(frozen=True)
+class RatioRule:
+    """Remove the target's share, of every group or of all together."""
+
+    target: Target
+    round_to: int = 1
+
+    def choose(self, among: Candidates) -> tuple[Keeps, Any]:
+        """Return the selection at the target's share."""
+        keeps = select_channels(
+            among.groups,
+            among.scores,
+            self.target.share,
+            self.target.scope,
+            keep_at_least=self.target.floor,
+            absolute=among.ranking.absolute,
+            round_to=self.round_to,
+        )
+        return keeps, None
+
+
+@dataclass(frozen=True)
+class ImportanceSelector:
+    """Select by importance.
+
+    A group is decided about when a target produces its channels and no excluded weight does. All weights that produce the
     group's channels are masked together: coupled layers share one decision.
     """
 
     model: nn.Module
-    targets: Iterable[Target]
-    kept: frozenset[str]
-    """Weights kept whole."""
-    target_sparsity: float
-    scope: str = "group"
+    targets: Targets
+    rule: Rule
     criterion: str = "l1"
-    patterns: tuple[str, ...] = ()
-    """Patterns of weight or module names: what they name and makes channels is a target too, whatever its layer."""
-    derived: Mapping[str, DerivedWeight] = field(default_factory=dict)
-    axes: dict[str, int] = field(default_factory=dict)
-    """Filter axis of every weight that makes channels, and of what is masked instead, known after the first call."""
-    chosen: Chosen | None = None
-    """What was decided about in the last call."""
-    keep_at_least: float = 0.0
-    """Share of every group that stays with scope="global"."""
-    measure: Measure | None = None
+    statistics: Measure | None = None
     """The model on data, for criteria that need it."""
     seed: int = 0
-    round_to: int = 1
-    """What stays of every axis that is cut is a multiple of it."""
-    ranking: Ranking | None = None
-    """The scores of the last call."""
 
-    def __call__(self, grouping: Grouping, labels: Labels) -> Decision:
-        """Select over the groups as they are now."""
+    def __call__(self, grouping: Grouping, labels: Labels) -> Selection:
+        """Select among the groups as they are now."""
+        among = self.candidates(grouping, labels)
+        keeps, facts = self.rule.choose(among)
+        derived = self.targets.derived
+        targets = self._wanted(among.axes)
+        masks = masks_of(among.groups, keeps, self.model, among.axes, targets, derived, views=True)
+        masked_axes = {**among.axes, **{c.masked: c.axis for c in derived.values() if c.masked}}
+        return Selection(
+            keeps,
+            masks,
+            among.groups,
+            among.axes,
+            masked_axes,
+            targets,
+            among.ranking,
+            mask_biases=True,
+            facts=facts,
+        )
+
+    def candidates(self, grouping: Grouping, labels: Labels) -> Candidates:
+        """Return the groups to decide about, with the scores of their channels."""
         # Buffers too: a layer under the masks of torch.nn.utils.prune makes its channels with mask and weight.
-        weights = dict(state_tensors(self.model)) | {name: c.values for name, c in self.derived.items()}
-        targets = {target.name: target.axis for target in self.targets}
+        derived = self.targets.derived
+        weights = dict(state_tensors(self.model)) | {name: c.values for name, c in derived.items()}
         made = producers(labels)
-        targets |= {
-            name: axis for name, axis in made.items() if named(name, self.patterns) and name not in targets
-        }
-        axes = {**made, **targets}
-        self.axes = {**axes, **{c.masked: c.axis for c in self.derived.values() if c.masked}}
+        axes = {**made, **{target.name: target.axis for target in self.targets.targets}}
+        wanted, excluded = self._wanted(made), frozenset(self.targets.excluded)
         groups = [
             group
-            for group in maskable(grouping.groups.groups, axes, self.derived)
-            if makers(group, axes) & targets.keys() and not makers(group, axes) & self.kept
+            for group in maskable(grouping.groups.groups, axes, derived)
+            if producers_of(group, axes) & wanted and not producers_of(group, axes) & excluded
         ]
-        self.chosen = Chosen(tuple(groups), axes, frozenset(targets))
-        measured = None if self.measure is None else self.measure.at(grouping, labels, axes)
-        self.ranking = ranked(groups, weights, axes, self.criterion, measured, self.seed)
-        keeps = self.select(groups, self.ranking.scores)
-        return Decision(
-            keeps, masks_of(groups, keeps, self.model, axes, targets, self.derived, views=True), silence=True
-        )
+        measured = None if self.statistics is None else self.statistics.at(grouping, labels, axes)
+        ranking = ranked(groups, weights, axes, self.criterion, measured, self.seed)
+        return Candidates(tuple(groups), ranking, axes, self.model, grouping, labels)
 
-    def select(self, groups: Sequence[Group], scores: Mapping[str, FloatArray]) -> dict[str, BoolArray]:
-        """Return which channels of every group stay."""
-        return select_channels(
-            groups,
-            scores,
-            self.target_sparsity,
-            self.scope,
-            keep_at_least=self.keep_at_least,
-            absolute=self.ranking is not None and self.ranking.absolute,
-            round_to=self.round_to,
-        )
+    def _wanted(self, names: Iterable[str]) -> frozenset[str]:
+        """Return the weights whose filters are pruned: the targets, and what else of `names` their patterns match."""
+        found = {name for name in names if matches_any(name, self.targets.patterns)}
+        return frozenset(found | {target.name for target in self.targets.targets})
 
 
 def maskable(
     groups: Iterable[Group], axes: Mapping[str, int], derived: Mapping[str, DerivedWeight]
 ) -> list[Group]:
-    """Return the groups whose makers can all be masked."""
+    """Return the groups whose producers can all be masked."""
     stuck = {name for name, item in derived.items() if item.masked is None}
-    return [group for group in groups if not makers(group, axes) & stuck]
+    return [group for group in groups if not producers_of(group, axes) & stuck]
 
 
-def makers(group: Group, axes: Mapping[str, int]) -> set[str]:
-    """Return the weights that make the channels of a group."""
+def producers_of(group: Group, axes: Mapping[str, int]) -> set[str]:
+    """Return the weights that produce the channels of a group."""
     return {member.parameter for member in group.members if is_filter_member(member, axes)}
 
 
 def masks_of(
     groups: Iterable[Group],
-    keeps: Mapping[str, BoolArray],
+    keeps: Keeps,
     model: nn.Module,
     axes: Mapping[str, int],
     targets: Iterable[str],
-    derived: Mapping[str, DerivedWeight] | None = None,
+    derived: Mapping[str, DerivedWeight],
     *,
     views: bool = False,
 ) -> dict[str, Tensor]:
-    """Return the masks of all targets and of every other weight that makes a decided group's channels.
+    """Return the masks of all targets and of every other weight that produces a decided group's channels.
 
-    `derived`: the derived weights of the model if they are known already. `views`: see `channel_masks`.
+    `views`: see `channel_masks`.
     """
     decided = [group for group in groups if group.name in keeps]
-    named = {name for group in decided for name in makers(group, axes)} | set(targets)
+    named = {name for group in decided for name in producers_of(group, axes)} | set(targets)
     filters = {name: axes[name] for name in axes if name in named}
     masks = channel_masks(decided, keeps, model, {**filters, **state_biases(model, filters)}, views=views)
-    return masks_of_sources(masks, model, derived_weights(model) if derived is None else derived)
+    return masks_of_sources(masks, model, derived)
 
 
 def state_biases(model: nn.Module, filters: Iterable[str]) -> dict[str, int]:
@@ -182,13 +212,13 @@ def masks_of_sources(
 
 
 @dataclass(frozen=True)
-class DeadChannels:
-    """A decision for a model that is masked already: every channel goes whose weights are all zero."""
+class DeadChannelSelector:
+    """Select in a model that is masked already: every channel is removed whose weights are all zero."""
 
     effective: Mapping[str, Tensor]
     """Values to look at, by parameter name; see `effective_weights`."""
 
-    def __call__(self, grouping: Grouping, labels: Labels) -> Decision:
+    def __call__(self, grouping: Grouping, labels: Labels) -> Selection:
         """Look for dead channels in the groups as they are now."""
         axes = producers(labels)
         keeps = {}
@@ -203,14 +233,14 @@ class DeadChannels:
                 found = rows[member.indices].any(axis=1)
                 alive[slice(None) if member.channels is None else member.channels] |= found
             keeps[group.name] = _allowed(group, alive)
-        return Decision(keeps, {})
+        return Selection(keeps, axes=axes)
 
 
 def effective_weights(model: nn.Module) -> dict[str, Tensor]:
     """Return the values of all parameters and buffers as the model uses them.
 
     Where a weight is computed from a parameter of its own shape (masks of ``torch.nn.utils.prune``, weight_norm,
-    parametrizations), the computed value stands under the parameter's name.
+    parametrizations), the computed value is under the parameter's name.
 
     Args:
         model: a copy; what its hooks compute is computed afresh.
@@ -232,7 +262,7 @@ def effective_weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _allowed(group: Group, alive: BoolArray) -> BoolArray:
-    """Which channels stay when the dead ones go, as far as balances allow and something stays."""
+    """Which channels are kept when the dead ones go, as far as balances allow and something is left."""
     dead = int((~alive).sum())
     if not dead:
         return alive

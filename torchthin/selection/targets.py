@@ -5,11 +5,12 @@ Default targets are
   (in ai8x layers the convolution is the child ``op``);
 - for hand-made modules (classes that torch does not define): parameters of 3 to 5 axes, more than one of them
   longer than 1, whose name is or ends in ``weight``, ``kernel`` or ``filters``. Their filter axis is 0;
-- for unstructured methods also the weights of `nn.Linear`.
+- for unstructured methods also the weights of `nn.Linear`; for structured ones too where convolutions hold less than half of
+  the parameters (a transformer) and a channel graph is known, which keeps output layers whole.
 
 A weight shared by several modules is one target, under its first name. Channels of a weight that is computed from
 other parameters (weight_norm, parametrizations, torch.nn.utils.prune) are masked in the parameter whose zeros are its
-zeros (`torchthin/graph/parametrized.py`); its single weights are not, and where there is no such parameter it is left whole, with
+zeros (`torchthin/graph/parametrized.py`); its single weights are not, and where there is no such parameter it is not pruned, with
 a note.
 """
 
@@ -57,12 +58,14 @@ class Target:
 
 
 @dataclass(frozen=True)
-class TargetPlan:
-    """What is pruned, what is kept on request, and what could not be a target, in words."""
+class Targets:
+    """What is pruned, what is excluded on request, and what could not be a target, in words."""
 
     targets: tuple[Target, ...]
-    kept: tuple[str, ...] = ()
+    excluded: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    patterns: tuple[str, ...] = ()
+    """Patterns among the names asked for: what they match and produces channels is a target too, whatever its layer."""
     derived: Mapping[str, DerivedWeight] = field(default_factory=dict)
     """Name of a target (or of another parameter) -> the weight that is computed from it."""
 
@@ -136,10 +139,30 @@ def _is_hand_made_convolution(entry: _Entry) -> bool:
     )
 
 
-def _is_default(entry: _Entry, structured: bool) -> bool:
-    if _is_layer_weight(entry, _ConvNd) or _is_hand_made_convolution(entry):
-        return True
-    return not structured and _is_layer_weight(entry, nn.Linear)
+def _is_convolution(entry: _Entry) -> bool:
+    return _is_layer_weight(entry, _ConvNd) or _is_hand_made_convolution(entry)
+
+
+def _defaults(
+    model: nn.Module, entries: list[_Entry], structured: bool, coupled: bool
+) -> tuple[list[_Entry], str]:
+    """Return the default targets, and a note where linear weights are among those of a structured method."""
+    convolutions = [entry for entry in entries if _is_convolution(entry)]
+    both = [entry for entry in entries if _is_convolution(entry) or _is_layer_weight(entry, nn.Linear)]
+    if not structured:
+        return both, ""
+    if not coupled or len(both) == len(convolutions):
+        return convolutions, ""
+    held = sum(p.numel() for p in {id(e.parameter): e.parameter for e in convolutions}.values())
+    total = sum(p.numel() for p in model.parameters())
+    if 2 * held >= total:
+        return convolutions, ""
+    share = (
+        f"convolutions hold {100 * held / total:.0f} % of the parameters"
+        if held
+        else "there are no convolutions"
+    )
+    return both, f"Linear layers are pruned too, since {share}; name weights to choose others."
 
 
 def _target(entry: _Entry) -> Target:
@@ -152,7 +175,7 @@ def _target(entry: _Entry) -> Target:
     return Target(entry.name, 1)
 
 
-def _left_whole(
+def _unusable(
     model: nn.Module, derived: Mapping[str, DerivedWeight], structured: bool, plain: bool
 ) -> dict[str, str]:
     """Return the computed weights that cannot be masked: name -> note."""
@@ -166,12 +189,12 @@ def _left_whole(
             and name not in usable
         ):
             why = (
-                "whatever of them is zero, it is not"
+                "none of them makes it zero"
                 if structured and not plain
                 else "whole channels of it can be masked, by a structured method without compat"
             )
             notes[name] = (
-                f"{name} is computed from other parameters ({why}) and is left whole. To prune it, make it plain: "
+                f"{name} is computed from other parameters ({why}) and is not pruned. To prune it, make it plain: "
                 "torch.nn.utils.parametrize.remove_parametrizations, torch.nn.utils.remove_weight_norm or "
                 "torch.nn.utils.prune.remove."
             )
@@ -244,7 +267,8 @@ def _matching(entries: list[_Entry], pattern: str, structured: bool) -> list[_En
     usable = [
         e
         for e in entries
-        if (_is_default(e, structured=False) or e.recurrent) and _why_not(e, structured) is None
+        if (_is_convolution(e) or _is_layer_weight(e, nn.Linear) or e.recurrent)
+        and _why_not(e, structured) is None
     ]
     found = [entry for entry in usable if _matches(pattern, entry.names[0])]
     if not found:
@@ -255,7 +279,7 @@ def _matching(entries: list[_Entry], pattern: str, structured: bool) -> list[_En
     return found
 
 
-def named(name: str, patterns: Iterable[str]) -> bool:
+def matches_any(name: str, patterns: Iterable[str]) -> bool:
     """Whether one of the patterns matches the weight or any module that holds it."""
     return any(_matches(pattern, name) for pattern in patterns)
 
@@ -266,9 +290,9 @@ def _matches(pattern: str, name: str) -> bool:
     return any(fnmatchcase(".".join(parts[:end]), pattern) for end in range(1, len(parts) + 1))
 
 
-def _kept(entries: list[_Entry], patterns: Iterable[str]) -> set[int]:
-    """Return the ids of the parameters that the patterns keep whole; one that matches nothing raises."""
-    kept: set[int] = set()
+def _excluded(entries: list[_Entry], patterns: Iterable[str]) -> set[int]:
+    """Return the ids of the parameters that the patterns exclude; one that matches nothing raises."""
+    excluded: set[int] = set()
     for pattern in patterns:
         found = {
             id(entry.parameter) for entry in entries if any(_matches(pattern, name) for name in entry.names)
@@ -277,11 +301,11 @@ def _kept(entries: list[_Entry], patterns: Iterable[str]) -> set[int]:
             names = [entry.name for entry in entries]
             modules = [name.rsplit(".", 1)[0] for name in names if "." in name]
             raise WeightNameError(
-                f"The keep pattern {pattern!r} matches no weight or module of the model."
+                f"The exclude pattern (--keep) {pattern!r} matches no weight or module of the model."
                 f"{near_matches(pattern, dict.fromkeys(modules + names))}"
             )
-        kept |= found
-    return kept
+        excluded |= found
+    return excluded
 
 
 def _rescaled(item: DerivedWeight) -> str:
@@ -304,61 +328,76 @@ def find_targets(
     model: nn.Module,
     *,
     structured: bool,
-    weights: Iterable[str] | None = None,
-    keep: Iterable[str] = (),
+    include: Iterable[str] | None = None,
+    exclude: Iterable[str] = (),
+    derived: Mapping[str, DerivedWeight] | None = None,
     plain: bool = False,
     coupled: bool = False,
-) -> TargetPlan:
+) -> Targets:
     """Return the weights to prune, in model order.
 
-    structured: whole channels go (no linear weights by default). weights: names that replace the default
-    targets; a pattern such as ``*`` or ``encoder.*`` names convolution and linear weights.
-    keep: fnmatch patterns of weight or module names to keep whole; a module's name covers all it holds.
-    plain: leave weights whole that are computed from other parameters, as unstructured methods do.
-    coupled: a channel graph will be known, so that hidden states of recurrent layers may be named as well.
-    Raises `WeightNameError` for names that do not exist (with near matches) or cannot be pruned, and for
-    patterns that match nothing; `InputError` when nothing is left to prune.
+    Args:
+        model: any model; only looked at.
+        structured: whole channels are removed.
+        include: names that replace the default targets; a pattern such as ``*`` or ``encoder.*`` names convolution and
+            linear weights.
+        exclude: fnmatch patterns of weight or module names to leave unpruned; a module's name covers all it holds.
+        derived: weights that layers compute from other parameters, where they are known already.
+        plain: leave weights unpruned that are computed from other parameters, as unstructured methods do.
+        coupled: a channel graph will be known, so that hidden states of recurrent layers may be named as well.
+
+    Raises:
+        WeightNameError: a name does not exist (with near matches) or cannot be pruned, or a pattern matches nothing.
+        InputError: nothing is left to prune.
     """
     _check_initialised(model)
-    derived = derived_weights(model) if structured and not plain else {}
+    if not structured or plain:
+        derived = {}
+    elif derived is None:
+        derived = derived_weights(model)
     entries = list(_entries(model, derived, coupled))
-    unmaskable = _left_whole(model, derived, structured, plain)
-    if weights is None:
-        chosen = [entry for entry in entries if _is_default(entry, structured)]
+    unusable = _unusable(model, derived, structured, plain)
+    note = ""
+    if include is None:
+        chosen, note = _defaults(model, entries, structured, coupled)
     else:
-        chosen = _named(entries, weights, unmaskable, structured)
+        chosen = _named(entries, include, unusable, structured)
     found: dict[int, Target] = {}
     for entry in chosen:
         if _why_not(entry, structured) is None:
             found.setdefault(id(entry.parameter), _target(entry))
-    kept = _kept(entries, keep)
-    shared_once = [
-        (name, id(parameter)) for name, parameter in model.named_parameters() if id(parameter) in found
-    ]
-    plan = TargetPlan(
-        targets=tuple(replace(found[key], name=name) for name, key in shared_once if key not in kept),
-        kept=tuple(name for name, key in shared_once if key in kept),
-        notes=_notes(chosen, structured, unmaskable if weights is None else {})
-        + tuple(_rescaled(derived[e.name]) for e in chosen if e.alias and derived[e.name].rescaled),
+    excluded = _excluded(entries, exclude)
+    shared_once = [(name, id(p)) for name, p in model.named_parameters() if id(p) in found]
+    rescaled = [derived[e.name] for e in chosen if e.alias and derived[e.name].rescaled]
+    targets = Targets(
+        targets=tuple(replace(found[key], name=name) for name, key in shared_once if key not in excluded),
+        excluded=tuple(name for name, key in shared_once if key in excluded),
+        notes=(
+            *filter(None, [note]),
+            *_notes(chosen, structured, unusable if include is None else {}),
+            *map(_rescaled, rescaled),
+        ),
+        patterns=tuple(name for name in include or () if any(sign in name for sign in "*?[")),
         derived=derived,
     )
-    if not plan.targets:
-        raise _nothing_left(plan, structured)
-    return plan
+    if not targets.targets:
+        raise _nothing_left(targets, structured)
+    return targets
 
 
 def _notes(chosen: list[_Entry], structured: bool, unmaskable: dict[str, str]) -> tuple[str, ...]:
     odd = [(entry.name, _why_not(entry, structured)) for entry in chosen]
-    return tuple(f"{name} is left whole: {reason}." for name, reason in odd if reason) + tuple(
+    return tuple(f"{name} is not pruned: {reason}." for name, reason in odd if reason) + tuple(
         unmaskable.values()
     )
 
 
-def _nothing_left(plan: TargetPlan, structured: bool) -> InputError:
-    if plan.kept:
-        why = f"keep holds all {len(plan.kept)} weights that could be"
+def _nothing_left(targets: Targets, structured: bool) -> InputError:
+    if targets.excluded:
+        why = f"exclude (--keep) holds all {len(targets.excluded)} weights that could be"
     else:
         kinds = "convolution" if structured else "convolution or linear"
-        why = f"it has no {kinds} weights" + ("; name others with weights" if not plan.notes else "")
-    notes = f" {plan.notes[0]}" if plan.notes else ""
+        why = f"it has no {kinds} weights"
+        why += "" if targets.notes else "; give example inputs, or name others with include (--weights)"
+    notes = f" {targets.notes[0]}" if targets.notes else ""
     return InputError(f"The model has nothing to prune: {why}.{notes}")

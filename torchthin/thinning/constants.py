@@ -1,4 +1,4 @@
-"""Where the constant of removed channels goes: into the consumer's bias, or out of the running mean of the BatchNorm after it."""
+"""Where the constant of dead channels goes: into the consumer's bias, or out of the running mean of the BatchNorm behind it."""
 
 from __future__ import annotations
 
@@ -17,25 +17,24 @@ from torchthin.graph.clone import modules_of, saved_names
 from torchthin.graph.opgraph import BRANCH, Op, Ref
 from torchthin.graph.parametrized import layer_of
 from torchthin.thinning.recipe import Recipe, cut
-from torchthin.thinning.reference import Constant
-from torchthin.thinning.survivors import Survivors
+from torchthin.thinning.reference import Constant, Kept
 
 ROUNDING = 1e-5
 """Share of the largest number by which constants of two calls may differ."""
 
 
 @dataclass(frozen=True)
-class Absorption:
+class Fold:
     """Add `sign` times the constant to a tensor of the model."""
 
     name: str
     sign: int
     constant: Constant
     new: bool = False
-    """The tensor is a bias that the layer did not have."""
+    """The tensor is a bias that the module left out."""
     between: tuple[int, ...] = ()
     """Indices of ops between the one that made the constant and the one that adds it."""
-    through_function: bool = False
+    carried: bool = False
     """The bias passes through functions that change it, or is read elsewhere as well (ai8x does both), so that the
     constant is no plain addition: the reference must hold it in its bias, too."""
     factor: float = 1.0
@@ -48,77 +47,72 @@ class Absorption:
 
 
 @dataclass(frozen=True)
-class Absorptions:
+class Folds:
     """Where all constants go."""
 
-    tensors: tuple[Absorption, ...] = ()
-    """One for every tensor that absorbs a constant."""
-    train_branch: tuple[Absorption, ...] = ()
-    """The same ones as the training branch meets them."""
-    unabsorbed: tuple[Constant, ...] = ()
-    """Constants that no tensor can absorb."""
-
-    @property
-    def in_all_runs(self) -> tuple[Absorption, ...]:
-        """All as each run meets them."""
-        return (*self.tensors, *self.train_branch)
+    folds: tuple[Fold, ...]
+    """One for every tensor that takes a constant."""
+    twins: tuple[Fold, ...]
+    """The same folds as the training branch meets them."""
+    homeless: tuple[Constant, ...]
+    """Constants that have no place."""
 
 
-def find_absorptions(
+def plan_folds(
     model: nn.Module, labels: Labels, constants: Sequence[Constant], tensors: Mapping[str, Tensor]
-) -> Absorptions:
-    """Find a tensor that absorbs each constant.
+) -> Folds:
+    """Find a place for every constant.
 
-    A tensor that several ops take for a bias (a module called twice) absorbs a constant only when all ask for the same;
+    A tensor that several ops take for a bias (a module called twice) takes a constant only when all ask for the same;
     so does one that both the evaluation run and the training branch read.
 
     Args:
         model: full-size model.
         labels: its labels.
-        constants: what removed channels emit, in the evaluation run and, where that was run, in the training branch.
+        constants: what dead channels emit, in the evaluation run and, where that was run, in the training branch.
         tensors: the model's full-size tensors by name, in the precision of the constants.
     """
     if not constants:
-        return Absorptions()
-    here = [constant for constant in constants if constant.op.index < BRANCH]
-    there = [constant for constant in constants if constant.op.index >= BRANCH]
-    slots, branch_slots = (_BiasSlots(model, labels, tensors, training) for training in (False, True))
-    found, unabsorbed = _agreed(slots, here)
-    if not there:
-        return Absorptions(tuple(found.values()), (), tuple(unabsorbed))
-    in_branch, rest = _agreed(branch_slots, there)
-    unabsorbed += rest
-    for name in found.keys() | in_branch.keys():
-        first, second = found.get(name), in_branch.get(name)
-        if first is None and second is not None and not slots.meets(second):
-            found[name] = second
-        elif first is None or (second is None and branch_slots.meets(first)):
-            unabsorbed += [item.constant for item in (first, second) if item is not None]
+        return Folds((), (), ())
+    own = [constant for constant in constants if constant.op.index < BRANCH]
+    others = [constant for constant in constants if constant.op.index >= BRANCH]
+    places, branch = (_Places(model, labels, tensors, training) for training in (False, True))
+    folds, homeless = _agreed(places, own)
+    if not others:
+        return Folds(tuple(folds.values()), (), tuple(homeless))
+    more, rest = _agreed(branch, others)
+    homeless += rest
+    for name in folds.keys() | more.keys():
+        first, second = folds.get(name), more.get(name)
+        if first is None and second is not None and not places.meets(second):
+            folds[name] = second
+        elif first is None or (second is None and branch.meets(first)):
+            homeless += [fold.constant for fold in (first, second) if fold is not None]
         elif second is not None and not torch.allclose(first.constant.delta, second.constant.delta):
-            unabsorbed.append(second.constant)
-    train_branch = tuple(item for name, item in in_branch.items() if found.get(name) not in (None, item))
-    return Absorptions(tuple(found.values()), train_branch, tuple(unabsorbed))
+            homeless.append(second.constant)
+    twins = [fold for name, fold in more.items() if folds.get(name) not in (None, fold)]
+    return Folds(tuple(folds.values()), tuple(twins), tuple(homeless))
 
 
-def _agreed(slots: _BiasSlots, constants: Iterable[Constant]) -> tuple[dict[str, Absorption], list[Constant]]:
-    """Return the absorptions of one run by tensor, and the constants that no tensor can absorb."""
-    found: dict[str, list[Absorption]] = {}
-    unabsorbed: list[Constant] = []
+def _agreed(places: _Places, constants: Iterable[Constant]) -> tuple[dict[str, Fold], list[Constant]]:
+    """Return the folds of one run by the tensor that takes them, and the constants that have no place."""
+    found: dict[str, list[Fold]] = {}
+    homeless: list[Constant] = []
     for constant in constants:
-        item = slots.find(constant)
-        if item is None or not slots.lasts(item):
-            unabsorbed.append(constant)
+        fold = places.find(constant)
+        if fold is None or not places.lasts(fold):
+            homeless.append(constant)
         else:
-            found.setdefault(item.name, []).append(item)
-    agreed = {}
+            found.setdefault(fold.name, []).append(fold)
+    folds = {}
     for name, wanted in found.items():
         first = wanted[0].constant.delta
-        same = all(_same(first, item.constant.delta) for item in wanted[1:])
-        if same and len(wanted) >= slots.calls(wanted[0]):
-            agreed[name] = wanted[0]
+        agreed = all(_same(first, fold.constant.delta) for fold in wanted[1:])
+        if agreed and len(wanted) >= places.calls(wanted[0]):
+            folds[name] = wanted[0]
         else:
-            unabsorbed.extend(item.constant for item in wanted)
-    return agreed, unabsorbed
+            homeless.extend(fold.constant for fold in wanted)
+    return folds, homeless
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
@@ -126,8 +120,8 @@ def _same(a: Tensor, b: Tensor) -> bool:
     return torch.allclose(a, b, rtol=0.0, atol=ROUNDING * float(a.abs().max()))
 
 
-class _BiasSlots:
-    """The tensors that can absorb the constants of one run."""
+class _Places:
+    """Where the constants of one run can go."""
 
     def __init__(
         self, model: nn.Module, labels: Labels, tensors: Mapping[str, Tensor], training: bool
@@ -140,13 +134,13 @@ class _BiasSlots:
         self._shapes = [value.shape for value in labels.graph.values]
         ops = [op for op in labels.graph.ops if op.trained == training]
         self._ran = {op.source.module for op in ops}
-        self._producers = {ref.value: op for op in ops for ref in op.outputs if ref is not None}
+        self._makers = {ref.value: op for op in ops for ref in op.outputs if ref is not None}
         self._users: dict[int, list[Op]] = {}
         for op in ops:
-            for value in op.reads:
-                self._users.setdefault(value, []).append(op)
+            for ref in op.inputs():
+                self._users.setdefault(ref.value, []).append(op)
         contractions = [(op, labels.contractions[op.index]) for op in ops if op.index in labels.contractions]
-        origins = [self._origin(bias.value) for op, c in contractions if (bias := bias_of(op, c)) is not None]
+        origins = [self._origin(bias.value) for op, c in contractions if (bias := _bias(op, c)) is not None]
         self._biases = Counter(origin[0] for origin in origins if origin is not None)
         self._called = Counter(path for op, c in contractions for path in self._layers(op, c))
 
@@ -155,33 +149,33 @@ class _BiasSlots:
         origin = self._origin(contraction.weight)
         return {op.source.module} | (set() if origin is None else {layer_of(origin[0])})
 
-    def calls(self, item: Absorption) -> int:
+    def calls(self, fold: Fold) -> int:
         """Count how often a tensor is a bias, or read if it is none; of a new bias, how often its layer is called."""
-        if item.new:
-            return self._called[layer_of(item.name)]
-        return self._biases[item.name] or self._reads(item.name)
+        if fold.new:
+            return self._called[layer_of(fold.name)]
+        return self._biases[fold.name] or self._reads(fold.name)
 
-    def lasts(self, item: Absorption) -> bool:
-        """Whether a checkpoint would hold the tensor that absorbs a constant."""
-        return item.new or item.name in self._saved
+    def lasts(self, fold: Fold) -> bool:
+        """Whether a checkpoint would hold the tensor that takes a constant."""
+        return fold.new or fold.name in self._saved
 
-    def meets(self, item: Absorption) -> bool:
-        """Whether the run reads the tensor that absorbs a constant, or calls the module that gets a bias."""
-        return item.constant.op.source.module in self._ran if item.new else self._reads(item.name) > 0
+    def meets(self, fold: Fold) -> bool:
+        """Whether the run reads the tensor that takes a constant, or calls the module that gets a bias."""
+        return fold.constant.op.source.module in self._ran if fold.new else self._reads(fold.name) > 0
 
-    def find(self, constant: Constant) -> Absorption | None:
-        """Return what absorbs a constant, if there is something."""
-        bias = bias_of(constant.op, constant.contraction)
+    def find(self, constant: Constant) -> Fold | None:
+        """Return the place of a constant, if it has one."""
+        bias = _bias(constant.op, constant.contraction)
         if bias is None:
-            return self._after(constant) or self._new_bias(constant)
+            return self._behind(constant) or self._new_bias(constant)
         origin = self._origin(bias.value)
         if origin is None:
             return None
         name, between = origin
         factor = _factor(self._tensors[name], constant.bias)
         if factor is None and self._reads(name) == self._biases[name]:
-            return Absorption(name, 1, constant, between=between)
-        return Absorption(name, 1, constant, through_function=True, factor=factor or 1.0)
+            return Fold(name, 1, constant, between=between)
+        return Fold(name, 1, constant, carried=True, factor=factor or 1.0)
 
     def _reads(self, name: str) -> int:
         return len(self._users.get(self._state.get(name, -1), []))
@@ -190,7 +184,7 @@ class _BiasSlots:
         """Return the tensor that a value is, or is computed from by ops with one argument of its shape, and these ops."""
         between = []
         while value not in self._names:
-            op = self._producers.get(value)
+            op = self._makers.get(value)
             sources = set(op.reads) if op else set()
             wide = [source for source in sources if self._shapes[source] == self._shapes[value]]
             if op is None or len(wide) != 1 or wide[0] == value:
@@ -199,8 +193,8 @@ class _BiasSlots:
             value = wide[0]
         return self._names[value], tuple(between)
 
-    def _after(self, constant: Constant) -> Absorption | None:
-        """Look through views for a BatchNorm, or for a bias that is added, after the op."""
+    def _behind(self, constant: Constant) -> Fold | None:
+        """Look through views for a BatchNorm, or for a bias that is added, behind the op."""
         ref = constant.op.outputs[0]
         between = [constant.op.index]
         while ref is not None:
@@ -211,11 +205,11 @@ class _BiasSlots:
             if op.name in BATCH_NORMS:
                 mean = op.arguments.get("running_mean")
                 name = self._names.get(mean.value) if isinstance(mean, Ref) else None
-                return Absorption(name, -1, constant, between=tuple(between)) if name is not None else None
+                return Fold(name, -1, constant, between=tuple(between)) if name is not None else None
             if op.name in {"aten.add", "aten.add_"}:
-                for value in op.reads:
-                    if value in self._names and self._shapes[value] == tuple(constant.delta.shape):
-                        return Absorption(self._names[value], 1, constant, between=tuple(between))
+                for item in op.inputs():
+                    if item.value in self._names and self._shapes[item.value] == tuple(constant.delta.shape):
+                        return Fold(self._names[item.value], 1, constant, between=tuple(between))
                 return None
             if op.name not in {"aten.view", "aten._unsafe_view"}:
                 return None
@@ -223,7 +217,7 @@ class _BiasSlots:
             ref = op.outputs[0]
         return None
 
-    def _new_bias(self, constant: Constant) -> Absorption | None:
+    def _new_bias(self, constant: Constant) -> Fold | None:
         """A convolution or linear layer without bias gets one.
 
         It is the op's own module, or the one that holds the weight: wrappers such as ai8x's use the weight of a layer
@@ -233,12 +227,11 @@ class _BiasSlots:
         for path in (own, *(self._layers(constant.op, constant.contraction) - {own})):
             module = self._modules.get(path)
             if isinstance(module, (_ConvNd, nn.Linear)) and module.bias is None:
-                return Absorption(f"{path}.bias" if path else "bias", 1, constant, new=True)
+                return Fold(f"{path}.bias" if path else "bias", 1, constant, new=True)
         return None
 
 
-def bias_of(op: Op, contraction: Contraction) -> Ref | None:
-    """Return the bias argument of a contraction."""
+def _bias(op: Op, contraction: Contraction) -> Ref | None:
     bias = op.arguments.get(contraction.bias) if contraction.bias else None
     return bias if isinstance(bias, Ref) else None
 
@@ -252,27 +245,27 @@ def _factor(given: Tensor, used: Tensor | None) -> float | None:
     return factor or 1.0
 
 
-def absorbed_tensors(
-    absorptions: Iterable[Absorption], recipe: Recipe, tensors: Mapping[str, Tensor], survivors: Survivors
+def folded_tensors(
+    folds: Iterable[Fold], recipe: Recipe, tensors: Mapping[str, Tensor], kept: Kept
 ) -> dict[str, Tensor]:
-    """Return every tensor that absorbs a constant, thinned and with the constant in it.
+    """Return every tensor that takes a constant, thinned and with the constant in it.
 
     Args:
-        absorptions: what goes where.
+        folds: what goes where.
         recipe: what thins the model.
         tensors: full-size tensors by name; biases that the recipe adds are not among them.
-        survivors: which output channels are kept.
+        kept: which output channels stay.
     """
     found: dict[str, Tensor] = {}
-    for item in absorptions:
-        ref = item.constant.op.outputs[0]
-        kept = None if ref is None else survivors.along(ref.value, item.constant.contraction.out_axis)
-        change = item.change
-        if kept is not None:
-            change = change[torch.from_numpy(kept).to(change.device)]
-        if item.new:
-            found[item.name] = change
+    for fold in folds:
+        ref = fold.constant.op.outputs[0]
+        stay = None if ref is None else kept.along(ref.value, fold.constant.contraction.out_axis)
+        change = fold.change
+        if stay is not None:
+            change = change[torch.from_numpy(stay).to(change.device)]
+        if fold.new:
+            found[fold.name] = change
             continue
-        tensor = cut(tensors[item.name].detach(), recipe.keep.get(item.name, {}))
-        found[item.name] = (tensor.double() + change.to(tensor.device).double()).to(tensor.dtype)
+        tensor = cut(tensors[fold.name].detach(), recipe.keep.get(fold.name, {}))
+        found[fold.name] = (tensor.double() + change.to(tensor.device).double()).to(tensor.dtype)
     return found

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
-from torchthin.config import PruneConfig
+from torchthin.config import ONE_SHOT, Distiller, PruneConfig, Ratio, Schedule, Target, Unstructured
 from torchthin.errors import ConfigError
 
 _FILTERS, _CHANNELS = ("Filters", "3D"), ("Channels",)
@@ -52,14 +52,14 @@ class Choice:
 
     def config(self, steps: int) -> PruneConfig:
         """Return the configuration for a pruner that fires `steps` times after the first."""
-        return PruneConfig(
-            method=self.method,
-            target_sparsity=self.final,
-            agp_steps=steps,
-            weights=self.weights,
-            criterion=self.criterion,
-            compat=self.compat,
-        )
+        if self.compat == "distiller":
+            target: Target = Distiller(self.method, self.final, steps)
+        elif self.method == "agp-unstructured":
+            target = Unstructured(self.final)
+        else:
+            target = Ratio(self.final)
+        schedule = Schedule(steps=steps) if self.method.startswith("agp") else ONE_SHOT
+        return PruneConfig(target, self.criterion, self.weights, schedule=schedule, thin=False)
 
 
 def chosen(name: str, given: Mapping[Any, Any]) -> tuple[Choice | None, list[str]]:

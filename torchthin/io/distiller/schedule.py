@@ -40,18 +40,18 @@ class PrunerSchedule:
     def sparsity(self, epoch: int) -> float:
         """Return the sparsity in `epoch`, counted from 0: none before the first event, and held between events.
 
-        >>> trunk = PrunerSchedule("trunk", PruneConfig(target_sparsity=0.5), 0.05, start=1, steps=4, interval=2)
+        >>> trunk = PrunerSchedule("trunk", PruneConfig(0.5), 0.05, start=1, steps=4, interval=2)
         >>> [round(trunk.sparsity(epoch), 3) for epoch in range(11)]
         [0.0, 0.05, 0.05, 0.31, 0.31, 0.444, 0.444, 0.493, 0.493, 0.5, 0.5]
         """
         if epoch < self.start:
             return 0.0
         if not self.steps:
-            return self.config.target_sparsity
+            return self.config.target.share
         fired = self.start + (epoch - self.start) // self.interval * self.interval
         return schedule.agp(
             fired,
-            target=self.config.target_sparsity,
+            target=self.config.target.share,
             steps=self.steps,
             initial=self.initial,
             start=self.start,
@@ -61,7 +61,7 @@ class PrunerSchedule:
     def __call__(self, step: int) -> float:
         """Return the sparsity after the `step`-th call (from 1) of `Pruner.step`, called as every epoch begins.
 
-        ``Pruner(model, images, own.config, optimizer, schedule=own, steps=own.calls)`` does what Distiller's policy does.
+        ``Pruner(model, images, own.config.target, schedule=Schedule(own, steps=own.calls))`` does what Distiller's policy does.
         """
         return self.sparsity(step - 1)
 

@@ -226,7 +226,7 @@ def _compared(temporary: Path, trials: list[Inputs], expected: list[Any], path: 
         found = [run(inputs) for inputs in trials]
     except Exception as error:  # whatever the runtime raises
         raise ProofError(
-            f"The exported {path.name} does not run: {one_line(error)[:300]}. Nothing was written."
+            f"The exported {path.name} does not run: {one_line(error)}. Nothing was written."
         ) from error
     proofs = [compare(None, wanted, got, double=False) for wanted, got in zip(expected, found, strict=True)]
     proof = replace(joined(proofs), tolerance=TOLERANCE)

@@ -56,7 +56,7 @@ def write_onnx(program: Any, path: Path, opset: int | None) -> int:
     except OSError:  # of the disk, not of the model
         raise
     except Exception as error:  # whatever the exporter raises
-        raise InputError(f"torch.onnx cannot take the model: {one_line(error)[:300]}.") from error
+        raise InputError(f"torch.onnx cannot take the model: {one_line(error)}.") from error
     if opset not in (None, used):  # torch converts where it can, and keeps its own choice where not
         raise InputError(
             f"The opset of export must be one that torch.onnx writes. Got {opset}; this model came out in {used}. "

@@ -47,7 +47,7 @@ def program_of(model: nn.Module, inputs: Inputs, *, dynamic_batch: bool) -> Any:
     except Exception as error:  # whatever torch or the user's code raises
         cure = " Its code may fix the batch size: try without the dynamic batch." if dynamic_batch else ""
         raise InputError(
-            f"torch.export cannot take the model ({type(model).__name__}): {one_line(error)[:300]}.{cure}"
+            f"torch.export cannot take the model ({type(model).__name__}): {one_line(error)}.{cure}"
         ) from error
 
 

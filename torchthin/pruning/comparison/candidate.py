@@ -8,67 +8,48 @@ import statistics
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from torch import nn
 
-from torchthin.config import PruneConfig
+from torchthin.config import Budget, PruneConfig, Target
 from torchthin.errors import BudgetError, ConfigError, InputError, ProofError, TargetMissedError
 from torchthin.evaluation.bench.latency import bench
 from torchthin.evaluation.evaluator import Evaluator
 from torchthin.graph.cost import measure
 from torchthin.graph.inputs import Inputs
 from torchthin.io.calibration import Calibration
-from torchthin.max7800x.chip_cost import chip_cost
 from torchthin.pruning.comparison.comparison import DENSE, Row
-from torchthin.pruning.one_shot import prune_with
+from torchthin.pruning.one_shot import plan_pruning
 from torchthin.pruning.recover import recover
 from torchthin.pruning.result import PruneResult
 from torchthin.recovery.distillation import Distillation
 
 
 def grid(
-    methods: Iterable[str] = ("l1-structured",),
-    criteria: Iterable[str | None] = (None,),
-    *,
-    sparsities: Iterable[float] = (),
-    macs: Iterable[str] = (),
-    params: Iterable[str] = (),
-    **common: Any,
+    targets: Iterable[Target | float], criteria: Iterable[str | None] = (None,), **common: Any
 ) -> tuple[PruneConfig, ...]:
-    """Return one configuration for every method, criterion and target, each once.
+    """Return one configuration for every target and criterion, each once.
 
     Args:
-        methods: of `METHODS`.
-        criteria: what ranks channels; None: the method's own.
-        sparsities: target shares of channels (structured methods) or weights.
-        macs: budgets of multiply-accumulates, such as "0.5x".
-        params: budgets of parameters, in the same form.
+        targets: such as ``0.5``, ``Budget(macs="0.5x")``.
+        criteria: what ranks channels; None: the target's own.
         common: other fields of `PruneConfig`, the same for all.
 
     Raises:
         ConfigError: the grid is empty, or one of its points is no configuration.
 
-    >>> [config.target_macs for config in grid(macs=["0.5x", "0.25x", "0.5x"])]
-    ['0.5x', '0.25x']
+    >>> [target_of(config) for config in grid([0.5, Budget(macs="0.25x")], ["l1"])]
+    ['sparsity 0.5', 'MACs 0.25x']
     """
-    targets: list[dict[str, Any]] = [
-        *({"target_sparsity": value} for value in sparsities),
-        *({"target_macs": value} for value in macs),
-        *({"target_params": value} for value in params),
-    ]
     ways = list(criteria)
     made = [
-        PruneConfig(method=method, criterion=criterion, **{**common, "thin": True}, **target)
-        for method in methods
-        for criterion in ways
+        PruneConfig(target, criterion, **common)  # type: ignore[arg-type]
         for target in targets
+        for criterion in ways
     ]
     if not made:
-        raise ConfigError(
-            "The grid of compare is empty. Give at least one method, one criterion and one target (on the command line "
-            "--target-sparsity, --target-macs or --target-params)."
-        )
+        raise ConfigError("The grid of compare is empty. Give at least one target and one criterion.")
     return tuple(dict.fromkeys(made))
 
 
@@ -79,10 +60,23 @@ def key_of(config: PruneConfig) -> str:
 
 def target_of(config: PruneConfig) -> str:
     """Return the target in words, such as ``sparsity 0.5`` or ``MACs 0.5x``."""
-    if config.target_macs is not None or config.target_params is not None:
-        asked = (("MACs", config.target_macs), ("parameters", config.target_params))
-        return ", ".join(f"{name} {text}" for name, text in asked if text is not None)
-    return f"sparsity {config.target_sparsity:g}"
+    if isinstance(config.target, Budget):
+        limits = config.target.limits
+        return ", ".join(
+            f"{'MACs' if name == 'macs' else name} {limits[name].text}" for name in sorted(limits)
+        )
+    return f"sparsity {config.target.share:g}"
+
+
+class OnChip(Protocol):
+    """A chip on which models are costed, such as `torchthin.Chip`."""
+
+    @property
+    def name(self) -> str:
+        """Of the chip."""
+
+    def cycles_of(self, model: nn.Module, inputs: Inputs) -> tuple[int | None, str]:
+        """Return the cycles of one run (None where the model does not map), and what keeps it from fitting."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +91,7 @@ class Maker:
 
     def __call__(self, config: PruneConfig) -> PruneResult:
         """Return what a configuration makes of the model."""
-        result = prune_with(self.model, config, self.inputs, data=self.data)
+        result = plan_pruning(self.model, self.inputs, config, data=self.data).apply()
         if self.data is None or self.recovery is None or result.recipe is None:
             return result
         how = self.recovery
@@ -114,7 +108,7 @@ class Measurement:
     """The dense one."""
     inputs: Inputs
     evaluator: Evaluator
-    chip: str | None = None
+    chip: OnChip | None = None
     repeats: int = 0
     """Latency: measured runs of either model; 0: none."""
 
@@ -128,7 +122,7 @@ class Measurement:
     def row(self, make: Callable[[PruneConfig], PruneResult], config: PruneConfig) -> Row:
         """Return the row of what `make` returns for a candidate; with the reason where it cannot be made."""
         begin = time.perf_counter()
-        named = Row(config.method, config.rule.criterion, target_of(config))
+        named = Row(config.method, config.ranked_by, target_of(config))
         try:
             result = make(config)
         except (BudgetError, ProofError, TargetMissedError) as error:
@@ -153,10 +147,8 @@ class Measurement:
             "notes": (),
         }
         if self.chip is not None:
-            report = chip_cost(model, self.inputs, self.chip)
-            found["cycles"] = None if report.unmapped else report.cost.cycles
-            if not report.fits:
-                found["notes"] = (f"does not fit {report.cost.chip}: {report.obstacles[0]}",)
+            found["cycles"], note = self.chip.cycles_of(model, self.inputs)
+            found["notes"] = (note,) if note else ()
         if self.repeats:
             timing = bench(
                 self.model, model, self.inputs, repeats=self.repeats, warmup=2, runtimes=("torch",)

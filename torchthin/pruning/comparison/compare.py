@@ -11,18 +11,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from torchthin.config import PruneConfig
+from torchthin.config import Distiller, PruneConfig
 from torchthin.errors import ConfigError
 from torchthin.evaluation.evaluator import Evaluator, Metric, metric_name
 from torchthin.evaluation.results import Progress, ResultFormat, Results, fingerprint
 from torchthin.evaluation.workers import check_workers
 from torchthin.graph.inputs import Inputs, as_inputs, on_device_of
 from torchthin.graph.model import check_model
-from torchthin.io.calibration import BATCH, Calibration, calibration, picked
-from torchthin.max7800x.cost.table import chip_named
-from torchthin.pruning.comparison.candidate import Maker, Measurement, key_of
+from torchthin.io.calibration import Calibration, calibration, picked
+from torchthin.io.data_sources import BATCH
+from torchthin.pruning.comparison.candidate import Maker, Measurement, OnChip, key_of
 from torchthin.pruning.comparison.comparison import Comparison, Row
-from torchthin.pruning.evidence import check_evidence
+from torchthin.pruning.one_shot import check_criterion
 from torchthin.recovery.distillation import Distillation
 
 HELD_OUT = 4
@@ -41,7 +41,7 @@ def compare(
     recover: bool = True,
     recover_epochs: int = 0,
     recover_outputs: str = "values",
-    chip: str | None = None,
+    chip: OnChip | None = None,
     latency: int = 0,
     rows: str | Path | None = None,
     workers: int = 1,
@@ -62,7 +62,7 @@ def compare(
         metric: a function of the model (in evaluation mode) that returns a number, higher is better. None: the distance.
         recover: whether thinned models are recovered from `data`.
         recover_epochs, recover_outputs: as the ``epochs`` and ``outputs`` of `torchthin.recover`.
-        chip: MAX78000 or MAX78002: its cycles are counted as well.
+        chip: such as `torchthin.Chip`: its cycles are counted as well.
         latency: measured forward passes of either model, in turns; 0: none.
         rows: JSON-lines file to which each row is written at once; a later run of the same weights, data and options continues
             from it; its grid may be another.
@@ -82,14 +82,13 @@ def compare(
     recovery = Distillation(recover_epochs, outputs=recover_outputs, seed=asked[0].seed)
     if recover_epochs and (data is None or not recover):
         raise ConfigError("The recover_epochs of compare need data, and recover=True.")
-    chip = None if chip is None else chip_named(chip).name
     inputs = on_device_of(model, as_inputs(example_inputs))
     given = None if data is None else calibration(data, like=inputs)
     parts = _Parts.of(model, inputs, given, held_out=metric is None)
     options = {
         "metric": metric_name(metric),
         "recovery": [recover_epochs, recover_outputs] if data is not None and recover else None,
-        "chip": chip,
+        "chip": None if chip is None else chip.name,
         "latency": latency,
     }
     mark = fingerprint(model, (inputs, *(() if given is None else given.batches)), options)
@@ -152,8 +151,8 @@ def _check(asked: Sequence[PruneConfig], example_inputs: Any, data: Any, latency
     for config in asked:
         if not config.thin:
             raise ConfigError("The candidates of compare must be thinned. Give them thin=True.")
-        if config.rule.structured:
-            check_evidence(config, example_inputs, data, None)
+        if config.structured and not isinstance(config.target, Distiller):
+            check_criterion(config, example_inputs, data)
     if isinstance(latency, bool) or not isinstance(latency, int) or latency < 0:
         raise ConfigError(
             f"The latency of compare must be a whole number of runs of at least 0. Got {latency!r}."

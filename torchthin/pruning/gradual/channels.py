@@ -12,23 +12,34 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from torchthin.config import PruneConfig
+from torchthin.config import PruneConfig, Ratio
 from torchthin.dependency.groups import Group, Member
 from torchthin.graph.parametrized import DerivedWeight, derived_weights
 from torchthin.importance.scores import Ranking, ranked
 from torchthin.io.distributed import broadcast
-from torchthin.pruning.by_group import asked_of_groups
 from torchthin.pruning.gradual.evidence import Evidence, Gradients
 from torchthin.pruning.gradual.mask_state import composed, recipe_entry, recipe_of
 from torchthin.pruning.gradual.sharding import WholeTensors
 from torchthin.pruning.gradual.thinned_groups import shrunk, staying
+from torchthin.pruning.one_shot import asked_of_groups
 from torchthin.report.pruning import Filters, share
 from torchthin.selection.channels import select_channels
-from torchthin.selection.selectors import Chosen, masks_of
+from torchthin.selection.selectors import masks_of
 from torchthin.thinning.recipe import Recipe
 
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The groups that a run decides about."""
+
+    groups: tuple[Group, ...]
+    axes: Mapping[str, int]
+    """Filter axis of every weight that produces channels."""
+    targets: frozenset[str]
+    """Weights whose filters are pruned; others are masked where they share a group with one."""
 
 
 @dataclass(frozen=True)
@@ -92,11 +103,11 @@ class Channels:
             self.chosen.groups,
             {name: self._full_size(name, scores) for name, scores in ranking.scores.items()},
             sparsity,
-            config.scope,
+            config.target.scope,
             self.alive,
-            keep_at_least=config.floor,
+            keep_at_least=config.target.floor,
             absolute=ranking.absolute,
-            round_to=config.round_to,
+            round_to=config.target.round_to if isinstance(config.target, Ratio) else 1,
         )
         # Where equal numbers must go from parts, more in all can mean fewer of one part: such a step is left out.
         grown = {
@@ -109,7 +120,7 @@ class Channels:
         """Return the scores of the groups of the model at hand."""
         derived = derived_weights(model) if self.derived else {}
         weights = WholeTensors(model, {name: item.values for name, item in derived.items()})
-        axes, criterion = self.chosen.axes, config.rule.criterion
+        axes, criterion = self.chosen.axes, config.ranked_by
         measured = None
         if self.evidence is not None:
             measured = Gradients(self.evidence.measure(model, derived, config), axes, criterion)

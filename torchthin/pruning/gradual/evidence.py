@@ -33,7 +33,7 @@ class Evidence:
         """
         if any(is_sharded(parameter) for parameter in model.parameters()):
             raise InputError(
-                f"The criterion {config.rule.criterion!r} of Pruner cannot look at a sharded model: its gradients are spread. "
+                f"The criterion {config.ranked_by!r} of Pruner cannot look at a sharded model: its gradients are spread. "
                 "Use DistributedDataParallel, or a criterion that looks at weights."
             )
         batches = tuple(on_device_of(model, batch) for batch in self.batches)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,29 +11,27 @@ from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
-from torchthin.config import PruneConfig
-from torchthin.dependency.groups import Group
+from torchthin.config import PruneConfig, Target
 from torchthin.errors import ConfigError
 from torchthin.graph.inputs import Inputs
-from torchthin.graph.trace import trace
+from torchthin.graph.trace import Traced
 from torchthin.importance.registry import criterion as registered
 from torchthin.importance.statistics import Loss
 from torchthin.importance.values import check_values
 from torchthin.io.distributed import require_equal
-from torchthin.pruning.by_group import frozen_targets
-from torchthin.pruning.evidence import batches_of, check_evidence
-from torchthin.pruning.gradual.channels import Channels
+from torchthin.pruning.gradual.channels import Channels, Chosen
 from torchthin.pruning.gradual.evidence import Evidence
 from torchthin.pruning.gradual.mask_state import Growth
 from torchthin.pruning.gradual.sharding import is_sharded
 from torchthin.pruning.gradual.weights import Weights
+from torchthin.pruning.one_shot import batches_of, check_criterion, frozen_targets, traced_targets
 from torchthin.selection.channels import select_channels
-from torchthin.selection.selectors import ByImportance
-from torchthin.selection.targets import TargetPlan, find_targets
+from torchthin.selection.selection import Keeps
+from torchthin.selection.selectors import Candidates, ImportanceSelector
+from torchthin.selection.targets import Targets, find_targets
 from torchthin.thinning.plan import find_plan
 
 BoolArray = npt.NDArray[np.bool_]
-FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -75,44 +72,23 @@ def begin(
         ProofError: no way to thin it was found.
     """
     _refuse(model, config, inputs)
-    structured = config.rule.structured
-    if structured:
-        check_evidence(config, inputs, data, loss, of="Pruner")
-    plan = find_targets(
-        model, structured=structured, weights=config.weights, keep=config.keep, coupled=structured
-    )
-    check_values(model, {target.name for target in plan.targets})
-    if inputs is None or not structured:
-        return Beginning(Weights.of(plan.targets, model), plan.kept, plan.notes)
+    if not config.structured or inputs is None:
+        targets = find_targets(model, structured=False, include=config.include, exclude=config.exclude)
+        check_values(model, {target.name for target in targets.targets})
+        return Beginning(Weights.of(targets.targets, model), targets.excluded, targets.notes)
+    check_criterion(config, inputs, data, loss)
+    traced, targets = traced_targets(model, inputs, config)
     evidence = None
-    if registered(config.rule.criterion).needs_data:
+    if registered(config.ranked_by).needs_data:
         evidence = Evidence(batches_of(model, inputs, data), loss)
-    return _begin_channels(model, config, inputs, plan, evidence)
+    return _begin_channels(traced, targets, config, evidence)
 
 
 def _refuse(model: nn.Module, config: PruneConfig, inputs: Inputs | None) -> None:
-    if config.compat is not None:
+    config.target.at(config.target.share)  # refuses targets whose masks cannot grow
+    if config.structured and inputs is None:
         raise ConfigError(
-            f"The compat of Pruner must be None: masks that grow never shrink. Got {config.compat!r}; "
-            "use torchthin.prune for Distiller's masks of one step."
-        )
-    if config.blocks is not None:
-        raise ConfigError(
-            f"The method of Pruner must be one whose masks grow. Got {config.method!r}; use torchthin.prune for n:m masks."
-        )
-    if config.chip is not None:
-        raise ConfigError(
-            f"The chip of Pruner must be None: give a target_sparsity. Got {config.chip!r}; torchthin.prune chooses "
-            "channels for a chip."
-        )
-    if config.budgets:
-        raise ConfigError(
-            "The target_params and target_macs of Pruner must be None: give a target_sparsity. "
-            "torchthin.prune reaches budgets."
-        )
-    if config.rule.structured and inputs is None:
-        raise ConfigError(
-            f"The example_inputs of Pruner are needed for {config.method}: channels are followed through one run "
+            "The example_inputs of Pruner are needed to remove channels: they are followed through one run "
             "of the model. Give a tensor, a tuple or a dict."
         )
     sharded = next((name for name, p in model.named_parameters() if is_sharded(p)), None)
@@ -123,45 +99,39 @@ def _refuse(model: nn.Module, config: PruneConfig, inputs: Inputs | None) -> Non
         )
 
 
-class _Everywhere(ByImportance):
-    """A decision for the trial: something goes from every group from which anything may go later."""
+@dataclass(frozen=True)
+class _EverywhereRule:
+    """The rule for the trial: something is removed from every group from which anything may be removed later."""
 
-    def select(self, groups: Sequence[Group], scores: Mapping[str, FloatArray]) -> dict[str, BoolArray]:
+    target: Target
+
+    def choose(self, among: Candidates) -> tuple[Keeps, None]:
         """Return the selection at the end of the schedule, with one channel at least of every group."""
         found: dict[str, BoolArray] = {}
-        for group in groups:
-            some = min(1.5 / group.size, 1 - 1e-9) if self.scope == "global" and group.size else 0.0
-            found |= select_channels([group], scores, max(self.target_sparsity, some))
-        return found
+        for group in among.groups:
+            some = min(1.5 / group.size, 1 - 1e-9) if self.target.scope == "global" and group.size else 0.0
+            found |= select_channels([group], among.scores, max(self.target.share, some))
+        return found, None
 
 
 def _begin_channels(
-    model: nn.Module, config: PruneConfig, inputs: Inputs, plan: TargetPlan, evidence: Evidence | None
+    traced: Traced, targets: Targets, config: PruneConfig, evidence: Evidence | None
 ) -> Beginning:
-    patterns = tuple(name for name in config.weights or () if any(sign in name for sign in "*?["))
-    decide = _Everywhere(
-        model,
-        plan.targets,
-        frozenset(plan.kept),
-        config.target_sparsity,
-        config.scope,
-        config.rule.criterion,
-        patterns,
-        plan.derived,
-        measure=None if evidence is None else evidence.measure(model, plan.derived, config),
-        seed=config.seed,
-    )
-    found = find_plan(trace(model, inputs), decide)
-    assert decide.chosen is not None
-    silenced = frozenset(found.proposal.decision.silenced)
-    growth = Channels.of(decide.chosen, silenced, plan.derived, evidence)
+    model = traced.model
+    statistics = None if evidence is None else evidence.measure(model, traced.derived, config)
+    rule = _EverywhereRule(config.target)
+    select = ImportanceSelector(model, targets, rule, config.ranked_by, statistics, config.seed)
+    found = find_plan(traced, select)
+    selection = found.proposal.decision
+    chosen = Chosen(selection.groups, selection.axes, selection.targets)
+    growth = Channels.of(chosen, frozenset(selection.masked_biases), traced.derived, evidence)
     if evidence is not None:
         growth.ranking(model, config)  # a criterion that no step can take is refused now
     device = next(model.parameters()).device
     require_equal("groups of channels", growth.parts(), device)
     notes = (
-        *plan.notes,
-        *frozen_targets(found, decide.axes, growth.masks(model)),
-        *filter(None, [found.proposal.labels.graph.note, found.outcome.note]),
+        *targets.notes,
+        *frozen_targets(found, selection.masked_axes, growth.masks(model)),
+        *filter(None, [traced.graph.note, found.outcome.note]),
     )
-    return Beginning(growth, plan.kept, notes)
+    return Beginning(growth, targets.excluded, notes)

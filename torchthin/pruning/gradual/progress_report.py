@@ -38,7 +38,7 @@ def result_of(
         thinned: the last thinning.
         macs: before and after thinning.
     """
-    asked = replace(config, target_sparsity=when.sparsity(step), thin=growth.recipe is not None)
+    asked = replace(config.at(when.sparsity(step)), thin=growth.recipe is not None)
     whole = full_size(model, growth.recipe)
     masks = growth.whole_masks(whole)
     filters, count = growth.asked(asked)
@@ -53,9 +53,10 @@ def result_of(
         {name: mask for name, mask in masks.items() if name in filters},
         filters,
         asked,
+        target_share=asked.target.share,
         schedule=when.planned,
         asked=count,
-        kept=beginning.kept,
+        excluded=beginning.kept,
         notes=notes,
     )
     if thinned is not None and macs is not None:

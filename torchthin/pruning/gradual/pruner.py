@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
-from dataclasses import asdict, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from torchthin.config import PruneConfig
+from torchthin.config import PruneConfig, Schedule, Target
 from torchthin.errors import ConfigError, InputError, ProofError
 from torchthin.graph.cost import measure
 from torchthin.graph.inputs import Inputs, as_inputs, on_device_of, own_example
@@ -31,7 +31,7 @@ from torchthin.pruning.gradual.saved_state import (
     thinned_of,
 )
 from torchthin.pruning.gradual.sharding import is_sharded
-from torchthin.pruning.gradual.sparsity_schedule import Curve, plan_steps
+from torchthin.pruning.gradual.sparsity_schedule import plan_steps
 from torchthin.pruning.in_place import Thinned, carry_out_, plan_thinning
 from torchthin.pruning.result import PruneResult
 from torchthin.report.pruning import PruneReport
@@ -50,23 +50,20 @@ class Pruner:
             then shard, then `attach_` the optimizer.
         example_inputs: a tensor, a tuple of positional or a dict of keyword arguments; structured methods and `thin_`
             need them.
-        config: what to prune, and how much of it at the end.
-        optimizer: trains the model. Masks are enforced after each of its steps, and `thin_` cuts its state.
-        schedule: "agp", "linear", "one-shot", or a function of the step (from 1) that gives the sparsity itself and takes
-            the place of ``config.target_sparsity``. None: that of the method.
-        steps: how often the sparsity grows (default: ``config.agp_steps``).
-        start: step after which it begins to.
-        interval: calls of `step` from one growth to the next.
-        data: inputs without labels, as `torchthin.io.calibration.calibration` takes them, for taylor: at each growth
+        target: what is reached at the end: a ratio of channels, `Ratio` or `Unstructured`.
+        criterion, include, exclude, seed: as in `torchthin.prune`.
+        data: inputs without labels, as `torchthin.prune` takes them, for the criterion taylor: at each growth
             the gradients of the model as it is then are taken on them. Every rank takes its own, rank 0 decides.
         loss: a function of the model that yields a loss per batch of the user's own data, in place of `data`.
+        schedule: when masks grow; by default 10 steps of AGP.
+        optimizer: trains the model. Masks are enforced after each of its steps, and `thin_` cuts its state.
 
     Raises:
         InputError: something given cannot be used. `ConfigError`: a value is out of range. Nothing was changed.
         ProofError: no way to thin the model was found.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
-    >>> pruner = Pruner(net, torch.randn(1, 3, 8, 8), steps=2)
+    >>> pruner = Pruner(net, torch.randn(1, 3, 8, 8), 0.5, schedule=Schedule(steps=2))
     >>> [(pruner.step(), pruner.sparsity) for epoch in range(3)]
     [(0.4375, 0.375), (0.5, 0.5), (0.5, 0.5)]
     """
@@ -75,30 +72,31 @@ class Pruner:
         self,
         model: nn.Module,
         example_inputs: Any = None,
-        config: PruneConfig | None = None,
-        optimizer: torch.optim.Optimizer | None = None,
+        target: Target | float = 0.5,
         *,
-        schedule: str | Curve | None = None,
-        steps: int | None = None,
-        start: int = 0,
-        interval: int = 1,
+        criterion: str | None = None,
+        include: Iterable[str] | None = None,
+        exclude: Iterable[str] = (),
         data: Any = None,
         loss: Loss | None = None,
+        seed: int = 0,
+        schedule: Schedule | None = None,
+        optimizer: torch.optim.Optimizer | None = None,
     ) -> None:
         check_model(model, "Pruner")
-        config = PruneConfig() if config is None else config
-        if not isinstance(config, PruneConfig):
-            raise ConfigError(f"The config of Pruner must be a PruneConfig. Got {type(config).__name__}.")
-        self._wrapper, self._model = weakref.ref(model), unwrapped(model)
-        self._when = plan_steps(
-            config.rule.schedule if schedule is None else schedule,
-            config.target_sparsity,
-            config.agp_steps if steps is None else steps,
-            start,
-            interval,
+        schedule = Schedule() if schedule is None else schedule
+        config = PruneConfig(
+            target,  # type: ignore[arg-type]
+            criterion,
+            include,  # type: ignore[arg-type]
+            exclude,  # type: ignore[arg-type]
+            seed,
+            schedule=schedule,
         )
+        self._wrapper, self._model = weakref.ref(model), unwrapped(model)
+        self._when = plan_steps(schedule, config.target.share)
         planned = self._when.planned
-        self._config = replace(config, target_sparsity=planned[-1], agp_steps=len(planned))
+        self._config = config.at(planned[-1])
         if optimizer is not None:
             _refuse_foreign(optimizer, self._model)
         example = own_example(self._model) if example_inputs is None else example_inputs

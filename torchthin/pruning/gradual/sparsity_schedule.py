@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
 
-from torchthin.errors import ConfigError, near_matches
-from torchthin.selection import schedule
+from torchthin.config import Schedule
+from torchthin.errors import ConfigError
+from torchthin.selection import schedule as curves
 
 Curve = Callable[[int], float]
 """Step (from 1) -> sparsity in [0, 1)."""
-CURVES = ("agp", "linear", "one-shot")
 
 
 @dataclass(frozen=True)
@@ -41,44 +41,24 @@ class When:
         return self.planned[grown - 1] if grown else 0.0
 
 
-def plan_steps(curve: str | Curve, target: float, steps: Any, start: Any, interval: Any) -> When:
-    """Work out a whole schedule.
-
-    Args:
-        curve: "agp" (Zhu & Gupta 2017), "linear", "one-shot" (all at the first step), or a function of the step that
-            gives the sparsity itself; `target` then counts for nothing.
-        target: sparsity at the end, in [0, 1).
-        steps: how often masks grow.
-        start: step after which they begin to.
-        interval: steps from one growth to the next.
+def plan_steps(schedule: Schedule, target: float) -> When:
+    """Work out a whole schedule; `target` is the sparsity at its end, where its curve is no function.
 
     Raises:
-        ConfigError: a number is out of range, the curve is unknown, or a function gives what is no sparsity or falls.
+        ConfigError: a function gives what is no sparsity, or one that falls.
 
-    >>> plan_steps("linear", 0.5, 2, 0, 3)
+    >>> plan_steps(Schedule("linear", steps=2, interval=3), 0.5)
     When(planned=(0.25, 0.5), start=0, interval=3)
     """
-    steps, interval = _whole("steps", steps, 1), _whole("interval", interval, 1)
-    start = _whole("start", start, 0)
+    curve, steps, start, interval = schedule.curve, schedule.steps, schedule.start, schedule.interval
     if callable(curve):
-        return When(
-            _checked(curve, range(start + interval, start + steps * interval + 1, interval)), start, interval
-        )
-    if curve not in CURVES:
-        raise ConfigError(
-            f"The schedule of Pruner must be one of {', '.join(CURVES)}, or a function of the step. "
-            f"Got {curve!r}.{near_matches(str(curve), CURVES)}"
-        )
-    if curve == "one-shot":
-        return When((target,), start, interval)
-    grow = schedule.agp if curve == "agp" else schedule.linear
-    return When(tuple(grow(t, target=target, steps=steps) for t in range(1, steps + 1)), start, interval)
-
-
-def _whole(name: str, value: Any, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:
-        raise ConfigError(f"The {name} of Pruner must be a whole number of at least {least}. Got {value!r}.")
-    return int(value)
+        planned = _checked(curve, range(start + interval, start + steps * interval + 1, interval))
+    elif curve == "one-shot":
+        planned = (target,)
+    else:
+        grow = curves.agp if curve == "agp" else curves.linear
+        planned = tuple(grow(t, target=target, steps=steps) for t in range(1, steps + 1))
+    return When(planned, start, interval)
 
 
 def _checked(curve: Curve, steps: range) -> tuple[float, ...]:

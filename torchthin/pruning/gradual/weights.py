@@ -15,7 +15,7 @@ from torchthin.io.distributed import broadcast
 from torchthin.pruning.gradual.mask_state import composed, recipe_entry, recipe_of
 from torchthin.pruning.gradual.sharding import WholeTensors
 from torchthin.report.pruning import Filters, share
-from torchthin.selection.channels import prune_count, select_weights
+from torchthin.selection.channels import select_weights
 from torchthin.selection.targets import Target
 from torchthin.thinning.recipe import Recipe, cut
 
@@ -50,10 +50,10 @@ class Weights:
         kept = select_weights(
             {name: self._full_size(name, weight) for name, weight in weights.items()},
             sparsity,
-            config.scope,
+            config.target.scope,
             {name: mask.to(weights[name].device) for name, mask in self.kept.items()},
-            criterion=config.rule.criterion,
-            keep_at_least=config.floor,
+            criterion=config.ranked_by,
+            keep_at_least=config.target.floor,
             seed=config.seed,
         )
         return replace(self, kept={name: broadcast(mask) for name, mask in kept.items()})
@@ -93,10 +93,10 @@ class Weights:
     def asked(self, config: PruneConfig) -> tuple[dict[str, Filters], int]:
         """Return what the target stands for."""
         sizes = {name: mask.numel() for name, mask in self.kept.items()}
-        counts = {name: prune_count(config.target_sparsity, size) for name, size in sizes.items()}
+        counts = {name: config.target.units(size) for name, size in sizes.items()}
         filters = {t.name: Filters(t.axis, t.per_filter, counts[t.name]) for t in self.targets}
-        if config.scope == "global":
-            return filters, prune_count(config.target_sparsity, sum(sizes.values()))
+        if config.target.scope == "global":
+            return filters, config.target.units_of_all(sizes.values())
         return filters, sum(counts.values())
 
     def parts(self) -> Iterator[Any]:

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from pose_demo.calibration import CUT_OUTS_FILE, SEED, calibration_inputs, load_cut_outs, save_cut_outs
 from pose_demo.generate import TRAINING_SEED, VALIDATION_SEED
 from pose_demo.score import normalise
 from pose_demo.train import TrainConfig
-from pose_demo.unlabelled import CUT_OUTS_FILE, SEED, load_cut_outs, save_cut_outs, unlabelled_inputs
 from pose_demo.validation import load_data
 from torchthin.errors import InputError
 
@@ -27,19 +27,19 @@ def test_the_shipped_cut_outs_show_people() -> None:
 
 
 def test_inputs_are_the_students_and_follow_from_the_seed() -> None:
-    inputs = unlabelled_inputs(5)
+    inputs = calibration_inputs(5)
     assert inputs.shape == (5, 3, 128, 128)
     assert inputs.dtype == torch.float32
     assert inputs.min() >= -1
     assert inputs.max() <= 127 / 128
-    assert torch.equal(inputs, unlabelled_inputs(5))
-    assert not torch.equal(inputs, unlabelled_inputs(5, seed=SEED + 1))
+    assert torch.equal(inputs, calibration_inputs(5))
+    assert not torch.equal(inputs, calibration_inputs(5, seed=SEED + 1))
     assert inputs.flatten(1).std(1).min() > 0.02
 
 
 def test_the_pictures_are_neither_scored_nor_a_step_of_the_training() -> None:
     scored = normalise(torch.from_numpy(load_data().images)).flatten(1)
-    nearest = torch.cdist(unlabelled_inputs(8).flatten(1), scored).min()
+    nearest = torch.cdist(calibration_inputs(8).flatten(1), scored).min()
     assert float(nearest) > 10  # a different background alone is farther
     assert TRAINING_SEED != VALIDATION_SEED
     assert TrainConfig().seed * 10**6 + TrainConfig().steps < SEED

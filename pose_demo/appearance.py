@@ -1,4 +1,4 @@
-"""Skin, hair and clothes: a colour for every vertex of every body, and how far clothes and hair stand off."""
+"""Skin, hair and clothes: a colour for every vertex of every body, and how far clothes and hair are above the skin."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pose_demo.body import BONES, Bodies
 class Anatomy:
     """What the mean body says about each of V vertices, the same for all people.
 
-    `part` (V,) index into PARTS; `along` (V,) place on the limb, 0 at shoulder or hip, 1 at elbow or knee, 2
+    `part` (V,) index into PARTS; `along` (V,) position on the limb, 0 at shoulder or hip, 1 at elbow or knee, 2
     at wrist or ankle; `points` (V, 3) mean positions; `normals` (V, 3); `skull` (V, 3) position from the
     head's centre.
     """
@@ -40,7 +40,7 @@ _PART_OF = {
 _LIMBS = (("upperarm01", "lowerarm01", "wrist"), ("upperleg01", "lowerleg01", "foot"))
 
 
-def study(bodies: Bodies) -> Anatomy:
+def anatomy_of(bodies: Bodies) -> Anatomy:
     """Return the anatomy of the mean body."""
     points, heads = bodies.vertices.mean(0), bodies.heads.mean(0)
     bone = bodies.weights.argmax(1)
@@ -50,10 +50,10 @@ def study(bodies: Bodies) -> Anatomy:
     for chain in _LIMBS:
         for side in "LR":
             joints = [BONES.index(f"{name}.{side}") for name in chain]
-            for place, (start, end) in enumerate(pairwise(joints)):
+            for number, (start, end) in enumerate(pairwise(joints)):
                 axis = heads[end] - heads[start]
                 share = ((points - heads[start]) @ axis / axis.dot(axis)).clamp(0, 1)
-                along = torch.where(bone == start, place + share, along)
+                along = torch.where(bone == start, number + share, along)
     skull = points - points[part == PARTS.index("head")].mean(0)
     return Anatomy(part, along, points, mesh_normals(points, bodies.faces), skull)
 
@@ -69,23 +69,24 @@ def mesh_normals(points: torch.Tensor, faces: torch.Tensor) -> torch.Tensor:
     return total / length.clamp_min(1e-9)
 
 
-def _uniform(shape: tuple[int, ...], low: float, high: float, generator: torch.Generator) -> torch.Tensor:
+def uniform(shape: tuple[int, ...], low: float, high: float, generator: torch.Generator) -> torch.Tensor:
+    """Return random numbers in [low, high), on the generator's device."""
     return low + (high - low) * torch.rand(shape, generator=generator, device=generator.device)
 
 
 def random_colours(count: int, generator: torch.Generator) -> torch.Tensor:
     """Return (count, 3) colours in [0, 1]: half of them greyish, as clothes and rooms are."""
-    colours = _uniform((count, 3), 0.03, 0.97, generator)
+    colours = uniform((count, 3), 0.03, 0.97, generator)
     grey = colours.mean(1, keepdim=True)
-    strength = _uniform((count, 1), -0.6, 1.0, generator).clamp_min(0.08)
+    strength = uniform((count, 1), -0.6, 1.0, generator).clamp_min(0.08)
     return grey + (colours - grey) * strength
 
 
 def _skin(count: int, generator: torch.Generator) -> torch.Tensor:
     light = torch.tensor([0.96, 0.80, 0.69], device=generator.device)
     dark = torch.tensor([0.28, 0.17, 0.12], device=generator.device)
-    share = _uniform((count, 1), 0, 1, generator) ** 1.5
-    return (light + (dark - light) * share + _uniform((count, 3), -0.03, 0.03, generator)).clamp(0, 1)
+    share = uniform((count, 1), 0, 1, generator) ** 1.5
+    return (light + (dark - light) * share + uniform((count, 3), -0.03, 0.03, generator)).clamp(0, 1)
 
 
 def _hair_colour(count: int, generator: torch.Generator) -> torch.Tensor:
@@ -94,16 +95,16 @@ def _hair_colour(count: int, generator: torch.Generator) -> torch.Tensor:
         device=generator.device,
     )
     choice = torch.randint(len(tones), (count,), generator=generator, device=generator.device)
-    return (tones[choice] * _uniform((count, 1), 0.7, 1.2, generator)).clamp(0, 1)
+    return (tones[choice] * uniform((count, 1), 0.7, 1.2, generator)).clamp(0, 1)
 
 
 def _pattern(anatomy: Anatomy, count: int, generator: torch.Generator) -> torch.Tensor:
     """Return (count, V) shares in [0, 1] of a second colour: plain, stripes, checks or blotches."""
-    frequency = _uniform((count, 3, 1), 20, 140, generator)
-    phase = _uniform((count, 3, 1), 0, 6.3, generator)
+    frequency = uniform((count, 3, 1), 20, 140, generator)
+    phase = uniform((count, 3, 1), 0, 6.3, generator)
     waves = torch.sin(frequency * anatomy.points.T + phase)  # (count, 3, V)
     across, _, up = waves.unbind(1)
-    kind = _uniform((count, 1), 0, 1, generator)
+    kind = uniform((count, 1), 0, 1, generator)
     share = torch.where(kind < 0.15, (up > 0.2).float(), torch.zeros_like(up))
     share = torch.where((kind >= 0.15) & (kind < 0.22), (across > 0.2).float(), share)
     share = torch.where((kind >= 0.22) & (kind < 0.32), (across * up > 0).float(), share)
@@ -113,17 +114,16 @@ def _pattern(anatomy: Anatomy, count: int, generator: torch.Generator) -> torch.
 def dress(
     anatomy: Anatomy, eyes: torch.Tensor, count: int, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return colours (count, V, 3) in [0, 1] and stand-off (count, V) in metres along the rest normals.
+    """Return colours (count, V, 3) in [0, 1] and thickness (count, V) in metres along the rest normals.
 
     `eyes` (V,): share of each vertex that is eyeball.
     """
     part = {name: anatomy.part == i for i, name in enumerate(PARTS)}
 
     def draw(low: float, high: float) -> torch.Tensor:
-        return _uniform((count, 1), low, high, generator)
+        return uniform((count, 1), low, high, generator)
 
-    sleeve, leg_length = draw(0.2, 2.6), draw(0.25, 3.2)
-    waist = draw(0.02, 0.14)
+    sleeve, leg_length, waist = draw(0.2, 2.6), draw(0.25, 3.2), draw(0.02, 0.14)
     height = anatomy.points[:, 2]
     top = part["trunk"] & (height > waist) | part["arm"] & (anatomy.along < sleeve)
     bottom = part["trunk"] & (height <= waist) | part["leg"] & (anatomy.along < leg_length)
@@ -151,11 +151,11 @@ def dress(
         (shoes, random_colours(count, generator)[:, None]),
         (hair, _hair_colour(count, generator)[:, None]),
     )
-    stand_off = torch.zeros(count, len(height), device=colour.device)
-    for (mask, paint), thickness in zip(layers, (0.022, 0.022, 0.012, 0.045), strict=True):
+    thickness = torch.zeros(count, len(height), device=colour.device)
+    for (mask, paint), most in zip(layers, (0.022, 0.022, 0.012, 0.045), strict=True):
         colour = torch.where(mask[..., None], paint, colour)
-        stand_off = torch.where(mask, draw(0.002, thickness), stand_off)
-    return colour, stand_off
+        thickness = torch.where(mask, draw(0.002, most), thickness)
+    return colour, thickness
 
 
 def _near_eyes(anatomy: Anatomy, eyes: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Attention whose scale is computed from the width of its heads loses width: the queries are multiplied by the ratio."""
+"""Attention whose scale is computed from the width of its heads loses width: the queries take over the ratio."""
 
 from __future__ import annotations
 
@@ -11,12 +11,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import torchthin
-from torchthin.graph.inputs import as_inputs
-from torchthin.graph.trace import trace
-from torchthin.selection.selectors import ByImportance
-from torchthin.selection.targets import find_targets
-from torchthin.thinning.constraints import Constraints
-from torchthin.thinning.plan import find_plan
 
 
 def by_torch(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -71,7 +65,7 @@ class Attention(nn.Module):
 def pruned(run: Callable[..., Tensor], fused: bool, bias: bool) -> torchthin.PruneResult:
     torch.manual_seed(0)
     model = Attention(run, fused, bias).eval()
-    return torchthin.prune(model, torch.randn(2, 7, 6), method="l1-structured", weights=["*"], thin=True)
+    return torchthin.prune(model, torch.randn(2, 7, 6), include=["*"])
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -85,17 +79,10 @@ def test_heads_get_narrower(run: Callable[..., Tensor], fused: bool, bias: bool)
     assert any("take a factor of" in note for note in result.report.notes)
 
 
-def test_the_factor_is_what_the_proof_needs() -> None:
-    torch.manual_seed(0)
-    model = Attention(scores_divided, False, True).eval()
-    traced = trace(model, as_inputs(torch.randn(2, 7, 6)))
-    decide = ByImportance(
-        model, find_targets(model, structured=True, weights=("*",)).targets, frozenset(), 0.5
-    )
-    scaled = find_plan(traced, decide)
-    assert scaled.recipe.shape_after("q.weight")[0] == 12
-    nowhere = Constraints(unscaled=frozenset(op.index for op in traced.graph.ops))
-    assert 0 not in find_plan(traced, decide, constraints=nowhere).recipe.keep["q.weight"]
+def test_the_factor_is_what_the_proof_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torchthin.thinning.trial.plan_rescales", lambda *_: ())
+    result = pruned(scores_divided, False, True)
+    assert result.model.q.weight.shape[0] == 24
 
 
 @pytest.mark.parametrize("fused", [True, False])
@@ -111,7 +98,7 @@ def test_what_is_not_linear_stays(fused: bool) -> None:
 def test_masks_in_place() -> None:
     torch.manual_seed(0)
     model, x = Attention(by_torch, False, True).eval(), torch.randn(2, 7, 6)
-    result = torchthin.prune(model, x, method="l1-structured", weights=["*"])
+    result = torchthin.prune(model, x, include=["*"], thin=False)
     with torch.no_grad():
         expected = result.model(x)
     thinned = torchthin.thin_(model, x, masks=result.masks)
@@ -136,9 +123,7 @@ class Shared(nn.Module):
 
 def test_a_wrong_factor_is_taken_back() -> None:
     torch.manual_seed(0)
-    result = torchthin.prune(
-        Shared().eval(), torch.randn(2, 7, 6), method="l1-structured", weights=["*"], thin=True
-    )
+    result = torchthin.prune(Shared().eval(), torch.randn(2, 7, 6), include=["*"])
     assert result.proof is not None
     assert result.proof.holds
     assert result.model.both.weight.shape == (24, 12)
@@ -165,9 +150,7 @@ class Attending(nn.Module):
 def test_torch_attention_loses_width(bias: bool, need_weights: bool) -> None:
     torch.manual_seed(0)
     model = Attending(bias, need_weights)
-    result = torchthin.prune(
-        model, torch.randn(2, 5, 6), method="l1-structured", target_sparsity=0.5, thin=True, weights=["*"]
-    )
+    result = torchthin.prune(model, torch.randn(2, 5, 6), 0.5, include=["*"])
     assert result.proof is not None and result.proof.holds and result.proof.relative <= 1e-9
     attention = result.model.get_submodule("attention")
     assert attention.in_proj_weight.shape == (36, 12)
@@ -178,9 +161,7 @@ def test_torch_encoder_loses_width() -> None:
     torch.manual_seed(0)
     layer = nn.TransformerEncoderLayer(24, 4, 48, batch_first=True)
     model = nn.Sequential(nn.Linear(6, 24), nn.TransformerEncoder(layer, 2), nn.Linear(24, 5))
-    result = torchthin.prune(
-        model, torch.randn(2, 5, 6), method="l1-structured", target_sparsity=0.5, thin=True, weights=["*"]
-    )
+    result = torchthin.prune(model, torch.randn(2, 5, 6), 0.5, include=["*"])
     assert result.proof is not None and result.proof.holds and result.proof.relative <= 1e-9
     assert result.model.get_parameter("1.layers.1.self_attn.in_proj_weight").shape == (36, 12)
     assert result.model.get_parameter("1.layers.1.linear1.weight").shape == (24, 12)
@@ -208,9 +189,7 @@ class Joined(nn.Module):
 
 def test_a_bias_that_is_joined_with_others_takes_the_factor() -> None:
     torch.manual_seed(0)
-    result = torchthin.prune(
-        Joined().eval(), torch.randn(2, 7, 6), method="l1-structured", weights=["*"], thin=True
-    )
+    result = torchthin.prune(Joined().eval(), torch.randn(2, 7, 6), include=["*"])
     assert result.proof is not None and result.proof.holds and result.proof.relative <= 1e-9
     assert result.model.q.weight.shape == result.model.out.weight.shape == (16, 16)
 
@@ -233,7 +212,7 @@ class ByConvolutions(nn.Module):
 def test_projections_by_convolutions_lose_width_too() -> None:
     torch.manual_seed(0)
     net, x = ByConvolutions().eval(), torch.randn(2, 6, 7)
-    result = torchthin.prune(net, x, method="l1-structured", weights=["*"], thin=True)
+    result = torchthin.prune(net, x, include=["*"])
     assert result.proof is not None
     assert result.proof.holds
     assert result.model.q.out_channels == 12

@@ -26,7 +26,7 @@ class Repeated(nn.Module):
 def test_the_stream_of_a_shared_layer_is_cut() -> None:
     torch.manual_seed(0)
     model, x = Repeated().eval(), torch.randn(2, 6)
-    result = torchthin.prune(model, x, method="l1-structured", weights=["*"], thin=True)
+    result = torchthin.prune(model, x, include=["*"])
     assert result.proof is not None
     assert result.proof.holds
     assert result.model.up.weight.shape == (12, 8)
@@ -39,7 +39,7 @@ def test_the_stream_of_a_shared_layer_is_cut() -> None:
 def test_what_is_masked_only_is_thinned_alike_later() -> None:
     torch.manual_seed(0)
     model, x = Repeated().eval(), torch.randn(2, 6)
-    masked = torchthin.prune(model, x, method="l1-structured", weights=["*"])
+    masked = torchthin.prune(model, x, include=["*"], thin=False)
     assert bool((masked.model.first.bias == 0).any())
     thinned = torchthin.thin_(model, x, masks=masked.masks)
     assert thinned.proof.holds
@@ -50,7 +50,7 @@ def test_biases_of_the_users_own_masks_stay() -> None:
     """What the user masked is the reference: its biases count, so the stream stays."""
     torch.manual_seed(0)
     model, x = Repeated().eval(), torch.randn(2, 6)
-    masked = torchthin.prune(model, x, method="l1-structured", weights=["*"])
+    masked = torchthin.prune(model, x, include=["*"], thin=False)
     weights = {name: mask for name, mask in masked.masks.items() if name.endswith("weight")}
     torchthin.thin_(model, x, masks=weights)
     assert model.up.weight.shape == (12, 16)

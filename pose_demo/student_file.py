@@ -5,13 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
-from pose_demo.files import write_whole
 from pose_demo.score import score_validation
 from pose_demo.student import ARCH, PoseStudent
-from torchthin.io.checkpoints import read_state
+from torchthin.io.checkpoints import read_state, write_state
 
 
 def save_student(path: Path, model: nn.Module, steps: int, extras: dict[str, Any]) -> None:
@@ -22,7 +20,7 @@ def save_student(path: Path, model: nn.Module, steps: int, extras: dict[str, Any
     """
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     contents = {"state_dict": state, "epoch": 0, "arch": ARCH, "extras": {"steps": steps, **extras}}
-    write_whole(path, lambda file: torch.save(contents, file))
+    write_state(path, "student", contents)
 
 
 def record_score(path: Path, device: str = "cpu") -> dict[str, Any]:
@@ -32,5 +30,5 @@ def record_score(path: Path, device: str = "cpu") -> dict[str, Any]:
     model.load_state_dict(contents["state_dict"])
     reached = score_validation(model.to(device), device).to_dict()
     contents["extras"]["validation"] = reached
-    write_whole(path, lambda file: torch.save(contents, file))
+    write_state(path, "student", contents)
     return reached

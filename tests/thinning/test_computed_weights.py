@@ -69,13 +69,13 @@ def test_thinned_is_masked_exactly(name: str) -> None:
     wrap, masked = WRAPS[name]
     model = net(wrap).double()
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
-    result = torchthin.prune(model, image().double(), thin=True)
+    result = torchthin.prune(model, image().double())
     assert set(result.masks) == {f"0.{masked}", f"3.{masked}", "5.weight"}
     assert result.report.channel_sparsity == 10 / 22
     assert result.report.inexact == ()
     assert result.proof is not None
     assert result.proof.relative_to_masked <= 1e-9
-    only_masked = torchthin.prune(model, image().double()).model
+    only_masked = torchthin.prune(model, image().double(), thin=False).model
     assert torch.isfinite(only_masked(image(3).double())).all()
     torch.testing.assert_close(
         result.model(image(3).double()), only_masked(image(3).double()), rtol=1e-9, atol=1e-9
@@ -87,7 +87,7 @@ def test_thinned_is_masked_exactly(name: str) -> None:
 @pytest.mark.parametrize("name", WRAPS)
 def test_thin_in_place_is_exact_as_well(name: str) -> None:
     model = net(WRAPS[name][0]).double()
-    only_masked = torchthin.prune(model, image().double())
+    only_masked = torchthin.prune(model, image().double(), thin=False)
     done = torchthin.thin_(model, image().double(), masks=only_masked.masks)
     assert done.inexact == ()
     inputs = image(4).double()
@@ -99,7 +99,7 @@ def test_without_a_graph_the_least_filters_are_zero_and_the_others_as_they_were(
     model = net(WRAPS[name][0])
     model(image())
     was = model[0].weight.detach().clone()
-    pruned = torchthin.prune(model).model
+    pruned = torchthin.prune(model, thin=False).model
     pruned(image())
     gone = pruned[0].weight.flatten(1).eq(0).all(1)
     least = was.flatten(1).abs().mean(1).argsort()[:4]
@@ -109,13 +109,13 @@ def test_without_a_graph_the_least_filters_are_zero_and_the_others_as_they_were(
 
 @pytest.mark.parametrize("example", [None, image()])
 def test_a_weight_that_no_zeros_make_zero_is_left_whole(example: Tensor | None) -> None:
-    result = torchthin.prune(net(under(Positive)), example)
+    result = torchthin.prune(net(under(Positive)), example, thin=False)
     assert set(result.masks) <= {"5.weight"}
     assert any("0.weight is computed from other parameters" in note for note in result.report.notes)
 
 
 def test_statistics_that_nothing_makes_good_for_are_named() -> None:
-    result = torchthin.prune(net(under(Centred)), image(), thin=True)
+    result = torchthin.prune(net(under(Centred)), image())
     assert result.proof is not None
     assert result.proof.holds
     assert result.report.inexact == ("3.parametrizations.weight.0: statistics run over fewer channels",)
@@ -123,25 +123,27 @@ def test_statistics_that_nothing_makes_good_for_are_named() -> None:
 
 def test_one_function_of_two_weights() -> None:
     shared = Centred()
-    result = torchthin.prune(net(under(lambda: shared)), image(), thin=True)
+    result = torchthin.prune(net(under(lambda: shared)), image())
     assert result.proof is not None
     assert result.proof.holds
 
 
 def test_a_norm_over_all_filters_is_named() -> None:
-    notes = torchthin.prune(net(parametrizations.spectral_norm), image()).report.notes
+    notes = torchthin.prune(net(parametrizations.spectral_norm), image(), thin=False).report.notes
     assert any("0.weight is normalised over all its filters" in note for note in notes)
 
 
 def test_single_weights_are_left_with_what_is_allowed() -> None:
-    result = torchthin.prune(net(parametrizations.weight_norm), method="agp-unstructured")
+    result = torchthin.prune(net(parametrizations.weight_norm), None, torchthin.Unstructured(), thin=False)
     assert set(result.masks) == {"5.weight"}
     assert any("whole channels of it can be masked" in note for note in result.report.notes)
 
 
 def test_named_and_kept_by_the_name_of_the_weight() -> None:
     model = net(parametrizations.weight_norm)
-    assert set(torchthin.prune(model, weights=["3.weight"]).masks) == {"3.parametrizations.weight.original0"}
-    kept = torchthin.prune(model, image(), keep=["3.weight"])
+    assert set(torchthin.prune(model, include=["3.weight"], thin=False).masks) == {
+        "3.parametrizations.weight.original0"
+    }
+    kept = torchthin.prune(model, image(), exclude=["3.weight"], thin=False)
     assert "3.parametrizations.weight.original0" not in kept.masks
     assert "0.parametrizations.weight.original0" in kept.masks

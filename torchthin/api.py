@@ -1,0 +1,127 @@
+"""Every public function. Each is thin: it turns the caller's words into a `PruneConfig` and calls one function below."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn
+
+from torchthin.config import PruneConfig, Target
+from torchthin.dependency.registry import register_op
+from torchthin.evaluation.bench import bench
+from torchthin.importance.registry import criteria as list_criteria
+from torchthin.importance.registry import register_channel_criterion, register_criterion
+from torchthin.importance.statistics import Loss
+from torchthin.io.export import export
+from torchthin.max7800x.cost.table import chip_names as list_chips
+from torchthin.pruning.comparison.compare import compare
+from torchthin.pruning.in_place import thin_
+from torchthin.pruning.inspection import inspect
+from torchthin.pruning.load import load
+from torchthin.pruning.one_shot import plan_pruning
+from torchthin.pruning.plan import PruningPlan
+from torchthin.pruning.recover import recover
+from torchthin.pruning.result import PruneResult
+from torchthin.pruning.sensitivity import sensitivity
+from torchthin.thinning.proof import verify
+
+__all__ = [
+    "bench",
+    "compare",
+    "export",
+    "inspect",
+    "list_chips",
+    "list_criteria",
+    "load",
+    "plan",
+    "prune",
+    "recover",
+    "register_channel_criterion",
+    "register_criterion",
+    "register_op",
+    "sensitivity",
+    "thin_",
+    "verify",
+]
+
+
+def prune(
+    model: nn.Module,
+    example_inputs: Any = None,
+    target: Target | float = 0.5,
+    *,
+    criterion: str | None = None,
+    include: Iterable[str] | None = None,
+    exclude: Iterable[str] = (),
+    data: Any = None,
+    loss: Loss | None = None,
+    seed: int = 0,
+    thin: bool = True,
+) -> PruneResult:
+    """Return a pruned copy of `model`; the model itself is left as it is.
+
+    A dependency group is all that must be pruned together: coupled layers share one decision, and output layers are kept.
+    What is masked is removed, after a trial on copies has shown that the smaller model computes what the masked one
+    computes. Only weights are set to zero: biases and BatchNorm keep their values. (Biases of removed hidden states of
+    recurrent layers are masked too, since they would keep them moving, and so are those of channels whose constant output no
+    bias can absorb; a note of the report names them.) Ties go by index.
+
+    Args:
+        model: any model.
+        example_inputs: a tensor, a tuple of positional or a dict of keyword arguments of the model. Without them (and with
+            ``thin=False``) every weight is ranked alone, output layers included.
+        target: a share of the channels, or one of `Ratio`, `Budget`, `Unstructured`, `NM`, `Distiller`,
+            `torchthin.max7800x.Chip`.
+        criterion: what ranks channels or weights, such as l1 (the default), l2, fpgm, bn-scale, lamp, random; with data also
+            taylor, activation, reconstruction; see `list_criteria`.
+        include: names or patterns that replace the default targets: convolutions, and linear layers where convolutions
+            hold less than half of the parameters; for single weights both.
+        exclude: fnmatch patterns of weight or module names to leave unpruned.
+        data: calibration data without labels: a tensor, a loader, a file or a folder, as
+            `torchthin.io.calibration.calibration` takes them.
+        loss: for taylor, a function of the model that yields a loss per batch of the user's own data; None: the model's own
+            outputs on `data` decide.
+        seed: of random numbers that criteria draw.
+        thin: remove what is masked (needs example_inputs for channels); False only sets weights to zero.
+
+    Raises:
+        InputError: (also a ValueError) `ConfigError` for bad arguments, `WeightNameError` for weight names, and for models
+            with nothing to prune, with NaN, without values, or that cannot be copied.
+        TargetMissedError: the target cannot be reached on this model.
+        ProofError: no way to thin the model held.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+    >>> result = prune(net, torch.randn(1, 3, 8, 8), 0.5)
+    >>> {name: tuple(p.shape) for name, p in result.model.named_parameters() if p.dim() > 1}
+    {'0.weight': (4, 3, 3, 3), '2.weight': (4, 4, 3, 3)}
+    """
+    config = PruneConfig(target, criterion, include, exclude, seed, thin)  # type: ignore[arg-type]
+    return plan_pruning(model, example_inputs, config, data=data, loss=loss).apply()
+
+
+def plan(
+    model: nn.Module,
+    example_inputs: Any,
+    target: Target | float = 0.5,
+    *,
+    criterion: str | None = None,
+    include: Iterable[str] | None = None,
+    exclude: Iterable[str] = (),
+    data: Any = None,
+    loss: Loss | None = None,
+    seed: int = 0,
+) -> PruningPlan:
+    """Decide as `prune` does and prove it on copies, but change nothing: look with `explain`, then `apply`.
+
+    The arguments and errors are those of `prune`.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+    >>> found = plan(net, torch.randn(1, 3, 8, 8), 0.25)
+    >>> found.explain().splitlines()[-1]
+    '  2.weight: 4x8x3x3 -> 4x6x3x3'
+    >>> found.apply().model[0].out_channels
+    6
+    """
+    config = PruneConfig(target, criterion, include, exclude, seed)  # type: ignore[arg-type]
+    return plan_pruning(model, example_inputs, config, data=data, loss=loss)

@@ -1,0 +1,222 @@
+"""Where calibration inputs come from: tensors, loaders, files, functions, folders of pictures, or noise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from torchthin.errors import InputError, one_line
+from torchthin.graph.inputs import Inputs
+from torchthin.io.checkpoints import read_saved
+from torchthin.io.factory import named_function
+
+NOISE = "noise"
+"""The source of users who have no inputs."""
+BATCH = 32
+"""Inputs in a batch, where the source is one array or a folder of pictures."""
+PICTURES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """How pictures become numbers: values in 0..1, less `mean`, divided by `std`, each one for all channels or one a channel."""
+
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that make no pictures."""
+        if not all(isfinite(number) for number in (*self.mean, *self.std)) or min(self.std, default=1) <= 0:
+            raise InputError(
+                "The mean and std of pictures must be finite numbers, and std above 0. "
+                f"Got mean {self.mean} and std {self.std}."
+            )
+
+
+def sample_count(inputs: Inputs) -> int:
+    """Return how many inputs a batch holds: the first axis of its first tensor."""
+    first = next(inputs.tensors())
+    return int(first.shape[0]) if first.dim() else 1
+
+
+def items(source: Any, like: Inputs, max_samples: int, pixels: Pixels) -> Iterator[Any]:
+    """Yield batches or single inputs of what `torchthin.io.calibration.calibration` takes, unchecked.
+
+    Raises:
+        InputError: the source cannot be read, or is none.
+    """
+    if isinstance(source, str) and source == NOISE:
+        yield from _noise(like, max_samples)
+        return
+    if isinstance(source, Path | str):
+        path = Path(source)
+        if not path.exists() and isinstance(source, str) and ":" in source:
+            yield from _of_function(source, like, max_samples, pixels)
+            return
+        source = _read(path, like, max_samples, pixels)
+    if isinstance(source, np.ndarray):
+        source = _tensor(source)
+    if isinstance(source, Tensor):
+        yield from source.split(BATCH) if source.dim() else [source]
+    elif isinstance(source, Mapping | Inputs):
+        yield source
+    elif isinstance(source, Iterable):
+        yield from _iterated(source)
+    else:
+        raise InputError(
+            "The calibration data must be a tensor, an iterable of inputs, a file, a folder of pictures or "
+            f"package.module:function. Got {type(source).__name__}."
+        )
+
+
+def _tensor(array: np.ndarray[Any, Any]) -> Tensor:
+    try:
+        return torch.from_numpy(array)
+    except TypeError as error:  # text, dates, objects
+        raise InputError(
+            f"The calibration data must be numbers that torch knows. Got an array of {array.dtype}."
+        ) from error
+
+
+def _iterated(source: Iterable[Any]) -> Iterator[Any]:
+    try:
+        yield from source
+    except InputError:
+        raise
+    except Exception as error:  # the user's loader may raise anything
+        raise InputError(f"The calibration data raised {one_line(error)}. Correct the loader.") from error
+
+
+def _of_function(reference: str, like: Inputs, max_samples: int, pixels: Pixels) -> Iterator[Any]:
+    with named_function(reference, "data") as function:
+        try:
+            source = function()
+        except Exception as error:  # the user's code may raise anything
+            raise InputError(
+                f"The data function {reference} raised {one_line(error)}. Correct it."
+            ) from error
+        if isinstance(source, str):
+            raise InputError(f"The data function {reference} must return inputs. Got a str.")
+        yield from items(source, like, max_samples, pixels)
+
+
+def _read(path: Path, like: Inputs, max_samples: int, pixels: Pixels) -> Any:
+    """Return what a file holds, or a folder's pictures."""
+    if path.is_dir():
+        return _pictures(path, like, max_samples, pixels)
+    if not path.exists():
+        raise InputError(
+            f"The calibration data {path} do not exist. Give a file, a folder, package.module:function or noise."
+        )
+    if path.suffix == ".npy":
+        try:
+            return np.load(path, allow_pickle=False)
+        except Exception as error:  # damaged files raise errors of many kinds
+            raise InputError(
+                f"The calibration data {path} cannot be read: {one_line(error)}. Save an array of numbers with numpy.save."
+            ) from error
+    if path.suffix in (".pt", ".pth"):
+        return read_saved(path, "calibration file", "Save a tensor with torch.save.")
+    raise InputError(f"The calibration data must be a .npy or .pt file, or a folder of pictures. Got {path}.")
+
+
+def _pictures(folder: Path, like: Inputs, max_samples: int, pixels: Pixels) -> Iterator[Tensor]:
+    """Yield batches of a folder's pictures, evenly spread over their sorted names, in the size of the model's input."""
+    example, *others = like.tensors()
+    if others or example.dim() != 4 or example.shape[1] not in (1, 3):
+        raise InputError(
+            "A folder of pictures can only be calibration data of a model that takes one input (n, 1 or 3, height, "
+            f"width). This one takes {[tuple(tensor.shape) for tensor in like.tensors()]}."
+        )
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES)
+    if not files:
+        raise InputError(f"The folder {folder} holds no picture ({', '.join(sorted(PICTURES))}).")
+    spread = np.unique(np.linspace(0, len(files) - 1, min(max_samples, len(files))).astype(int))
+    for start in range(0, len(spread), BATCH):
+        yield torch.stack([_picture(files[i], example, pixels) for i in spread[start : start + BATCH]])
+
+
+def _picture(path: Path, example: Tensor, pixels: Pixels) -> Tensor:
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise InputError("Reading pictures needs pillow. Install torchthin[images].") from error
+    channels, height, width = example.shape[1:]
+    try:
+        with Image.open(path) as image:
+            resized = image.convert("L" if channels == 1 else "RGB").resize(
+                (width, height), Image.Resampling.BILINEAR
+            )
+    except Exception as error:  # damaged pictures raise errors of many kinds
+        raise InputError(f"The picture {path} cannot be read: {one_line(error)}. Take it out.") from error
+    values = (
+        torch.from_numpy(np.array(resized)).reshape(height, width, channels).permute(2, 0, 1).float() / 255
+    )
+    mean, std = (_per_channel(numbers, channels) for numbers in (pixels.mean, pixels.std))
+    return (values - mean) / std
+
+
+def _per_channel(numbers: tuple[float, ...], channels: int) -> Tensor:
+    if len(numbers) not in (1, channels):
+        raise InputError(f"Mean and std of the pictures must be 1 or {channels} numbers. Got {len(numbers)}.")
+    return torch.tensor(numbers).reshape(-1, 1, 1)
+
+
+def _noise(like: Inputs, max_samples: int) -> Iterator[Inputs]:
+    generator = torch.Generator().manual_seed(0)
+    samples = sample_count(like)
+    for start in range(0, max_samples, BATCH):
+        count = min(BATCH, max_samples - start)
+
+        def change(tensor: Tensor, count: int = count) -> Tensor:
+            batched = tensor.dim() and tensor.shape[0] == samples
+            return noise_like(tensor, count, generator) if batched else tensor
+
+        yield like.map(change)
+
+
+def noise_like(example: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Return random inputs of the shape of `example`'s, with mean 0 expected and deviation 1 in each.
+
+    The amplitudes of each input fall as ``1 / f**a`` over all axes after the channels, with an a of its own between 1 and
+    2: natural pictures have about 1 (Field 1987), and networks learn from such noise (Baradad et al. 2021, arXiv
+    2106.05963). Without such axes the noise is white.
+
+    Args:
+        example: inputs (n, channels, ...) of the model, of a floating point dtype.
+        count: how many to make.
+        generator: on the CPU; the same one gives the same noise.
+
+    Raises:
+        InputError: whole numbers, such as words by their numbers, have no noise.
+    """
+    if not example.is_floating_point():
+        raise InputError(
+            "The calibration data 'noise' are floating point inputs. "
+            f"The model takes {example.dtype}; give inputs of it."
+        )
+    white = torch.randn(count, *example.shape[1:], generator=generator)
+    axes = [axis for axis in range(2, white.dim()) if white.shape[axis] > 1]
+    if axes:
+        slope = 1 + torch.rand(count, generator=generator)
+        falling = _frequencies(white, axes)[None] ** -slope.view(-1, *[1] * (white.dim() - 1))
+        white = torch.fft.ifftn(torch.fft.fftn(white, dim=axes) * falling, dim=axes).real
+        deviation = white.flatten(1).std(1).clamp_min(torch.finfo(white.dtype).tiny)
+        white = white / deviation.view(-1, *[1] * (white.dim() - 1))
+    return white.to(example)
+
+
+def _frequencies(white: Tensor, axes: list[int]) -> Tensor:
+    """Return the length of the frequency vector at each place of the spectrum (1, ...); the mean has the least other one."""
+    squares = torch.zeros(white.shape[2:])[None]
+    for axis in axes:
+        along = torch.fft.fftfreq(white.shape[axis]) ** 2
+        squares = squares + along.view([-1 if a == axis else 1 for a in range(1, white.dim())])
+    return squares.sqrt().clamp_min(1 / max(white.shape[axis] for axis in axes))

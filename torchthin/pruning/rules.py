@@ -1,0 +1,108 @@
+"""How each target finds its thinning plan.
+
+A new target is a class in `config.py` and one function here; one of a room above brings the function as its method `thinning`.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from functools import cached_property, singledispatch
+from typing import Any
+
+from torchthin.config import Budget, PruneConfig, Ratio, Target
+from torchthin.errors import TargetMissedError
+from torchthin.evaluation.sensitivity_scan import Scan, scanned
+from torchthin.graph.cost import Cost, measure
+from torchthin.graph.inputs import Inputs
+from torchthin.graph.trace import Traced
+from torchthin.importance.registry import criterion as registered
+from torchthin.importance.statistics import Loss, Measure
+from torchthin.report.pruning import BudgetFacts
+from torchthin.selection.budget import BudgetRule
+from torchthin.selection.selectors import ImportanceSelector, RatioRule, Rule
+from torchthin.selection.sensitivity_table import Sensitivity, read_table
+from torchthin.selection.targets import Targets
+from torchthin.thinning.build import thin_copy
+from torchthin.thinning.plan import Plan, find_plan
+
+_ATTEMPTS = 4
+"""Plans within a budget: what thinning adds is left free in the next one."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of `prune` over dependency groups: what was found before anything is selected."""
+
+    traced: Traced
+    targets: Targets
+    config: PruneConfig
+    batches: tuple[Inputs, ...] = ()
+    """Calibration data, on the model's device."""
+    loss: Loss | None = None
+
+    @cached_property
+    def statistics(self) -> Measure | None:
+        """The model on data; None where the criterion needs none."""
+        if not registered(self.config.ranked_by).needs_data:
+            return None
+        return Measure(self.traced.model, self.batches, self.traced.derived, self.loss, self.config.seed)
+
+    def selector(self, rule: Rule) -> ImportanceSelector:
+        """Return the selector by importance that asks `rule` how much is kept."""
+        return ImportanceSelector(
+            self.traced.model, self.targets, rule, self.config.ranked_by, self.statistics, self.config.seed
+        )
+
+
+@singledispatch
+def thinning_for(target: Target, run: Run) -> tuple[Plan, dict[str, Any]]:
+    """Return a plan, tried and proved, that reaches `target`, and further fields of the report.
+
+    Raises:
+        InputError: the target does not go with dependency groups, or asks for too much.
+        TargetMissedError: it cannot be reached, as trials have shown.
+        ProofError: no way to thin the model held.
+    """
+    found: tuple[Plan, dict[str, Any]] = target.thinning(run)
+    return found
+
+
+@thinning_for.register
+def _ratio(target: Ratio, run: Run) -> tuple[Plan, dict[str, Any]]:
+    return find_plan(run.traced, run.selector(RatioRule(target, target.round_to))), {}
+
+
+@thinning_for.register
+def _budget(target: Budget, run: Run) -> tuple[Plan, dict[str, Any]]:
+    traced = run.traced
+    rule = BudgetRule(target, measure(traced.model, traced.inputs), _losses(target, run))
+    for _ in range(_ATTEMPTS):
+        found = find_plan(traced, run.selector(rule))
+        cost = measure(thin_copy(traced.model, found.recipe), traced.inputs) if found.recipe else rule.whole
+        counts = {"parameters": cost.parameters, "macs": cost.macs}
+        if all(counts[name] <= limit for name, limit in rule.limits.items()):
+            return found, {"budgets": _facts(rule, cost)}
+        expected = found.proposal.decision.facts
+        rule = replace(rule, reserve={name: max(0, counts[name] - expected.of(name)) for name in rule.limits})
+    raise TargetMissedError(
+        f"The budget was missed: asked {rule.asked}, the thinned model has {cost.parameters:,} parameters "
+        f"and {cost.macs:,} macs. Ask for a little less."
+    )
+
+
+def _facts(rule: BudgetRule, cost: Cost) -> tuple[BudgetFacts, ...]:
+    whole = {"parameters": rule.whole.parameters, "macs": rule.whole.macs}
+    after = {"parameters": cost.parameters, "macs": cost.macs}
+    return tuple(BudgetFacts(name, limit, whole[name], after[name]) for name, limit in rule.limits.items())
+
+
+def _losses(target: Budget, run: Run) -> Sensitivity | None:
+    """Return what says how a budget is spread over the groups, None where all lose the same share."""
+    given = target.allocation
+    if given is None or isinstance(given, Sensitivity):
+        return given
+    if given != "auto":
+        return read_table(os.fspath(given))
+    batches = run.batches or (run.traced.inputs,)
+    return scanned(run.selector(RatioRule(Ratio())), run.traced, Scan(batches))
