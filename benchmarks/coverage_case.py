@@ -21,7 +21,7 @@ from torchthin.graph.inputs import as_inputs
 from torchthin.graph.trace import trace
 from torchthin.selection.selectors import ByImportance
 from torchthin.selection.targets import find_targets
-from torchthin.thinning.build import thin_copy
+from torchthin.thinning.apply import thin_copy
 from torchthin.thinning.plan import find_plan
 
 SHARE = 0.5

@@ -26,7 +26,8 @@ from torchthin.graph.inputs import Inputs, call
 from torchthin.graph.op_counter import CountingMode
 from torchthin.graph.opgraph import Op, OpGraph, Ref
 from torchthin.graph.recorder import record
-from torchthin.thinning.reference import Kept, ReferenceMode, invoke
+from torchthin.thinning.reference import Reference, ReferenceMode, invoke
+from torchthin.thinning.survivors import Survivors
 
 OUTPUT = "part of the model's output"
 UNSET = {
@@ -49,7 +50,7 @@ class Wrong:
         return f"{self.op.name} {self.op.arguments}: {self.problem}"
 
 
-def _sizes(op: Op, kept: Kept, position: int = 0) -> list[int]:
+def _sizes(op: Op, kept: Survivors, position: int = 0) -> list[int]:
     ref = op.outputs[position]
     assert ref is not None
     shape = list(kept.labels.graph.values[ref.value].shape)
@@ -58,18 +59,18 @@ def _sizes(op: Op, kept: Kept, position: int = 0) -> list[int]:
     return shape
 
 
-def _size(op: Op, kept: Kept, given: dict[str, Any]) -> None:
+def _size(op: Op, kept: Survivors, given: dict[str, Any]) -> None:
     if "size" in given:
         given["size"] = _sizes(op, kept)
 
 
-def _square(op: Op, kept: Kept, given: dict[str, Any]) -> None:
+def _square(op: Op, kept: Survivors, given: dict[str, Any]) -> None:
     given["n"] = _sizes(op, kept)[0]
     if "m" in given:
         given["m"] = _sizes(op, kept)[1]
 
 
-def _slice(op: Op, kept: Kept, given: dict[str, Any]) -> None:
+def _slice(op: Op, kept: Survivors, given: dict[str, Any]) -> None:
     ref = op.arguments["self"]
     shape = kept.labels.graph.values[ref.value].shape
     dim = given.get("dim", 0) % len(shape)
@@ -83,7 +84,7 @@ def _slice(op: Op, kept: Kept, given: dict[str, Any]) -> None:
     given["start"], given["end"] = int(keep[:start].sum()), int(keep[:stop].sum())
 
 
-def _split(op: Op, kept: Kept, given: dict[str, Any]) -> None:
+def _split(op: Op, kept: Survivors, given: dict[str, Any]) -> None:
     data = op.arguments["self"]
     dim = given.get("dim", 0) % len(kept.labels.graph.values[data.value].shape)
     sizes = [_sizes(op, kept, position)[dim] for position in range(len(op.outputs))]
@@ -93,37 +94,37 @@ def _split(op: Op, kept: Kept, given: dict[str, Any]) -> None:
         given["split_size"] = sizes[0]
 
 
-def _layer_norm(op: Op, kept: Kept, given: dict[str, Any]) -> None:
+def _layer_norm(op: Op, kept: Survivors, given: dict[str, Any]) -> None:
     given["normalized_shape"] = list(given["input"].shape[-len(given["normalized_shape"]) :])
 
 
-def _group_norm(op: Op, kept: Kept, given: dict[str, Any]) -> None:
+def _group_norm(op: Op, kept: Survivors, given: dict[str, Any]) -> None:
     shape = given["input"].shape
     given["N"], given["C"], given["HxW"] = shape[0], shape[1], int(np.prod(shape[2:]))
 
 
-def _conv_groups(op: Op, kept: Kept, given: dict[str, Any]) -> None:
+def _conv_groups(op: Op, kept: Survivors, given: dict[str, Any]) -> None:
     before = kept.labels.graph.values[op.arguments["weight"].value].shape
     groups, transposed = given["groups"], given.get("transposed", False)
     if groups > 1 and before[0 if transposed else 1] == (groups if transposed else 1):
         given["groups"] = given["input"].shape[1]
 
 
-def _restride(op: Op, kept: Kept, given: dict[str, Any]) -> None:
+def _restride(op: Op, kept: Survivors, given: dict[str, Any]) -> None:
     given["size"], given["stride"] = list(given["self"].shape), list(given["self"].stride())
 
 
-def _strided(op: Op, kept: Kept, given: dict[str, Any]) -> None:
+def _strided(op: Op, kept: Survivors, given: dict[str, Any]) -> None:
     given["size"] = _sizes(op, kept)
     given["stride"] = list(torch.empty(given["size"], device="meta").stride())
 
 
-def _alias(op: Op, kept: Kept, given: dict[str, Any]) -> None:
+def _alias(op: Op, kept: Survivors, given: dict[str, Any]) -> None:
     given["size"] = _sizes(op, kept)
     given["stride"] = list(torch.empty(given["size"], device="meta").stride())
 
 
-def _aligned(op: Op, kept: Kept, given: dict[str, Any]) -> None:
+def _aligned(op: Op, kept: Survivors, given: dict[str, Any]) -> None:
     """Lay rows out at whole 16 bytes, the only layout that the kernel takes."""
     for name in ("self", "mat2"):
         data = given[name]
@@ -131,7 +132,7 @@ def _aligned(op: Op, kept: Kept, given: dict[str, Any]) -> None:
         given[name] = torch.nn.functional.pad(data, (0, whole - data.shape[-1]))[..., : data.shape[-1]]
 
 
-Adapt = Callable[[Op, Kept, dict[str, Any]], None]
+Adapt = Callable[[Op, Survivors, dict[str, Any]], None]
 ADAPT: dict[str, Adapt] = {
     **dict.fromkeys(["aten.view", "aten._unsafe_view"], _size),
     **dict.fromkeys(
@@ -163,8 +164,8 @@ def consumed(graph: OpGraph) -> set[int]:
 class LawMode(ReferenceMode):
     """Runs a module at full size and, op by op, checks the law on what stays."""
 
-    def __init__(self, labels: Labels, kept: Kept) -> None:
-        super().__init__(labels, kept)
+    def __init__(self, labels: Labels, kept: Survivors) -> None:
+        super().__init__(Reference(kept))
         self.wrong: list[Wrong] = []
         self._consumed = consumed(labels.graph)
 
@@ -178,7 +179,7 @@ class LawMode(ReferenceMode):
             before = {name: self._selected(op.arguments.get(name), value) for name, value in given.items()}
             result = super().execute(func, args, kwargs)
             touched = [*op.inputs(), *(r for r in op.outputs if r)]
-            if any(self._kept.cut_axes(ref.value) for ref in touched):
+            if any(self._survivors.cut_axes(ref.value) for ref in touched):
                 self.wrong.extend(Wrong(op, problem) for problem in self._compare(op, before, result))
         except (RuntimeError, IndexError) as error:
             self.wrong.append(Wrong(op, f"the labels do not fit: {type(error).__name__}: {error}"))
@@ -196,7 +197,7 @@ class LawMode(ReferenceMode):
 
     def _contract(self, op: Any, contraction: Any, func: Any, args: Any, kwargs: Any) -> Any:
         """Leave out what went; in a whole model its constant would be folded into the bias."""
-        keep = self._kept.along(contraction.data, contraction.data_axis)
+        keep = self._survivors.along(contraction.data, contraction.data_axis)
         if keep is None:
             return func(*args, **kwargs)
         given = by_name(func, args, kwargs)
@@ -210,7 +211,7 @@ class LawMode(ReferenceMode):
 
     def _selected(self, argument: Any, value: Any) -> Any:
         if isinstance(value, Tensor) and isinstance(argument, Ref):
-            return self._kept.select(argument.value, value).clone()
+            return self._survivors.select(argument.value, value).clone()
         if isinstance(value, (list, tuple)) and isinstance(argument, list):
             made = [self._selected(a, v) for a, v in zip(argument, value, strict=True)]
             return made if isinstance(value, list) else tuple(made)
@@ -220,7 +221,7 @@ class LawMode(ReferenceMode):
         adapt = ADAPT.get(op.name)
         try:
             if adapt is not None:
-                adapt(op, self._kept, given)
+                adapt(op, self._survivors, given)
             small = as_outputs(invoke(op.target, given))
         except Exception as error:
             yield f"does not run on what stays: {type(error).__name__}: {str(error).splitlines()[0]}"
@@ -233,7 +234,7 @@ class LawMode(ReferenceMode):
             if ref is None or a is None or b is None:
                 continue
             if ref.value in self._consumed:
-                yield from _differs(self._kept.select(ref.value, a), b, op.name in UNSET)
+                yield from _differs(self._survivors.select(ref.value, a), b, op.name in UNSET)
 
 
 def _differs(expected: Tensor, actual: Tensor, unset: bool = False) -> Iterator[str]:
@@ -312,7 +313,7 @@ def check(model: nn.Module, inputs: Inputs, limit: int = 12) -> Finding:
         used = _used(labels, comps)
         free += used.size
         for gone in removals(labels, comps, used, limit):
-            wrong.extend(_run(model, inputs, LawMode(labels, Kept(labels, comps, gone))))
+            wrong.extend(_run(model, inputs, LawMode(labels, Survivors(labels, comps, gone))))
         for pair in _pairs(labels, comps, used, limit):
             wrong.extend(_run(model, inputs, SwapMode(labels, comps, pair)))
         if all(site.chosen == len(site.candidates) - 1 for site in labels.split_choices):

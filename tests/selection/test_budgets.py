@@ -21,7 +21,7 @@ from torchthin.selection.budget import by_budget, wider_by_one
 from torchthin.selection.cost_model import Ledger
 from torchthin.selection.selectors import ByImportance
 from torchthin.selection.targets import find_targets
-from torchthin.thinning.build import thin_copy
+from torchthin.thinning.apply import thin_copy
 from torchthin.thinning.plan import find_plan
 
 sys.path.append(str(Path(__file__).parents[1] / "thinning"))
@@ -71,7 +71,7 @@ def test_the_ledger_foretells_what_is_measured(
     assert (ledger.spent({}).parameters, ledger.spent({}).macs) == (whole.parameters, whole.macs)
     thin = measure(thin_copy(net, plan.recipe), X) if plan.recipe else whole
     added = sum(int(np.prod(shape)) for shape in plan.recipe.added.values())
-    spent = ledger.spent(proposal.decision.keeps)
+    spent = ledger.spent(proposal.selection.keeps)
     assert (spent.parameters + added, spent.macs) == (thin.parameters, thin.macs)
 
 
@@ -92,7 +92,7 @@ def test_no_group_can_be_wider_within_the_budgets(targets: dict[str, str], scope
     assert decide.ledger is not None
     assert decide.ranking is not None
     assert decide.chosen is not None
-    keeps = found.proposal.decision.keeps
+    keeps = found.proposal.selection.keeps
     for group in decide.chosen.groups:
         wider = wider_by_one(group, decide.ranking.scores[group.name], keeps[group.name])
         assert wider is None or any(

@@ -34,7 +34,7 @@ from torchthin.selection.masks import apply_masks_
 from torchthin.selection.selection import Selection
 from torchthin.selection.selectors import makers, masks_of
 from torchthin.thinning.apply import apply_
-from torchthin.thinning.plan import Plan, find_plan, folded_values, inexact_layers
+from torchthin.thinning.plan import ThinningPlan, changed_tensors, find_plan, inexact_layers
 
 EXACT = 1e-9
 Keep = npt.NDArray[np.bool_]
@@ -92,12 +92,12 @@ def off_by(model: nn.Module, other: nn.Module) -> float:
     return float((a - b).abs().max() / a.abs().max())
 
 
-def thinned(model: nn.Module, plan: Plan) -> tuple[nn.Module, nn.Module]:
+def thinned(model: nn.Module, plan: ThinningPlan) -> tuple[nn.Module, nn.Module]:
     """The masked copy and the thinned copy."""
     masked = copy.deepcopy(model)
-    apply_masks_(masked, plan.proposal.decision.masks)
+    apply_masks_(masked, plan.proposal.selection.masks)
     small = copy.deepcopy(masked)
-    apply_(small, plan.recipe, values=folded_values(masked, plan))
+    apply_(small, plan.recipe, values=changed_tensors(masked, plan))
     return masked, small
 
 
@@ -108,8 +108,8 @@ def damaged(recipe: Recipe) -> Recipe:
     return replace(recipe, keep={**recipe.keep, name: {axis: (*kept[:-1], recipe.shapes[name][axis])}})
 
 
-def check(model: nn.Module, plan: Plan, share: float) -> None:
-    decision = plan.proposal.decision
+def check(model: nn.Module, plan: ThinningPlan, share: float) -> None:
+    decision = plan.proposal.selection
     for group in plan.proposal.grouping.groups.groups:
         if group.name in decision.keeps and not group.balances:
             gone = int((~decision.keeps[group.name]).sum())
@@ -148,8 +148,8 @@ def test_masked_is_thinned(net: tuple[list[tuple[str, int, int]], int], seed: in
     check(model, plan, share)
 
 
-def sizes(plan: Plan) -> dict[str, int]:
-    return {name: keep.size for name, keep in plan.proposal.decision.keeps.items()}
+def sizes(plan: ThinningPlan) -> dict[str, int]:
+    return {name: keep.size for name, keep in plan.proposal.selection.keeps.items()}
 
 
 @settings(suppress_health_check=list(HealthCheck), max_examples=settings().max_examples // 2)
@@ -167,7 +167,7 @@ def test_one_after_the_other_is_both_at_once(net: tuple[list[tuple[str, int, int
     _, small = thinned(model, first)
     second = find_plan(trace(small, inputs), AtRandom(small, seed + 1, 0.5))
     _, smaller = thinned(small, second)
-    keeps, later = first.proposal.decision.keeps, second.proposal.decision.keeps
+    keeps, later = first.proposal.selection.keeps, second.proposal.selection.keeps
     # What is left of a group must be a group of the smaller model (what could not be cut there is frozen there).
     assume({name: int(keep.sum()) for name, keep in keeps.items()} == sizes(second))
     both: dict[str, Keep] = {}
@@ -180,7 +180,11 @@ def test_one_after_the_other_is_both_at_once(net: tuple[list[tuple[str, int, int
     assert composed.keep == at_once.recipe.keep
     _, direct = thinned(model, at_once)
     rescaled = any(item.rescaled for item in derived_weights(model).values())
-    if not rescaled and not first.outcome.folds and not any(map(inexact_layers, (first, second, at_once))):
+    if (
+        not rescaled
+        and not first.outcome.absorptions
+        and not any(map(inexact_layers, (first, second, at_once)))
+    ):
         assert off_by(direct, smaller) <= EXACT
 
 

@@ -11,9 +11,9 @@ from torchthin.config import PruneConfig
 from torchthin.graph.inputs import as_inputs
 from torchthin.graph.size_uses import SizeUse, read_sizes
 from torchthin.graph.trace import trace
-from torchthin.selection.selectors import ByImportance
+from torchthin.selection.selectors import ImportanceSelector, RatioRule
 from torchthin.selection.targets import find_targets
-from torchthin.thinning.plan import Plan, find_plan
+from torchthin.thinning.plan import ThinningPlan, find_plan
 
 
 class Attention(nn.Module):
@@ -57,10 +57,10 @@ class Doubled(nn.Module):
         return self.last(y.view(-1, self.rows, y.shape[-1]))
 
 
-def planned(model: nn.Module, x: Tensor) -> Plan:
+def planned(model: nn.Module, x: Tensor) -> ThinningPlan:
     config = PruneConfig(0.5, include=("*",))
-    targets = find_targets(model, structured=True, include=config.weights).targets
-    return find_plan(trace(model, as_inputs(x)), ByImportance(model, targets, frozenset(), 0.5))
+    targets = find_targets(model, structured=True, include=config.include)
+    return find_plan(trace(model, as_inputs(x)), ImportanceSelector(model, targets, RatioRule(config.target)))
 
 
 def test_attributes_follow_at_once() -> None:

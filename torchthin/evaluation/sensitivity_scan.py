@@ -106,7 +106,7 @@ def scanned(
         InputError: nothing can be pruned, or model, data or metric cannot be used.
         ConfigError: the cache cannot be used.
     """
-    selection = find_plan(traced, select).proposal.decision  # groups that cannot be thinned are frozen by it
+    selection = find_plan(traced, select).proposal.selection  # groups that cannot be thinned are frozen by it
     groups = {group.name: group for group in selection.groups}
     if not groups:
         raise InputError("No group of the model can be pruned. See the reasons with torchthin inspect.")

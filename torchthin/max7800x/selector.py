@@ -28,7 +28,7 @@ from torchthin.selection.allocation import Allocator, Levels
 from torchthin.selection.channels import lowest
 from torchthin.selection.selection import BoolArray, Keeps
 from torchthin.selection.selectors import Candidates
-from torchthin.thinning.plan import Plan, find_plan
+from torchthin.thinning.plan import ThinningPlan, find_plan
 
 Outputs = dict[int, int]
 """Layer number -> output channels."""
@@ -38,7 +38,7 @@ _PASS = 64
 """Inputs of one pass: a width that is a multiple saves more than those just above."""
 
 
-def thinning_for_chip(target: Chip, run: Run) -> tuple[Plan, dict[str, Any]]:
+def thinning_for_chip(target: Chip, run: Run) -> tuple[ThinningPlan, dict[str, Any]]:
     """Return a plan, tried and proved, that reaches `target`, and the report's section on the chip.
 
     Raises:
@@ -46,7 +46,7 @@ def thinning_for_chip(target: Chip, run: Run) -> tuple[Plan, dict[str, Any]]:
         TargetMissedError: the target cannot be reached.
     """
     found = find_plan(run.traced, run.selector(ChipRule(target, map_for(run.traced, target.name))))
-    return found, {"sections": (found.proposal.decision.facts,)}
+    return found, {"sections": (found.proposal.selection.facts,)}
 
 
 def map_for(traced: Traced, name: str) -> ChipMapping:

@@ -17,7 +17,7 @@ from torchthin.graph.trace import trace
 from torchthin.selection.masks import apply_masks_
 from torchthin.selection.selectors import DeadChannelSelector, effective_weights
 from torchthin.thinning.apply import apply_
-from torchthin.thinning.plan import Plan, find_plan, folded_values, inexact_layers
+from torchthin.thinning.plan import ThinningPlan, changed_tensors, find_plan, inexact_layers
 from torchthin.thinning.proof import Proof
 from torchthin.thinning.recipe import Recipe
 
@@ -75,7 +75,9 @@ def thin_(
     return carry_out_(model, masked, plan, masks or {}, optimizer)
 
 
-def plan_thinning(model: nn.Module, inputs: Inputs, masks: Mapping[str, Tensor]) -> tuple[nn.Module, Plan]:
+def plan_thinning(
+    model: nn.Module, inputs: Inputs, masks: Mapping[str, Tensor]
+) -> tuple[nn.Module, ThinningPlan]:
     """Return a masked copy of `model` and a plan, tried and proved, that removes what is dead in it.
 
     Raises:
@@ -97,7 +99,7 @@ def plan_thinning(model: nn.Module, inputs: Inputs, masks: Mapping[str, Tensor])
 def carry_out_(
     model: nn.Module,
     masked: nn.Module,
-    plan: Plan,
+    plan: ThinningPlan,
     masks: Mapping[str, Tensor],
     optimizer: torch.optim.Optimizer | None,
 ) -> Thinned:
@@ -107,7 +109,7 @@ def carry_out_(
         InputError: the optimizer does not fit the model; nothing is changed then.
     """
     before = sum(p.numel() for p in model.parameters())
-    apply_(model, plan.recipe, optimizer, folded_values(masked, plan))
+    apply_(model, plan.recipe, optimizer, changed_tensors(masked, plan))
     remaining = {name: mask for name, mask in masks.items() if name not in plan.recipe.keep}
     apply_masks_(model, remaining)
     after = sum(p.numel() for p in model.parameters())

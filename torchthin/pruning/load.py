@@ -9,12 +9,11 @@ from typing import TypeVar
 from torch import nn
 
 from torchthin.errors import CheckpointError, InputError
-from torchthin.graph.clone import clone, duplicate
+from torchthin.graph.clone import clone, duplicate, state_tensors
 from torchthin.graph.model import check_model
 from torchthin.io.checkpoints import Checkpoint, load_into, read_checkpoint
 from torchthin.io.distiller.recipe import from_distillers_terms
 from torchthin.thinning.apply import apply_
-from torchthin.thinning.build import tensors_of
 from torchthin.thinning.recipe import Recipe
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -71,7 +70,7 @@ def shrink_to_(model: nn.Module, checkpoint: Checkpoint) -> None:
     recipe = stored_recipe(checkpoint)
     if recipe is None:
         return
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors_of(model).items()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in state_tensors(model)}
     if all(shapes.get(name) == recipe.shape_after(name) for name in recipe.keep):
         return
     try:

@@ -26,7 +26,7 @@ from torchthin.report.pruning import Filters, build_report
 from torchthin.selection.schedule import planned_sparsities
 from torchthin.selection.selection import Keeps
 from torchthin.selection.targets import Targets, find_targets
-from torchthin.thinning.plan import Plan, silenced_biases
+from torchthin.thinning.plan import ThinningPlan, masked_biases
 
 
 def plan_pruning(
@@ -109,9 +109,9 @@ def batches_of(model: nn.Module, inputs: Inputs, data: Any) -> tuple[Inputs, ...
 
 
 def _plan(
-    traced: Traced, targets: Targets, config: PruneConfig, thinning: Plan, more: Mapping[str, Any]
+    traced: Traced, targets: Targets, config: PruneConfig, thinning: ThinningPlan, more: Mapping[str, Any]
 ) -> PruningPlan:
-    selection = thinning.proposal.decision
+    selection = thinning.proposal.selection
     masks = {name: mask.contiguous() for name, mask in selection.masks.items()}
     ranked = {name: mask for name, mask in masks.items() if name in selection.masked_axes}
     filters, asked = asked_of_groups(selection.groups, selection.keeps, config, selection.masked_axes, ranked)
@@ -130,7 +130,7 @@ def _plan(
             *_fallen_back(selection.ranking, config.ranked_by),
             *frozen_targets(thinning, selection.masked_axes, ranked),
             *_state_biases([name for name in masks if name not in selection.masked_axes]),
-            *silenced_biases(thinning),
+            *masked_biases(thinning),
             *filter(None, [traced.graph.note, thinning.outcome.note]),
         ),
     )
@@ -185,7 +185,9 @@ def _state_biases(biases: list[str]) -> tuple[str, ...]:
     )
 
 
-def frozen_targets(found: Plan, axes: Mapping[str, int], masks: Mapping[str, Tensor]) -> tuple[str, ...]:
+def frozen_targets(
+    found: ThinningPlan, axes: Mapping[str, int], masks: Mapping[str, Tensor]
+) -> tuple[str, ...]:
     """Say why filters of the masked weights are kept."""
     return tuple(
         f"{item.parameter}: {item.count} filters are kept, {item.reason}."

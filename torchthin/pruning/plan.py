@@ -17,11 +17,11 @@ from torchthin.report.pruning import PruneReport
 from torchthin.selection.selectors import DeadChannelSelector, effective_weights
 from torchthin.thinning.apply import apply_
 from torchthin.thinning.plan import (
-    Plan,
+    ThinningPlan,
+    changed_tensors,
     find_plan,
-    folded_values,
     inexact_layers,
-    rescaled_layers,
+    scaled_layers,
     unsaved_tensors,
 )
 from torchthin.thinning.proof import Proof
@@ -39,7 +39,7 @@ class PruningPlan:
     """Weight name (seldom bias name) -> bool tensor of its shape, True = keep."""
     report: PruneReport = field(repr=False)
     """What was asked, and what the masks achieve."""
-    thinning: Plan | None = field(default=None, repr=False)
+    thinning: ThinningPlan | None = field(default=None, repr=False)
     """How the masked channels are removed, tried and proved; None where every weight was ranked alone."""
     inputs: Inputs | None = field(default=None, repr=False)
 
@@ -88,7 +88,7 @@ class PruningPlan:
             found = find_plan(trace(masked, self.inputs), DeadChannelSelector(effective_weights(masked)))
         before = measure(masked, self.inputs)
         if found.recipe:
-            apply_(masked, found.recipe, values=folded_values(masked, found))
+            apply_(masked, found.recipe, values=changed_tensors(masked, found))
         after = measure(masked, self.inputs)
         removed = (
             ()
@@ -97,7 +97,7 @@ class PruningPlan:
         )
         report = replace(
             report,
-            notes=(*report.notes, *removed, *rescaled_layers(found), *unsaved_tensors(masked, found)),
+            notes=(*report.notes, *removed, *scaled_layers(found), *unsaved_tensors(masked, found)),
             macs=before.macs,
             thinned_parameters=after.parameters,
             thinned_parameter_bytes=after.parameter_bytes,

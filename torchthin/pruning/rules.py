@@ -23,8 +23,8 @@ from torchthin.selection.budget import BudgetRule
 from torchthin.selection.selectors import ImportanceSelector, RatioRule, Rule
 from torchthin.selection.sensitivity_table import Sensitivity, read_table
 from torchthin.selection.targets import Targets
-from torchthin.thinning.build import thin_copy
-from torchthin.thinning.plan import Plan, find_plan
+from torchthin.thinning.apply import thin_copy
+from torchthin.thinning.plan import ThinningPlan, find_plan
 
 _ATTEMPTS = 4
 """Plans within a budget: what thinning adds is left free in the next one."""
@@ -56,7 +56,7 @@ class Run:
 
 
 @singledispatch
-def thinning_for(target: Target, run: Run) -> tuple[Plan, dict[str, Any]]:
+def thinning_for(target: Target, run: Run) -> tuple[ThinningPlan, dict[str, Any]]:
     """Return a plan, tried and proved, that reaches `target`, and further fields of the report.
 
     Raises:
@@ -64,17 +64,17 @@ def thinning_for(target: Target, run: Run) -> tuple[Plan, dict[str, Any]]:
         TargetMissedError: it cannot be reached, as trials have shown.
         ProofError: no way to thin the model held.
     """
-    found: tuple[Plan, dict[str, Any]] = target.thinning(run)
+    found: tuple[ThinningPlan, dict[str, Any]] = target.thinning(run)
     return found
 
 
 @thinning_for.register
-def _ratio(target: Ratio, run: Run) -> tuple[Plan, dict[str, Any]]:
+def _ratio(target: Ratio, run: Run) -> tuple[ThinningPlan, dict[str, Any]]:
     return find_plan(run.traced, run.selector(RatioRule(target, target.round_to))), {}
 
 
 @thinning_for.register
-def _budget(target: Budget, run: Run) -> tuple[Plan, dict[str, Any]]:
+def _budget(target: Budget, run: Run) -> tuple[ThinningPlan, dict[str, Any]]:
     traced = run.traced
     rule = BudgetRule(target, measure(traced.model, traced.inputs), _losses(target, run))
     for _ in range(_ATTEMPTS):
@@ -83,7 +83,7 @@ def _budget(target: Budget, run: Run) -> tuple[Plan, dict[str, Any]]:
         counts = {"parameters": cost.parameters, "macs": cost.macs}
         if all(counts[name] <= limit for name, limit in rule.limits.items()):
             return found, {"budgets": _facts(rule, cost)}
-        expected = found.proposal.decision.facts
+        expected = found.proposal.selection.facts
         rule = replace(rule, reserve={name: max(0, counts[name] - expected.of(name)) for name in rule.limits})
     raise TargetMissedError(
         f"The budget was missed: asked {rule.asked}, the thinned model has {cost.parameters:,} parameters "

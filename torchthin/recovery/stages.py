@@ -23,7 +23,7 @@ from torchthin.recovery.batchnorm import recalibrate_
 from torchthin.recovery.distillation import Distillation, Progress, distill_
 from torchthin.recovery.reconstruction import reconstruct_
 from torchthin.report.recovery import RecoveryFacts, Stage
-from torchthin.thinning.build import thin_copy
+from torchthin.thinning.apply import thin_copy
 from torchthin.thinning.recipe import Recipe, check_fits
 
 HELD_OUT = 8

@@ -1,28 +1,63 @@
-"""Applies a recipe to the caller's own model: everything is made first, then exchanged; on failure all is put back."""
+"""A recipe applied: to a copy that costs only its own size, or in place, where everything is undone if a step fails."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from torchthin.graph.clone import Exchange, clone, held, modules_of, state_tensors
+from torchthin.graph.fake import SMALL
 from torchthin.graph.parametrized import recompute_
-from torchthin.thinning.build import set_attributes_, tensors_of
 from torchthin.thinning.optimizer import cut_state, follow_, remembered
 from torchthin.thinning.recipe import Recipe, check_fits, cut
 
 
-@dataclass(frozen=True)
-class _Exchange:
-    """New contents of one tensor of the model."""
+def thin_copy(
+    model: nn.Module, recipe: Recipe, prepare: Exchange | None = None, *, values: bool = True
+) -> nn.Module:
+    """Return a copy of `model` thinned by `recipe`; tensors that the recipe does not change are copied.
 
-    tensor: Tensor
-    data: Tensor
-    grad: Tensor | None
+    Args:
+        model: full-size model, left as it is.
+        recipe: what is removed.
+        prepare: change each tensor when it has been cut (mask it, convert it).
+        values: False: large tensors only get their shape, for a run without arithmetic.
+    """
+    with held(model):
+        check_fits(recipe, dict(state_tensors(model)), dict(modules_of(model)))
+        small = _cut_clone(model, recipe, prepare, values)
+    _set_attributes_(small, recipe.attributes)
+    if recipe.added:
+        like = next((t for _, t in state_tensors(small) if t.is_floating_point()), torch.zeros(()))
+        _set_parameters_(small, {name: nn.Parameter(like.new_zeros(n)) for name, n in recipe.added.items()})
+    return small
+
+
+def _cut_clone(model: nn.Module, recipe: Recipe, prepare: Exchange | None, values: bool) -> nn.Module:
+    met: dict[int, Tensor] = {}
+
+    def exchange(name: str, tensor: Tensor) -> Tensor:
+        if not values and tensor.numel() >= SMALL and tensor.is_contiguous() and name in recipe.keep:
+            return tensor.new_empty(recipe.shape_after(name))
+        thin = cut(tensor.detach(), recipe.keep.get(name, {}), met)
+        ready = thin if prepare is None else prepare(name, thin)
+        return ready.clone() if ready.data_ptr() == tensor.data_ptr() else ready
+
+    return clone(model, exchange)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One change of a model or its optimizer, and the way back."""
+
+    do: Callable[[], object]
+    undo: Callable[[], object] = lambda: None
 
 
 def apply_(
@@ -35,43 +70,53 @@ def apply_(
 
     Args:
         model: full-size model.
-        recipe: what goes.
+        recipe: what is removed.
         optimizer: its state is cut alike, and biases that the recipe adds join the group of their layer's weight.
-        values: contents after thinning by name, where they differ from the cut ones (a constant was folded in).
+        values: contents after thinning by name, where they differ from the cut ones (a constant was absorbed).
 
     Raises:
         InputError: when the recipe or the optimizer's state does not fit; nothing is changed then.
     """
-    tensors, modules = tensors_of(model), dict(model.named_modules())
+    exchange_(exchange_steps(model, recipe, optimizer, values or {}))
+
+
+def exchange_(steps: Iterable[Step]) -> None:
+    """Take all steps; where one fails, those that were begun are undone, the last first."""
+    with contextlib.ExitStack() as undo:
+        for step in steps:
+            undo.callback(step.undo)
+            step.do()
+        undo.pop_all()
+
+
+def exchange_steps(
+    model: nn.Module, recipe: Recipe, optimizer: torch.optim.Optimizer | None, values: Mapping[str, Tensor]
+) -> list[Step]:
+    """Prepare everything that `apply_` does (see there); nothing is changed yet."""
+    tensors, modules = dict(state_tensors(model)), dict(model.named_modules())
     check_fits(recipe, tensors, modules)
-    values = values or {}
     parameters = {name: t for name, t in tensors.items() if isinstance(t, nn.Parameter)}
     cuts = cut_state(optimizer, parameters, recipe) if optimizer is not None else {}
-    exchanges = [
-        _exchange(tensor, recipe.keep.get(name, {}), values.get(name))
-        for name, tensor in tensors.items()
-        if name in recipe.keep or name in values
-    ]
     added = {name: _new_bias(model, name, shape, values.get(name)) for name, shape in recipe.added.items()}
-    neighbours = {bias: _neighbour(model, name) for name, bias in added.items()}
     attributes = {path: {k: getattr(modules[path], k) for k in v} for path, v in recipe.attributes.items()}
-    before = [_Exchange(e.tensor, e.tensor.data, e.tensor.grad) for e in exchanges]
-    with contextlib.ExitStack() as undo:  # each way back is known before its change is made
-        undo.callback(
-            _put_back_plain_, [(module.__dict__, dict(module.__dict__)) for module in modules.values()]
-        )
-        undo.callback(_swap_, before)
-        _swap_(exchanges)
-        undo.callback(set_attributes_, model, attributes)
-        set_attributes_(model, recipe.attributes)
-        undo.callback(_set_parameters_, model, dict.fromkeys(added))
-        _set_parameters_(model, added)
-        if optimizer is not None:
-            undo.callback(remembered(optimizer))
-            follow_(optimizer, cuts, neighbours)
-        recompute_(model)
-        _drop_caches_(model)
-        undo.pop_all()
+    plain = [(module.__dict__, dict(module.__dict__)) for module in modules.values()]
+    steps = [Step(lambda: None, partial(_put_back_plain_, plain))]
+    for name, tensor in tensors.items():
+        if name in recipe.keep or name in values:
+            data, grad = _thinned(tensor, recipe.keep.get(name, {}), values.get(name))
+            steps.append(
+                Step(partial(_fill_, tensor, data, grad), partial(_fill_, tensor, tensor.data, tensor.grad))
+            )
+    steps += [
+        Step(
+            partial(_set_attributes_, model, recipe.attributes), partial(_set_attributes_, model, attributes)
+        ),
+        Step(partial(_set_parameters_, model, added), partial(_set_parameters_, model, dict.fromkeys(added))),
+    ]
+    if optimizer is not None:
+        neighbours = {bias: _neighbour(model, name) for name, bias in added.items()}
+        steps.append(Step(partial(follow_, optimizer, cuts, neighbours), remembered(optimizer)))
+    return [*steps, Step(partial(recompute_, model)), Step(partial(_drop_caches_, model))]
 
 
 def _put_back_plain_(contents: list[tuple[dict[str, Any], dict[str, Any]]]) -> None:
@@ -92,51 +137,51 @@ def _drop_caches_(model: nn.Module) -> None:
         module.training = mode
 
 
-def _exchange(tensor: Tensor, axes: Mapping[int, tuple[int, ...]], value: Tensor | None) -> _Exchange:
+def _thinned(
+    tensor: Tensor, axes: Mapping[int, tuple[int, ...]], value: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """Return contents and gradient of a tensor after thinning."""
     data = cut(tensor.detach(), axes)
     if value is not None:
         data = value.detach().to(data)
     data = data.contiguous(memory_format=_memory_format(tensor))
-    grad = None if tensor.grad is None else cut(tensor.grad, axes)
-    return _Exchange(tensor, data, grad)
+    return data, None if tensor.grad is None else cut(tensor.grad, axes)
 
 
 def _memory_format(tensor: Tensor) -> torch.memory_format:
-    if (
-        tensor.dim() == 4
-        and tensor.is_contiguous(memory_format=torch.channels_last)
-        and not tensor.is_contiguous()
-    ):
-        return torch.channels_last
-    return torch.contiguous_format
+    last = tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if last and not tensor.is_contiguous() else torch.contiguous_format
 
 
-def _swap_(exchanges: list[_Exchange]) -> None:
-    for exchange in exchanges:
-        tensor = exchange.tensor
-        tensor.grad = None
-        if tensor.requires_grad and tensor.shape != exchange.data.shape:
-            # A loss of an earlier step that is still alive holds a gradient accumulator of the old shape. Torch makes a
-            # new one only when the dtype changes, so it changes for a moment.
-            other = torch.float16 if tensor.dtype != torch.float16 else torch.float32
-            tensor.data = torch.empty(0, dtype=other, device=tensor.device)
-        tensor.data = exchange.data
-        tensor.grad = exchange.grad
+def _fill_(tensor: Tensor, data: Tensor, grad: Tensor | None) -> None:
+    tensor.grad = None
+    if tensor.requires_grad and tensor.shape != data.shape:
+        # A loss of an earlier step that is still alive holds a gradient accumulator of the old shape. Torch makes a new
+        # one only when the dtype changes, so it changes for a moment.
+        other = torch.float16 if tensor.dtype != torch.float16 else torch.float32
+        tensor.data = torch.empty(0, dtype=other, device=tensor.device)
+    tensor.data = data
+    tensor.grad = grad
 
 
 def _new_bias(model: nn.Module, name: str, shape: tuple[int, ...], value: Tensor | None) -> nn.Parameter:
     like = _neighbour(model, name)
-    data = (
-        like.detach().new_zeros(shape)
-        if value is None
-        else value.detach().to(like.device, like.dtype).clone()
+    zeros = like.detach().new_zeros(shape)
+    return nn.Parameter(
+        zeros if value is None else zeros.copy_(value.detach()), requires_grad=like.requires_grad
     )
-    return nn.Parameter(data, requires_grad=like.requires_grad)
 
 
 def _neighbour(model: nn.Module, name: str) -> nn.Parameter:
-    """A parameter of the same module (of a parametrized one, that its weight is computed from)."""
+    """Return a parameter of the same module (of a parametrized one, that its weight is computed from)."""
     return next(model.get_submodule(name.rpartition(".")[0]).parameters())
+
+
+def _set_attributes_(model: nn.Module, attributes: Mapping[str, Mapping[str, Any]]) -> None:
+    modules = dict(modules_of(model))
+    for path, values in attributes.items():
+        for name, value in values.items():
+            setattr(modules[path], name, value)
 
 
 def _set_parameters_(model: nn.Module, parameters: Mapping[str, nn.Parameter | None]) -> None:

@@ -9,115 +9,93 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from torchthin.graph.clone import modules_of, state_tensors
+from torchthin.graph.parametrized import mirrored_tensors
+from torchthin.thinning.recipe import Recipe
+
 Shapes = Mapping[str, tuple[int, ...]]
 """Local parameter name -> shape."""
 Mirror = Callable[[Any, Shapes, Shapes], dict[str, Any]]
 """(module, shapes before, shapes after) -> attribute values after."""
 
-_MIRRORS: list[tuple[type[nn.Module], Mirror]] = []
 
-
-def mirrors(kind: type[nn.Module]) -> Callable[[Mirror], Mirror]:
-    """Register which attributes of a module type mirror its sizes; subclasses inherit."""
-
-    def register(function: Mirror) -> Mirror:
-        if any(known is kind for known, _ in _MIRRORS):
-            raise RuntimeError(f"The attributes of {kind.__name__} are registered already.")
-        _MIRRORS.append((kind, function))
-        return function
-
-    return register
-
-
-def attributes_after(module: nn.Module, before: Shapes, after: Shapes) -> dict[str, Any]:
-    """Return the attributes of `module` that change with its shapes, with their new values."""
-    for kind, function in reversed(_MIRRORS):
-        if isinstance(module, kind):
-            return {k: v for k, v in function(module, before, after).items() if getattr(module, k, None) != v}
-    return {}
-
-
-def registered(module: nn.Module) -> bool:
-    """Whether the sizes of this module type are all known from the table (attention's number of heads is not)."""
-    return any(isinstance(module, kind) for kind, _ in _MIRRORS if kind is not nn.MultiheadAttention)
-
-
-@mirrors(_ConvNd)
 def _conv(module: _ConvNd, before: Shapes, after: Shapes) -> dict[str, Any]:
-    old, new = before["weight"], after["weight"]
-    groups = module.groups
+    old, new, groups = before["weight"], after["weight"], module.groups
     if groups > 1 and old[1] == 1:
         groups = groups * new[0] // old[0]
     return {"out_channels": new[0], "in_channels": new[1] * groups, "groups": groups}
 
 
-@mirrors(_ConvTransposeNd)
 def _conv_transposed(module: _ConvTransposeNd, before: Shapes, after: Shapes) -> dict[str, Any]:
-    old, new = before["weight"], after["weight"]
-    groups = module.groups
+    old, new, groups = before["weight"], after["weight"], module.groups
     if groups > 1 and old[0] == groups:
         groups = new[0]
     return {"in_channels": new[0], "out_channels": new[1] * groups, "groups": groups}
 
 
-@mirrors(nn.Linear)
-def _linear(module: nn.Linear, before: Shapes, after: Shapes) -> dict[str, Any]:
-    return {"out_features": after["weight"][0], "in_features": after["weight"][1]}
-
-
-@mirrors(nn.Bilinear)
-def _bilinear(module: nn.Bilinear, before: Shapes, after: Shapes) -> dict[str, Any]:
-    out, first, second = after["weight"]
-    return {"out_features": out, "in1_features": first, "in2_features": second}
-
-
-@mirrors(_NormBase)
-def _batch_norm(module: _NormBase, before: Shapes, after: Shapes) -> dict[str, Any]:
-    return {"num_features": next(shape[0] for shape in after.values() if shape)}
-
-
-@mirrors(nn.GroupNorm)
-def _group_norm(module: nn.GroupNorm, before: Shapes, after: Shapes) -> dict[str, Any]:
-    return {"num_channels": after["weight"][0]}
-
-
-@mirrors(nn.LayerNorm)
-def _layer_norm(module: nn.LayerNorm, before: Shapes, after: Shapes) -> dict[str, Any]:
-    return {"normalized_shape": tuple(after["weight"])}
-
-
-@mirrors(nn.PReLU)
-def _prelu(module: nn.PReLU, before: Shapes, after: Shapes) -> dict[str, Any]:
-    return {"num_parameters": after["weight"][0]}
-
-
-@mirrors(nn.Embedding)
-def _embedding(module: nn.Embedding, before: Shapes, after: Shapes) -> dict[str, Any]:
-    return {"num_embeddings": after["weight"][0], "embedding_dim": after["weight"][1]}
-
-
-@mirrors(nn.RNNBase)
 def _recurrent(module: nn.RNNBase, before: Shapes, after: Shapes) -> dict[str, Any]:
     gates = before["weight_hh_l0"][0] // module.hidden_size
     sizes = {"input_size": after["weight_ih_l0"][1], "hidden_size": after["weight_hh_l0"][0] // gates}
     return {**sizes, "proj_size": after["weight_hr_l0"][0]} if "weight_hr_l0" in after else sizes
 
 
-@mirrors(nn.RNNCellBase)
-def _recurrent_cell(module: nn.RNNCellBase, before: Shapes, after: Shapes) -> dict[str, Any]:
-    return {"input_size": after["weight_ih"][1], "hidden_size": after["weight_hh"][1]}
-
-
-@mirrors(nn.MultiheadAttention)
 def _multihead(module: nn.MultiheadAttention, before: Shapes, after: Shapes) -> dict[str, Any]:
-    if "in_proj_weight" in after:
-        width = after["in_proj_weight"][1]
-        return {"embed_dim": width, "kdim": width, "vdim": width}
-    return {}
+    width = after["in_proj_weight"][1] if "in_proj_weight" in after else None
+    return {} if width is None else dict.fromkeys(("embed_dim", "kdim", "vdim"), width)
 
 
-if hasattr(nn, "RMSNorm"):  # torch 2.4 and later
+def _shape_of_weight(module: nn.Module, before: Shapes, after: Shapes) -> dict[str, Any]:
+    return {"normalized_shape": tuple(after["weight"])}
 
-    @mirrors(nn.RMSNorm)
-    def _rms_norm(module: nn.Module, before: Shapes, after: Shapes) -> dict[str, Any]:
-        return {"normalized_shape": tuple(after["weight"])}
+
+def _axes_of_weight(*names: str) -> Mirror:
+    """Return a mirror whose attributes are the sizes of the weight's first axes."""
+    return lambda _, before, after: dict(zip(names, after["weight"], strict=False))
+
+
+MIRRORS: tuple[tuple[type[nn.Module], Mirror], ...] = (
+    (_ConvTransposeNd, _conv_transposed),
+    (_ConvNd, _conv),
+    (nn.Linear, _axes_of_weight("out_features", "in_features")),
+    (nn.Bilinear, _axes_of_weight("out_features", "in1_features", "in2_features")),
+    (_NormBase, lambda _, before, after: {"num_features": next(n[0] for n in after.values() if n)}),
+    (nn.GroupNorm, _axes_of_weight("num_channels")),
+    (nn.LayerNorm, _shape_of_weight),
+    (nn.PReLU, _axes_of_weight("num_parameters")),
+    (nn.Embedding, _axes_of_weight("num_embeddings", "embedding_dim")),
+    (nn.RNNBase, _recurrent),
+    (
+        nn.RNNCellBase,
+        lambda _, before, after: {"input_size": after["weight_ih"][1], "hidden_size": after["weight_hh"][1]},
+    ),
+    (nn.MultiheadAttention, _multihead),
+    *([(nn.RMSNorm, _shape_of_weight)] if hasattr(nn, "RMSNorm") else []),  # torch 2.4 and later
+)
+"""Module type -> the attributes that its sizes give; the first type that a module is an instance of counts."""
+
+
+def sized_attributes(model: nn.Module, recipe: Recipe) -> dict[str, dict[str, Any]]:
+    """Return the attributes that must change with the recipe's shapes, per module."""
+    first_names = {id(tensor): name for name, tensor in state_tensors(model)}
+    changes: dict[str, dict[str, Any]] = {}
+    for path, module in modules_of(model):
+        own = mirrored_tensors(module)
+        names = {local: first_names[id(tensor)] for local, tensor in own.items()}
+        if not any(name in recipe.keep for name in names.values()):
+            continue
+        before = {local: tuple(own[local].shape) for local in names}
+        after = {
+            local: recipe.shape_after(name) if name in recipe.keep else before[local]
+            for local, name in names.items()
+        }
+        mirror = next((function for kind, function in MIRRORS if isinstance(module, kind)), None)
+        found = mirror(module, before, after) if mirror is not None else {}
+        changed = {name: value for name, value in found.items() if getattr(module, name, None) != value}
+        if changed:
+            changes[path] = changed
+    return changes
+
+
+def has_known_sizes(module: nn.Module) -> bool:
+    """Whether the sizes of this module type are all known from the table (attention's number of heads is not)."""
+    return any(isinstance(module, kind) for kind, _ in MIRRORS if kind is not nn.MultiheadAttention)

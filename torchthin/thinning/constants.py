@@ -1,4 +1,4 @@
-"""Where the constant of dead channels goes: into the consumer's bias, or out of the running mean of the BatchNorm behind it."""
+"""Where the constant of removed channels goes: into the consumer's bias, or out of the running mean of the BatchNorm after it."""
 
 from __future__ import annotations
 
@@ -17,24 +17,25 @@ from torchthin.graph.clone import modules_of, saved_names
 from torchthin.graph.opgraph import BRANCH, Op, Ref
 from torchthin.graph.parametrized import layer_of
 from torchthin.thinning.recipe import Recipe, cut
-from torchthin.thinning.reference import Constant, Kept
+from torchthin.thinning.reference import Constant
+from torchthin.thinning.survivors import Survivors
 
 ROUNDING = 1e-5
 """Share of the largest number by which constants of two calls may differ."""
 
 
 @dataclass(frozen=True)
-class Fold:
+class Absorption:
     """Add `sign` times the constant to a tensor of the model."""
 
     name: str
     sign: int
     constant: Constant
     new: bool = False
-    """The tensor is a bias that the module left out."""
+    """The tensor is a bias that the layer did not have."""
     between: tuple[int, ...] = ()
     """Indices of ops between the one that made the constant and the one that adds it."""
-    carried: bool = False
+    through_function: bool = False
     """The bias passes through functions that change it, or is read elsewhere as well (ai8x does both), so that the
     constant is no plain addition: the reference must hold it in its bias, too."""
     factor: float = 1.0
@@ -47,72 +48,77 @@ class Fold:
 
 
 @dataclass(frozen=True)
-class Folds:
+class Absorptions:
     """Where all constants go."""
 
-    folds: tuple[Fold, ...]
-    """One for every tensor that takes a constant."""
-    twins: tuple[Fold, ...]
-    """The same folds as the training branch meets them."""
-    homeless: tuple[Constant, ...]
-    """Constants that have no place."""
+    tensors: tuple[Absorption, ...] = ()
+    """One for every tensor that absorbs a constant."""
+    train_branch: tuple[Absorption, ...] = ()
+    """The same ones as the training branch meets them."""
+    unabsorbed: tuple[Constant, ...] = ()
+    """Constants that no tensor can absorb."""
+
+    @property
+    def in_all_runs(self) -> tuple[Absorption, ...]:
+        """All as each run meets them."""
+        return (*self.tensors, *self.train_branch)
 
 
-def plan_folds(
+def find_absorptions(
     model: nn.Module, labels: Labels, constants: Sequence[Constant], tensors: Mapping[str, Tensor]
-) -> Folds:
-    """Find a place for every constant.
+) -> Absorptions:
+    """Find a tensor that absorbs each constant.
 
-    A tensor that several ops take for a bias (a module called twice) takes a constant only when all ask for the same;
+    A tensor that several ops take for a bias (a module called twice) absorbs a constant only when all ask for the same;
     so does one that both the evaluation run and the training branch read.
 
     Args:
         model: full-size model.
         labels: its labels.
-        constants: what dead channels emit, in the evaluation run and, where that was run, in the training branch.
+        constants: what removed channels emit, in the evaluation run and, where that was run, in the training branch.
         tensors: the model's full-size tensors by name, in the precision of the constants.
     """
     if not constants:
-        return Folds((), (), ())
-    own = [constant for constant in constants if constant.op.index < BRANCH]
-    others = [constant for constant in constants if constant.op.index >= BRANCH]
-    places, branch = (_Places(model, labels, tensors, training) for training in (False, True))
-    folds, homeless = _agreed(places, own)
-    if not others:
-        return Folds(tuple(folds.values()), (), tuple(homeless))
-    more, rest = _agreed(branch, others)
-    homeless += rest
-    for name in folds.keys() | more.keys():
-        first, second = folds.get(name), more.get(name)
-        if first is None and second is not None and not places.meets(second):
-            folds[name] = second
-        elif first is None or (second is None and branch.meets(first)):
-            homeless += [fold.constant for fold in (first, second) if fold is not None]
+        return Absorptions()
+    here = [constant for constant in constants if constant.op.index < BRANCH]
+    there = [constant for constant in constants if constant.op.index >= BRANCH]
+    slots, branch_slots = (_BiasSlots(model, labels, tensors, training) for training in (False, True))
+    found, unabsorbed = _agreed(slots, here)
+    if not there:
+        return Absorptions(tuple(found.values()), (), tuple(unabsorbed))
+    in_branch, rest = _agreed(branch_slots, there)
+    unabsorbed += rest
+    for name in found.keys() | in_branch.keys():
+        first, second = found.get(name), in_branch.get(name)
+        if first is None and second is not None and not slots.meets(second):
+            found[name] = second
+        elif first is None or (second is None and branch_slots.meets(first)):
+            unabsorbed += [item.constant for item in (first, second) if item is not None]
         elif second is not None and not torch.allclose(first.constant.delta, second.constant.delta):
-            homeless.append(second.constant)
-    twins = [fold for name, fold in more.items() if folds.get(name) not in (None, fold)]
-    return Folds(tuple(folds.values()), tuple(twins), tuple(homeless))
+            unabsorbed.append(second.constant)
+    train_branch = tuple(item for name, item in in_branch.items() if found.get(name) not in (None, item))
+    return Absorptions(tuple(found.values()), train_branch, tuple(unabsorbed))
 
 
-def _agreed(places: _Places, constants: Iterable[Constant]) -> tuple[dict[str, Fold], list[Constant]]:
-    """Return the folds of one run by the tensor that takes them, and the constants that have no place."""
-    found: dict[str, list[Fold]] = {}
-    homeless: list[Constant] = []
+def _agreed(slots: _BiasSlots, constants: Iterable[Constant]) -> tuple[dict[str, Absorption], list[Constant]]:
+    """Return the absorptions of one run by tensor, and the constants that no tensor can absorb."""
+    found: dict[str, list[Absorption]] = {}
+    unabsorbed: list[Constant] = []
     for constant in constants:
-        fold = places.find(constant)
-        if fold is None or not places.lasts(fold):
-            homeless.append(constant)
+        item = slots.find(constant)
+        if item is None or not slots.lasts(item):
+            unabsorbed.append(constant)
         else:
-            found.setdefault(fold.name, []).append(fold)
-    folds = {}
+            found.setdefault(item.name, []).append(item)
+    agreed = {}
     for name, wanted in found.items():
         first = wanted[0].constant.delta
-        agreed = all(_same(first, fold.constant.delta) for fold in wanted[1:])
-        if agreed and len(wanted) >= places.calls(wanted[0]):
-            folds[name] = wanted[0]
+        same = all(_same(first, item.constant.delta) for item in wanted[1:])
+        if same and len(wanted) >= slots.calls(wanted[0]):
+            agreed[name] = wanted[0]
         else:
-            homeless.extend(fold.constant for fold in wanted)
-    return folds, homeless
+            unabsorbed.extend(item.constant for item in wanted)
+    return agreed, unabsorbed
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
@@ -120,8 +126,8 @@ def _same(a: Tensor, b: Tensor) -> bool:
     return torch.allclose(a, b, rtol=0.0, atol=ROUNDING * float(a.abs().max()))
 
 
-class _Places:
-    """Where the constants of one run can go."""
+class _BiasSlots:
+    """The tensors that can absorb the constants of one run."""
 
     def __init__(
         self, model: nn.Module, labels: Labels, tensors: Mapping[str, Tensor], training: bool
@@ -134,13 +140,13 @@ class _Places:
         self._shapes = [value.shape for value in labels.graph.values]
         ops = [op for op in labels.graph.ops if op.trained == training]
         self._ran = {op.source.module for op in ops}
-        self._makers = {ref.value: op for op in ops for ref in op.outputs if ref is not None}
+        self._producers = {ref.value: op for op in ops for ref in op.outputs if ref is not None}
         self._users: dict[int, list[Op]] = {}
         for op in ops:
-            for ref in op.inputs():
-                self._users.setdefault(ref.value, []).append(op)
+            for value in op.reads:
+                self._users.setdefault(value, []).append(op)
         contractions = [(op, labels.contractions[op.index]) for op in ops if op.index in labels.contractions]
-        origins = [self._origin(bias.value) for op, c in contractions if (bias := _bias(op, c)) is not None]
+        origins = [self._origin(bias.value) for op, c in contractions if (bias := bias_of(op, c)) is not None]
         self._biases = Counter(origin[0] for origin in origins if origin is not None)
         self._called = Counter(path for op, c in contractions for path in self._layers(op, c))
 
@@ -149,33 +155,33 @@ class _Places:
         origin = self._origin(contraction.weight)
         return {op.source.module} | (set() if origin is None else {layer_of(origin[0])})
 
-    def calls(self, fold: Fold) -> int:
+    def calls(self, item: Absorption) -> int:
         """Count how often a tensor is a bias, or read if it is none; of a new bias, how often its layer is called."""
-        if fold.new:
-            return self._called[layer_of(fold.name)]
-        return self._biases[fold.name] or self._reads(fold.name)
+        if item.new:
+            return self._called[layer_of(item.name)]
+        return self._biases[item.name] or self._reads(item.name)
 
-    def lasts(self, fold: Fold) -> bool:
-        """Whether a checkpoint would hold the tensor that takes a constant."""
-        return fold.new or fold.name in self._saved
+    def lasts(self, item: Absorption) -> bool:
+        """Whether a checkpoint would hold the tensor that absorbs a constant."""
+        return item.new or item.name in self._saved
 
-    def meets(self, fold: Fold) -> bool:
-        """Whether the run reads the tensor that takes a constant, or calls the module that gets a bias."""
-        return fold.constant.op.source.module in self._ran if fold.new else self._reads(fold.name) > 0
+    def meets(self, item: Absorption) -> bool:
+        """Whether the run reads the tensor that absorbs a constant, or calls the module that gets a bias."""
+        return item.constant.op.source.module in self._ran if item.new else self._reads(item.name) > 0
 
-    def find(self, constant: Constant) -> Fold | None:
-        """Return the place of a constant, if it has one."""
-        bias = _bias(constant.op, constant.contraction)
+    def find(self, constant: Constant) -> Absorption | None:
+        """Return what absorbs a constant, if there is something."""
+        bias = bias_of(constant.op, constant.contraction)
         if bias is None:
-            return self._behind(constant) or self._new_bias(constant)
+            return self._after(constant) or self._new_bias(constant)
         origin = self._origin(bias.value)
         if origin is None:
             return None
         name, between = origin
         factor = _factor(self._tensors[name], constant.bias)
         if factor is None and self._reads(name) == self._biases[name]:
-            return Fold(name, 1, constant, between=between)
-        return Fold(name, 1, constant, carried=True, factor=factor or 1.0)
+            return Absorption(name, 1, constant, between=between)
+        return Absorption(name, 1, constant, through_function=True, factor=factor or 1.0)
 
     def _reads(self, name: str) -> int:
         return len(self._users.get(self._state.get(name, -1), []))
@@ -184,7 +190,7 @@ class _Places:
         """Return the tensor that a value is, or is computed from by ops with one argument of its shape, and these ops."""
         between = []
         while value not in self._names:
-            op = self._makers.get(value)
+            op = self._producers.get(value)
             sources = set(op.reads) if op else set()
             wide = [source for source in sources if self._shapes[source] == self._shapes[value]]
             if op is None or len(wide) != 1 or wide[0] == value:
@@ -193,8 +199,8 @@ class _Places:
             value = wide[0]
         return self._names[value], tuple(between)
 
-    def _behind(self, constant: Constant) -> Fold | None:
-        """Look through views for a BatchNorm, or for a bias that is added, behind the op."""
+    def _after(self, constant: Constant) -> Absorption | None:
+        """Look through views for a BatchNorm, or for a bias that is added, after the op."""
         ref = constant.op.outputs[0]
         between = [constant.op.index]
         while ref is not None:
@@ -205,11 +211,11 @@ class _Places:
             if op.name in BATCH_NORMS:
                 mean = op.arguments.get("running_mean")
                 name = self._names.get(mean.value) if isinstance(mean, Ref) else None
-                return Fold(name, -1, constant, between=tuple(between)) if name is not None else None
+                return Absorption(name, -1, constant, between=tuple(between)) if name is not None else None
             if op.name in {"aten.add", "aten.add_"}:
-                for item in op.inputs():
-                    if item.value in self._names and self._shapes[item.value] == tuple(constant.delta.shape):
-                        return Fold(self._names[item.value], 1, constant, between=tuple(between))
+                for value in op.reads:
+                    if value in self._names and self._shapes[value] == tuple(constant.delta.shape):
+                        return Absorption(self._names[value], 1, constant, between=tuple(between))
                 return None
             if op.name not in {"aten.view", "aten._unsafe_view"}:
                 return None
@@ -217,7 +223,7 @@ class _Places:
             ref = op.outputs[0]
         return None
 
-    def _new_bias(self, constant: Constant) -> Fold | None:
+    def _new_bias(self, constant: Constant) -> Absorption | None:
         """A convolution or linear layer without bias gets one.
 
         It is the op's own module, or the one that holds the weight: wrappers such as ai8x's use the weight of a layer
@@ -227,11 +233,12 @@ class _Places:
         for path in (own, *(self._layers(constant.op, constant.contraction) - {own})):
             module = self._modules.get(path)
             if isinstance(module, (_ConvNd, nn.Linear)) and module.bias is None:
-                return Fold(f"{path}.bias" if path else "bias", 1, constant, new=True)
+                return Absorption(f"{path}.bias" if path else "bias", 1, constant, new=True)
         return None
 
 
-def _bias(op: Op, contraction: Contraction) -> Ref | None:
+def bias_of(op: Op, contraction: Contraction) -> Ref | None:
+    """Return the bias argument of a contraction."""
     bias = op.arguments.get(contraction.bias) if contraction.bias else None
     return bias if isinstance(bias, Ref) else None
 
@@ -245,27 +252,27 @@ def _factor(given: Tensor, used: Tensor | None) -> float | None:
     return factor or 1.0
 
 
-def folded_tensors(
-    folds: Iterable[Fold], recipe: Recipe, tensors: Mapping[str, Tensor], kept: Kept
+def absorbed_tensors(
+    absorptions: Iterable[Absorption], recipe: Recipe, tensors: Mapping[str, Tensor], survivors: Survivors
 ) -> dict[str, Tensor]:
-    """Return every tensor that takes a constant, thinned and with the constant in it.
+    """Return every tensor that absorbs a constant, thinned and with the constant in it.
 
     Args:
-        folds: what goes where.
+        absorptions: what goes where.
         recipe: what thins the model.
         tensors: full-size tensors by name; biases that the recipe adds are not among them.
-        kept: which output channels stay.
+        survivors: which output channels are kept.
     """
     found: dict[str, Tensor] = {}
-    for fold in folds:
-        ref = fold.constant.op.outputs[0]
-        stay = None if ref is None else kept.along(ref.value, fold.constant.contraction.out_axis)
-        change = fold.change
-        if stay is not None:
-            change = change[torch.from_numpy(stay).to(change.device)]
-        if fold.new:
-            found[fold.name] = change
+    for item in absorptions:
+        ref = item.constant.op.outputs[0]
+        kept = None if ref is None else survivors.along(ref.value, item.constant.contraction.out_axis)
+        change = item.change
+        if kept is not None:
+            change = change[torch.from_numpy(kept).to(change.device)]
+        if item.new:
+            found[item.name] = change
             continue
-        tensor = cut(tensors[fold.name].detach(), recipe.keep.get(fold.name, {}))
-        found[fold.name] = (tensor.double() + change.to(tensor.device).double()).to(tensor.dtype)
+        tensor = cut(tensors[item.name].detach(), recipe.keep.get(item.name, {}))
+        found[item.name] = (tensor.double() + change.to(tensor.device).double()).to(tensor.dtype)
     return found

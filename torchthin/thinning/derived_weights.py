@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from torchthin.dependency.propagate import Labels
+from torchthin.graph.clone import state_tensors
 from torchthin.graph.evaluation_mode import evaluation_mode
 from torchthin.graph.parametrized import DerivedWeight, weight_of
-from torchthin.thinning.build import tensors_of
 from torchthin.thinning.recipe import Recipe, cut
 
 
@@ -30,7 +30,7 @@ def rescaled_tensors(
         recipe: what goes.
         derived: the derived weights of the model.
     """
-    names = {id(tensor): name for name, tensor in tensors_of(small).items()}
+    names = {id(tensor): name for name, tensor in state_tensors(small)}
     found = {}
     for item in derived:
         axes = recipe.keep.get(item.original)
@@ -43,7 +43,7 @@ def rescaled_tensors(
     return found
 
 
-def settled_ops(labels: Labels, originals: Iterable[str]) -> frozenset[int]:
+def preserved_ops(labels: Labels, originals: Iterable[str]) -> frozenset[int]:
     """Return the ops that compute weights from the given parameters, up to where the model's input comes in."""
     state = labels.graph.state
     read = {state[name] for name in originals if name in state}
@@ -61,7 +61,7 @@ def _made_good(layer: nn.Module, wanted: Tensor) -> list[tuple[Tensor, Tensor]] 
     now = _weight(layer)
     if _same(now, wanted):
         return []
-    for tensor in sorted(tensors_of(layer).values(), key=Tensor.numel):
+    for tensor in sorted((t for _, t in state_tensors(layer)), key=Tensor.numel):
         if not tensor.is_floating_point() or tensor.shape == wanted.shape:
             continue
         ratio = _ratio(now, wanted, tensor)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Container
 from functools import lru_cache
 from typing import Any
 
@@ -16,29 +16,30 @@ from torchthin.graph.evaluation_mode import evaluation_mode
 from torchthin.graph.inputs import Inputs, call
 from torchthin.graph.op_counter import CountingMode, following
 from torchthin.graph.opgraph import BRANCH
-from torchthin.thinning.reference import Constant, Kept, ReferenceMode
+from torchthin.thinning.reference import Reference, ReferenceMode
+from torchthin.thinning.survivors import Survivors
 
-Print = tuple[tuple[int, ...], Tensor]
+Fingerprint = tuple[tuple[int, ...], Tensor]
 """Shape, and two sums over the numbers."""
 SAMPLE = 2**20
 STRIDES = (1, 11, 37, 127, 521)
 """Primes that sizes of axes are rarely multiples of, so that every channel is read."""
 
 
-class _Digests(CountingMode):
-    """Short fingerprints of every op's results, of what stays of them."""
+class _Fingerprints(CountingMode):
+    """Takes short fingerprints of every op's results; where `survivors` are given, of what is kept of them."""
 
-    def __init__(self, labels: Labels, kept: Kept | None, start: int) -> None:
+    def __init__(self, labels: Labels, survivors: Survivors | None, start: int) -> None:
         super().__init__(start, labels.graph.calls(start))
         self._ops = {op.index: op for op in labels.graph.ops}
-        self._kept = kept
+        self._survivors = survivors
         self._consumed = {number for op in labels.graph.ops for number in op.reads} | set(
             labels.graph.outputs
         )
-        self.found: dict[int, list[Print]] = {}
+        self.found: dict[int, list[Fingerprint]] = {}
 
     def note(self, result: Any) -> None:
-        """Fingerprint the results of the op that has just run."""
+        """Take the fingerprints of the op that has just run."""
         op = self._ops.get(self.completed) if self.recorded else None
         if op is None:
             return
@@ -47,44 +48,33 @@ class _Digests(CountingMode):
             if ref is None or ref.value not in self._consumed or tensor is None:
                 continue  # saved means that nothing reads may be rounding noise
             if tensor.is_floating_point():
-                stays = tensor if self._kept is None else self._kept.select(ref.value, tensor)
-                prints.append((tuple(stays.shape), _fingerprint(stays)))
+                kept = tensor if self._survivors is None else self._survivors.select(ref.value, tensor)
+                prints.append((tuple(kept.shape), fingerprint(kept)))
         self.found[self.completed] = prints
 
-
-class _ThinDigests(_Digests):
     def execute(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         result = func(*args, **kwargs)
         self.note(result)
         return result
 
 
-class ReferenceDigests(ReferenceMode):
+class _ReferenceFingerprints(ReferenceMode):
     """A reference that takes fingerprints."""
 
-    def __init__(
-        self,
-        labels: Labels,
-        kept: Kept,
-        known: Sequence[Constant] | None,
-        placed: Container[int],
-        settled: Container[int],
-        start: int = 0,
-    ) -> None:
-        super().__init__(labels, kept, known, placed, settled, start)
-        self.labels = labels
-        self.digests = _Digests(labels, kept, start)
+    def __init__(self, reference: Reference, start: int) -> None:
+        super().__init__(reference, start)
+        self.fingerprints = _Fingerprints(reference.labels, reference.survivors, start)
 
     def execute(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run one op as the thinned model must, and take the fingerprints of its results."""
         result = super().execute(func, args, kwargs)
-        self.digests.completed, self.digests.recorded = self.completed, self.recorded
-        self.digests.note(result)
+        self.fingerprints.completed, self.fingerprints.recorded = self.completed, self.recorded
+        self.fingerprints.note(result)
         return result
 
 
-def _fingerprint(tensor: Tensor) -> Tensor:
-    """Return a weighted sum and the sum of sizes.
+def fingerprint(tensor: Tensor) -> Tensor:
+    """Return a weighted sum and the sum of absolute values.
 
     Of a large tensor a part is read, all over it: where models differ is a hint for the search, and no proof.
     """
@@ -99,38 +89,47 @@ def _directions(device: str) -> Tensor:
     return torch.cos(torch.arange(SAMPLE, dtype=torch.float64, device=device) * 1.7)
 
 
-def first_difference(
+def first_divergence(
     masked: nn.Module,
-    small: nn.Module,
+    thinned: nn.Module,
     inputs: Inputs,
-    reference: ReferenceDigests,
-    double: bool,
+    reference: Reference,
+    start: int,
+    tolerance: float,
     moved: Container[int] = (),
     skipped: Container[int] = (),
 ) -> int | None:
     """Return the index of the first op after which the thinned model differs from the reference, if there is one.
 
-    Ops in `moved` may hold other numbers, of the same shapes; ops in `skipped` may differ.
+    Args:
+        masked: the masked model, which runs as the reference says.
+        thinned: the thinned model.
+        inputs: what both run on.
+        reference: what the thinned model must compute.
+        start: 0 for the evaluation run, `BRANCH` for the training branch.
+        tolerance: largest relative difference of two fingerprints.
+        moved: ops whose results may be other numbers, of the same shapes.
+        skipped: ops whose results may differ.
     """
-    thin = _ThinDigests(reference.labels, None, reference.completed)
-    run(masked, inputs, reference)
-    run(small, inputs, thin)
-    tolerance = 1e-7 if double else 1e-3
-    for index, prints in reference.digests.found.items():
+    expected = _ReferenceFingerprints(reference, start)
+    found = _Fingerprints(reference.labels, None, start)
+    run(masked, inputs, expected)
+    run(thinned, inputs, found)
+    for index, prints in expected.fingerprints.found.items():
         if index in skipped:
             continue
-        others = thin.found.get(index, [])
-        same = len(prints) == len(others) and all(
-            shape == other and (index in moved or _close(a, b, tolerance))
+        others = found.found.get(index, [])
+        agree = len(prints) == len(others) and all(
+            shape == other and (index in moved or close(a, b, tolerance))
             for (shape, a), (other, b) in zip(prints, others, strict=True)
         )
-        if not same:
+        if not agree:
             return index
     return None
 
 
-def _close(a: Tensor, b: Tensor, tolerance: float) -> bool:
-    """Whether two fingerprints agree; NaN agrees with NaN, and what is infinite in both says nothing more."""
+def close(a: Tensor, b: Tensor, tolerance: float) -> bool:
+    """Whether two fingerprints agree; NaN agrees with NaN, and an infinite size says nothing more."""
     size = float(a[1]) if bool(torch.isfinite(a[1])) else 0.0
     return torch.allclose(a, b, rtol=tolerance, atol=tolerance * (size + 1e-12), equal_nan=True)
 

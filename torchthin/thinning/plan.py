@@ -1,145 +1,143 @@
-"""Thin by trying: a recipe is run on a copy, compared with the reference, and mended until it holds.
+"""Thinning by trial: a recipe is tried on copies of the model, and changed until it runs and computes the right thing.
 
 Which of several legal ways an axis may be divided, and whether a number written in Python follows the model, is known only
-to the model's own code. So the recipe is tried: where the copy fails or computes something else, the op it happened at names
-the channels to blame; they take their next way, and only when there is none left are they frozen, with the error as reason.
+to the model's own code. So the recipe is tried: where the copy fails or computes something else, the failure leads to a
+constraint on the next proposal. An axis is frozen, with the error as the reason, when nothing else helps.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 from torch import Tensor, nn
 
 from torchthin.errors import BudgetError, ProofError, TargetMissedError
-from torchthin.graph.clone import held, modules_of, saved_names
+from torchthin.graph.clone import held, modules_of, saved_names, state_tensors
+from torchthin.graph.parametrized import derived_weights
 from torchthin.graph.size_uses import read_sizes
 from torchthin.graph.trace import Traced
 from torchthin.selection.selection import Select
-from torchthin.thinning.build import tensors_of, thin_copy
-from torchthin.thinning.constants import folded_tensors
+from torchthin.thinning.apply import thin_copy
+from torchthin.thinning.constants import absorbed_tensors
+from torchthin.thinning.constraints import Constraints, Proposal, propose
 from torchthin.thinning.derived_weights import rescaled_tensors
+from torchthin.thinning.outcome import Diverged, Success
 from torchthin.thinning.recipe import Recipe
-from torchthin.thinning.scale import tempered_tensors
-from torchthin.thinning.search import Proposal, Search
-from torchthin.thinning.trial import Diverged, Success, Trial
+from torchthin.thinning.repair import repaired
+from torchthin.thinning.scale import scaled_tensors
+from torchthin.thinning.trial import attempt
 
 ROUNDS = 200
 VARYING = 1e-5
-"""Dead channels whose values differ by more than this share of their size are no constants."""
+"""Removed channels whose values differ by more than this share of their size are no constants."""
 
 
 @dataclass(frozen=True)
-class Plan:
+class ThinningPlan:
     """A recipe that has run and agrees with the reference."""
 
-    traced: Traced
     proposal: Proposal
     outcome: Success
     rounds: int
 
     @property
     def recipe(self) -> Recipe:
-        """The recipe, with the biases that constants asked for."""
+        """The recipe, with the biases that are added to absorb constants."""
         return self.outcome.recipe
 
 
-def find_plan(traced: Traced, decide: Select, *, prove: bool = True) -> Plan:
+def find_plan(
+    traced: Traced, select: Select, *, prove: bool = True, constraints: Constraints | None = None
+) -> ThinningPlan:
     """Search for a recipe that runs and agrees.
 
     Args:
         traced: the full-size model, left as it is, and its record.
-        decide: selection over the groups it is shown; called again whenever groups change.
+        select: selection over the groups it is shown; called again whenever groups change.
         prove: compare with the reference; False checks only that the thinned model runs.
+        constraints: what every proposal must keep to from the start.
 
     Raises:
         ProofError: when no recipe was found within the allowed rounds.
     """
+    rounds, varying = iter(range(1, ROUNDS + 1)), False
+    constraints = constraints or Constraints()
     with held(traced.model):
-        return _found(traced, decide, prove)
-
-
-def _found(traced: Traced, decide: Select, prove: bool) -> Plan:
-    fake = not prove and traced.is_large
-    search = _search(traced, decide, fake)
-    warm = False
-    for rounds in range(1, ROUNDS + 1):
-        try:
-            proposal = search.propose()
-        except BudgetError as error:
-            if rounds == 1:
-                raise
-            raise TargetMissedError(str(error)) from error  # trials have frozen what it would take
-        if not proposal.recipe:
-            return Plan(traced, proposal, Success(proposal.recipe, (), None, (), ()), rounds)
-        trial = Trial(
-            traced.model,
-            traced.inputs,
-            proposal.labels,
-            proposal.kept,
-            {**proposal.decision.masks, **proposal.decision.masked_biases},
-            proposal.recipe,
-            search.factors(),
-            tuple(traced.derived.values()),
-            warm,
-            fake,
-        )
-        try:
-            outcome = trial.run(prove=prove, doubtful=search.doubtful(proposal))
-        except Diverged as error:
-            if warm:
-                raise ProofError(str(error)) from error
-            # The record was made without arithmetic or with integers that are not plain, or what the first run cached, later
-            # runs do not compute again: record once more. If ops still come and go, the data decide.
-            warm = not traced.graph.fake
+        found = _plan(traced, select, prove, varying, constraints, rounds)
+        while isinstance(found, Diverged):
+            if varying:
+                raise ProofError(str(found)) from found
+            # The record was made without arithmetic or with integers that are not plain, or what the first run cached,
+            # later runs do not compute again: record once more. If ops still come and go, the data decide.
+            varying = not traced.graph.fake
             traced = traced.with_numbers()
-            search = _search(traced, decide)
-            continue
+            found = _plan(traced, select, prove, varying, constraints, rounds)
+        return found
+
+
+def _plan(
+    traced: Traced,
+    select: Select,
+    prove: bool,
+    varying: bool,
+    constraints: Constraints,
+    rounds: Iterator[int],
+) -> ThinningPlan | Diverged:
+    fake = not prove and traced.is_large
+    sizes = cache(lambda: read_sizes(traced.model, traced.inputs, traced.graph, fake=fake))
+    modules = dict(modules_of(traced.model))
+    for number in rounds:
+        try:
+            proposal = propose(traced, select, constraints, sizes)
+        except BudgetError as error:
+            if number == 1:
+                raise
+            raise TargetMissedError(str(error)) from error  # trials have frozen what the budget needs
+        if not proposal.recipe:
+            return ThinningPlan(proposal, Success(proposal.recipe), number)
+        try:
+            outcome = attempt(traced, proposal, prove=prove, varying=varying)
+        except Diverged as error:
+            return error
         if isinstance(outcome, Success):
-            return Plan(traced, proposal, outcome, rounds)
-        search.learn(outcome, proposal)
+            return ThinningPlan(proposal, outcome, number)
+        constraints = repaired(outcome, proposal, modules)
     raise ProofError(
-        f"No way to thin the model was found in {ROUNDS} attempts. Keep layers whole with keep=[...]."
+        f"No way to thin the model was found in {ROUNDS} attempts. Exclude layers with exclude=[...]."
     )
 
 
-def _search(traced: Traced, decide: Select, fake: bool = False) -> Search:
-    model, inputs, graph = traced.model, traced.inputs, traced.graph
-    modules = dict(modules_of(model))
-    return Search(model, graph, decide, modules, lambda: read_sizes(model, inputs, graph, fake=fake))
-
-
-def folded_values(model: nn.Module, plan: Plan) -> dict[str, Tensor]:
-    """Return the contents after thinning of every tensor that takes a constant or a factor, or keeps a computed weight as it was.
+def changed_tensors(model: nn.Module, plan: ThinningPlan) -> dict[str, Tensor]:
+    """Return the values after thinning of every tensor that absorbs a constant, is scaled, or keeps a derived weight as it was.
 
     Args:
         model: full-size model that the plan was made for.
         plan: its outcome says which constants go where.
     """
-    folds, rescales, recipe = plan.outcome.folds, plan.outcome.rescales, plan.recipe
-    tensors = tensors_of(model)
-    changed = {fold.name for fold in folds} | {name for item in rescales for name in item.names}
-    folded = folded_tensors(folds, recipe, tensors, plan.proposal.kept)
-    tempered = tempered_tensors(rescales, recipe, tensors, folded)
-    values = {name: tensor for name, tensor in tempered.items() if name in changed}
-    derived = plan.traced.derived.values()
+    outcome, recipe = plan.outcome, plan.recipe
+    tensors = dict(state_tensors(model))
+    values = absorbed_tensors(outcome.absorptions, recipe, tensors, plan.proposal.survivors)
+    values = scaled_tensors(outcome.scalings, recipe, tensors, values)
+    derived = derived_weights(model)
     if derived:
-        for changes in rescaled_tensors(model, thin_copy(model, recipe), recipe, derived).values():
+        for changes in rescaled_tensors(model, thin_copy(model, recipe), recipe, derived.values()).values():
             values.update(changes)
     return values
 
 
-def silenced_biases(plan: Plan) -> tuple[str, ...]:
+def masked_biases(plan: ThinningPlan) -> tuple[str, ...]:
     """Name the biases that are masked together with the filters of their channels."""
     return tuple(
-        f"{name}: {int((~mask).sum())} values are masked together with their channels, because no layer can take over "
+        f"{name}: {int((~mask).sum())} values are masked together with their channels, because no layer can absorb "
         "the constant that they would emit."
-        for name, mask in plan.proposal.decision.masked_biases.items()
+        for name, mask in plan.proposal.selection.masked_biases.items()
     )
 
 
-def unsaved_tensors(model: nn.Module, plan: Plan) -> tuple[str, ...]:
-    """Name the tensors that are cut and stand in no state dict."""
+def unsaved_tensors(model: nn.Module, plan: ThinningPlan) -> tuple[str, ...]:
+    """Name the tensors that are cut and are in no state dict."""
     saved = saved_names(model)
     names = [name for name in plan.recipe.keep if name not in saved]
     if not names:
@@ -150,16 +148,16 @@ def unsaved_tensors(model: nn.Module, plan: Plan) -> tuple[str, ...]:
     )
 
 
-def rescaled_layers(plan: Plan) -> tuple[str, ...]:
-    """Name the layers whose weights took over a number that the model's code computes from a size."""
+def scaled_layers(plan: ThinningPlan) -> tuple[str, ...]:
+    """Name the layers that were scaled because of a number that the model's code computes from a size."""
     return tuple(
         f"{item.weight.name}: {item.weight.rows.size} filters take a factor of {item.factor:.6g}, because the code computes a "
         f"number from a size that changed: {item.op.name} in {item.op.source}."
-        for item in plan.outcome.rescales
+        for item in plan.outcome.scalings
     )
 
 
-def inexact_layers(plan: Plan) -> tuple[str, ...]:
+def inexact_layers(plan: ThinningPlan) -> tuple[str, ...]:
     """Name the layers where the thinned model cannot equal the masked one, with the cause."""
     statistics = [
         f"{op.source.module or op.name}: statistics run over fewer channels" for op in plan.outcome.left_out
@@ -170,9 +168,9 @@ def inexact_layers(plan: Plan) -> tuple[str, ...]:
         if constant.bordered
     ]
     rounded = [
-        f"{fold.name}: the constant of dead channels is scaled and rounded with it"
-        for fold in plan.outcome.folds
-        if fold.carried
+        f"{item.name}: the constant of dead channels is scaled and rounded with it"
+        for item in plan.outcome.absorptions
+        if item.through_function
     ]
     varying = [
         f"{constant.op.source.module or constant.op.name}: dead channels are not constant, their mean stands for them"

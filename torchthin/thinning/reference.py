@@ -1,38 +1,35 @@
 """What the thinned model must compute, worked out on the masked full-size model by the user's own code.
 
 The masked model runs once more, op by op, with three changes at the recorded ops:
-- where an op sums over channels (convolution, matrix product), channels that go are left out and the constant they add is
-  put back as a bias;
-- where statistics run over channels (layer norm, a mean over channels), channels that go are left out of them;
+- where an op sums over channels (convolution, matrix product), removed channels are left out and the constant that they add
+  is put back as a bias;
+- where statistics run over channels (layer norm, a mean over channels), removed channels are left out of them;
 - everything else runs as it is.
-If no dead channel emits a constant into a padded convolution and no statistics lose a channel, this is the masked model itself.
+If no removed channel emits a constant into a padded convolution and no statistics lose a channel, this is the masked model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from torchthin.dependency.components import Components
-from torchthin.dependency.labels import FROZEN, Axes, FlattenedAxis, Vector
 from torchthin.dependency.propagate import Labels
 from torchthin.dependency.registry import Contraction
 from torchthin.graph.arguments import as_outputs, by_name
+from torchthin.graph.deferred import Deferred
 from torchthin.graph.op_counter import CountingMode
 from torchthin.graph.opgraph import BRANCH, Op, Ref
-
-BoolArray = npt.NDArray[np.bool_]
+from torchthin.thinning.survivors import Survivors, indices
 
 
 @dataclass(frozen=True)
 class Constant:
-    """The constant that dead channels add to a result."""
+    """The constant that removed channels add to a result."""
 
     op: Op
     contraction: Contraction
@@ -41,97 +38,61 @@ class Constant:
     bias: Tensor | None
     """The op's bias as it went in, shape (output channels,)."""
     spread: float
-    """Largest distance of a dead channel's value from its mean: 0 when it is a constant."""
+    """Largest distance of a removed channel's value from its mean: 0 when it is a constant."""
     level: float
-    """Largest absolute mean of a dead channel."""
+    """Largest absolute mean of a removed channel."""
     bordered: bool
     """The op pads its input (or spreads it, if transposed), so near the border the masked model differs from the constant."""
 
 
-@dataclass
-class Kept:
-    """Which indices of every labelled value stay."""
+@dataclass(frozen=True)
+class Reference:
+    """How the masked model must run to compute what the thinned model should."""
 
-    labels: Labels
-    components: Components
-    gone: BoolArray
-    """Shape (components,)."""
-    _cache: dict[tuple[int, int], BoolArray | None] = field(default_factory=dict)
+    survivors: Survivors
+    constants: tuple[Constant, ...] | None = None
+    """Those to put back; None: whatever constants a run meets are collected, none is put back."""
+    in_bias: frozenset[int] = frozenset()
+    """Ops whose bias holds their constant already."""
+    preserved: frozenset[int] = frozenset()
+    """Ops that compute weights which keep their values, although the statistics of these ops lose channels."""
+    deferred: Deferred | None = None
+    """Weights of the masked model that are made as they are read."""
 
-    def along(self, value: int, axis: int) -> BoolArray | None:
-        """Return which indices of an axis stay; None when all do."""
-        key = (value, axis)
-        if key not in self._cache:
-            labels = self.labels.values.get(value, ())[axis] if value in self.labels.values else None
-            keep: BoolArray | None = None
-            if labels is not None:
-                keep = (
-                    labels.spread(self._staying)
-                    if isinstance(labels, FlattenedAxis)
-                    else self._staying(labels)
-                )
-                keep = None if keep.all() else keep
-            self._cache[key] = keep
-        return self._cache[key]
-
-    def _staying(self, vector: Vector) -> BoolArray:
-        return np.asarray(~self.gone[self.components.of_label[vector]] | (vector == FROZEN))
-
-    def cut_axes(self, value: int) -> dict[int, BoolArray]:
-        """Return the axes of a value from which something goes."""
-        axes: Axes = self.labels.values.get(value, ())
-        found = {d: self.along(value, d) for d in range(len(axes))}
-        return {d: keep for d, keep in found.items() if keep is not None}
-
-    def select(self, value: int, tensor: Tensor) -> Tensor:
-        """Return what stays of a full-size tensor."""
-        for axis, keep in self.cut_axes(value).items():
-            tensor = tensor.index_select(axis, indices(keep, tensor))
-        return tensor
-
-
-def indices(keep: BoolArray, like: Tensor) -> Tensor:
-    """Return kept positions as an index tensor on the device of `like`."""
-    return torch.from_numpy(np.flatnonzero(keep)).to(like.device)
+    @property
+    def labels(self) -> Labels:
+        """The labelled record."""
+        return self.survivors.labels
 
 
 class ReferenceMode(CountingMode):
-    """Runs the masked model as the thinned one must behave; collects constants on the way, or takes those `known`.
+    """Runs the masked model as the thinned one must behave, in the evaluation run (0) or from `BRANCH` in the training branch."""
 
-    Ops in `placed` find their constant in the bias already; those in `settled` compute weights that stay what they were,
-    although their statistics lose channels.
-    """
-
-    def __init__(
-        self,
-        labels: Labels,
-        kept: Kept,
-        known: Sequence[Constant] | None = None,
-        placed: Container[int] = (),
-        settled: Container[int] = (),
-        start: int = 0,
-    ) -> None:
+    def __init__(self, reference: Reference, start: int = 0) -> None:
+        labels, known = reference.labels, reference.constants
         super().__init__(start, labels.graph.calls(start))
-        self._trained = start >= BRANCH
-        self._placed = placed
-        self._settled = settled
+        self.deferred = reference.deferred
+        self._reference = reference
+        self._survivors = reference.survivors
         self._known = None if known is None else {constant.op.index: constant.delta for constant in known}
-        self._kept = kept
-        self._contractions = labels.contractions
-        self._statistics = labels.statistics
+        self._in_training_branch = start >= BRANCH
+        self._contractions, self._statistics = labels.contractions, labels.statistics
         self._from_input = labels.from_input
         self._ops = {op.index: op for op in labels.graph.ops}
         self.constants: list[Constant] = []
         self.left_out: list[Op] = []
+        """Ops whose statistics lost channels."""
         self._met: set[int] = set()
 
     @property
     def complete(self) -> bool:
-        """Whether every recorded op that sums or takes statistics over channels that go was met."""
+        """Whether every recorded op that sums or takes statistics over removed channels was met."""
         summed = [(index, c.data) for index, c in self._contractions.items()]
-        measured = [(index, ref.value) for index in self._statistics for ref in self._ops[index].inputs()]
+        measured = [(index, value) for index in self._statistics for value in self._ops[index].reads]
         return all(
-            index in self._met or (index >= BRANCH) != self._trained or not self._kept.cut_axes(value)
+            index in self._met
+            or (index >= BRANCH) != self._in_training_branch
+            or not self._survivors.cut_axes(value)
             for index, value in summed + measured
         )
 
@@ -141,40 +102,38 @@ class ReferenceMode(CountingMode):
         if op is None or op.target is not func:
             return func(*args, **kwargs)
         self._met.add(op.index)
-        if self.completed in self._contractions:
-            return self._contract(op, self._contractions[self.completed], func, args, kwargs)
-        if self.completed in self._statistics and self.completed not in self._settled:
+        if op.index in self._contractions:
+            return self._contract(op, self._contractions[op.index], func, args, kwargs)
+        if op.index in self._statistics and op.index not in self._reference.preserved:
             return self._leave_out(op, func, args, kwargs)
         return func(*args, **kwargs)
 
     def _contract(
         self, op: Op, contraction: Contraction, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        keep = self._kept.along(contraction.data, contraction.data_axis)
-        if keep is None:
+        kept = self._survivors.along(contraction.data, contraction.data_axis)
+        if kept is None:
             return func(*args, **kwargs)
         given = by_name(func, args, kwargs)
         name = next(n for n, a in op.arguments.items() if isinstance(a, Ref) and a.value == contraction.data)
         data: Tensor = given[name]
         axis = contraction.data_axis
-        stay = torch.from_numpy(keep).to(data.device)
         shape = [1] * data.dim()
         shape[axis] = -1
-        dead = data.index_select(axis, indices(~keep, data))
-        centre = dead.mean([d for d in range(data.dim()) if d != axis], keepdim=True)
-        spread = float((dead - centre).abs().max()) if dead.numel() else 0.0
-        values = torch.zeros_like(data.select(axis, 0).flatten()[:1].expand(keep.size)).clone()
-        values[indices(~keep, data)] = centre.flatten()
-        replaced = {**given, name: data * stay.view(shape)}
-        result = invoke(func, replaced)
+        removed = data.index_select(axis, indices(~kept, data))
+        centre = removed.mean([d for d in range(data.dim()) if d != axis], keepdim=True)
+        spread = float((removed - centre).abs().max()) if removed.numel() else 0.0
+        values = torch.zeros_like(data.select(axis, 0).flatten()[:1].expand(kept.size)).clone()
+        values[indices(~kept, data)] = centre.flatten()
+        result = invoke(func, {**given, name: data * torch.from_numpy(kept).to(data.device).view(shape)})
         if self._known is None:
             if contraction.weight in self._from_input or not bool(values.any()):
                 return result
-            delta = self._constant(op, given, name, values)
-            level = float(values.abs().max())
+            delta = _constant(op, given, values)
             bias = given.get(contraction.bias) if contraction.bias else None
+            level = float(values.abs().max())
             self.constants.append(Constant(op, contraction, delta, bias, spread, level, _bordered(op)))
-        elif op.index in self._known and op.index not in self._placed:
+        elif op.index in self._known and op.index not in self._reference.in_bias:
             delta = self._known[op.index]
         else:
             return result
@@ -182,23 +141,13 @@ class ReferenceMode(CountingMode):
         along[contraction.out_axis] = -1
         return result + delta.view(along)
 
-    def _constant(self, op: Op, given: Mapping[str, Any], name: str, values: Tensor) -> Tensor:
-        """What the dead channels add to every output channel away from borders."""
-        if op.name == "aten.convolution":
-            return _convolved(given, values)
-        weight: Tensor = (
-            given["weight"].t() if "weight" in given else given["mat2" if "mat2" in given else "batch2"]
-        )
-        return values @ weight if weight.dim() == 2 else values @ weight[0]
-
     def _leave_out(self, op: Op, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        refs = [ref for ref in op.inputs() if self._kept.cut_axes(ref.value)]
-        if not refs:
+        if not any(self._survivors.cut_axes(value) for value in op.reads):
             return func(*args, **kwargs)
         self.left_out.append(op)
         given = by_name(func, args, kwargs)
         replaced = {
-            name: self._kept.select(op.arguments[name].value, value)
+            name: self._survivors.select(op.arguments[name].value, value)
             if isinstance(value, Tensor) and isinstance(op.arguments.get(name), Ref)
             else value
             for name, value in given.items()
@@ -206,49 +155,55 @@ class ReferenceMode(CountingMode):
         _resize_arguments(op, replaced)
         result = invoke(func, replaced)
         # Code that asks how a result lies in memory (contiguous, view) must go on as it did when recorded.
-        places = as_outputs(func(*args, **kwargs))
+        layouts = as_outputs(func(*args, **kwargs))
         full = [
-            self._restore(ref, tensor, place)
-            if ref is not None and tensor is not None and place is not None
+            self._restore(ref, tensor, layout)
+            if ref is not None and tensor is not None and layout is not None
             else tensor
-            for ref, tensor, place in zip(op.outputs, as_outputs(result), places, strict=True)
+            for ref, tensor, layout in zip(op.outputs, as_outputs(result), layouts, strict=True)
         ]
         return type(result)(full) if isinstance(result, (list, tuple)) else full[0]
 
-    def _restore(self, ref: Ref, tensor: Tensor, place: Tensor) -> Tensor:
-        """Put what stays back into full size, laid out as `place`."""
-        cuts = self._kept.cut_axes(ref.value)
+    def _restore(self, ref: Ref, tensor: Tensor, layout: Tensor) -> Tensor:
+        """Put what is kept back into full size, laid out in memory as `layout`."""
+        cuts = self._survivors.cut_axes(ref.value)
         if not cuts:
-            return torch.empty_like(place).copy_(tensor)
-        # What goes from a part of a weight keeps its value: something may be divided by it.
-        full = (
-            torch.zeros_like(place) if ref.value in self._from_input else torch.empty_like(place).copy_(place)
-        )
-        where = [indices(cuts[d], tensor) if d in cuts else slice(None) for d in range(place.dim())]
+            return torch.empty_like(layout).copy_(tensor)
+        # What is removed from a part of a weight keeps its value: something may be divided by it.
+        full = torch.zeros_like(layout) if ref.value in self._from_input else layout.clone()
+        where = [indices(cuts[d], tensor) if d in cuts else slice(None) for d in range(layout.dim())]
         positions = torch.meshgrid(
-            *(torch.arange(place.shape[d], device=tensor.device)[kept] for d, kept in enumerate(where)),
+            *(torch.arange(layout.shape[d], device=tensor.device)[kept] for d, kept in enumerate(where)),
             indexing="ij",
         )
         full[positions] = tensor
         return full
 
 
+def _constant(op: Op, given: Mapping[str, Any], values: Tensor) -> Tensor:
+    """What removed channels of these `values` add to every output channel away from borders."""
+    if op.name == "aten.convolution":
+        return _convolved(given, values)
+    weight: Tensor = (
+        given["weight"].t() if "weight" in given else given["mat2" if "mat2" in given else "batch2"]
+    )
+    return values @ weight if weight.dim() == 2 else values @ weight[0]
+
+
 def _convolved(given: Mapping[str, Any], values: Tensor) -> Tensor:
     """Convolve a constant picture of the channel `values`, unpadded; transposed, the phases are averaged."""
     weight: Tensor = given["weight"]
     picture = values.view(1, -1, *[1] * (weight.dim() - 2))
-    dilation = list(given.get("dilation", [1]))
+    dilation, groups = list(given.get("dilation", [1])), given.get("groups", 1)
     if given.get("transposed", False):
         made: Tensor = torch.ops.aten.convolution(
-            picture, weight, None, [1], [0], dilation, True, [0], given.get("groups", 1)
+            picture, weight, None, [1], [0], dilation, True, [0], groups
         )
         return made.flatten(2).sum(2)[0] / float(np.prod(given["stride"]))
     dilation = dilation * (weight.dim() - 2) if len(dilation) == 1 else dilation
     extent = [(k - 1) * d + 1 for k, d in zip(weight.shape[2:], dilation, strict=True)]
     picture = picture.expand(1, -1, *extent)
-    made = torch.ops.aten.convolution(
-        picture, weight, None, [1], [0], dilation, False, [0], given.get("groups", 1)
-    )
+    made = torch.ops.aten.convolution(picture, weight, None, [1], [0], dilation, False, [0], groups)
     return made.flatten()
 
 
@@ -266,7 +221,7 @@ def invoke(func: Any, given: Mapping[str, Any]) -> Any:
 
 
 def _resize_arguments(op: Op, arguments: dict[str, Any]) -> None:
-    """Arguments that repeat a size."""
+    """Set arguments that repeat a size."""
     if op.name in {"aten.native_layer_norm", "aten._fused_rms_norm", "aten.rms_norm"}:
         normalized = len(arguments["normalized_shape"])
         arguments["normalized_shape"] = list(arguments["input"].shape[-normalized:])

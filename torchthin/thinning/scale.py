@@ -1,7 +1,7 @@
 """Numbers that the model's code computes from a size, such as attention's ``q.shape[-1] ** -0.5``.
 
-When heads get narrower such a number changes, and with it the temperature of the softmax. Where what it multiplies comes
-from a layer by linear ops alone, the layer's weights take over the ratio of the old number and the new one.
+When heads get narrower such a number changes, and with it what the softmax sees. Where what the number multiplies comes
+from a layer by linear ops alone, the layer's weights are multiplied by the ratio of the old number and the new one.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torchthin.dependency.components import producers
 from torchthin.dependency.propagate import Labels
 from torchthin.dependency.registry import Contraction
 from torchthin.graph.opgraph import Op, Ref
+from torchthin.thinning.constants import bias_of
 from torchthin.thinning.recipe import Recipe, cut
 from torchthin.thinning.reference import invoke
 
@@ -33,13 +34,14 @@ _FAR = 1 << 40
 """More than any vector has entries."""
 _LINEAR = frozenset({"aten.mul", "aten.div", "aten.neg", "aten.add", "aten.sub"})
 
-
 Rows = npt.NDArray[np.int64]
+_Path = list[tuple[Op, int]]
+"""Ops one after the other, each with the value that it hands on."""
 
 
 @dataclass(frozen=True)
-class Scaled:
-    """Some indices of one axis of a tensor, full size, which take the factor."""
+class ScaledRows:
+    """Some indices of one axis of a tensor, full size, which are multiplied by the factor."""
 
     name: str
     axis: int
@@ -47,13 +49,13 @@ class Scaled:
 
 
 @dataclass(frozen=True)
-class Rescale:
+class Scaling:
     """Multiply rows of a layer's weight, and of what is added to what they make, by a factor."""
 
     op: Op
     """The op whose number changed."""
-    weight: Scaled
-    vectors: tuple[Scaled, ...]
+    weight: ScaledRows
+    vectors: tuple[ScaledRows, ...]
     """The layer's bias, and vectors that are added on the way."""
     factor: float
     between: frozenset[int]
@@ -61,85 +63,175 @@ class Rescale:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The tensors that take the factor."""
+        """The tensors that are multiplied."""
         return (self.weight.name, *(vector.name for vector in self.vectors))
 
 
-def plan_rescales(
+def find_scalings(
     labels: Labels, before: Mapping[int, float], after: Mapping[int, float], saved: Set[str]
-) -> tuple[Rescale, ...]:
-    """Find the layers that can take over what became of numbers.
+) -> tuple[Scaling, ...]:
+    """Find the layers to scale where numbers changed.
 
     Args:
         labels: the labelled record.
         before: op index -> what the full-size model multiplies with.
         after: the same of the thinned model.
-        saved: names of the tensors that a checkpoint holds; others cannot take over anything.
+        saved: names of the tensors that a checkpoint holds; others cannot be scaled.
     """
     changed = {
         index: number / after[index]
         for index, number in before.items()
         if after.get(index) and number and not math.isclose(number, after[index], rel_tol=1e-6)
     }
-    found = (_rescale(labels, op, changed[op.index]) for op in labels.graph.ops if op.index in changed)
-    return tuple(rescale for rescale in found if rescale is not None and saved >= set(rescale.names))
+    if not changed:
+        return ()
+    search = _LayerSearch(labels)
+    found = (search.scaling(op, changed[op.index]) for op in labels.graph.ops if op.index in changed)
+    return tuple(item for item in found if item is not None and saved >= set(item.names))
 
 
-def _rescale(labels: Labels, op: Op, factor: float) -> Rescale | None:
-    makers = _makers(labels)
-    start = op.arguments.get("self")
-    value = start.value if isinstance(start, Ref) else -1
-    path: list[tuple[Op, int]] = []
-    while value in makers:
-        maker = makers[value]
-        contraction = labels.contractions.get(maker.index)
-        if contraction is not None:
-            found = _origin(labels, contraction.weight)
-            if found is not None:
-                return _at(labels, op, factor, maker, contraction, found, path[::-1])
-        elif maker.name not in _MOVES | _LINEAR:
+class _LayerSearch:
+    """Walks from an op whose number changed back to the layer that makes what it multiplies."""
+
+    def __init__(self, labels: Labels) -> None:
+        self.labels = labels
+        self.values = labels.graph.values
+        self.producer = {ref.value: op for op in labels.graph.ops for ref in op.outputs if ref is not None}
+        self.names = {number: name for name, number in labels.graph.state.items()}
+
+    def scaling(self, op: Op, factor: float) -> Scaling | None:
+        start = op.arguments.get("self")
+        value = start.value if isinstance(start, Ref) else -1
+        path: _Path = []
+        while value in self.producer:
+            producer = self.producer[value]
+            contraction = self.labels.contractions.get(producer.index)
+            if contraction is not None:
+                origin = self._origin(contraction.weight)
+                if origin is not None:
+                    return self._of_layer(op, factor, producer, contraction, origin, path[::-1])
+            elif producer.name not in _MOVES | _LINEAR:
+                return None
+            path.append((producer, value))
+            value = contraction.data if contraction is not None else self._main(producer)
+        return None
+
+    def _main(self, op: Op) -> int:
+        """Return the argument that comes from the model's input, else the first."""
+        return next((value for value in op.reads if value in self.labels.from_input), op.reads[0])
+
+    def _of_layer(
+        self,
+        op: Op,
+        factor: float,
+        layer: Op,
+        contraction: Contraction,
+        origin: tuple[str, _Path],
+        path: _Path,
+    ) -> Scaling | None:
+        name, moves = origin
+        axis = producers(self.labels).get(name)
+        made = layer.outputs[0]
+        if axis is None or made is None:
             return None
-        path.append((maker, value))
-        value = contraction.data if contraction is not None else _main(labels, maker)
-    return None
+        number = self.labels.graph.state[name]
+        filters = np.unique(_moved(_along(self.values[number].shape, axis), number, moves).numpy())
+        shape = self.values[made.value].shape
+        if filters.size != shape[contraction.out_axis]:
+            return None
+        rows = np.unique(_moved(_along(shape, contraction.out_axis), made.value, path).numpy())
+        vectors = self._vectors(layer, contraction, [(layer, made.value), *path], rows)
+        weight = ScaledRows(name, axis, filters[rows])
+        return Scaling(op, weight, vectors, factor, self._between([name, *(v.name for v in vectors)], op))
 
+    def _origin(self, value: int) -> tuple[str, _Path] | None:
+        """Return the tensor that a value is, is part of, or is computed from, and the moves that lead from there.
 
-def _makers(labels: Labels) -> dict[int, Op]:
-    return {ref.value: op for op in labels.graph.ops for ref in op.outputs if ref is not None}
+        Ops other than moves must have a single argument of the size of their result.
+        """
+        moves: _Path = []
+        while value not in self.names:
+            op = self.producer.get(value)
+            if op is None:
+                return None
+            sources = list(dict.fromkeys(op.reads))
+            if op.name not in _MOVES:
+                sizes = sorted(self.values[value].shape)
+                sources = [item for item in sources if sorted(self.values[item].shape) == sizes]
+            if len(sources) != 1:
+                return None
+            moves.append((op, value))
+            value = sources[0]
+        return self.names[value], moves[::-1]
 
+    def _vectors(
+        self, layer: Op, contraction: Contraction, path: _Path, rows: Rows
+    ) -> tuple[ScaledRows, ...]:
+        """Find the vectors of the model that are added to those rows of what comes from the layer."""
+        made, names, found = path[0][1], list[str](), list[Tensor]()
+        shape = self.values[made].shape
+        numbers, value = _along(shape, contraction.out_axis), made
+        for op, following in path:
+            for item in self._added(op, layer, contraction):
+                own = self._numbered(item, names) if item not in self.labels.from_input else None
+                if own is not None:
+                    if op is layer:  # a bias lies along the output channels, wherever those are
+                        own = own.view([
+                            -1 if axis == contraction.out_axis % len(shape) else 1 for axis in range(len(shape))
+                        ])  # fmt: skip
+                    entries = own.expand(self.values[following].shape)
+                    hit = torch.isin(numbers, torch.from_numpy(rows)).expand(entries.shape)
+                    found.append(entries[hit])
+            if op is not layer:
+                if op.index in self.labels.contractions:
+                    break
+                numbers, value = _moved(numbers, value, [(op, following)]), following
+        scaled = np.unique(torch.cat(found).numpy()) if found else np.zeros(0, np.int64)
+        by_name = ((name, scaled[scaled // _FAR == number] % _FAR) for number, name in enumerate(names))
+        return tuple(ScaledRows(name, 0, own) for name, own in by_name if own.size)
 
-def _main(labels: Labels, op: Op) -> int:
-    """The argument that comes from the model's input, else the first."""
-    values = list(op.reads)
-    return next((value for value in values if value in labels.from_input), values[0])
+    def _added(self, op: Op, layer: Op, contraction: Contraction) -> list[int]:
+        """Return what an op adds: the layer its bias."""
+        if op is layer:
+            bias = bias_of(op, contraction)
+            return [bias.value] if bias else []
+        return list(op.reads) if op.name in {"aten.add", "aten.sub"} else []
 
+    def _numbered(self, value: int, names: list[str]) -> Tensor | None:
+        """Return for every entry of a value which entry of the model's vectors it is; None: it is not made of vectors alone.
 
-def _at(
-    labels: Labels,
-    op: Op,
-    factor: float,
-    layer: Op,
-    contraction: Contraction,
-    found: tuple[str, list[tuple[Op, int]]],
-    path: list[tuple[Op, int]],
-) -> Rescale | None:
-    name, moves = found
-    axis = producers(labels).get(name)
-    made = layer.outputs[0]
-    if axis is None or made is None:
-        return None
-    values, number = labels.graph.values, labels.graph.state[name]
-    filters = np.unique(_moved(_along(values[number].shape, axis), number, moves).numpy())
-    shape = values[made.value].shape
-    size = shape[contraction.out_axis]
-    if filters.size != size:
-        return None
-    seen = [(layer, made.value), *path]
-    wanted = np.unique(_moved(_along(shape, contraction.out_axis), made.value, path).numpy())
-    vectors = _vectors(labels, layer, contraction, seen, wanted)
-    weight = Scaled(name, axis, filters[wanted])
-    names = (name, *(vector.name for vector in vectors))
-    return Rescale(op, weight, vectors, factor, _between(labels, names, op))
+        An entry is told by the position of the vector's name in `names`, which grows, times `_FAR`, plus its index.
+        """
+        if value in self.names:
+            shape, name = self.values[value].shape, self.names[value]
+            if len(shape) != 1:
+                return None
+            names += [name] if name not in names else []
+            return torch.arange(shape[0]) + names.index(name) * _FAR
+        op = self.producer.get(value)
+        if op is None or op.name not in _MOVES | {"aten.cat"}:
+            return None
+        made = {item: self._numbered(item, names) for item in op.reads}
+        if any(tensor is None for tensor in made.values()):
+            return None
+        return _carried_out(op, value, {name: _exchanged(item, made) for name, item in op.arguments.items()})
+
+    def _between(self, names: Iterable[str], last: Op) -> frozenset[int]:
+        """Return the ops before `last` that compute something from these tensors, and those that compute its number."""
+        state, ops = self.labels.graph.state, self.labels.graph.ops
+        seen = {state[name] for name in names if name in state}
+        found = set()
+        for op in ops:
+            if op.index < last.index and not seen.isdisjoint(op.reads):
+                seen.update(ref.value for ref in op.outputs if ref is not None)
+                found.add(op.index)
+        number = last.arguments["other"]
+        wanted = {number.value} if isinstance(number, Ref) else set()
+        for op in reversed(ops):
+            if any(ref is not None and ref.value in wanted for ref in op.outputs):
+                wanted.update(op.reads)
+                found.add(op.index)
+        return frozenset(found)
 
 
 def _along(shape: Sequence[int], axis: int) -> Tensor:
@@ -149,161 +241,63 @@ def _along(shape: Sequence[int], axis: int) -> Tensor:
     return torch.arange(shape[axis]).view(sizes).expand(tuple(shape))
 
 
-def _origin(labels: Labels, value: int) -> tuple[str, list[tuple[Op, int]]] | None:
-    """Return the tensor that a value is, is part of, or is computed from, and the moves that lead from there.
+def _exchanged(argument: Any, tensors: Mapping[int, Tensor | None]) -> Any:
+    if isinstance(argument, (list, tuple)):
+        return [_exchanged(item, tensors) for item in argument]
+    return tensors.get(argument.value, argument) if isinstance(argument, Ref) else argument
 
-    Ops other than moves must have a single argument of the size of their result.
+
+def _carried_out(op: Op, value: int, arguments: Mapping[str, Any]) -> Tensor:
+    """Run a move on other tensors and return what stands for one of its results.
+
+    The tensors are laid out in memory otherwise than those that the code had, so views may have to copy.
     """
-    reads = {number: name for name, number in labels.graph.state.items()}
-    makers, moves = _makers(labels), []
-    while value not in reads:
-        op = makers.get(value)
-        if op is None:
-            return None
-        sources = list(dict.fromkeys(op.reads))
-        if op.name not in _MOVES:
-            sizes = sorted(labels.graph.values[value].shape)
-            sources = [item for item in sources if sorted(labels.graph.values[item].shape) == sizes]
-        if len(sources) != 1:
-            return None
-        moves.append((op, value))
-        value = sources[0]
-    return reads[value], moves[::-1]
-
-
-def _vectors(
-    labels: Labels, layer: Op, contraction: Contraction, path: list[tuple[Op, int]], wanted: Rows
-) -> tuple[Scaled, ...]:
-    """Find the vectors of the model that are added to those rows of what comes from the layer."""
-    made, names, found = path[0][1], list[str](), list[Tensor]()
-    shape = labels.graph.values[made].shape
-    numbers, value = _along(shape, contraction.out_axis), made
-    for op, following in path:
-        taken = {"aten.add", "aten.sub"} if op is not layer else {layer.name}
-        given = list(op.reads) if op.name in taken else []
-        given = given if op is not layer else [ref.value for ref in (_bias(op, contraction),) if ref]
-        for item in given:
-            own = _numbered(labels, item, names) if item not in labels.from_input else None
-            if own is not None:
-                if op is layer:  # a bias lies along the output channels, wherever those are
-                    own = own.view(
-                        [-1 if axis == contraction.out_axis % len(shape) else 1 for axis in range(len(shape))]
-                    )
-                places = own.expand(labels.graph.values[following].shape)
-                hit = torch.isin(numbers, torch.from_numpy(wanted)).expand(places.shape)
-                found.append(places[hit])
-        if op is not layer:
-            if labels.contractions.get(op.index) is not None:
-                break
-            numbers, value = _moved(numbers, value, [(op, following)]), following
-    scaled = np.unique(torch.cat(found).numpy()) if found else np.zeros(0, np.int64)
-    rows = ((name, scaled[scaled // _FAR == number] % _FAR) for number, name in enumerate(names))
-    return tuple(Scaled(name, 0, own) for name, own in rows if own.size)
-
-
-def _numbered(labels: Labels, value: int, names: list[str]) -> Tensor | None:
-    """Return for every entry of a value which entry of the model's vectors it is: number of the name times `_FAR`, plus index.
-
-    None: it is not moved and joined from vectors alone. `names` grows.
-    """
-    reads = {number: name for name, number in labels.graph.state.items()}
-    if value in reads:
-        shape = labels.graph.values[value].shape
-        if len(shape) != 1:
-            return None
-        names += [reads[value]] if reads[value] not in names else []
-        return torch.arange(shape[0]) + names.index(reads[value]) * _FAR
-    op = _makers(labels).get(value)
-    if op is None or op.name not in _MOVES | {"aten.cat"}:
-        return None
-    made = {ref.value: _numbered(labels, ref.value, names) for ref in op.inputs()}
-    if any(tensor is None for tensor in made.values()):
-        return None
-    given = {name: _exchanged(argument, made) for name, argument in op.arguments.items()}
-    result = _run(op, given)
+    if op.name in _VIEWS:
+        return arguments["self"].reshape(arguments["size"])  # type: ignore[no-any-return]
+    result = invoke(op.target, arguments)
     position = next(i for i, ref in enumerate(op.outputs) if ref is not None and ref.value == value)
     found: Tensor = result[position] if isinstance(result, (list, tuple)) else result
     return found
 
 
-def _exchanged(argument: Any, tensors: Mapping[int, Tensor | None]) -> Any:
-    if isinstance(argument, (list, tuple)):
-        return [_exchanged(item, tensors) for item in argument]
-    return tensors[argument.value] if isinstance(argument, Ref) else argument
-
-
-def _run(op: Op, given: dict[str, Any]) -> Any:
-    """Run a move; tensors are laid out in memory otherwise than those that the code had, so views may have to copy."""
-    return given["self"].reshape(given["size"]) if op.name in _VIEWS else invoke(op.target, given)
-
-
-def _bias(op: Op, contraction: Contraction) -> Ref | None:
-    given = op.arguments.get(contraction.bias or "")
-    return given if isinstance(given, Ref) else None
-
-
-def _moved(numbers: Tensor, value: int, path: list[tuple[Op, int]]) -> Tensor:
+def _moved(numbers: Tensor, value: int, path: _Path) -> Tensor:
     """Let row numbers go where the rows go, up to the first op that sums."""
     for op, following in path:
         if op.name in _MOVES:
-            given: dict[str, Any] = {
-                name: numbers if isinstance(argument, Ref) and argument.value == value else argument
-                for name, argument in op.arguments.items()
-            }
-            result = _run(op, given)
-            position = next(
-                i for i, ref in enumerate(op.outputs) if ref is not None and ref.value == following
-            )
-            numbers = result[position] if isinstance(result, (list, tuple)) else result
+            given = {name: _exchanged(item, {value: numbers}) for name, item in op.arguments.items()}
+            numbers = _carried_out(op, following, given)
         elif op.name not in _LINEAR:
             break
         value = following
     return numbers
 
 
-def _between(labels: Labels, names: Iterable[str | None], last: Op) -> frozenset[int]:
-    """Everything that is computed from the layer's parameters before the op, and what computes the op's number."""
-    seen = {labels.graph.state[name] for name in names if name in labels.graph.state}
-    found = set()
-    for op in labels.graph.ops:
-        if op.index < last.index and any(ref.value in seen for ref in op.inputs()):
-            seen.update(ref.value for ref in op.outputs if ref is not None)
-            found.add(op.index)
-    number = last.arguments["other"]
-    wanted = {number.value} if isinstance(number, Ref) else set()
-    for op in reversed(labels.graph.ops):
-        if any(ref is not None and ref.value in wanted for ref in op.outputs):
-            wanted.update(op.reads)
-            found.add(op.index)
-    return frozenset(found)
-
-
-def tempered_tensors(
-    rescales: Iterable[Rescale], recipe: Recipe, tensors: Mapping[str, Tensor], values: Mapping[str, Tensor]
+def scaled_tensors(
+    scalings: Iterable[Scaling], recipe: Recipe, tensors: Mapping[str, Tensor], values: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Return `values` together with every tensor that takes a factor, thinned and multiplied.
+    """Return `values` together with every tensor that is scaled, thinned and multiplied.
 
     Args:
-        rescales: what is multiplied.
-        recipe: what thins the model; it may add biases, which stand in `values`.
+        scalings: what is multiplied.
+        recipe: what thins the model; it may add biases, which are among `values`.
         tensors: full-size tensors by name.
-        values: tensors that took a constant already, thinned.
+        values: tensors that absorbed a constant already, thinned.
     """
     found = dict(values)
-    for rescale in rescales:
-        weight = rescale.weight
+    for scaling in scalings:
+        weight = scaling.weight
         added = f"{weight.name.rpartition('.')[0]}.bias"
-        grown = (Scaled(added, 0, weight.rows),) if added in recipe.added else ()
-        for item in (weight, *rescale.vectors, *grown):
-            # rows of a bias that the recipe adds are those that stay of the weight
-            kept = recipe.keep.get(item.name if item.name in tensors else weight.name, {})
-            tensor = found[item.name] if item.name in found else cut(tensors[item.name].detach(), kept)
+        new = (ScaledRows(added, 0, weight.rows),) if added in recipe.added else ()
+        for item in (weight, *scaling.vectors, *new):
+            # rows of a bias that the recipe adds are those that are kept of the weight
+            cuts = recipe.keep.get(item.name if item.name in tensors else weight.name, {})
+            tensor = found[item.name] if item.name in found else cut(tensors[item.name].detach(), cuts)
             axis = item.axis if item.name in tensors else weight.axis
-            stay = kept.get(axis, tuple(range(tensor.shape[item.axis])))
-            hit = torch.from_numpy(np.isin(np.asarray(stay), item.rows)).to(tensor.device)
+            kept = cuts.get(axis, tuple(range(tensor.shape[item.axis])))
+            hit = torch.from_numpy(np.isin(np.asarray(kept), item.rows)).to(tensor.device)
             shape = [1] * tensor.dim()
             shape[item.axis] = -1
             factors = torch.ones(hit.shape, dtype=torch.float64, device=tensor.device)
-            factors[hit] = rescale.factor
+            factors[hit] = scaling.factor
             found[item.name] = (tensor.double() * factors.view(shape)).to(tensor.dtype)
     return found

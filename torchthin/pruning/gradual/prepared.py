@@ -122,7 +122,7 @@ def _begin_channels(
     rule = _EverywhereRule(config.target)
     select = ImportanceSelector(model, targets, rule, config.ranked_by, statistics, config.seed)
     found = find_plan(traced, select)
-    selection = found.proposal.decision
+    selection = found.proposal.selection
     chosen = Chosen(selection.groups, selection.axes, selection.targets)
     growth = Channels.of(chosen, frozenset(selection.masked_biases), traced.derived, evidence)
     if evidence is not None:

@@ -1,4 +1,4 @@
-"""Attention whose scale is computed from the width of its heads loses width: the queries take over the ratio."""
+"""Attention whose scale is computed from the width of its heads loses width: the queries are multiplied by the ratio."""
 
 from __future__ import annotations
 
@@ -11,6 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import torchthin
+from torchthin.graph.inputs import as_inputs
+from torchthin.graph.trace import trace
+from torchthin.selection.selectors import ByImportance
+from torchthin.selection.targets import find_targets
+from torchthin.thinning.constraints import Constraints
+from torchthin.thinning.plan import find_plan
 
 
 def by_torch(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -79,10 +85,17 @@ def test_heads_get_narrower(run: Callable[..., Tensor], fused: bool, bias: bool)
     assert any("take a factor of" in note for note in result.report.notes)
 
 
-def test_the_factor_is_what_the_proof_needs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torchthin.thinning.trial.plan_rescales", lambda *_: ())
-    result = pruned(scores_divided, False, True)
-    assert result.model.q.weight.shape[0] == 24
+def test_the_factor_is_what_the_proof_needs() -> None:
+    torch.manual_seed(0)
+    model = Attention(scores_divided, False, True).eval()
+    traced = trace(model, as_inputs(torch.randn(2, 7, 6)))
+    decide = ByImportance(
+        model, find_targets(model, structured=True, weights=("*",)).targets, frozenset(), 0.5
+    )
+    scaled = find_plan(traced, decide)
+    assert scaled.recipe.shape_after("q.weight")[0] == 12
+    nowhere = Constraints(unscaled=frozenset(op.index for op in traced.graph.ops))
+    assert 0 not in find_plan(traced, decide, constraints=nowhere).recipe.keep["q.weight"]
 
 
 @pytest.mark.parametrize("fused", [True, False])

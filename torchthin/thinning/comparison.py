@@ -1,0 +1,346 @@
+"""The proof of a proposal: the thinned model is compared with what the masked model must compute."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchthin.errors import InputError
+from torchthin.graph.clone import clone, state_tensors
+from torchthin.graph.deferred import SMALLEST, Deferred, FilledIn
+from torchthin.graph.evaluation_mode import has_own_modes
+from torchthin.graph.inputs import Inputs, refreshed
+from torchthin.graph.op_counter import CountingMode
+from torchthin.graph.opgraph import BRANCH, Op
+from torchthin.graph.outputs import output_tensors
+from torchthin.graph.trace import Traced
+from torchthin.thinning.apply import thin_copy
+from torchthin.thinning.constants import Absorption, Absorptions, absorbed_tensors, find_absorptions
+from torchthin.thinning.constraints import Proposal
+from torchthin.thinning.derived_weights import preserved_ops, rescaled_tensors
+from torchthin.thinning.divergence import first_divergence, run
+from torchthin.thinning.outcome import Diverged, Failure, Success
+from torchthin.thinning.proof import Proof, can_double, compare, in_double, joined
+from torchthin.thinning.recipe import Recipe, cut
+from torchthin.thinning.reference import Constant, Reference, ReferenceMode
+from torchthin.thinning.scale import Scaling, scaled_tensors
+
+DIFFERENT = "the thinned model computes something else"
+
+
+@dataclass(frozen=True)
+class Models:
+    """Makes the masked and the thinned model of a proposal."""
+
+    traced: Traced
+    proposal: Proposal
+    scalings: tuple[Scaling, ...]
+    varying: bool
+    """How many ops the model runs depends on the data."""
+
+    def thinned(self, double: bool, recipe: Recipe) -> nn.Module:
+        """Return the masked model, thinned."""
+        return thin_copy(
+            self.traced.model, recipe, lambda name, t: self._prepared(name, t, double, thin=True)
+        )
+
+    def masked(
+        self,
+        double: bool,
+        changes: Mapping[str, Tensor] | None = None,
+        deferred: Deferred | None = None,
+    ) -> nn.Module:
+        """Return the masked model, in float64 if `double`, with `changes` added to its tensors."""
+        masks = self.proposal.masks
+
+        def own(name: str, tensor: Tensor) -> Tensor:
+            new = name in masks or (double and tensor.is_floating_point())
+            if deferred is not None and new and tensor.numel() >= SMALLEST and tensor.is_contiguous():
+                like = tensor.new_empty(0, dtype=torch.float64 if double else None)
+                return deferred.stand_in(
+                    tuple(tensor.shape), like, lambda: self._prepared(name, tensor, double)
+                )
+            ready = self._prepared(name, tensor, double)
+            if changes and name in changes:
+                return ready + changes[name].to(ready)
+            shared = isinstance(tensor, nn.Parameter) or ready.data_ptr() != tensor.data_ptr()
+            return ready if shared else ready.clone()
+
+        return clone(self.traced.model, own)
+
+    def _prepared(self, name: str, tensor: Tensor, double: bool, thin: bool = False) -> Tensor:
+        """Mask and convert a tensor of the full-size model or, if `thin`, one that is cut already."""
+        given = tensor
+        tensor = tensor.detach()
+        if double and tensor.is_floating_point():
+            tensor = tensor.double()
+        mask = self.proposal.masks.get(name)
+        if mask is not None and thin:
+            mask = cut(mask, self.proposal.recipe.keep.get(name, {}))
+        if mask is None:
+            return tensor
+        own = tensor.data_ptr() != given.data_ptr()
+        return tensor.mul_(mask.to(tensor.device)) if own else tensor * mask.to(tensor.device)
+
+
+@dataclass(frozen=True)
+class _Observed:
+    """What the runs of the masked model showed: the evaluation run and, where that can be compared, the training branch."""
+
+    outputs: tuple[Any, ...]
+    """Of each run."""
+    constants: tuple[Constant, ...]
+    left_out: tuple[Op, ...]
+    note: str
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    """A masked model, the reference that it gives, and the thinned model, which holds the constants."""
+
+    masked: nn.Module
+    carrier: nn.Module
+    """The masked model, with those constants in its biases that the thinned model's biases pass through functions."""
+    thinned: nn.Module
+    recipe: Recipe
+    """With the biases that are added."""
+    absorptions: Absorptions
+    scalings: tuple[Scaling, ...]
+    reference: Reference
+    observed: _Observed
+    double: bool
+
+    @property
+    def starts(self) -> tuple[int, ...]:
+        """Where the ops of the runs that are compared begin to count."""
+        return (0, BRANCH)[: len(self.observed.outputs)]
+
+    def reference_outputs(self, inputs: Inputs) -> tuple[Any, ...]:
+        """Return what the thinned model should return, in every run."""
+        return tuple(run(self.carrier, inputs, ReferenceMode(self.reference, start)) for start in self.starts)
+
+    def proof(self, inputs: Inputs, expected: tuple[Any, ...], *, with_masked: bool = False) -> Proof:
+        """Compare the thinned model with `expected`; `with_masked`: with the masked model as it is, too."""
+        exact = not (self.observed.constants or self.observed.left_out)
+        proofs = []
+        for start, wanted in zip(self.starts, expected, strict=True):
+            plain = None
+            if with_masked:
+                mode = CountingMode(start)
+                mode.deferred = self.reference.deferred
+                plain = wanted if exact else run(self.masked, inputs, mode)
+            proofs.append(compare(plain, wanted, run(self.thinned, inputs, CountingMode(start)), self.double))
+        return joined(proofs)
+
+    def difference(self, inputs: Inputs) -> Failure | None:
+        """Look for the first op that differs.
+
+        An op whose constant the BatchNorm after it absorbed differs rightly, and so does one that sees a factor before the
+        number which cancels it; a module with a new bias runs other ops.
+        """
+        absorptions = self.absorptions.in_all_runs
+        moved = {index for item in absorptions for index in item.between}
+        moved |= {index for item in self.scalings for index in item.between}
+        grown = {item.constant.op.source.module for item in absorptions if item.new}
+        ops = self.reference.labels.graph.ops
+        skipped = {op.index for op in ops if _is_inside(op.source.module, grown)} | self.reference.preserved
+        tolerance = 1e-7 if self.double else 1e-3
+        for start in self.starts:
+            different = first_divergence(
+                self.carrier, self.thinned, inputs, self.reference, start, tolerance, moved, skipped
+            )
+            if different is not None:
+                return self.failure(different)
+        return None
+
+    def failure(self, op: int) -> Failure:
+        """Return the failure at an op that differs."""
+        unread = tuple(
+            item.constant.op.index for item in self.absorptions.in_all_runs if _may_be_unread(item)
+        )
+        return Failure(op, DIFFERENT, scalings=self.scalings, unread=unread)
+
+
+def find_difference(models: Models) -> Failure | None:
+    """Look for differences op by op, in the model's own precision."""
+    comparison = _comparison(models, False)
+    if isinstance(comparison, Failure):
+        return comparison
+    different = comparison.difference(models.traced.inputs)
+    if different is not None and _may_be_rounding(models, different.op):
+        return None
+    return different
+
+
+def proved(models: Models) -> Failure | Success:
+    """Compare the outputs of the thinned model with the reference, in float64 where the model allows.
+
+    Raises:
+        Diverged: the masked model does not run as it was recorded.
+    """
+    double = can_double(models.traced.model)
+    try:
+        comparison = _comparison(models, double)
+    except Diverged:
+        if not double:
+            raise
+        double = False  # code with float32 written into it
+        comparison = _comparison(models, double)
+    if isinstance(comparison, Failure):
+        return comparison
+    inputs, observed = in_double(models.traced.inputs, double), comparison.observed
+    proof = comparison.proof(inputs, observed.outputs, with_masked=True)
+    if double and proof.holds:
+        fresh = refreshed(inputs, seed=1)
+        proof = joined([proof, comparison.proof(fresh, comparison.reference_outputs(fresh))])
+    if not proof.holds or proof.vacuous:
+        different = comparison.difference(inputs)
+        if different is not None:
+            return different
+    if not proof.holds:
+        return comparison.failure(max(op.index for op in models.traced.graph.ops if op.index < BRANCH))
+    return Success(
+        comparison.recipe,
+        comparison.absorptions.tensors,
+        proof,
+        observed.constants,
+        observed.left_out,
+        models.scalings,
+        observed.note,
+    )
+
+
+def _comparison(models: Models, double: bool) -> _Comparison | Failure:
+    """Run the reference, and make the thinned model that absorbs its constants.
+
+    The weights of the masked model are made as they are read, where nothing but ops reads them.
+    """
+    kinds = {type(module) for module in models.traced.model.modules()}
+    if not models.traced.derived and not any(map(has_own_modes, kinds)):
+        with contextlib.suppress(Diverged):
+            return _compared(models, double, Deferred())
+    return _compared(models, double, None)
+
+
+def _compared(models: Models, double: bool, deferred: Deferred | None) -> _Comparison | Failure:
+    traced, proposal = models.traced, models.proposal
+    masked, recipe, rescaled = models.masked(double, deferred=deferred), proposal.recipe, {}
+    if traced.derived:
+        rescaled = rescaled_tensors(masked, models.thinned(double, recipe), recipe, traced.derived.values())
+    preserved = preserved_ops(proposal.labels, rescaled)
+    reference = Reference(proposal.survivors, preserved=preserved, deferred=deferred)
+    inputs = in_double(traced.inputs, double)
+    observed = _observed(models, masked, inputs, reference)
+    tensors: Mapping[str, Tensor] = {name: tensor.detach() for name, tensor in state_tensors(masked)}
+    if deferred:
+        tensors = FilledIn(tensors, deferred)
+    absorptions = find_absorptions(traced.model, proposal.labels, observed.constants, tensors)
+    if absorptions.unabsorbed:
+        return _unabsorbed(absorptions.unabsorbed)
+    values = absorbed_tensors(absorptions.tensors, recipe, tensors, proposal.survivors)
+    recipe = replace(recipe, added={**recipe.added, **_new_biases(absorptions, values)})
+    values = scaled_tensors(models.scalings, recipe, tensors, values)
+    for changes in rescaled.values():
+        values.update(changes)
+    thinned = models.thinned(double, recipe)
+    with torch.no_grad():
+        for name, tensor in state_tensors(thinned):
+            if name in values:
+                tensor.copy_(values[name])
+    through = [item for item in absorptions.in_all_runs if item.through_function]
+    reference = replace(
+        reference,
+        constants=observed.constants,
+        in_bias=frozenset(item.constant.op.index for item in through),
+    )
+    comparison = _Comparison(
+        masked, masked, thinned, recipe, absorptions, models.scalings, reference, observed, double
+    )
+    if not through:
+        return comparison
+    # Rounding a bias changes the constant in it, so the reference must round the same.
+    changes = {item.name: item.change for item in absorptions.tensors if item.through_function}
+    comparison = replace(comparison, carrier=models.masked(double, changes))
+    outputs = comparison.reference_outputs(inputs)
+    return replace(comparison, observed=replace(observed, outputs=outputs))
+
+
+def _observed(models: Models, masked: nn.Module, inputs: Inputs, reference: Reference) -> _Observed:
+    """Run the masked model and collect what removed channels emit."""
+    graph = models.traced.graph
+    modes, note = [ReferenceMode(reference)], ""
+    outputs = [_recorded(models, masked, inputs, modes[0])]
+    _refuse_nan(outputs[0])
+    if graph.branched and graph.chance() is None:
+        mode = ReferenceMode(reference, BRANCH)
+        try:
+            outputs.append(_recorded(models, masked, inputs, mode))
+            modes.append(mode)
+        except Diverged as error:
+            note = f"What only the training branch computes was not compared. {error}"
+    constants = tuple(constant for mode in modes for constant in mode.constants)
+    left_out = tuple(op for mode in modes for op in mode.left_out)
+    return _Observed(tuple(outputs), constants, left_out, note)
+
+
+def _recorded(models: Models, masked: nn.Module, inputs: Inputs, mode: ReferenceMode) -> Any:
+    """Run the masked model and see that it does what was recorded."""
+    try:
+        outputs = run(masked, inputs, mode)
+    except Exception as error:  # whatever the user's code raises
+        cause = " ".join(str(error).split())
+        raise Diverged(f"The masked model does not run as it was recorded: {cause}") from error
+    if not (mode.repeats or (models.varying and mode.complete)):
+        raise Diverged(
+            "The masked model runs other operations than the model did when it was recorded; "
+            "what changes from run to run cannot be proved."
+        )
+    return outputs
+
+
+def _refuse_nan(outputs: Any) -> None:
+    """A comparison of NaN with NaN would be no proof."""
+    for leaf in output_tensors(outputs):
+        if leaf.numel() and bool(torch.isnan(leaf).all()):
+            raise InputError(
+                "An output of the masked model is NaN throughout, so nothing can be proved. "
+                "Look for NaN or negative variances in the weights, or give other example_inputs."
+            )
+
+
+def _unabsorbed(constants: tuple[Constant, ...]) -> Failure:
+    axes = tuple((c.op.index, c.contraction.data, c.contraction.data_axis) for c in constants)
+    text = "no bias can absorb the constant output of these channels"
+    return Failure(axes[0][0], text, axes=axes, unabsorbed=tuple(op for op, _, _ in axes))
+
+
+def _new_biases(absorptions: Absorptions, values: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {item.name: tuple(values[item.name].shape) for item in absorptions.tensors if item.new}
+
+
+def _may_be_unread(item: Absorption) -> bool:
+    """Whether a constant went to a new bias of a layer of which the op only takes the weight: code may not read the bias."""
+    return item.new and item.name.rpartition(".")[0] != item.constant.op.source.module
+
+
+def _may_be_rounding(models: Models, index: int) -> bool:
+    """Whether rounding may have made a difference: a rank or a threshold comes before it, and float64 can tell."""
+    graph, from_input = models.traced.graph, models.proposal.labels.from_input
+    values = graph.values
+    return can_double(models.traced.model) and any(
+        op.index <= index and ref is not None and not values[ref.value].dtype.is_floating_point
+        for op in graph.ops
+        if any(number in from_input and values[number].dtype.is_floating_point for number in op.reads)
+        for ref in op.outputs
+    )
+
+
+def _is_inside(path: str, modules: Container[str]) -> bool:
+    """Whether a module is one of these, or part of one."""
+    parts = path.split(".")
+    return any(".".join(parts[:depth]) in modules for depth in range(len(parts) + 1))

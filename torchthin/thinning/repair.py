@@ -1,0 +1,434 @@
+"""From a failed trial to the constraints of the next proposal: an ordered list of remedies, the first that applies is taken.
+
+Some failures name their cause. For others a culprit is looked for, the op at or near the failure that saw a cut axis: an
+attribute follows the cut, two axes lose equal numbers, the axis is divided in its next way, and only when nothing else is
+left it is frozen, with the failure as the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+from torch import nn
+
+from torchthin.dependency.labels import Axis
+from torchthin.dependency.propagate import CoupledAxes, FrozenAxis
+from torchthin.dependency.registry import Contraction, SplitChoice
+from torchthin.errors import ProofError
+from torchthin.graph.opgraph import BRANCH, Op, OpGraph
+from torchthin.thinning.attributes import has_known_sizes
+from torchthin.thinning.constraints import Attribute, Constraints, Proposal, Provisional
+from torchthin.thinning.outcome import Failure
+from torchthin.thinning.survivors import Survivors
+
+VIEWS = frozenset({"aten.view", "aten._unsafe_view", "aten._reshape_alias"})
+DIVIDING = VIEWS | {"aten.split_with_sizes"}
+WIDEN_AFTER = 2
+"""Failures at one source line after which all calls of that line are treated alike."""
+
+
+@dataclass(frozen=True)
+class Culprit:
+    """The op that a failure is blamed on."""
+
+    op: Op
+    seen: tuple[tuple[int, int], ...]
+    """(value, axis) of every cut axis among its inputs."""
+    constraints: Constraints
+    """Without what an earlier failure here led to, which did not help; the failure is counted."""
+
+
+@dataclass(frozen=True)
+class Setback:
+    """A failed trial with all that a remedy may look at."""
+
+    failure: Failure
+    proposal: Proposal
+    modules: Mapping[str, nn.Module]
+
+    @property
+    def constraints(self) -> Constraints:
+        """What the proposal kept to."""
+        return self.proposal.constraints
+
+    @property
+    def graph(self) -> OpGraph:
+        """The record of the model."""
+        return self.proposal.labels.graph
+
+    @property
+    def survivors(self) -> Survivors:
+        """What was kept of every value."""
+        return self.proposal.survivors
+
+    @cached_property
+    def culprit(self) -> Culprit | None:
+        """The op at or just after the failure that saw cut axes, else the last before it, else the next after it.
+
+        A view that Python code asks for is recorded as a copy and a view: where code raised, the view is to blame.
+        """
+        ops = self.graph.ops
+        position = next((i for i, op in enumerate(ops) if op.index >= self.failure.op), len(ops) - 1)
+        near = ops[position : position + 3]
+        views = [op for op in near[:2] if op.name in VIEWS] if self.failure.raised else []
+        for op in (*views, *near, *reversed(ops[:position]), *ops[position:]):
+            seen = [(value, axis) for value in op.reads for axis in self.survivors.cut_axes(value)]
+            if seen:
+                constraints = _counted(_without_attributes(self, op.index) or self.constraints, self.kind(op))
+                constraints = _without_couples(constraints, self.failure.op)
+                return Culprit(op, tuple(dict.fromkeys(seen)), constraints)
+        return None
+
+    def kind(self, op: Op) -> tuple[object, ...]:
+        """Ops of one kind are calls of one line of code on tensors of the same shapes."""
+        shapes = tuple(self.graph.values[value].shape for value in _values(op))
+        return (op.name, op.source.file, op.source.line, shapes)
+
+    def of_kind(self, op: Op) -> list[Op]:
+        """Return all ops of one kind."""
+        kind = self.kind(op)
+        return [other for other in self.graph.ops if other.name == op.name and self.kind(other) == kind]
+
+    def alike(self, op: Op, constraints: Constraints) -> list[Op]:
+        """Return the op alone at first; all of its kind once they have failed often."""
+        often = constraints.failures.get(self.kind(op), 0) > WIDEN_AFTER
+        return self.of_kind(op) if often else [op]
+
+
+Remedy = Callable[[Setback], Constraints | None]
+"""Returns the next constraints; None where the remedy does not apply."""
+
+
+def repaired(failure: Failure, proposal: Proposal, modules: Mapping[str, nn.Module]) -> Constraints:
+    """Return the constraints for the next proposal.
+
+    Raises:
+        ProofError: no remedy applies, since no removed channel reaches the op that failed.
+    """
+    setback = Setback(failure, proposal, modules)
+    for remedy in REMEDIES:
+        constraints = remedy(setback)
+        if constraints is not None:
+            return constraints
+    raise ProofError(f"The thinned model fails at an op that no removed channel reaches: {failure.text}")
+
+
+# Remedies for failures that name their cause
+
+
+def leave_unscaled(setback: Setback) -> Constraints | None:
+    """Scale no layer for a number where the model now computes something else."""
+    failure, constraints = setback.failure, setback.constraints
+    where = {op.index: op.source.module for op in setback.graph.ops}
+    last = failure.op == max(index for index in where if index < BRANCH)
+    wrong = {
+        item.op.index
+        for item in failure.scalings
+        if last or (item.op.index <= failure.op and item.op.source.module == where.get(failure.op))
+    }
+    return replace(constraints, unscaled=constraints.unscaled | wrong) if wrong else None
+
+
+def mask_unabsorbed(setback: Setback) -> Constraints | None:
+    """Mask biases where no bias can absorb the constant of removed channels."""
+    return _with_zero_inputs(setback, setback.constraints, setback.failure.unabsorbed)
+
+
+def freeze_named_axes(setback: Setback) -> Constraints | None:
+    """Freeze the axes that the failure names."""
+    failure, constraints = setback.failure, setback.constraints
+    named = {key: FrozenAxis(*key, failure.text) for key in failure.axes}
+    return replace(constraints, frozen={**constraints.frozen, **named}) if named else None
+
+
+def take_back_attributes(setback: Setback) -> Constraints | None:
+    """Where nothing that was cut can be to blame: let the attributes of the last failure be as they were."""
+    if setback.culprit is not None:
+        return None
+    return _without_attributes(setback, setback.constraints.new_attributes.op)
+
+
+# Remedies at a culprit
+
+
+def follow_attribute(setback: Setback, culprit: Culprit) -> Constraints | None:
+    """Let an integer attribute of the op's module that equals a cut size follow it."""
+    op, constraints = culprit.op, culprit.constraints
+    module = setback.modules.get(op.source.module)
+    if module is None or has_known_sizes(module):
+        return None
+    made = [(ref.value, axis) for ref in op.outputs if ref for axis in setback.survivors.cut_axes(ref.value)]
+    taken = constraints.attributes.keys() | constraints.rejected | setback.proposal.sized
+    for value, axis in [*made, *culprit.seen]:
+        size = setback.graph.values[value].shape[axis]
+        for name, number in vars(module).items():
+            if type(number) is int and number == size and (op.source.module, name) not in taken:
+                return _with_attribute(setback, culprit, name, value, axis)
+    return None
+
+
+def _with_attribute(setback: Setback, culprit: Culprit, name: str, value: int, axis: int) -> Constraints:
+    position = _values(culprit.op).index(value)
+    follows = {
+        (other.source.module, name): (_values(other)[position], axis)
+        for other in setback.alike(culprit.op, culprit.constraints)
+        if type(getattr(setback.modules.get(other.source.module), name, None)) is int
+    }
+    return replace(
+        culprit.constraints,
+        attributes={**culprit.constraints.attributes, **follows},
+        new_attributes=Provisional(culprit.op.index, tuple(follows)),
+    )
+
+
+def couple_view(setback: Setback, culprit: Culprit) -> Constraints | None:
+    """Let what a view joins shrink as an input of its module does: Python code may use one size for both."""
+    start = setback.failure.op
+    views = [op for op in setback.graph.ops if start <= op.index <= start + 2]
+    return _with_couples(culprit.constraints, _view_couples(views, setback, culprit))
+
+
+def divide_otherwise(setback: Setback, culprit: Culprit) -> Constraints | None:
+    """Divide an axis that reaches the op in its next way; the last way is to freeze it."""
+    survivors, constraints = setback.survivors, culprit.constraints
+    comps = np.unique(np.concatenate([survivors.removed_along(*place) for place in culprit.seen]))
+    for site in reversed(survivors.labels.split_choices):
+        if site.op.index > culprit.op.index or site.chosen >= len(site.candidates) - 2:
+            continue
+        if np.isin(survivors.components.of_label[site.labels], comps).any():
+            counted = _counted(constraints, setback.kind(site.op))
+            ops = (*setback.alike(site.op, counted), *_of_same_unit(site, survivors))
+            splits = {op.index: max(constraints.splits.get(op.index, 0), site.chosen + 1) for op in ops}
+            return replace(counted, splits={**constraints.splits, **splits})
+    return None
+
+
+def couple_contraction(setback: Setback, culprit: Culprit) -> Constraints | None:
+    """Let the result of a contraction shrink as its input does: Python code may use one size for both."""
+    labels, op = setback.proposal.labels, culprit.op
+    contraction = labels.contractions.get(op.index)
+    if contraction is None or op.index in culprit.constraints.coupled:
+        return None
+    couple = _input_with_result(op, contraction)
+    a, b = labels.values[couple.value][couple.axis], labels.values[couple.other][couple.other_axis]
+    if not (isinstance(a, np.ndarray) and isinstance(b, np.ndarray)) or a is b or b.size % a.size:
+        return None
+    alike = setback.alike(op, culprit.constraints)
+    return _with_couples(
+        culprit.constraints,
+        {other.index: _input_with_result(other, labels.contractions[other.index]) for other in alike},
+    )
+
+
+def couple_later_view(setback: Setback, culprit: Culprit) -> Constraints | None:
+    """As `couple_view`, for views that the module comes to later: its code may check sizes before it uses them."""
+    start = setback.failure.op
+    first = next((op for op in setback.graph.ops if op.index >= start), None)
+    if first is None or first.name in DIVIDING:
+        return None
+    later = [op for op in setback.graph.ops if op.index > start and op.source.module == first.source.module]
+    couples = _view_couples(later, setback, culprit)
+    constraints = _with_couples(culprit.constraints, couples)
+    return (
+        None if constraints is None else replace(constraints, new_couples=Provisional(start, tuple(couples)))
+    )
+
+
+def mask_unread(setback: Setback, culprit: Culprit) -> Constraints | None:
+    """Mask biases where a constant was absorbed into a bias that the code may not read."""
+    return _with_zero_inputs(setback, culprit.constraints, setback.failure.unread)
+
+
+def freeze(setback: Setback, culprit: Culprit) -> Constraints | None:
+    """Freeze the cut axes that the op saw."""
+    values = _values(culprit.op)
+    positions = [
+        (number, axis) for number, value in enumerate(values) for v, axis in culprit.seen if v == value
+    ]
+    frozen = dict(culprit.constraints.frozen)
+    for other in setback.alike(culprit.op, culprit.constraints):
+        values = _values(other)
+        for number, axis in positions:
+            if number < len(values):
+                key = (other.index, values[number], axis)
+                frozen[key] = FrozenAxis(*key, setback.failure.text)
+    return replace(culprit.constraints, frozen=frozen)
+
+
+def _at_culprit(remedy: Callable[[Setback, Culprit], Constraints | None], *, raised: bool = False) -> Remedy:
+    """Return a remedy that needs a culprit and, if `raised`, applies only where the model's code raised an exception."""
+
+    def applied(setback: Setback) -> Constraints | None:
+        if setback.culprit is None or (raised and not setback.failure.raised):
+            return None
+        return remedy(setback, setback.culprit)
+
+    return applied
+
+
+REMEDIES: tuple[Remedy, ...] = (
+    leave_unscaled,
+    mask_unabsorbed,
+    freeze_named_axes,
+    take_back_attributes,
+    _at_culprit(follow_attribute),
+    _at_culprit(couple_view, raised=True),
+    _at_culprit(divide_otherwise),
+    _at_culprit(couple_contraction, raised=True),
+    _at_culprit(couple_later_view, raised=True),
+    _at_culprit(mask_unread),
+    _at_culprit(freeze),
+)
+
+
+# Changed constraints
+
+
+def _counted(constraints: Constraints, kind: tuple[object, ...]) -> Constraints:
+    failures = {**constraints.failures, kind: constraints.failures.get(kind, 0) + 1}
+    return replace(constraints, failures=failures)
+
+
+def _with_zero_inputs(setback: Setback, constraints: Constraints, ops: Iterable[int]) -> Constraints | None:
+    new = set(ops) - constraints.zero_inputs
+    if not new or not setback.proposal.selection.mask_biases:
+        return None
+    return replace(constraints, zero_inputs=constraints.zero_inputs | new)
+
+
+def _with_couples(constraints: Constraints, couples: Mapping[int, CoupledAxes]) -> Constraints | None:
+    return replace(constraints, coupled={**constraints.coupled, **couples}) if couples else None
+
+
+def _without_attributes(setback: Setback, index: int) -> Constraints | None:
+    """Take back the attributes that were made to follow at an op; None where there are none."""
+    constraints = setback.constraints
+    made = {
+        ref.value for op in setback.graph.ops if op.index == index for ref in op.outputs if ref is not None
+    }
+    keys: set[Attribute] = {key for key, (value, _) in constraints.attributes.items() if value in made}
+    if constraints.new_attributes.op == index:
+        keys |= set(constraints.new_attributes.keys)
+    if not keys:
+        return None
+    attributes = {key: place for key, place in constraints.attributes.items() if key not in keys}
+    return replace(
+        constraints,
+        attributes=attributes,
+        rejected=constraints.rejected | keys,
+        new_attributes=Provisional(),
+    )
+
+
+def _without_couples(constraints: Constraints, index: int) -> Constraints:
+    """Take back the couples that were made because of a failure at an op; those of other ops have helped."""
+    new = constraints.new_couples
+    if new.op != index:
+        return replace(constraints, new_couples=Provisional())
+    coupled = {op: couple for op, couple in constraints.coupled.items() if op not in new.keys}
+    return replace(
+        constraints,
+        coupled=coupled,
+        rejected=constraints.rejected | set(new.keys),
+        new_couples=Provisional(),
+    )
+
+
+# Ops and axes that belong together
+
+
+def _values(op: Op) -> list[int]:
+    return [*op.reads, *(ref.value for ref in op.outputs if ref is not None)]
+
+
+def _input_with_result(op: Op, contraction: Contraction) -> CoupledAxes:
+    result = op.outputs[0]
+    assert result is not None
+    return CoupledAxes(op.index, contraction.data, contraction.data_axis, result.value, contraction.out_axis)
+
+
+def _view_couples(ops: Iterable[Op], setback: Setback, culprit: Culprit) -> dict[int, CoupledAxes]:
+    """Return the couple of the first op that has one, and those of its counterparts.
+
+    Other modules of the same class run the same code, so what one has taught holds for all of them.
+    """
+    for op in ops:
+        first = _view_couple(op, setback, culprit)
+        if first is not None:
+            others = [_view_couple(other, setback, culprit) for other in _counterparts(op, setback)]
+            return {couple.op: couple for couple in (first, *others) if couple is not None}
+    return {}
+
+
+def _view_couple(op: Op, setback: Setback, culprit: Culprit) -> CoupledAxes | None:
+    """CoupledAxes an axis that a view or split makes with a cut axis of the same size that goes into its module."""
+    if op.name not in DIVIDING:
+        return None
+    constraints = culprit.constraints
+    for ref in op.outputs:
+        for axis, joined in enumerate(setback.proposal.labels.values[ref.value] if ref is not None else ()):
+            source = _axis_of_same_size(op, joined, setback)
+            if source is not None and ref is not None:
+                last, value, data_axis = source
+                if last not in constraints.coupled and last not in constraints.rejected:
+                    return CoupledAxes(last, value, data_axis, ref.value, axis)
+    return None
+
+
+def _axis_of_same_size(op: Op, joined: Axis, setback: Setback) -> tuple[int, int, int] | None:
+    """Find a cut axis of the same size that goes into a contraction of the op's module, with other labels.
+
+    Returns:
+        index of the later op of the two (parts of a weight are there before what they are multiplied with), value, axis.
+    """
+    labels, of_label = setback.proposal.labels, setback.survivors.components.of_label
+    if not isinstance(joined, np.ndarray):
+        return None
+    for other in setback.graph.ops:
+        contraction = labels.contractions.get(other.index)
+        if contraction is None or not other.source.module.startswith(op.source.module):
+            continue
+        if other.index >= op.index and op.name in VIEWS:
+            continue
+        vector = labels.values[contraction.data][contraction.data_axis]
+        if isinstance(vector, np.ndarray) and vector.size == joined.size:
+            different = not np.array_equal(of_label[vector], of_label[joined])
+            if different and setback.survivors.along(contraction.data, contraction.data_axis) is not None:
+                return max(op.index, other.index), contraction.data, contraction.data_axis
+    return None
+
+
+def _counterparts(op: Op, setback: Setback) -> list[Op]:
+    """Return the ops of the same kind that have the same place in other modules of the same class."""
+    own = type(setback.modules.get(op.source.module))
+    places: dict[str, list[Op]] = {}
+    for other in setback.of_kind(op):
+        places.setdefault(other.source.module, []).append(other)
+    place = places.pop(op.source.module).index(op)
+    return [
+        ops[place]
+        for path, ops in places.items()
+        if place < len(ops) and type(setback.modules.get(path)) is own
+    ]
+
+
+def _of_same_unit(site: SplitChoice, survivors: Survivors) -> list[Op]:
+    """Return ops that divide tied channels in the same way: queries, keys and values change their unit together."""
+    if not site.candidates[site.chosen].startswith("unit "):
+        return []
+    alike = [
+        other
+        for other in survivors.labels.split_choices
+        if (other.candidates, other.chosen) == (site.candidates, site.chosen)
+    ]
+    comps: list[npt.NDArray[np.int64]] = [survivors.components.of_label[other.labels] for other in alike]
+    met = survivors.components.of_label[site.labels]
+    found: set[int] = set()
+    while new := {n for n, own in enumerate(comps) if n not in found and np.isin(own, met).any()}:
+        found |= new
+        met = np.unique(np.concatenate([met, *(comps[n] for n in new)]))
+    return [alike[n].op for n in sorted(found)]
