@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from torchthin.cli.options import allocation_of
 from torchthin.cli.paths import files_read, refuse_same_files
 from torchthin.cli.report_files import json_twin
 from torchthin.cli.synthesis import ready
@@ -14,7 +15,7 @@ from torchthin.io.atomic import check_destination
 from torchthin.max7800x.class_file.source import class_source, write_source
 
 if TYPE_CHECKING:
-    from torchthin.cli.options import PruneOptions, allocation_of
+    from torchthin.cli.options import PruneOptions
     from torchthin.cli.outcome import Voice
     from torchthin.io.checkpoints import Checkpoint
     from torchthin.pruning.result import PruneResult
