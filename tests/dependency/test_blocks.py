@@ -14,10 +14,11 @@ from torch.nn import functional as F
 from torchthin.dependency.components import Grouping, producers
 from torchthin.dependency.propagate import Labels
 from torchthin.graph.inputs import as_inputs
+from torchthin.graph.parametrized import derived_weights
 from torchthin.graph.trace import trace
 from torchthin.selection.channels import select_channels
 from torchthin.selection.selection import Selection
-from torchthin.selection.selectors import makers, masks_of
+from torchthin.selection.selectors import masks_of, producers_of
 from torchthin.thinning.plan import find_plan
 
 Run = Callable[[Any, Tensor], Any]
@@ -50,10 +51,10 @@ class AtRandom:
     def __call__(self, grouping: Grouping, labels: Labels) -> Selection:
         tables = [n for n, m in self.model.named_modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))]
         axes = {**producers(labels), **{f"{name}.weight": 1 for name in tables}}
-        groups = [group for group in grouping.groups.groups if makers(group, axes)]
+        groups = [group for group in grouping.groups.groups if producers_of(group, axes)]
         random = np.random.default_rng(0)
         keeps = select_channels(groups, {g.name: random.random(g.size) for g in groups}, 0.5)
-        return Selection(keeps, masks_of(groups, keeps, self.model, axes, ()))
+        return Selection(keeps, masks_of(groups, keeps, self.model, axes, (), derived_weights(self.model)))
 
 
 def conv(i: int, o: int, k: int = 1, **more: Any) -> nn.Conv2d:

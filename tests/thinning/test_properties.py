@@ -32,7 +32,7 @@ from torchthin.graph.trace import trace
 from torchthin.selection.channels import prune_count, select_channels
 from torchthin.selection.masks import apply_masks_
 from torchthin.selection.selection import Selection
-from torchthin.selection.selectors import makers, masks_of
+from torchthin.selection.selectors import masks_of, producers_of
 from torchthin.thinning.apply import apply_
 from torchthin.thinning.plan import ThinningPlan, changed_tensors, find_plan, inexact_layers
 
@@ -55,7 +55,7 @@ class AtRandom:
 
     def __call__(self, grouping: Grouping, labels: Labels) -> Selection:
         axes = producers(labels)
-        groups = [group for group in grouping.groups.groups if makers(group, axes)]
+        groups = [group for group in grouping.groups.groups if producers_of(group, axes)]
         scores = {
             g.name: np.random.default_rng([self.seed, zlib.crc32(g.name.encode())]).random(g.size)
             for g in groups
@@ -64,7 +64,7 @@ class AtRandom:
         for name, keep in self.given.items():
             if name in keeps and keep.size == keeps[name].size:
                 keeps[name] = keep
-        return Selection(keeps, masks_of(groups, keeps, self.model, axes, ()))
+        return Selection(keeps, masks_of(groups, keeps, self.model, axes, (), derived_weights(self.model)))
 
 
 def built(plan: list[tuple[str, int, int]], head: int) -> nn.Module:

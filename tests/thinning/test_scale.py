@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import torchthin
+from torchthin.config import Ratio
 from torchthin.graph.inputs import as_inputs
 from torchthin.graph.trace import trace
-from torchthin.selection.selectors import ByImportance
+from torchthin.selection.selectors import ImportanceSelector, RatioRule
 from torchthin.selection.targets import find_targets
 from torchthin.thinning.constraints import Constraints
 from torchthin.thinning.plan import find_plan
@@ -89,13 +90,11 @@ def test_the_factor_is_what_the_proof_needs() -> None:
     torch.manual_seed(0)
     model = Attention(scores_divided, False, True).eval()
     traced = trace(model, as_inputs(torch.randn(2, 7, 6)))
-    decide = ByImportance(
-        model, find_targets(model, structured=True, weights=("*",)).targets, frozenset(), 0.5
-    )
-    scaled = find_plan(traced, decide)
-    assert scaled.recipe.shape_after("q.weight")[0] == 12
+    targets = find_targets(model, structured=True, include=("*",))
+    select = ImportanceSelector(model, targets, RatioRule(Ratio(0.5)))
+    assert find_plan(traced, select).recipe.shape_after("q.weight")[0] == 12
     nowhere = Constraints(unscaled=frozenset(op.index for op in traced.graph.ops))
-    assert 0 not in find_plan(traced, decide, constraints=nowhere).recipe.keep["q.weight"]
+    assert 0 not in find_plan(traced, select, constraints=nowhere).recipe.keep["q.weight"]
 
 
 @pytest.mark.parametrize("fused", [True, False])

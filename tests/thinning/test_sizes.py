@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import torchthin
-from torchthin.config import PruneConfig
+from torchthin.config import Ratio
 from torchthin.graph.inputs import as_inputs
 from torchthin.graph.size_uses import SizeUse, read_sizes
 from torchthin.graph.trace import trace
@@ -58,9 +58,8 @@ class Doubled(nn.Module):
 
 
 def planned(model: nn.Module, x: Tensor) -> ThinningPlan:
-    config = PruneConfig(0.5, include=("*",))
-    targets = find_targets(model, structured=True, include=config.include)
-    return find_plan(trace(model, as_inputs(x)), ImportanceSelector(model, targets, RatioRule(config.target)))
+    targets = find_targets(model, structured=True, include=("*",))
+    return find_plan(trace(model, as_inputs(x)), ImportanceSelector(model, targets, RatioRule(Ratio(0.5))))
 
 
 def test_attributes_follow_at_once() -> None:

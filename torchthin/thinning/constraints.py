@@ -102,7 +102,7 @@ def propose(
 
     Args:
         traced: the full-size model and its record.
-        select: the selection over groups.
+        select: says which channels of every group are kept.
         constraints: what failed trials have taught.
         read_sizes: tells what the model's code does with integer attributes; asked where axes are divided.
     """

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from torchthin.errors import BudgetError, ProofError, TargetMissedError
 from torchthin.graph.clone import held, modules_of, saved_names, state_tensors
-from torchthin.graph.parametrized import derived_weights
 from torchthin.graph.size_uses import read_sizes
 from torchthin.graph.trace import Traced
 from torchthin.selection.selection import Select
@@ -38,6 +37,7 @@ VARYING = 1e-5
 class ThinningPlan:
     """A recipe that has run and agrees with the reference."""
 
+    traced: Traced
     proposal: Proposal
     outcome: Success
     rounds: int
@@ -55,7 +55,7 @@ def find_plan(
 
     Args:
         traced: the full-size model, left as it is, and its record.
-        select: selection over the groups it is shown; called again whenever groups change.
+        select: says which channels of the groups that it is shown are kept; called again whenever groups change.
         prove: compare with the reference; False checks only that the thinned model runs.
         constraints: what every proposal must keep to from the start.
 
@@ -94,15 +94,15 @@ def _plan(
         except BudgetError as error:
             if number == 1:
                 raise
-            raise TargetMissedError(str(error)) from error  # trials have frozen what the budget needs
+            raise TargetMissedError(str(error)) from error  # trials have frozen what it would take
         if not proposal.recipe:
-            return ThinningPlan(proposal, Success(proposal.recipe), number)
+            return ThinningPlan(traced, proposal, Success(proposal.recipe), number)
         try:
             outcome = attempt(traced, proposal, prove=prove, varying=varying)
         except Diverged as error:
             return error
         if isinstance(outcome, Success):
-            return ThinningPlan(proposal, outcome, number)
+            return ThinningPlan(traced, proposal, outcome, number)
         constraints = repaired(outcome, proposal, modules)
     raise ProofError(
         f"No way to thin the model was found in {ROUNDS} attempts. Exclude layers with exclude=[...]."
@@ -120,9 +120,9 @@ def changed_tensors(model: nn.Module, plan: ThinningPlan) -> dict[str, Tensor]:
     tensors = dict(state_tensors(model))
     values = absorbed_tensors(outcome.absorptions, recipe, tensors, plan.proposal.survivors)
     values = scaled_tensors(outcome.scalings, recipe, tensors, values)
-    derived = derived_weights(model)
+    derived = plan.traced.derived.values()
     if derived:
-        for changes in rescaled_tensors(model, thin_copy(model, recipe), recipe, derived.values()).values():
+        for changes in rescaled_tensors(model, thin_copy(model, recipe), recipe, derived).values():
             values.update(changes)
     return values
 
