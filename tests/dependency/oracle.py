@@ -20,13 +20,13 @@ from torch import Tensor, nn
 from torchthin.dependency.components import Components, components
 from torchthin.dependency.labels import FROZEN, Axis, FlattenedAxis, Vector
 from torchthin.dependency.propagate import Labels, propagate
-from torchthin.graph.arguments import as_outputs, by_name
 from torchthin.graph.evaluation_mode import evaluation_mode
 from torchthin.graph.inputs import Inputs, call
 from torchthin.graph.op_counter import CountingMode
+from torchthin.graph.operators import as_outputs, by_name, invoke
 from torchthin.graph.opgraph import Op, OpGraph, Ref
 from torchthin.graph.recorder import record
-from torchthin.thinning.reference import Reference, ReferenceMode, invoke
+from torchthin.thinning.reference import Reference, ReferenceMode
 from torchthin.thinning.survivors import Survivors
 
 OUTPUT = "part of the model's output"

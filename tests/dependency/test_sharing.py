@@ -8,8 +8,8 @@ import pytest
 import torch
 from samples import SAMPLES, Sample
 
-from torchthin.graph.arguments import as_outputs, by_name, may_share, storage_key, tensors_in
 from torchthin.graph.op_counter import CountingMode
+from torchthin.graph.operators import as_outputs, by_name, may_share, storage_key, tensors_in
 
 
 class _Sharing(CountingMode):

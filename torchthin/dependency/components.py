@@ -13,6 +13,7 @@ from scipy.sparse.csgraph import connected_components
 from torchthin.dependency.groups import ChannelGroups, Frozen, Group, IntArray, Member
 from torchthin.dependency.labels import FROZEN, LabelSpace, Vector
 from torchthin.dependency.propagate import Labels
+from torchthin.graph.operators import ATTENTION, BATCHED_PRODUCTS, CONVOLUTIONS, GROUPED_PRODUCTS
 from torchthin.graph.opgraph import Op
 
 
@@ -264,10 +265,6 @@ def _frozen(axes: _Axes, found: Components, labels: Labels) -> tuple[Frozen, ...
     )
 
 
-BATCHED = frozenset({"aten.bmm", "aten.baddbmm", "aten.baddbmm_", "aten._grouped_mm"})
-"""Products whose weights may have an axis in front that counts weights."""
-
-
 def producers(labels: Labels) -> dict[str, int]:
     """Return the parameters that make channels (filters of convolutions, rows of linear layers) -> the axis of their filters.
 
@@ -287,7 +284,7 @@ def producers(labels: Labels) -> dict[str, int]:
     ops = {op.index: op for op in labels.graph.ops}
     for index, contraction in labels.contractions.items():
         weight = labels.values[contraction.weight]
-        batch = len(weight) - 2 if ops[index].name in BATCHED else 0
+        batch = len(weight) - 2 if ops[index].name in BATCHED_PRODUCTS | GROUPED_PRODUCTS else 0
         summed = _summed_axis(ops[index], labels.graph.values[contraction.weight].shape)
         for place, axis in enumerate(weight):
             if not isinstance(axis, np.ndarray) or place == summed or place < batch:
@@ -302,8 +299,8 @@ def producers(labels: Labels) -> dict[str, int]:
 
 def _summed_axis(op: Op, shape: tuple[int, ...]) -> int | None:
     """Return the axis of a contraction's weight that is summed over; None for transposed depthwise ones."""
-    if op.name == "aten.convolution":
+    if op.name in CONVOLUTIONS:
         if not op.arguments.get("transposed", False):
             return 1
         return None if shape[1] == 1 and op.arguments.get("groups", 1) > 1 else 0
-    return len(shape) - (1 if "attention" in op.name else 2)
+    return len(shape) - (1 if op.name in ATTENTION else 2)

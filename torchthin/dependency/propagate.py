@@ -15,7 +15,8 @@ from torchthin.dependency import rules as rules  # registers every register_op
 from torchthin.dependency.labels import Axes, FlattenedAxis, LabelSpace, Reason
 from torchthin.dependency.registry import Call, Contraction, SplitChoice, rule_of
 from torchthin.dependency.rules.elementwise import elementwise
-from torchthin.graph.opgraph import Op, OpGraph, operator_name
+from torchthin.graph.operators import operator_name
+from torchthin.graph.opgraph import Op, OpGraph
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from torchthin.graph.arguments import by_name, storage_key
 from torchthin.graph.call_sites import ModuleStack
 from torchthin.graph.clone import state_tensors
 from torchthin.graph.deferred import Deferred, writes
 from torchthin.graph.fake import DataDependent, ReadGuard, compute
+from torchthin.graph.operators import by_name, storage_key, written_arguments
 from torchthin.graph.opgraph import CallSite
 
 _DETACH, _TO_COPY, _CLONE = (
@@ -109,16 +109,11 @@ class CountingMode(TorchDispatchMode):
 
     def _save(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         given = by_name(func, args, kwargs)
-        for argument in func._schema.arguments:
-            tensor = given.get(argument.name)
-            if (
-                argument.alias_info is not None
-                and argument.alias_info.is_write
-                and isinstance(tensor, Tensor)
-            ):
-                parameter = self._spared.pop(storage_key(tensor), None)
-                if parameter is not None:
-                    self._saved.append((parameter, parameter.detach().clone()))
+        for name in written_arguments(func):
+            tensor = given.get(name)
+            parameter = self._spared.pop(storage_key(tensor), None) if isinstance(tensor, Tensor) else None
+            if parameter is not None:
+                self._saved.append((parameter, parameter.detach().clone()))
 
     def copy(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a copy. It is not counted: whether ``contiguous`` and ``reshape`` copy depends on sizes."""

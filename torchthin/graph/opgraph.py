@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
 from typing import Any, NamedTuple
 
 import torch
+
+from torchthin.graph.operators import operator_name, written_arguments
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,23 +86,10 @@ class Op:
 
     def written(self) -> Iterator[Ref]:
         """Tensor arguments that the op changes in place."""
-        for name in _written_arguments(self.target):
+        for name in written_arguments(self.target):
             argument = self.arguments.get(name)
             if isinstance(argument, Ref):
                 yield argument
-
-
-@cache  # torch puts the name together, and the schema, at every look
-def operator_name(target: torch._ops.OpOverload) -> str:
-    """Return an operator's name without overload."""
-    return str(target.overloadpacket)
-
-
-@cache
-def _written_arguments(target: torch._ops.OpOverload) -> tuple[str, ...]:
-    return tuple(
-        a.name for a in target._schema.arguments if a.alias_info is not None and a.alias_info.is_write
-    )
 
 
 CallSite = tuple[str, int, int]

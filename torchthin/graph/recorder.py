@@ -10,7 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchthin.graph.arguments import (
+from torchthin.graph.call_sites import ModuleStack
+from torchthin.graph.clone import held, state_tensors
+from torchthin.graph.evaluation_mode import evaluation_mode
+from torchthin.graph.fake import ReadGuard
+from torchthin.graph.inputs import Inputs, call
+from torchthin.graph.op_counter import CountingMode
+from torchthin.graph.operators import (
     argument_names,
     as_outputs,
     is_inplace_view,
@@ -18,12 +24,6 @@ from torchthin.graph.arguments import (
     storage_key,
     tensors_in,
 )
-from torchthin.graph.call_sites import ModuleStack
-from torchthin.graph.clone import held, state_tensors
-from torchthin.graph.evaluation_mode import evaluation_mode
-from torchthin.graph.fake import ReadGuard
-from torchthin.graph.inputs import Inputs, call
-from torchthin.graph.op_counter import CountingMode
 from torchthin.graph.opgraph import CallSite, Op, OpGraph, Ref, Value
 from torchthin.graph.outputs import opaque_types, output_tensors
 from torchthin.graph.size_uses import SizeWatch, factor_of

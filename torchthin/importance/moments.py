@@ -10,16 +10,14 @@ import torch
 from torch import Tensor
 
 from torchthin.dependency.propagate import Labels
-from torchthin.graph.arguments import by_name
 from torchthin.graph.op_counter import CountingMode
-from torchthin.graph.opgraph import Op, Ref
+from torchthin.graph.operators import CONVOLUTIONS, LAYER_PRODUCTS, by_name
+from torchthin.graph.opgraph import Op
 from torchthin.importance.channels import widened
 from torchthin.importance.product_rows import Geometry, Places, pixel_inputs
 
 WIDEST = 8192
 """Inputs of one output at most (a square matrix of so many is kept for a layer); wider layers are not looked at."""
-_CONVOLUTION = torch.ops.aten.convolution
-_PRODUCTS = frozenset({torch.ops.aten.addmm, torch.ops.aten.mm})
 
 
 @dataclass
@@ -56,7 +54,7 @@ class MomentsMode(CountingMode):
     def __init__(self, labels: Labels, found: dict[int, Moments]) -> None:
         super().__init__(0, labels.graph.calls(0))
         self._ops = {op.index: op for op in labels.graph.ops if op.index in labels.contractions}
-        self._labels, self._found = labels, found
+        self._found = found
 
     def execute(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Look at what goes in, and run the op."""
@@ -66,17 +64,15 @@ class MomentsMode(CountingMode):
         return func(*args, **kwargs)
 
     def _look(self, op: Op, arguments: dict[str, Any]) -> None:
-        packet = op.target.overloadpacket
-        if packet is _CONVOLUTION and not arguments["transposed"] and arguments["groups"] == 1:
-            options = [arguments[name] for name in ("stride", "padding", "dilation")]
-            self._add_convolution(op.index, arguments["input"], arguments["weight"], options)
-        elif packet in _PRODUCTS:
-            item = self._labels.contractions[op.index]
-            data, weight = (
-                next(arguments[n] for n, a in op.arguments.items() if isinstance(a, Ref) and a.value == value)
-                for value in (item.data, item.weight)
-            )
+        names = LAYER_PRODUCTS.get(op.name)
+        if names is None:
+            return
+        data, weight = arguments[names.data], arguments[names.weight]
+        if op.name not in CONVOLUTIONS:
             self._add_product(op.index, data, weight)
+        elif not arguments["transposed"] and arguments["groups"] == 1:
+            options = [arguments[name] for name in ("stride", "padding", "dilation")]
+            self._add_convolution(op.index, data, weight, options)
 
     def _add_convolution(
         self, number: int, data: Tensor, weight: Tensor, options: Sequence[Sequence[int]]

@@ -20,11 +20,11 @@ from torchthin.dependency.components import Grouping
 from torchthin.dependency.groups import Group
 from torchthin.dependency.propagate import Labels
 from torchthin.errors import InputError, one_line
-from torchthin.graph.arguments import by_name
 from torchthin.graph.clone import clone, state_tensors
 from torchthin.graph.evaluation_mode import evaluation_mode
 from torchthin.graph.inputs import Inputs, call
 from torchthin.graph.op_counter import CountingMode, following
+from torchthin.graph.operators import by_name
 from torchthin.graph.opgraph import OpGraph, Ref
 from torchthin.graph.outputs import output_tensors
 from torchthin.graph.parametrized import DerivedWeight

@@ -5,18 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 
+from torchthin.graph.operators import BATCH_NORMS, LAYER_PRODUCTS
 from torchthin.graph.opgraph import Op, OpGraph, Ref
-
-CONVOLUTION = torch.ops.aten.convolution
-ADDED, PLAIN = torch.ops.aten.addmm, torch.ops.aten.mm
-"""Products of matrices, with an addend and without: what linear layers become."""
-PRODUCTS = frozenset({CONVOLUTION, ADDED, PLAIN})
-_NORMS = frozenset(
-    {"aten.native_batch_norm", "aten._native_batch_norm_legit_no_training", "aten.cudnn_batch_norm"}
-)
 
 
 @dataclass(frozen=True)
@@ -77,15 +69,14 @@ def find_layers(graph: OpGraph, model: nn.Module) -> tuple[tuple[Layer, ...], tu
 def products(graph: OpGraph) -> Iterator[Op]:
     """Yield the products of the evaluation run in the order in which they run, dead ones too."""
     for op in graph.ops:
-        if not op.trained and op.target.overloadpacket in PRODUCTS:
+        if not op.trained and op.name in LAYER_PRODUCTS:
             yield op
 
 
 def _operands(op: Op) -> tuple[Ref | None, Ref | None]:
     """Return the weight of a product and what is added to it."""
-    packet = op.target.overloadpacket
-    names = {CONVOLUTION: ("weight", "bias"), ADDED: ("mat2", "self"), PLAIN: ("mat2", "")}[packet]
-    weight, bias = (op.arguments.get(name) for name in names)
+    _, *names = LAYER_PRODUCTS[op.name]
+    weight, bias = (op.arguments.get(name or "") for name in names)
     return weight if isinstance(weight, Ref) else None, bias if isinstance(bias, Ref) else None
 
 
@@ -139,7 +130,7 @@ def _mean_behind(graph: OpGraph, op: Op, names: Mapping[int, str]) -> str | None
     """Return the running mean of the BatchNorm that alone reads the result of `op`."""
     made = op.outputs[0]
     readers = [reader for reader in graph.ops if not reader.trained and made in tuple(reader.inputs())]
-    if made is None or len(readers) != 1 or readers[0].name not in _NORMS:
+    if made is None or len(readers) != 1 or readers[0].name not in BATCH_NORMS:
         return None
     mean = readers[0].arguments.get("running_mean")
     return names.get(mean.value) if isinstance(mean, Ref) else None

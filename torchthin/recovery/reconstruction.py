@@ -21,9 +21,10 @@ from torchthin.graph.clone import state_tensors
 from torchthin.graph.evaluation_mode import evaluation_mode
 from torchthin.graph.inputs import Inputs, call
 from torchthin.graph.op_counter import CountingMode, following
+from torchthin.graph.operators import CONVOLUTIONS, LAYER_PRODUCTS, operator_name
 from torchthin.graph.recorder import record
 from torchthin.importance.product_rows import Geometry, Places, grouped, pixel_inputs, pixel_outputs
-from torchthin.recovery.layers import CONVOLUTION, PLAIN, PRODUCTS, Layer, find_layers, products
+from torchthin.recovery.layers import Layer, find_layers, products
 from torchthin.recovery.ridge import Fit, fit
 from torchthin.thinning.recipe import Recipe
 
@@ -94,7 +95,7 @@ class _Products(CountingMode, ABC):
         self._seen = -1
 
     def execute(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if func.overloadpacket not in PRODUCTS:
+        if operator_name(func) not in LAYER_PRODUCTS:
             return func(*args, **kwargs)
         self._seen += 1
         return self.product(self._seen, func, args, kwargs)
@@ -125,7 +126,7 @@ class _Targets(_Products):
         result = func(*args, **kwargs)
         kept = self._kept.get(number)
         if kept is not None:
-            convolution = func.overloadpacket is CONVOLUTION
+            convolution = operator_name(func) in CONVOLUTIONS
             weight = args[1] if convolution else args[-1]
             unknowns = weight[0].numel() if convolution else weight.shape[0]
             samples, size = (result.shape[0], result[0, 0].numel()) if convolution else (1, result.shape[0])
@@ -156,11 +157,12 @@ class _Refit(_Products):
         layer = self.layers.get(number)
         if layer is None:
             return func(*args, **kwargs)
-        convolution = func.overloadpacket is CONVOLUTION
+        convolution = operator_name(func) in CONVOLUTIONS
         weight = args[1] if convolution else args[-1].mT  # (outputs, inputs, ...)
-        bias = args[2] if convolution else None if func.overloadpacket is PLAIN else args[0]
+        plain = LAYER_PRODUCTS[operator_name(func)].bias is None
+        bias = args[2] if convolution else None if plain else args[0]
         factors = self._factors(layer, weight, bias)
-        if factors is None or (func.overloadpacket is not CONVOLUTION and kwargs):
+        if factors is None or (not convolution and kwargs):
             self.left.append(f"{layer.weight}: the layer uses something else than a multiple of it")
             return func(*args, **kwargs)
         target = self.targets[number]
@@ -170,7 +172,7 @@ class _Refit(_Products):
             inputs = pixel_inputs(args[0], target.places, geometry, size).float()
             groups = geometry.groups
         else:
-            data = args[0] if func.overloadpacket is PLAIN else args[1]
+            data = args[0] if plain else args[1]
             inputs, groups = data[target.places.index[0].to(data.device)][None].float(), 1
         found = self._fit(layer, inputs, target, weight, bias, groups)
         if found is None:
@@ -184,7 +186,7 @@ class _Refit(_Products):
             shift = None  # the BatchNorm takes it
         if convolution:
             return func(args[0], new, bias if bias is None else shift, *args[3:], **kwargs)
-        if func.overloadpacket is PLAIN:
+        if plain:
             return func(args[0], new.mT)
         return func(shift, args[1], new.mT)
 

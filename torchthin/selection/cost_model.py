@@ -11,13 +11,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import nn
+from torch.utils.flop_counter import flop_registry
 
 from torchthin.dependency.components import Grouping
 from torchthin.dependency.groups import IntArray
 from torchthin.dependency.labels import FROZEN, FlattenedAxis, Vector
 from torchthin.dependency.propagate import Labels
 from torchthin.graph.cost import Cost
+from torchthin.graph.operators import CONVOLUTIONS, PRODUCTS
 from torchthin.graph.opgraph import BRANCH, Op, OpGraph
 
 BoolArray = npt.NDArray[np.bool_]
@@ -47,13 +50,14 @@ def _product(first: str, second: str) -> Callable[[Op, OpGraph], list[ValueAxis]
 
 
 COUNTED: dict[str, Callable[[Op, OpGraph], list[ValueAxis]]] = {
-    "aten.convolution": _convolution,
-    "aten.mm": _product("self", "mat2"),
-    "aten.addmm": _product("mat1", "mat2"),
-    "aten.bmm": _product("self", "mat2"),
-    "aten.baddbmm": _product("batch1", "batch2"),
+    name: axes_of
+    for name, axes_of in (
+        *((name, _convolution) for name in CONVOLUTIONS),
+        *((name, _product(data, weight)) for name, (data, weight, _) in PRODUCTS.items()),
+    )
+    if getattr(torch.ops.aten, name.removeprefix("aten.")) in flop_registry
 }
-"""Operator -> the axes whose sizes multiply to its MACs."""
+"""Operator that torch's counter knows -> the axes whose sizes multiply to its MACs."""
 
 
 @dataclass(frozen=True)

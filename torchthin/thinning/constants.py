@@ -12,8 +12,8 @@ from torch.nn.modules.conv import _ConvNd
 
 from torchthin.dependency.propagate import Labels
 from torchthin.dependency.registry import Contraction
-from torchthin.dependency.rules.normalization import BATCH_NORMS
 from torchthin.graph.clone import modules_of, saved_names
+from torchthin.graph.operators import ADDITIONS, BATCH_NORMS, VIEWS
 from torchthin.graph.opgraph import BRANCH, Op, Ref
 from torchthin.graph.parametrized import layer_of
 from torchthin.thinning.recipe import Recipe, cut
@@ -212,12 +212,12 @@ class _BiasSlots:
                 mean = op.arguments.get("running_mean")
                 name = self._names.get(mean.value) if isinstance(mean, Ref) else None
                 return Absorption(name, -1, constant, between=tuple(between)) if name is not None else None
-            if op.name in {"aten.add", "aten.add_"}:
+            if op.name in ADDITIONS:
                 for value in op.reads:
                     if value in self._names and self._shapes[value] == tuple(constant.delta.shape):
                         return Absorption(self._names[value], 1, constant, between=tuple(between))
                 return None
-            if op.name not in {"aten.view", "aten._unsafe_view"}:
+            if op.name not in VIEWS:
                 return None
             between.append(op.index)
             ref = op.outputs[0]

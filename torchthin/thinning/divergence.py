@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from torchthin.dependency.propagate import Labels
-from torchthin.graph.arguments import as_outputs
 from torchthin.graph.clone import held
 from torchthin.graph.evaluation_mode import evaluation_mode
 from torchthin.graph.inputs import Inputs, call
 from torchthin.graph.op_counter import CountingMode, following
+from torchthin.graph.operators import as_outputs
 from torchthin.graph.opgraph import BRANCH
 from torchthin.thinning.reference import Reference, ReferenceMode
 from torchthin.thinning.survivors import Survivors

@@ -20,9 +20,9 @@ from torch import Tensor
 
 from torchthin.dependency.propagate import Labels
 from torchthin.dependency.registry import Contraction
-from torchthin.graph.arguments import as_outputs, by_name
 from torchthin.graph.deferred import Deferred
 from torchthin.graph.op_counter import CountingMode
+from torchthin.graph.operators import CONTRACTIONS, CONVOLUTIONS, LAYER_NORMS, as_outputs, by_name, invoke
 from torchthin.graph.opgraph import BRANCH, Op, Ref
 from torchthin.thinning.survivors import Survivors, indices
 
@@ -182,11 +182,10 @@ class ReferenceMode(CountingMode):
 
 def _constant(op: Op, given: Mapping[str, Any], values: Tensor) -> Tensor:
     """What removed channels of these `values` add to every output channel away from borders."""
-    if op.name == "aten.convolution":
+    if op.name in CONVOLUTIONS:
         return _convolved(given, values)
-    weight: Tensor = (
-        given["weight"].t() if "weight" in given else given["mat2" if "mat2" in given else "batch2"]
-    )
+    names = CONTRACTIONS.get(op.name)
+    weight: Tensor = given["weight"].t() if names is None else given[names.weight]
     return values @ weight if weight.dim() == 2 else values @ weight[0]
 
 
@@ -207,22 +206,9 @@ def _convolved(given: Mapping[str, Any], values: Tensor) -> Tensor:
     return made.flatten()
 
 
-def invoke(func: Any, given: Mapping[str, Any]) -> Any:
-    """Call an op with arguments by name (ops refuse names for some positional arguments)."""
-    args = []
-    kwargs = {}
-    for argument in func._schema.arguments:
-        if argument.kwarg_only:
-            if argument.name in given:
-                kwargs[argument.name] = given[argument.name]
-        else:
-            args.append(given.get(argument.name, argument.default_value))
-    return func(*args, **kwargs)
-
-
 def _resize_arguments(op: Op, arguments: dict[str, Any]) -> None:
     """Set arguments that repeat a size."""
-    if op.name in {"aten.native_layer_norm", "aten._fused_rms_norm", "aten.rms_norm"}:
+    if op.name in LAYER_NORMS:
         normalized = len(arguments["normalized_shape"])
         arguments["normalized_shape"] = list(arguments["input"].shape[-normalized:])
     elif op.name == "aten.select" and arguments["index"] > 0:
@@ -233,6 +219,6 @@ def _resize_arguments(op: Op, arguments: dict[str, Any]) -> None:
 
 
 def _bordered(op: Op) -> bool:
-    if op.name != "aten.convolution":
+    if op.name not in CONVOLUTIONS:
         return False
     return any(op.arguments.get("padding", ())) or bool(op.arguments.get("transposed", False))

@@ -19,13 +19,13 @@ from torchthin.dependency.labels import Axis
 from torchthin.dependency.propagate import CoupledAxes, FrozenAxis
 from torchthin.dependency.registry import Contraction, SplitChoice
 from torchthin.errors import ProofError
+from torchthin.graph.operators import VIEWS
 from torchthin.graph.opgraph import BRANCH, Op, OpGraph
 from torchthin.thinning.attributes import has_known_sizes
 from torchthin.thinning.constraints import Attribute, Constraints, Proposal, Provisional
 from torchthin.thinning.outcome import Failure
 from torchthin.thinning.survivors import Survivors
 
-VIEWS = frozenset({"aten.view", "aten._unsafe_view", "aten._reshape_alias"})
 DIVIDING = VIEWS | {"aten.split_with_sizes"}
 WIDEN_AFTER = 2
 """Failures at one source line after which all calls of that line are treated alike."""

@@ -19,20 +19,13 @@ from torch import Tensor
 from torchthin.dependency.components import producers
 from torchthin.dependency.propagate import Labels
 from torchthin.dependency.registry import Contraction
+from torchthin.graph.operators import LINEAR_ELEMENTWISE, MOVES, VIEWS, invoke
 from torchthin.graph.opgraph import Op, Ref
 from torchthin.thinning.constants import bias_of
 from torchthin.thinning.recipe import Recipe, cut
-from torchthin.thinning.reference import invoke
 
-_VIEWS = frozenset({"aten.view", "aten._unsafe_view"})
-_MOVES = _VIEWS | frozenset({
-    "aten.transpose", "aten.permute", "aten.t", "aten.slice", "aten.select",
-    "aten.split", "aten.split_with_sizes", "aten.unbind", "aten.expand", "aten.unsqueeze", "aten.squeeze",
-    "aten.clone", "aten.alias",
-})  # fmt: skip
 _FAR = 1 << 40
 """More than any vector has entries."""
-_LINEAR = frozenset({"aten.mul", "aten.div", "aten.neg", "aten.add", "aten.sub"})
 
 Rows = npt.NDArray[np.int64]
 _Path = list[tuple[Op, int]]
@@ -110,7 +103,7 @@ class _LayerSearch:
                 origin = self._origin(contraction.weight)
                 if origin is not None:
                     return self._of_layer(op, factor, producer, contraction, origin, path[::-1])
-            elif producer.name not in _MOVES | _LINEAR:
+            elif producer.name not in MOVES | LINEAR_ELEMENTWISE:
                 return None
             path.append((producer, value))
             value = contraction.data if contraction is not None else self._main(producer)
@@ -155,7 +148,7 @@ class _LayerSearch:
             if op is None:
                 return None
             sources = list(dict.fromkeys(op.reads))
-            if op.name not in _MOVES:
+            if op.name not in MOVES:
                 sizes = sorted(self.values[value].shape)
                 sources = [item for item in sources if sorted(self.values[item].shape) == sizes]
             if len(sources) != 1:
@@ -209,7 +202,7 @@ class _LayerSearch:
             names += [name] if name not in names else []
             return torch.arange(shape[0]) + names.index(name) * _FAR
         op = self.producer.get(value)
-        if op is None or op.name not in _MOVES | {"aten.cat"}:
+        if op is None or op.name not in MOVES | {"aten.cat"}:
             return None
         made = {item: self._numbered(item, names) for item in op.reads}
         if any(tensor is None for tensor in made.values()):
@@ -252,7 +245,7 @@ def _carried_out(op: Op, value: int, arguments: Mapping[str, Any]) -> Tensor:
 
     The tensors are laid out in memory otherwise than those that the code had, so views may have to copy.
     """
-    if op.name in _VIEWS:
+    if op.name in VIEWS:
         return arguments["self"].reshape(arguments["size"])  # type: ignore[no-any-return]
     result = invoke(op.target, arguments)
     position = next(i for i, ref in enumerate(op.outputs) if ref is not None and ref.value == value)
@@ -263,10 +256,10 @@ def _carried_out(op: Op, value: int, arguments: Mapping[str, Any]) -> Tensor:
 def _moved(numbers: Tensor, value: int, path: _Path) -> Tensor:
     """Let row numbers go where the rows go, up to the first op that sums."""
     for op, following in path:
-        if op.name in _MOVES:
+        if op.name in MOVES:
             given = {name: _exchanged(item, {value: numbers}) for name, item in op.arguments.items()}
             numbers = _carried_out(op, following, given)
-        elif op.name not in _LINEAR:
+        elif op.name not in LINEAR_ELEMENTWISE:
             break
         value = following
     return numbers

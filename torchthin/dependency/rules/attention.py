@@ -5,17 +5,10 @@ from __future__ import annotations
 from torchthin.dependency.labels import Axes
 from torchthin.dependency.registry import Call, Contraction, register_op
 from torchthin.dependency.rules.elementwise import broadcast
-
-FUSED = (
-    "aten._scaled_dot_product_flash_attention_for_cpu",
-    "aten._scaled_dot_product_flash_attention",
-    "aten._scaled_dot_product_efficient_attention",
-    "aten._scaled_dot_product_cudnn_attention",
-    "aten._scaled_dot_product_fused_attention_overrideable",
-)
+from torchthin.graph.operators import ATTENTION
 
 
-@register_op(*FUSED)
+@register_op(*ATTENTION)
 def attention(call: Call) -> list[Axes]:
     """Query (B, H, L, E), key (B, H, S, E), value (B, H, S, E) -> (B, H, L, E).
 

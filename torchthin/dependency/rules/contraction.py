@@ -5,6 +5,7 @@ from __future__ import annotations
 from torchthin.dependency.labels import Axes, Axis, FlattenedAxis, Vector
 from torchthin.dependency.registry import Call, Contraction, register_op
 from torchthin.dependency.rules.elementwise import broadcast
+from torchthin.graph.operators import CONVOLUTIONS, GROUPED_PRODUCTS, PRODUCTS
 
 
 def _vector(axis: Axis) -> Vector | None:
@@ -12,7 +13,7 @@ def _vector(axis: Axis) -> Vector | None:
     return axis
 
 
-@register_op("aten.convolution", "aten._convolution")
+@register_op(*CONVOLUTIONS)
 def convolution(call: Call) -> list[Axes]:
     """Data (N, C, ...), weight (out, C / conv groups, ...), transposed (C, out / conv groups, ...)."""
     data, weight = call.axes("input"), call.axes("weight")
@@ -89,13 +90,10 @@ def _tiled(labels: Vector, times: int) -> Vector:
     return labels[None].repeat(times, axis=0).reshape(-1)
 
 
-@register_op("aten.mm", "aten.addmm", "aten.addmm_", "aten._addmm_activation", "aten.bmm", "aten.baddbmm",
-      "aten.baddbmm_")  # fmt: skip
+@register_op(*PRODUCTS)
 def matrix_product(call: Call) -> list[Axes]:
     """(..., m, k) x (..., k, n), with an optional addend that broadcasts."""
-    first, second = ("mat1", "mat2") if call.has("mat1") else ("self", "mat2")
-    if call.has("batch1"):
-        first, second = "batch1", "batch2"
+    first, second, addend = PRODUCTS[call.op.name]
     a, b = call.axes(first), call.axes(second)
     if call.shape(first)[-1] > 1:
         call.tie(a[-1], b[-2])
@@ -106,7 +104,6 @@ def matrix_product(call: Call) -> list[Axes]:
         shape[:-2],
     )
     out = (*batch, a[-2], b[-1])
-    addend = "self" if call.has("self") and first != "self" else None
     if addend is not None:
         out = broadcast(call, [(shape, out), (call.shape(addend), call.axes(addend))], shape)
     rank = len(shape)
@@ -114,7 +111,7 @@ def matrix_product(call: Call) -> list[Axes]:
     return [out]
 
 
-@register_op("aten._grouped_mm")
+@register_op(*GROUPED_PRODUCTS)
 def grouped_product(call: Call) -> list[Axes]:
     """(rows, k) x (experts, k, n): rows go to experts by number. (Kernels may want sizes of whole 16 bytes: it is tried.)"""
     a, b = call.axes("self"), call.axes("mat2")

@@ -4,17 +4,7 @@ from __future__ import annotations
 
 from torchthin.dependency.labels import Axes, Axis, FlattenedAxis
 from torchthin.dependency.registry import Call, register_op
-
-BATCH_NORMS = (
-    "aten.native_batch_norm",
-    "aten._native_batch_norm_legit",
-    "aten._native_batch_norm_legit_no_training",
-    "aten._native_batch_norm_legit_functional",
-    "aten.cudnn_batch_norm",
-    "aten.miopen_batch_norm",
-    "aten._batch_norm_no_update",
-    "aten._batch_norm_with_update",
-)
+from torchthin.graph.operators import BATCH_NORMS, LAYER_NORMS
 
 
 @register_op(*BATCH_NORMS)
@@ -38,7 +28,7 @@ def _vector(call: Call, output: int, channels: Axis) -> Axes:
     return (channels,) if shape and shape == call.out_shape()[1:2] else (None,) * len(shape)
 
 
-@register_op("aten.native_layer_norm", "aten._fused_rms_norm")
+@register_op(*LAYER_NORMS)
 def layer_norm(call: Call) -> list[Axes]:
     """Weight and bias follow the last axes, over which the statistics run."""
     data = call.axes("input")

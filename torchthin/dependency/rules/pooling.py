@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from torchthin.dependency.labels import Axes
 from torchthin.dependency.registry import Call, register_op
+from torchthin.graph.operators import POOLS
 
 
 @register_op(
-    "aten.max_pool2d_with_indices", "aten.max_pool3d_with_indices", "aten.avg_pool2d", "aten.avg_pool3d",
-    "aten._adaptive_avg_pool2d", "aten._adaptive_avg_pool3d", "aten.adaptive_max_pool2d", "aten.adaptive_max_pool3d",
+    *POOLS,
     "aten.upsample_nearest1d", "aten.upsample_nearest2d", "aten.upsample_nearest3d",
     "aten._upsample_nearest_exact1d", "aten._upsample_nearest_exact2d", "aten._upsample_nearest_exact3d",
     "aten.upsample_linear1d", "aten.upsample_bilinear2d", "aten._upsample_bilinear2d_aa", "aten.upsample_bicubic2d",

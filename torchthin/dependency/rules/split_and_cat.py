@@ -9,6 +9,7 @@ import numpy as np
 from torchthin.dependency.labels import FROZEN, Axes, Axis, Dims, FlattenedAxis, RankedAxis, Vector
 from torchthin.dependency.registry import Call, positive, register_op
 from torchthin.dependency.rules.elementwise import broadcast
+from torchthin.graph.operators import SPLITS
 from torchthin.graph.opgraph import Ref
 
 _Item = TypeVar("_Item")
@@ -80,7 +81,7 @@ def _tie_others(call: Call, data: Axes, source: Axes, dim: int) -> None:
             call.tie(a, b)
 
 
-@register_op("aten.split", "aten.split_with_sizes", "aten.unsafe_split", "aten.unsafe_split_with_sizes")
+@register_op(*SPLITS)
 def split(call: Call) -> list[Axes]:
     """Consecutive ranges of one axis; equal ranges must stay equal."""
     data = call.axes("self")

@@ -9,6 +9,7 @@ import numpy as np
 from torchthin.dependency.labels import Axes, Axis, Dims, FlattenedAxis, Vector
 from torchthin.dependency.registry import Call, positive, register_op
 from torchthin.dependency.rules.split_and_cat import tie_rows
+from torchthin.graph.operators import VIEWS
 
 FEW = 5
 """Axes of fewer kinds than this are cut last when an axis is divided: they count queries, keys and values, then heads.
@@ -17,7 +18,7 @@ A batch that is flattened together with the heads repeats them.
 """
 
 
-@register_op("aten.view", "aten._unsafe_view", "aten._reshape_alias", accepts_flattened=True)
+@register_op(*VIEWS, accepts_flattened=True)
 def view(call: Call) -> list[Axes]:
     """Regroup axes: each axis that keeps its extent passes; within the others the labels are laid out and read off."""
     data = call.axes("self")

@@ -14,9 +14,9 @@ from typing import Any
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
-from torchthin.dependency.rules.normalization import BATCH_NORMS
 from torchthin.graph.clone import clone, duplicate
 from torchthin.graph.inputs import as_inputs, on_device_of
+from torchthin.graph.operators import BATCH_NORMS
 from torchthin.graph.opgraph import Op, OpGraph, Ref
 from torchthin.graph.trace import trace
 

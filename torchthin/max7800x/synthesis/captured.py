@@ -9,11 +9,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from torchthin.errors import InputError, one_line
-from torchthin.graph.arguments import as_outputs, by_name
 from torchthin.graph.clone import clone, to_double
 from torchthin.graph.evaluation_mode import evaluation_mode
 from torchthin.graph.inputs import Inputs, call
 from torchthin.graph.op_counter import CountingMode
+from torchthin.graph.operators import as_outputs, by_name
 from torchthin.max7800x.mapping import ChipMapping
 from torchthin.thinning.proof import in_double
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from torchthin.errors import InputError
+from torchthin.graph.operators import CONVOLUTIONS, LAYER_PRODUCTS
 from torchthin.max7800x.cost.layer import Layer, Size
 from torchthin.max7800x.mapping import ChipMapping
 from torchthin.max7800x.mapping.feature_map import Fold, Origin
@@ -22,7 +23,6 @@ from torchthin.max7800x.synthesis.captured import Captured
 
 BATCH_NORM_DIVISOR = 4.0
 """Of an ai8x layer, behind its BatchNorm."""
-_DATA_WEIGHTS = {"aten.addmm": ("mat2", "self"), "aten.mm": ("mat2", "")}
 
 
 @dataclass(frozen=True)
@@ -104,11 +104,11 @@ def _as_trained(module: nn.Module) -> Kernels:
 def _as_used(origin: Origin, captured: Captured) -> Kernels:
     assert origin.op is not None
     given = captured.arguments[origin.op.index]
-    weight, bias = _DATA_WEIGHTS.get(origin.op.name, ("weight", "bias"))
+    _, weight, bias = LAYER_PRODUCTS[origin.op.name]
     kernels = given[weight].cpu().double()
-    if origin.op.name in _DATA_WEIGHTS:
+    if origin.op.name not in CONVOLUTIONS:
         kernels = kernels.T
-    found = given.get(bias)
+    found = given.get(bias or "")
     return Kernels(kernels, found.cpu().double() if isinstance(found, Tensor) else None)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from torchthin.graph.operators import BATCHED_PRODUCTS, LAYER_PRODUCTS
 from torchthin.max7800x.cost.layer import INPUT, Kind, Layer, Size
 from torchthin.max7800x.cost.limits import joins_eltwise
 from torchthin.max7800x.mapping.feature_map import Features, Pool
@@ -44,11 +45,10 @@ def convolution(call: Call) -> Features:
     return _added(call, layer if transposed else _without_stride(call, layer))
 
 
-@maps("aten.addmm", "aten.mm", "aten.linear", contraction=True)
+@maps("aten.addmm", "aten.mm", contraction=True)
 def linear(call: Call) -> Features:
     """Linear layers on one pixel, or over all pixels of a feature map."""
-    names = {"aten.addmm": ("mat1", "mat2"), "aten.mm": ("self", "mat2"), "aten.linear": ("input", "weight")}
-    data, weight = names[call.op.name]
+    data, weight, _ = LAYER_PRODUCTS[call.op.name]
     if not call.is_map(data) or call.is_map(weight):
         raise Unmappable("a product of two feature maps")
     features = call.features(call.argument(data))
@@ -61,7 +61,7 @@ def linear(call: Call) -> Features:
     return _added(call, layer)
 
 
-@maps("aten.bmm", "aten.baddbmm", "aten.matmul", contraction=True)
+@maps(*BATCHED_PRODUCTS, contraction=True)
 def product(call: Call) -> Features:
     """Products of feature maps, as in attention."""
     raise Unmappable("a product of two feature maps")
@@ -86,7 +86,7 @@ def _ready(call: Call, features: Features, *, eltwise: bool) -> Features:
 
 def _layer(call: Call, features: Features, kind: Kind, out_channels: int) -> Layer:
     call.draft.take(features)
-    bias = call.argument("bias") is not None or call.op.name == "aten.addmm"
+    bias = LAYER_PRODUCTS[call.op.name].bias
     return pooled_layer(
         Layer(
             name=call.path,
@@ -94,7 +94,7 @@ def _layer(call: Call, features: Features, kind: Kind, out_channels: int) -> Lay
             in_channels=features.channels,
             out_channels=out_channels,
             in_size=features.size,
-            bias=bias,
+            bias=bias is not None and call.argument(bias) is not None,
             weight_bits=call.scopes.weight_bits(call.op.source.module),
             wide=call.scopes.wide(call.op.source.module),
             eltwise=features.eltwise,
@@ -106,8 +106,7 @@ def _layer(call: Call, features: Features, kind: Kind, out_channels: int) -> Lay
 
 
 def _added(call: Call, layer: Layer) -> Features:
-    names = {"aten.addmm": "mat2", "aten.mm": "mat2"}
-    weight = call.argument(names.get(call.op.name, "weight"))
+    weight = call.argument(LAYER_PRODUCTS[call.op.name].weight)
     return call.draft.add(layer, call.parameters.get(weight.value), call.op)
 
 

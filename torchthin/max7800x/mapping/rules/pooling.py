@@ -6,6 +6,7 @@ from dataclasses import replace
 from math import prod
 from typing import Any, Literal
 
+from torchthin.graph.operators import ADAPTIVE_POOLS_2D, AVERAGE_POOLS_2D, MAX_POOLS_2D
 from torchthin.max7800x.cost.layer import Size
 from torchthin.max7800x.mapping.feature_map import Features, Pool
 from torchthin.max7800x.mapping.layer_builder import Unmappable
@@ -14,7 +15,7 @@ from torchthin.max7800x.mapping.registry import Call, maps
 Mode = Literal["max", "average"]
 
 
-@maps("aten.max_pool2d_with_indices", "aten.max_pool2d", "aten.avg_pool2d")
+@maps(*MAX_POOLS_2D, *AVERAGE_POOLS_2D)
 def pool(call: Call) -> Features:
     """Max and average pooling over windows; 1-d pooling is recorded as 2-d over one row."""
     mode: Mode = "average" if "avg" in call.op.name else "max"
@@ -40,7 +41,7 @@ def mean(call: Call) -> Features:
     return _pooled(call, features, "average", features.pooled, features.pooled, (1, 1))
 
 
-@maps("aten._adaptive_avg_pool2d", "aten.adaptive_avg_pool2d", "aten.adaptive_max_pool2d")
+@maps(*ADAPTIVE_POOLS_2D)
 def adaptive(call: Call) -> Features:
     """Pooling to a given size, where windows are equal."""
     mode: Mode = "average" if "avg" in call.op.name else "max"

@@ -6,6 +6,7 @@ from dataclasses import replace
 from math import prod
 from typing import Any, Literal
 
+from torchthin.graph.operators import BATCH_NORMS
 from torchthin.max7800x.mapping.feature_map import Features, Fold
 from torchthin.max7800x.mapping.layer_builder import Unmappable
 from torchthin.max7800x.mapping.registry import Call, maps
@@ -56,14 +57,7 @@ def activated(call: Call, kind: Literal["relu", "abs"]) -> Features:
     return call.draft.change(features, replace(layer, activation=kind))
 
 
-@maps(
-    "aten.native_batch_norm",
-    "aten._native_batch_norm_legit_no_training",
-    "aten._native_batch_norm_legit",
-    "aten.batch_norm",
-    "aten.cudnn_batch_norm",
-    "aten.miopen_batch_norm",
-)
+@maps(*BATCH_NORMS)
 def batch_norm(call: Call) -> Features:
     """BatchNorm, folded into kernels and bias of the layer in front."""
     features = call.features(call.argument("input"))
@@ -85,7 +79,6 @@ def scaled(call: Call) -> Features:
     "aten._to_copy",
     "aten.clone",
     "aten.alias",
-    "aten.contiguous",
     "aten.fake_quantize_per_tensor_affine",
     "aten.fake_quantize_per_tensor_affine_cachemask",
 )

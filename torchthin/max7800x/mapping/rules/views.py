@@ -5,22 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from math import prod
 
+from torchthin.graph.operators import SQUEEZES, VIEWS
 from torchthin.max7800x.mapping.feature_map import Features
 from torchthin.max7800x.mapping.layer_builder import Unmappable
 from torchthin.max7800x.mapping.registry import Call, maps
 
 
-@maps(
-    "aten.view",
-    "aten._unsafe_view",
-    "aten.reshape",
-    "aten._reshape_alias",
-    "aten.squeeze",
-    "aten.squeeze_",
-    "aten.unsqueeze",
-    "aten.unsqueeze_",
-    "aten.flatten",
-)
+@maps(*VIEWS, *SQUEEZES)
 def reshape(call: Call) -> Features:
     """A view that keeps channels, or joins all axes behind the first."""
     features = call.features(next(iter(call.op.inputs())))
