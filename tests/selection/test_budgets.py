@@ -25,8 +25,8 @@ from torchthin.thinning.apply import thin_copy
 from torchthin.thinning.plan import find_plan
 
 sys.path.append(str(Path(__file__).parents[1] / "thinning"))
-from blocks import BLOCKS, Net
-from models import image, lively
+from nets.blocks import BLOCKS, Net
+from nets.small import image, lively
 
 X = as_inputs(image())
 

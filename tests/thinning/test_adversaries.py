@@ -6,9 +6,9 @@ import copy
 
 import pytest
 import torch
-from adversaries import ADVERSARIES
-from blocks import Net
-from models import lively
+from nets.adversaries import ADVERSARIES
+from nets.blocks import Net
+from nets.small import lively
 from torch import Tensor, nn
 
 from torchthin import Ratio, prune

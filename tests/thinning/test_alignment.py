@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from models import image, lively
+from nets.small import image, lively
 from torch import Tensor, nn
 
 import torchthin

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from models import Biasless, Plain, image, kill_, lively
+from nets.small import Biasless, Plain, image, kill_, lively
 from snapshot import Snapshot
 from torch import Tensor, nn
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from models import image, lively
+from nets.small import image, lively
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune
 

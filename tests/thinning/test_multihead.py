@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from models import lively
+from nets.small import lively
 from torch import Tensor, nn
 
 import torchthin

@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from blocks import BLOCKS, Net
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
-from models import lively
+from nets.blocks import BLOCKS, Net
+from nets.small import lively
 from snapshot import Snapshot
 from torch import Tensor, nn
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from blocks import BLOCKS, Net
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import image, lively
+from nets.blocks import BLOCKS, Net
+from nets.small import image, lively
 from torch import Tensor, nn
 
 import torchthin

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from models import image, lively
+from nets.small import image, lively
 from torch import Tensor, nn
 from torch.nn import functional as F
 

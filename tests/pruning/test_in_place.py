@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from models import Biasless, Cached, LazyBuffer, Plain, Tied, Twice, image, kill_, lively
+from nets.small import Biasless, Cached, LazyBuffer, Plain, Tied, Twice, image, kill_, lively
 from snapshot import Snapshot
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-from blocks import Apply
+from nets.blocks import Apply
 from torch import Tensor, nn
 from torch.nn import functional as F
 

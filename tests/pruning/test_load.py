@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from models import Biasless, Plain, Tied, image, lively
+from nets.small import Biasless, Plain, Tied, image, lively
 from snapshot import Snapshot
 from torch import nn
 
@@ -19,7 +19,7 @@ from torchthin.io.checkpoints import read_checkpoint
 FACTORY = """
 import sys
 sys.path.insert(0, {folder!r})
-from models import Plain, lively
+from nets.small import Plain, lively
 def plain(): return lively(Plain()).eval()
 """
 SHAPE = ("--input-shape", "2,3,8,8")
@@ -28,7 +28,7 @@ SHAPE = ("--input-shape", "2,3,8,8")
 @pytest.fixture
 def prune(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "factory.py").write_text(FACTORY.format(folder=str(Path(__file__).parent)))
+    (tmp_path / "factory.py").write_text(FACTORY.format(folder=str(Path(__file__).parents[1])))
 
     def run(*arguments: str) -> None:
         assert main(["prune", "--model-factory", "factory.py:plain", *SHAPE, "--quiet", *arguments]) == 0

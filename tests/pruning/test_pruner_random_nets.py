@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-from blocks import BLOCKS, Net
 from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
-from models import lively
+from nets.blocks import BLOCKS, Net
+from nets.small import lively
 
 from torchthin import InputError, Pruner, Ratio, Schedule, TargetMissedError
 
