@@ -25,7 +25,7 @@ from pose_demo.student import load_student
 from pose_demo.validation import PoseData, load_data
 from torchthin.graph.inputs import as_inputs
 from torchthin.io.export import export
-from torchthin.io.export.onnx_file import run_onnx
+from torchthin.io.export.formats import run_onnx
 from torchthin.pruning.recover import recover
 
 HEADS = ("heat_out", "paf_out")

@@ -140,7 +140,7 @@ def _with_onnx(
 ) -> tuple[list[Timing], list[int | None], tuple[str, ...]]:
     """Export both, run both; a model that cannot be exported is a note, not an error."""
     from torchthin.io.export import export
-    from torchthin.io.export.onnx_file import run_onnx
+    from torchthin.io.export.formats import run_onnx
 
     works: list[Work] = []
     sizes: list[int | None] = []

@@ -1,4 +1,4 @@
-"""BatchNorm folded into the convolution or linear layer before it.
+"""A BatchNorm put into the convolution or linear layer before it.
 
 In evaluation a BatchNorm is y = (x - mean) / sqrt(var + eps) * weight + bias, which a convolution can do itself
 (``torch.nn.utils.fusion``). Which layer feeds which norm is read from a recorded run, so the names and the order of modules do
@@ -42,49 +42,46 @@ def fold_batchnorm(model: nn.Module, example_inputs: Any) -> tuple[nn.Module, tu
     graph = trace(folded, on_device_of(folded, as_inputs(example_inputs))).graph
     modules = dict(folded.named_modules())
     paths = []
-    for maker, norm in _pairs(graph):
-        if maker in modules and norm in modules and _fold_(modules[maker], modules[norm]):
-            _replace_(folded, norm)
+    for layer, norm in _pairs(graph):
+        if layer in modules and norm in modules and _fold_(modules[layer], modules[norm]):
+            parent, _, name = norm.rpartition(".")
+            setattr(folded.get_submodule(parent), name, nn.Identity())
             paths.append(norm)
     return folded, tuple(paths)
 
 
 def _pairs(graph: OpGraph) -> Iterator[tuple[str, str]]:
-    """Yield module paths of layers and norms where the one's output goes into the other and nowhere else."""
+    """Yield module paths of layers and norms where the layer's output goes into the norm and nowhere else."""
     ops = [op for op in graph.ops if not op.trained]
-    readers = Counter(ref.value for op in ops for ref in op.inputs())
-    readers.update(graph.outputs)
-    makers = {ref.value: op for op in ops for ref in op.outputs if ref is not None}
+    consumers = Counter(ref.value for op in ops for ref in op.inputs())
+    consumers.update(graph.outputs)
+    producers = {ref.value: op for op in ops for ref in op.outputs if ref is not None}
     calls = Counter(op.source.module for op in ops if op.name in BATCH_NORMS)
     uses = Counter(value for op in ops for value in set(op.reads))
     for op in ops:
         given = op.arguments.get("input")
         if op.name not in BATCH_NORMS or not isinstance(given, Ref) or calls[op.source.module] > 1:
             continue
-        maker = makers.get(given.value)
-        if maker is not None and readers[given.value] == 1 and _once(maker, graph, makers, uses):
-            yield maker.source.module, op.source.module
+        producer = producers.get(given.value)
+        if producer is not None and consumers[given.value] == 1 and _once(producer, graph, producers, uses):
+            yield producer.source.module, op.source.module
 
 
-def _once(maker: Op, graph: OpGraph, makers: dict[int, Op], uses: Counter[int]) -> bool:
+def _once(op: Op, graph: OpGraph, producers: dict[int, Op], uses: Counter[int]) -> bool:
     """Whether the op is the only one that uses the weight of its module, and uses it as it is, or transposed."""
-    weight = graph.state.get(f"{maker.source.module}.weight")
+    weight = graph.state.get(f"{op.source.module}.weight")
     if weight is None or uses[weight] != 1:
         return False
-    turned = {
-        ref.value
-        for ref in maker.inputs()
-        if ref.value in makers and makers[ref.value].name == "aten.t" and uses[ref.value] == 1
-    }
-    read = {ref.value for ref in maker.inputs()} | {
-        ref.value for value in turned for ref in makers[value].inputs()
-    }
+    read = {ref.value for ref in op.inputs()}
+    for value in tuple(read):
+        if value in producers and producers[value].name == "aten.t" and uses[value] == 1:
+            read |= {ref.value for ref in producers[value].inputs()}
     return weight in read
 
 
 def _fold_(layer: nn.Module, norm: nn.Module) -> bool:
     """Put `norm` into the weight and bias of `layer`, if both are plain; return whether it was done."""
-    if type(norm) not in _NORMS or not isinstance(norm, _NORMS):
+    if type(norm) not in _NORMS or not isinstance(norm, _NORMS):  # a subclass may compute something else
         return False
     if norm.running_mean is None or norm.running_var is None:
         return False
@@ -99,8 +96,3 @@ def _fold_(layer: nn.Module, norm: nn.Module) -> bool:
         return False
     layer.weight, layer.bias = made
     return True
-
-
-def _replace_(model: nn.Module, path: str) -> None:
-    parent, _, name = path.rpartition(".")
-    setattr(model.get_submodule(parent), name, nn.Identity())

@@ -17,14 +17,11 @@ from torchthin.graph.model import check_model
 from torchthin.graph.outputs import output_tensors
 from torchthin.io.atomic import check_destination, write_whole
 from torchthin.io.export.batchnorm import fold_batchnorm as without_batchnorm
-from torchthin.io.export.onnx_file import check_onnx, run_onnx, write_onnx
-from torchthin.io.export.program import Run, program_bytes, program_of, run_program
+from torchthin.io.export.formats import FORMATS, check_onnx, program_of
 from torchthin.thinning.proof import Proof, compare, joined
 
 TOLERANCE = 1e-5
 """Largest difference between file and model, in units of the output's largest value."""
-FORMATS = {".pt2": "torch.export", ".onnx": "ONNX"}
-"""Ending of the file -> what is written."""
 FRESH = 2
 """Number of runs on fresh random inputs, beside the example."""
 _SEED = 52_001
@@ -39,8 +36,6 @@ class Exported:
     format: str
     """``torch.export`` or ``ONNX``."""
     file_bytes: int
-    proof: Proof
-    """Every output of every run, against the model as it was given."""
     opset: int | None
     """Of an ONNX file."""
     dynamic_batch: bool
@@ -48,32 +43,23 @@ class Exported:
     """Sizes of the first axis that the file was run on."""
     folded: tuple[str, ...]
     """Paths of the BatchNorms that were folded."""
+    proof: Proof
+    """Every output of every run, against the model as it was given."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return all facts as JSON types."""
-        return {
-            "path": str(self.path),
-            "format": self.format,
-            "file_bytes": self.file_bytes,
-            "opset": self.opset,
-            "dynamic_batch": self.dynamic_batch,
-            "batches": list(self.batches),
-            "folded": list(self.folded),
-            "proof": self.proof.to_dict(),
-        }
+        lists = {"batches": list(self.batches), "folded": list(self.folded)}
+        return {**vars(self), "path": str(self.path), **lists, "proof": self.proof.to_dict()}
 
     def __str__(self) -> str:
         opset = "" if self.opset is None else f", opset {self.opset}"
         folded = f", {len(self.folded)} BatchNorms folded" if self.folded else ""
         runs = f"batches of {', '.join(map(str, self.batches))}" if self.dynamic_batch else "fixed batch"
+        doubt = " An output was all zero, which shows little." if self.proof.vacuous else ""
         return (
             f"{self.path}: {self.format}{opset}, {self.file_bytes:,} bytes, {runs}{folded}. Off by "
-            f"{self.proof.relative:.1e} of the output's largest value.{self._doubt}"
+            f"{self.proof.relative:.1e} of the output's largest value.{doubt}"
         )
-
-    @property
-    def _doubt(self) -> str:
-        return " An output was all zero, which shows little." if self.proof.vacuous else ""
 
 
 def export(
@@ -110,27 +96,12 @@ def export(
     expected = [_outputs(source, trial) for trial in trials]
     _refuse_incomparable(expected)
     exported, folded = without_batchnorm(source, inputs) if fold_batchnorm else (source, ())
-    program = program_of(
-        exported, _samples(inputs, 2) if dynamic_batch else inputs, dynamic_batch=dynamic_batch
-    )
-    found: list[tuple[Proof, int | None]] = []
-
-    def write(temporary: Path) -> None:
-        used = _write(program, temporary, path.suffix, opset)
-        found.append((_compared(temporary, trials, expected, path), used))
-
-    try:
-        write_whole(path, write)
-    except OSError as error:
-        raise InputError(
-            f"The file {path} cannot be written: {error.strerror}. Choose another place."
-        ) from error
-    proof, used = found[0]
-    batches = tuple(_batch(trial) for trial in trials) if dynamic_batch else ()
-    size = path.stat().st_size
-    return Exported(
-        path, FORMATS[path.suffix], size, proof, used, dynamic_batch, tuple(dict.fromkeys(batches)), folded
-    )
+    example = _samples(inputs, 2) if dynamic_batch else inputs
+    program = program_of(exported, example, dynamic_batch=dynamic_batch)
+    used, proof = _write_checked(path, program, opset, trials, expected)
+    batches = tuple(dict.fromkeys(_batch(trial) for trial in trials)) if dynamic_batch else ()
+    name, size = FORMATS[path.suffix].name, path.stat().st_size
+    return Exported(path, name, size, used, dynamic_batch, batches, folded, proof)
 
 
 def _check(model: nn.Module, path: Path, opset: int | None) -> None:
@@ -144,18 +115,6 @@ def _check(model: nn.Module, path: Path, opset: int | None) -> None:
     if any(parameter.is_meta for parameter in model.parameters()):
         raise InputError("The model of export must have values. It is on the meta device; load its weights.")
     check_destination(path)
-
-
-def _write(program: Any, path: Path, suffix: str, opset: int | None) -> int | None:
-    """Write the program in the format of `suffix`; return the opset of an ONNX file."""
-    if suffix == ".onnx":
-        return write_onnx(program, path, opset)
-    path.write_bytes(program_bytes(program))
-    return None
-
-
-def _open(path: Path, suffix: str) -> Run:
-    return run_onnx(path) if suffix == ".onnx" else run_program(path.read_bytes())
 
 
 def _trials(inputs: Inputs, dynamic_batch: bool) -> Iterator[Inputs]:
@@ -192,7 +151,7 @@ def _outputs(model: nn.Module, inputs: Inputs) -> Any:
     try:
         with torch.no_grad():
             return call(model, inputs)
-    except Exception as error:  # whatever the user's code raises
+    except Exception as error:  # the user's code may raise anything
         raise InputError(
             f"The model ({type(model).__name__}) does not run on inputs of these shapes: {one_line(error)}. "
             "Give inputs that its forward takes."
@@ -200,7 +159,7 @@ def _outputs(model: nn.Module, inputs: Inputs) -> Any:
 
 
 def _refuse_incomparable(outputs: list[Any]) -> None:
-    """Raise InputError when nothing can be said about a file, whatever it gives."""
+    """Raise InputError when the model's outputs have nothing that a file's could be compared with."""
     for output in outputs:
         tensors = output_tensors(output)
         if not any(tensor.numel() for tensor in tensors):
@@ -215,6 +174,25 @@ def _refuse_incomparable(outputs: list[Any]) -> None:
             )
 
 
+def _write_checked(
+    path: Path, program: Any, opset: int | None, trials: list[Inputs], expected: list[Any]
+) -> tuple[int | None, Proof]:
+    """Write the file, complete and in agreement or not at all; return its opset and the comparison."""
+    found: list[tuple[int | None, Proof]] = []
+
+    def write(temporary: Path) -> None:
+        used = FORMATS[path.suffix].write(program, temporary, opset)
+        found.append((used, _compared(temporary, trials, expected, path)))
+
+    try:
+        write_whole(path, write)
+    except OSError as error:
+        raise InputError(
+            f"The file {path} cannot be written: {error.strerror}. Choose another place."
+        ) from error
+    return found[0]
+
+
 def _compared(temporary: Path, trials: list[Inputs], expected: list[Any], path: Path) -> Proof:
     """Run the file on all inputs and compare.
 
@@ -222,9 +200,9 @@ def _compared(temporary: Path, trials: list[Inputs], expected: list[Any], path: 
         ProofError: it does not run, or does not agree.
     """
     try:
-        run = _open(temporary, path.suffix)
+        run = FORMATS[path.suffix].open(temporary)
         found = [run(inputs) for inputs in trials]
-    except Exception as error:  # whatever the runtime raises
+    except Exception as error:  # the runtime may raise anything
         raise ProofError(
             f"The exported {path.name} does not run: {one_line(error)}. Nothing was written."
         ) from error

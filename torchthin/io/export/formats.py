@@ -1,0 +1,174 @@
+"""The formats of exported files: `.pt2`, which torch writes and runs, and ONNX, which onnxruntime runs."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from torchthin.errors import InputError, one_line
+from torchthin.graph.evaluation_mode import evaluation_mode
+from torchthin.graph.inputs import Inputs
+
+PROTOBUF_LIMIT = 2**31 - 2**20
+"""Bytes that one ONNX file can hold (protobuf counts in 32 bits), less room for what is not weights."""
+Run = Callable[[Inputs], Any]
+"""Runs what was written on inputs and returns its outputs."""
+
+
+def program_of(model: nn.Module, inputs: Inputs, *, dynamic_batch: bool) -> Any:
+    """Return ``torch.export.export`` of a model in evaluation mode.
+
+    Args:
+        model: in evaluation mode.
+        inputs: an example; with `dynamic_batch`, of two samples or more, since torch takes a size of 1 as fixed.
+        dynamic_batch: whether the first axis of every input may have any size.
+
+    Raises:
+        InputError: torch.export cannot follow the model's code, or its code fixes the batch size.
+    """
+    kwargs = dict(inputs.kwargs or {})
+    shapes: Any = None
+    if dynamic_batch:
+        axis = {0: torch.export.Dim("batch")}
+        shapes = tuple(_per_tensor(value, axis) for value in (*inputs.args, *kwargs.values()))
+        if kwargs and not inputs.args:
+            shapes = dict(zip(kwargs, shapes, strict=True))
+    try:
+        with evaluation_mode(model), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch about itself
+            return torch.export.export(model, inputs.args, kwargs, dynamic_shapes=shapes, strict=False)
+    except Exception as error:  # torch and the user's code may raise anything
+        cure = " Its code may fix the batch size: try without the dynamic batch." if dynamic_batch else ""
+        raise InputError(
+            f"torch.export cannot take the model ({type(model).__name__}): {one_line(error)}.{cure}"
+        ) from error
+
+
+def _per_tensor(value: Any, axis: dict[int, Any]) -> Any:
+    return tree_map(lambda leaf: dict(axis) if isinstance(leaf, Tensor) and leaf.dim() else None, value)
+
+
+@dataclass(frozen=True)
+class Format:
+    """How a program of torch.export becomes a file, and the file runs."""
+
+    name: str
+    write: Callable[[Any, Path, int | None], int | None]
+    """(program, path, opset or None for torch's choice) -> opset of the file, None where the format has none."""
+    open: Callable[[Path], Run]
+
+
+def _write_program(program: Any, path: Path, opset: int | None) -> None:
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer)  # torch wants paths that end in .pt2; a temporary file's does not
+    path.write_bytes(buffer.getvalue())
+
+
+def _run_program(path: Path) -> Run:
+    module = torch.export.load(io.BytesIO(path.read_bytes())).module()
+
+    def run(inputs: Inputs) -> Any:
+        with torch.no_grad():
+            return module(*inputs.args, **dict(inputs.kwargs or {}))
+
+    return run
+
+
+def check_onnx() -> None:
+    """Raise InputError when the packages of the extra ``export`` are missing, or torch is too old."""
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        if importlib.util.find_spec(name) is None:
+            raise InputError(
+                f"ONNX needs the package {name}. Install the extra: pip install 'torchthin[export]'."
+            )
+    release = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
+    if release < (2, 6):
+        raise InputError(
+            f"ONNX needs torch 2.6 or newer, whose exporter follows torch.export. This is {torch.__version__}. "
+            "Write a .pt2 file, or update torch."
+        )
+
+
+def _write_onnx(program: Any, path: Path, opset: int | None) -> int:
+    """Write an exported program as one ONNX file and return the opset it is in.
+
+    Raises:
+        InputError: an operator has no translation, torch does not write that opset, or one file cannot hold the weights.
+    """
+    weight_bytes = sum(t.numel() * t.element_size() for t in program.state_dict.values())
+    if weight_bytes > PROTOBUF_LIMIT:
+        raise InputError(
+            f"The weights must fit into one ONNX file of 2 GiB. They take {weight_bytes:,} bytes; write a .pt2 file."
+        )
+    try:
+        with _without_output():
+            made: Any = torch.onnx.export(program, dynamo=True, verbose=False, opset_version=opset)
+            used = int(made.model.opset_imports[""])
+            made.save(str(path), external_data=False)
+    except OSError:  # of the disk, not of the model
+        raise
+    except Exception as error:  # the exporter may raise anything
+        raise InputError(f"torch.onnx cannot take the model: {one_line(error)}.") from error
+    if opset not in (None, used):  # torch converts where it can, and keeps its own choice where not
+        raise InputError(
+            f"The opset of export must be one that torch.onnx writes. Got {opset}; this model came out in {used}. "
+            "Leave it out for torch's choice."
+        )
+    return used
+
+
+@contextlib.contextmanager
+def _without_output() -> Iterator[None]:
+    """Keep the exporter's progress and its warnings about itself off the terminal."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def run_onnx(path: Path, threads: int | None = None) -> Run:
+    """Return what runs an ONNX file in onnxruntime on the CPU. threads: None for onnxruntime's own choice."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+    names = [entry.name for entry in session.get_inputs()]
+
+    def run(inputs: Inputs) -> list[Tensor]:
+        return [torch.from_numpy(value) for value in session.run(None, _named_arrays(names, inputs))]
+
+    return run
+
+
+def _named_arrays(names: list[str], inputs: Inputs) -> dict[str, Any]:
+    """Give each input its name: keyword arguments by theirs, the rest in order."""
+    kwargs = inputs.kwargs or {}
+    found = {name: value for name, value in kwargs.items() if isinstance(value, Tensor) and name in names}
+    rest = Inputs(inputs.args, {name: value for name, value in kwargs.items() if name not in found})
+    found.update(zip([name for name in names if name not in found], rest.tensors(), strict=True))
+    return {name: value.detach().cpu().numpy() for name, value in found.items()}
+
+
+FORMATS = {
+    ".pt2": Format("torch.export", _write_program, _run_program),
+    ".onnx": Format("ONNX", _write_onnx, run_onnx),
+}
+"""Ending of the file -> its format."""
