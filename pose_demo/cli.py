@@ -84,12 +84,12 @@ def _check_files(options: Options) -> None:
         {"the --source itself": str(options.source) if options.source else None},
     )
     if options.synthesis is not None:
-        from torchthin.max7800x.synthesis.corrected import stated
         from torchthin.max7800x.synthesis.files import files_of
+        from torchthin.max7800x.synthesis.user_description import read_description
 
         files_of(options.synthesis.folder, options.target.stem)
         if options.synthesis.yaml is not None:
-            stated(options.synthesis.yaml)
+            read_description(options.synthesis.yaml)
     check_report(options.report, None)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -28,7 +29,7 @@ class PoseStudent(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        same = {"padding": 1}
+        same: dict[str, Any] = {"padding": 1}
         self.conv1 = FusedConv2dBNReLU(3, 24, 3, stride=2, **same)
         self.conv2 = FusedConv2dBNReLU(24, 24, 3, **same)
         self.conv3 = FusedConv2dBNReLU(24, 48, 3, **same)

@@ -25,6 +25,7 @@ from torchthin.dependency import propagate as propagate  # registers the rules
 from torchthin.dependency import registry as rules
 from torchthin.importance import registry as criteria
 from torchthin.importance import scores as scores  # registers the criteria
+from torchthin.max7800x import chips
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -78,6 +79,7 @@ def registries_restored() -> Iterator[None]:
     with (
         mock.patch.dict(METHODS),
         mock.patch.dict(criteria._CRITERIA),
+        mock.patch.dict(chips._CHIPS),
         mock.patch.dict(rules.RULES),
     ):
         yield

@@ -14,7 +14,7 @@ from torchthin.importance.registry import criteria as list_criteria
 from torchthin.importance.registry import register_channel_criterion, register_criterion
 from torchthin.importance.statistics import Loss
 from torchthin.io.export import export
-from torchthin.max7800x.cost.table import chip_names as list_chips
+from torchthin.max7800x.chips import list_chips as list_chips
 from torchthin.pruning.comparison.compare import compare
 from torchthin.pruning.in_place import thin_
 from torchthin.pruning.inspection import inspect

@@ -53,7 +53,7 @@ def test_the_written_class_loads_the_written_weights(place: Workplace) -> None:
                 *("--model-factory", "chain.py:Skips", "--thin", "--class-to", "thin.py"),
                 *("--training-to", "t.pth", "--arch", "skips", "--save-to", "s.pth"),
             ),
-            "breaks at torch.Tensor.add behind b (chain.py, line 14)",
+            "breaks at torch.Tensor.add after b (chain.py, line 14)",
         ),
     ],
 )

@@ -22,7 +22,7 @@ from torchthin.max7800x.ai8x.layers import (
     Linear,
     MaxPool2d,
 )
-from torchthin.max7800x.class_file.layers import TORCH_LAYERS, expression
+from torchthin.max7800x.class_file.expressions import TORCH_LAYERS, expression
 from torchthin.max7800x.class_file.source import class_source, save_class
 
 IMAGES = torch.randn((2, 3, 16, 16), generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
@@ -201,16 +201,16 @@ class OwnValue(nn.Module):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (two(skip), r"breaks at torch\.Tensor\.add behind b \(test_class_file\.py, line \d+\)"),
-        (two(lambda net, x: net.b(net.a(x)) * 2), r"torch\.Tensor\.mul behind b"),
+        (two(skip), r"breaks at torch\.Tensor\.add after b \(test_class_file\.py, line \d+\)"),
+        (two(lambda net, x: net.b(net.a(x)) * 2), r"torch\.Tensor\.mul after b"),
         (two(lambda net, x: [net.a(x), net.b(net.a(x))]), "at a: it is not given what a gave"),
         (two(lambda net, x: (net.b(net.a(x)),)), "at its end: forward returns no single tensor"),
         (two(lambda net, x: net.b(net.a(x)).mul_(2)), r"breaks at .*mul_"),
-        (two(lambda net, x: net.b(net.a(x).flip(2))), r"torch\.Tensor\.flip behind a"),
-        (two(lambda net, x: nn.functional.max_pool2d(net.a(x), 2)), "max_pool2d behind a"),
+        (two(lambda net, x: net.b(net.a(x).flip(2))), r"torch\.Tensor\.flip after a"),
+        (two(lambda net, x: nn.functional.max_pool2d(net.a(x), 2)), "max_pool2d after a"),
         (nn.Sequential(Scaled(3, 8, 1), nn.Conv2d(8, 4, 1)), "conv2d"),
-        (nn.Sequential(nn.Conv2d(3, 8, 1), nn.GLU(1)), "glu behind 0"),
-        (OwnValue(), "gain belongs to no layer that is known"),
+        (nn.Sequential(nn.Conv2d(3, 8, 1), nn.GLU(1)), "glu after 0"),
+        (OwnValue(), "gain belongs to no known layer"),
         (nn.Sequential(nn.Conv2d(3, 8, 1), nn.MaxPool2d(2, return_indices=True)), "1: it returns no single"),
     ],
 )  # fmt: skip

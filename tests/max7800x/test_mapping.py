@@ -11,14 +11,15 @@ from torch.nn import functional as F
 from pose_demo.student import pose_student
 from torchthin.errors import InputError
 from torchthin.graph.inputs import as_inputs
+from torchthin.graph.trace import trace
 from torchthin.max7800x.ai8x.base import initiate_qat
 from torchthin.max7800x.ai8x.layers import Add, FusedConv2dBNReLU, FusedMaxPoolConv2dReLU
-from torchthin.max7800x.chip_cost import chip_cost
+from torchthin.max7800x.chips import MAX78000, MAX78002
 from torchthin.max7800x.cost.layer import INPUT, Layer
 from torchthin.max7800x.cost.network import network_cost
-from torchthin.max7800x.cost.table import MAX78000, MAX78002
 from torchthin.max7800x.mapping import ChipMapping, map_model
-from torchthin.max7800x.mapping.strided_input import folded_kernel
+from torchthin.max7800x.mapping.rules.contraction import folded_kernel
+from torchthin.max7800x.report import chip_cost
 
 
 class Net(nn.Module):
@@ -35,7 +36,7 @@ class Net(nn.Module):
 
 
 def mapped(model: nn.Module, *shape: int, chip: Any = MAX78000, weight_bits: int = 8) -> ChipMapping:
-    return map_model(model.eval(), as_inputs(torch.randn(1, *shape)), chip, weight_bits)
+    return map_model(trace(model.eval(), as_inputs(torch.randn(1, *shape))), chip, weight_bits)
 
 
 def names(mapping: ChipMapping) -> list[str]:
@@ -208,7 +209,7 @@ def product(net: Any, x: torch.Tensor) -> torch.Tensor:
         (nn.Sequential(conv(3, 8), nn.ReLU6(), conv(8, 8)), "1: hardtanh, limits 0.0 and 6.0"),
         (
             nn.Sequential(nn.BatchNorm2d(3), conv(3, 8)),
-            "0: native_batch_norm, not right behind a convolution",
+            "0: native_batch_norm, not directly after a convolution",
         ),
         (nn.Sequential(conv(3, 8), nn.MaxPool2d(3, 2, 1), conv(8, 8)), "1: max_pool2d_with_indices, padding"),
         (nn.Sequential(conv(3, 8), nn.AdaptiveAvgPool2d(3), conv(8, 8)), "with unequal windows"),
@@ -218,7 +219,7 @@ def product(net: Any, x: torch.Tensor) -> torch.Tensor:
         (nn.Sequential(conv(3, 8), nn.PReLU(), conv(8, 8)), "the chip has no such operation"),
         (
             Net(both_sides, a=conv(3, 8), b=conv(8, 8), c=conv(8, 8)),
-            "a: its output is read before and behind",
+            "a: its output is read both before and after",
         ),
         (Net(gated, a=conv(3, 8), b=conv(8, 8), c=conv(8, 8)), "forward: mul, a product of two feature maps"),
         (Net(product, a=conv(3, 8)), "a product of two feature maps"),
@@ -282,7 +283,7 @@ def test_models_without_a_layer_or_with_other_inputs() -> None:
 def test_the_model_is_left_as_it_is() -> None:
     model = pose_student().train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    mapped_model = map_model(model, as_inputs(torch.randn(1, 3, 128, 128)), MAX78000)
+    mapped_model = map_model(trace(model, as_inputs(torch.randn(1, 3, 128, 128))), MAX78000)
     assert all(isinstance(layer, Layer) for layer in mapped_model.layers)
     assert model.training
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())

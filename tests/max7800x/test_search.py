@@ -12,10 +12,9 @@ from torchthin.max7800x.cost.search import Unit, search
 
 from torchthin.config import parse_limit
 from torchthin.errors import ConfigError
-from torchthin.max7800x.cost.grid import useful_widths
+from torchthin.max7800x.chips import MAX78000
 from torchthin.max7800x.cost.network import network_cost
-from torchthin.max7800x.cost.table import MAX78000
-from torchthin.max7800x.cost.widths import Resized
+from torchthin.max7800x.cost.widths import WidthModel, useful_widths
 
 LAYERS = pose()
 FREE = [number for number, layer in enumerate(LAYERS) if not layer.wide]
@@ -36,7 +35,7 @@ def outputs(widths: tuple[int, ...]) -> dict[int, int]:
 
 @pytest.mark.parametrize("share", [0.9, 0.75, 0.6, 0.5])
 def test_cycles_of_the_pose_student(share: float) -> None:
-    network = Resized(LAYERS, MAX78000)
+    network = WidthModel(LAYERS, MAX78000)
     before = network.cycles({})
     found = search(even_units(), lambda widths: max(0.0, network.cycles(outputs(widths)) - share * before))
     assert found.reached
@@ -47,7 +46,7 @@ def test_cycles_of_the_pose_student(share: float) -> None:
 
 def test_the_chip_rewards_other_channels_than_a_uniform_cut_takes() -> None:
     """The cut of a quarter of every layer: 21 % of the cycles for 43 % of the weights."""
-    network = Resized(LAYERS, MAX78000)
+    network = WidthModel(LAYERS, MAX78000)
     cycles, weights = network.cycles({}), network.weight_bytes({})
     found = search(even_units(), lambda widths: max(0.0, network.cycles(outputs(widths)) - 0.685 * cycles))
     assert network.weight_bytes(outputs(found.widths)) > 0.75 * weights
@@ -58,7 +57,7 @@ def test_the_chip_rewards_other_channels_than_a_uniform_cut_takes() -> None:
 @pytest.mark.parametrize("shares", [None, 1])
 def test_weights_of_a_layer_that_is_called_twice_count_once(shares: int | None) -> None:
     layers = [conv(3, 16), conv(16, 16, source=0), conv(16, 16, source=1, shares=shares)]
-    network = Resized(layers, MAX78000)
+    network = WidthModel(layers, MAX78000)
     assert network.weight_bytes({}) == network_cost(layers, MAX78000).weight_bytes
     cut = {0: 8, 1: 8, 2: 8}
     assert network.weight_bytes(cut) == network_cost(network.layers(cut), MAX78000).weight_bytes
@@ -67,7 +66,7 @@ def test_weights_of_a_layer_that_is_called_twice_count_once(shares: int | None) 
 
 
 def test_depth() -> None:
-    network = Resized(LAYERS, MAX78000)
+    network = WidthModel(LAYERS, MAX78000)
     found = search(even_units(), lambda widths: max(0.0, network.deepest_words(outputs(widths)) - 600))
     assert found.reached
     assert network.deepest_words(outputs(found.widths)) <= 600
@@ -75,7 +74,7 @@ def test_depth() -> None:
 
 
 def test_what_cannot_be_reached_is_not() -> None:
-    network = Resized(LAYERS, MAX78000)
+    network = WidthModel(LAYERS, MAX78000)
     found = search(even_units(), lambda widths: max(0.0, network.cycles(outputs(widths)) - 1000))
     assert not found.reached
 
@@ -91,7 +90,7 @@ def test_near_the_best_of_all_combinations(losses: list[list[float]], share: flo
         conv(96, 80, 32, source=0, name="b"),
         conv(80, 48, source=1, name="c"),
     ]
-    network = Resized(layers, MAX78000)
+    network = WidthModel(layers, MAX78000)
     widths = [(96, 88, 64, 32), (80, 72, 64, 24), (48, 40, 32, 16)]
     units = [
         Unit(str(number), dict(zip(steps, [0.0, *sorted(lost)], strict=True)))
@@ -120,7 +119,7 @@ def test_two_producers_of_one_input_go_together() -> None:
         conv(12, 40, name="b"),
         conv(80, 16, name="c", sources=(0, 1)),
     ]
-    network = Resized(layers, MAX78000)
+    network = WidthModel(layers, MAX78000)
     units = [Unit(name, {40: 0.0, 36: 0.1, 32: 0.2}) for name in "ab"]
     target = network.cycles({0: 32, 1: 32})
     found = search(units, lambda widths: max(0, network.cycles(dict(enumerate(widths))) - target))
@@ -128,7 +127,7 @@ def test_two_producers_of_one_input_go_together() -> None:
 
 
 def test_resized_networks_cost_what_they_cost_when_built_so() -> None:
-    network = Resized(LAYERS, MAX78000)
+    network = WidthModel(LAYERS, MAX78000)
     widths = (20, 16, 36, 32, 60, 64, 72, 64, 48, 44, 60, 36, 36)
     built = pose((*widths[:11], 36))
     assert network.layers(outputs(widths)) == tuple(built)

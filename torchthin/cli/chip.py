@@ -17,7 +17,7 @@ from torchthin.cli.model_args import (
     tell,
 )
 from torchthin.errors import ConfigError, TargetMissedError
-from torchthin.max7800x.cost.table import chip_named, chip_names
+from torchthin.max7800x.chips import chip_named, list_chips
 
 if TYPE_CHECKING:
     from torchthin.max7800x.report import ChipReport
@@ -48,7 +48,7 @@ def add_chip_arguments(parser: Parser) -> None:
     """Add the flags of ``chip`` to `parser`."""
     add_subject_arguments(parser)
     cost = parser.add_argument_group("chip")
-    cost.add_argument("--chip", metavar="NAME", help=f"one of {', '.join(chip_names())}")
+    cost.add_argument("--chip", metavar="NAME", help=f"one of {', '.join(list_chips())}")
     cost.add_argument(
         "--weight-bits",
         metavar="BITS",
@@ -66,7 +66,7 @@ def chip_options(namespace: argparse.Namespace) -> ChipOptions:
     """
     given = given_options(namespace)
     if "chip" not in given:
-        raise ConfigError(f"A chip is needed. Give --chip, one of {', '.join(chip_names())}.")
+        raise ConfigError(f"A chip is needed. Give --chip, one of {', '.join(list_chips())}.")
     chip_named(given["chip"])
     return ChipOptions(**given)
 
@@ -86,7 +86,7 @@ def run(options: ChipOptions) -> int:
 
 
 def _report(options: ChipOptions) -> ChipReport:
-    from torchthin.max7800x.chip_cost import chip_cost
+    from torchthin.max7800x.report import chip_cost
 
     inputs = needed_inputs(options)
     return chip_cost(loaded(options, options.device), inputs, options.chip, options.weight_bits)

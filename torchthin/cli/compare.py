@@ -23,7 +23,7 @@ from torchthin.cli.paths import files_read, refuse_same_files
 from torchthin.cli.targets import METHODS, prune_config
 from torchthin.config import CHANNEL_CRITERIA, WEIGHT_CRITERIA, PruneConfig
 from torchthin.errors import ConfigError, TargetMissedError
-from torchthin.max7800x.cost.table import chip_names
+from torchthin.max7800x.chips import list_chips
 from torchthin.max7800x.target import Chip
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def add_compare_arguments(parser: Parser) -> None:
         help="forward passes of dense and thinned model, in turns, for a median in ms (default: 0, not measured)",
     )
     measured.add_argument(
-        "--chip", metavar="NAME", help=f"count cycles on it: {', '.join(chip_names())} (default: none)"
+        "--chip", metavar="NAME", help=f"count cycles on it: {', '.join(list_chips())} (default: none)"
     )
     running = parser.add_argument_group("running")
     running.add_argument(

@@ -13,7 +13,7 @@ from torchthin.cli.console import Parser
 from torchthin.cli.targets import DEFAULT_METHOD, METHODS, prune_config, prune_keys
 from torchthin.config import CHANNEL_CRITERIA, WEIGHT_CRITERIA, Budget, PruneConfig, Ratio, Schedule
 from torchthin.errors import ConfigError, near_matches
-from torchthin.max7800x.cost.table import chip_names
+from torchthin.max7800x.chips import list_chips
 
 EXAMPLE = """\
 example:
@@ -358,7 +358,7 @@ def add_chip_targets(parser: Parser) -> None:
     chip = parser.add_argument_group(
         "pruning for a chip", "With --target-sparsity as well, at least that share of the channels goes."
     )
-    chip.add_argument("--chip", metavar="NAME", help=f"one of {', '.join(chip_names())}")
+    chip.add_argument("--chip", metavar="NAME", help=f"one of {', '.join(list_chips())}")
     chip.add_argument("--target-cycles", metavar="LIMIT", help="most cycles: 0.6x of what it was, or 450000")
     chip.add_argument(
         "--target-kernel-words", metavar="LIMIT", help="most words in the deepest processor: 0.6x, or 700"

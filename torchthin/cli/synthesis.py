@@ -25,9 +25,9 @@ def check_synthesis(options: PruneOptions) -> None:
                     f"The --{flag.replace('_', '-')} needs --synthesis-to FOLDER, where to write."
                 )
         return
-    from torchthin.max7800x.cost.table import chip_named
-    from torchthin.max7800x.synthesis.corrected import stated
+    from torchthin.max7800x.chips import chip_named
     from torchthin.max7800x.synthesis.files import files_of
+    from torchthin.max7800x.synthesis.user_description import read_description
 
     if not options.input_shape and options.dataset is None:
         raise ConfigError(
@@ -36,7 +36,7 @@ def check_synthesis(options: PruneOptions) -> None:
     chip_named(chip_of(options))
     files_of(options.synthesis_to, _name(options, "network"))
     if options.synthesis_yaml is not None:
-        stated(options.synthesis_yaml)
+        read_description(options.synthesis_yaml)
 
 
 def chip_of(options: PruneOptions) -> str:

@@ -1,11 +1,46 @@
-"""Facts about a model on a chip."""
+"""What a model costs on a chip, and what a cut that was chosen for a chip brings: the facts and their text."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-from torchthin.max7800x.cost.network import NetworkCost
+from torch import nn
+
+from torchthin.graph.inputs import as_inputs, on_device_of
+from torchthin.graph.model import check_model
+from torchthin.graph.trace import trace
+from torchthin.max7800x.chips import chip_named
+from torchthin.max7800x.cost.network import LayerCost, NetworkCost, network_cost
+from torchthin.max7800x.mapping import NO_LAYER, map_model
+from torchthin.report.tables import table
+
+_HEADINGS = (
+    *("channels", "passes", "processors", "words", "at word", "bias"),
+    *("memory in", "memory out", "cycles"),
+)
+
+
+def chip_cost(
+    model: nn.Module, example_inputs: Any, chip: str = "MAX78000", weight_bits: int = 8
+) -> ChipReport:
+    """Return what `model`, which is left as it is, costs on `chip`.
+
+    Args:
+        model: any model made of layers that the chip can run; what it cannot run is named in the result.
+        example_inputs: one example (N, C, H, W) or (N, C, L); its size counts, its values do not.
+        chip: MAX78000 or MAX78002.
+        weight_bits: 1, 2, 4 or 8, of layers that do not say it themselves.
+
+    Raises:
+        InputError: model, inputs or chip cannot be used.
+    """
+    known = chip_named(chip)
+    check_model(model, "chip_cost")
+    traced = trace(model, on_device_of(model, as_inputs(example_inputs)))
+    mapping = map_model(traced, known, weight_bits)
+    problems = mapping.problems or (() if mapping.layers else (NO_LAYER,))
+    return ChipReport(network_cost(mapping.layers, known), problems, mapping.outside, mapping.notes)
 
 
 @dataclass(frozen=True)
@@ -15,9 +50,9 @@ class ChipReport:
     cost: NetworkCost
     """Of the layers that map."""
     unmapped: tuple[str, ...]
-    """What stands between layers and has no place on the chip: module path, operator, reason."""
+    """Operators between layers that the chip cannot run: module path, operator, reason."""
     outside: tuple[str, ...]
-    """What the host computes behind the network; not counted."""
+    """What the host computes after the network; not counted."""
     notes: tuple[str, ...]
     """Layers that look different on the chip."""
 
@@ -28,7 +63,7 @@ class ChipReport:
 
     @property
     def obstacles(self) -> tuple[str, ...]:
-        """All that is in the way, one line each."""
+        """All reasons why the model does not fit, one line each."""
         return (*self.unmapped, *self.cost.violations)
 
     def to_dict(self) -> dict[str, Any]:
@@ -42,28 +77,79 @@ class ChipReport:
         }
 
     def __str__(self) -> str:
-        from torchthin.max7800x.report_text import chip_text
+        """Return the table of layers, the totals and all remarks as plain lines."""
+        rows = [(layer.name, layer.kind, *_cells(layer)) for layer in self.cost.layers]
+        return "\n".join(
+            [
+                *table(("layer", "kind", *_HEADINGS), rows, left=(0, 1)),
+                "",
+                *_totals(self.cost),
+                *(f"Note: {note}." for note in self.notes),
+                *(f"Computed by the host, not counted: {item}." for item in self.outside),
+                *self._verdict(),
+            ]
+        )
 
-        return chip_text(self)
+    def _verdict(self) -> list[str]:
+        cost = self.cost
+        if self.fits:
+            moved = " with feature maps moved from processor 0, as the table says" if cost.moved else ""
+            return [f"Fits {cost.chip}{moved}."]
+        counted = (
+            "" if all(layer.runs for layer in cost.layers) else " Layers that cannot run are not counted."
+        )
+        if self.unmapped:
+            counted = " Figures are for the layers that map."
+        return [f"Does not fit {cost.chip}.{counted}", *(f"  {text}." for text in self.obstacles)]
+
+
+def _cells(layer: LayerCost) -> tuple[str, ...]:
+    first = layer.first_processor
+    channels = f"{layer.in_channels} -> {layer.out_channels}"
+    if not layer.runs:
+        return (channels, *("-" for _ in _HEADINGS[1:]))
+    return (
+        channels,
+        str(layer.input_passes),
+        f"{layer.processors} from {first}" if first else str(layer.processors),
+        f"{layer.kernel_words:,}",
+        f"{layer.kernel_offset:,}" if layer.kernel_words else "",
+        str(layer.bias_bytes),
+        f"{layer.input_bytes:,}",
+        f"{layer.output_bytes:,}",
+        f"{layer.cycles:,}",
+    )
+
+
+def _totals(cost: NetworkCost) -> tuple[str, str]:
+    share = 100 * cost.deepest_words / cost.kernel_capacity
+    guide = "" if cost.cycles_exact else "; a guide only, ADI's tool gives none for this chip"
+    return (
+        f"Kernel memory: {cost.kernel_words:,} words in all; deepest processor {cost.deepest_words:,} of "
+        f"{cost.kernel_capacity:,} ({share:.1f} %). ADI's tool prints {cost.weight_bytes:,} bytes of weights, "
+        f"{cost.bias_bytes:,} of biases.",
+        f"Cycles: {cost.cycles:,}, {cost.latency_ms:.2f} ms at {cost.clock_hz / 1e6:g} MHz, without loading and "
+        f"unloading{guide}.",
+    )
 
 
 @dataclass(frozen=True)
 class ChipChange:
-    """A cut that was chosen for a chip."""
+    """A cut that was chosen for a chip: a section of the pruning report."""
 
     asked: str
-    """The targets, in words."""
+    """The targets in words."""
     before: NetworkCost
     after: NetworkCost
     uniform: NetworkCost
-    """Had the same share of every group gone, for at least as many weights removed."""
+    """What it would be with the same share of every group removed, and at least as many weights."""
     uniform_share: float
     """That share of the channels."""
     channels: int
-    """Channels that could be decided about, coupled ones counted once."""
-    channels_gone: int
+    """Channels that could be removed, coupled ones counted once."""
+    channels_removed: int
     sparsity_asked: float = 0.0
-    """Least share of them that had to go."""
+    """Least share of them to remove."""
 
     @property
     def key(self) -> str:
@@ -77,17 +163,58 @@ class ChipChange:
 
     def to_dict(self) -> dict[str, Any]:
         """Return all facts as JSON types."""
-        costs = {"before": self.before, "after": self.after, "uniform": self.uniform}
         return {
             "asked": self.asked,
             "uniform_share": self.uniform_share,
             "sparsity_asked": self.sparsity_asked,
             "channels": self.channels,
-            "channels_gone": self.channels_gone,
-            **{name: cost.to_dict() for name, cost in costs.items()},
+            "channels_gone": self.channels_removed,
+            "before": self.before.to_dict(),
+            "after": self.after.to_dict(),
+            "uniform": self.uniform.to_dict(),
         }
 
     def __str__(self) -> str:
-        from torchthin.max7800x.report_text import change_text
+        """Return the table of layers before and after, and the totals beside those of a uniform cut."""
+        rows = [
+            (
+                old.name,
+                _moved(
+                    f"{old.in_channels} to {old.out_channels}", f"{new.in_channels} to {new.out_channels}"
+                ),
+                _moved(f"{old.kernel_words:,}", f"{new.kernel_words:,}"),
+                _moved(f"{old.cycles:,}", f"{new.cycles:,}"),
+                f"{old.cycles - new.cycles:,}",
+            )
+            for old, new in zip(self.before.layers, self.after.layers, strict=True)
+        ]
+        lines = table(("layer", "channels", "words", "cycles", "cycles saved"), rows)
+        return "\n".join([*lines, "", *self._totals()])
 
-        return change_text(self)
+    def _totals(self) -> list[str]:
+        before, after = self.before, self.after
+        fits = "fits" if after.fits else f"does not fit: {after.violations[0]}"
+        guide = "" if after.cycles_exact else " Cycles of this chip are a guide."
+        lines = [f"{before.chip}, asked {self.asked}; the result {fits}.{guide}"]
+        for name, field in (
+            ("cycles", "cycles"),
+            ("words of the deepest processor", "deepest_words"),
+            ("weight bytes", "weight_bytes"),
+        ):
+            old, new, plain = (getattr(cost, field) for cost in (before, after, self.uniform))
+            lines.append(
+                f"  {name}: {old:,} -> {new:,} ({_percent(new, old)}); a uniform cut of "
+                f"{100 * self.uniform_share:.0f} %: {plain:,} ({_percent(plain, old)})."
+            )
+        if self.sparsity_asked:
+            share = 100 * self.channels_removed / self.channels
+            lines.append(f"  channels removed: {self.channels_removed} of {self.channels} ({share:.1f} %).")
+        return lines
+
+
+def _moved(old: str, new: str) -> str:
+    return old if old == new else f"{old} -> {new}"
+
+
+def _percent(new: int, old: int) -> str:
+    return f"{100 * new / old - 100:+.1f} %" if old else "0 %"

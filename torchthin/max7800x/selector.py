@@ -11,16 +11,12 @@ from typing import Any
 import numpy as np
 
 from torchthin.dependency.groups import Group
-from torchthin.errors import InputError, TargetMissedError
-from torchthin.graph.trace import Traced
-from torchthin.max7800x.cost.chip import Chip as ChipSizes
-from torchthin.max7800x.cost.data import place_maps
-from torchthin.max7800x.cost.grid import useful_widths
-from torchthin.max7800x.cost.limits import violations
+from torchthin.errors import TargetMissedError
+from torchthin.max7800x.chips import ChipSpec, chip_named
+from torchthin.max7800x.cost.data_memory import place_maps
 from torchthin.max7800x.cost.network import NetworkCost, network_cost
-from torchthin.max7800x.cost.table import chip_named
-from torchthin.max7800x.cost.widths import Resized
-from torchthin.max7800x.mapping import ChipMapping, map_model
+from torchthin.max7800x.cost.widths import WidthModel, useful_widths
+from torchthin.max7800x.mapping import ChipMapping, map_runnable
 from torchthin.max7800x.report import ChipChange
 from torchthin.max7800x.target import Chip
 from torchthin.pruning.rules import Run
@@ -45,27 +41,9 @@ def thinning_for_chip(target: Chip, run: Run) -> tuple[ThinningPlan, dict[str, A
         InputError: the model does not run on the chip.
         TargetMissedError: the target cannot be reached.
     """
-    found = find_plan(run.traced, run.selector(ChipRule(target, map_for(run.traced, target.name))))
+    mapped = map_runnable(run.traced, chip_named(target.name), "its channels cannot be chosen for it")
+    found = find_plan(run.traced, run.selector(ChipRule(target, mapped)))
     return found, {"sections": (found.proposal.selection.facts,)}
-
-
-def map_for(traced: Traced, name: str) -> ChipMapping:
-    """Return the layers of a model on a chip.
-
-    Raises:
-        InputError: something of the model does not map or run there; the first reason is named.
-    """
-    chip = chip_named(name)
-    mapped = map_model(traced.model, traced.inputs, chip)
-    found = [*mapped.problems, *(text for layer in mapped.layers for text in violations(layer, chip))]
-    if not mapped.layers:
-        found = ["no layer of the model runs on the chip"]
-    if found:
-        more = f" And {len(found) - 1} more: see torchthin chip." if len(found) > 1 else ""
-        raise InputError(
-            f"The model does not run on {chip.name}, so its channels cannot be chosen for it. {found[0]}.{more}"
-        )
-    return mapped
 
 
 @dataclass(frozen=True)
@@ -128,12 +106,12 @@ class _Search:
     among: Candidates
 
     @cached_property
-    def _sizes(self) -> ChipSizes:
+    def _sizes(self) -> ChipSpec:
         return chip_named(self.target.name)
 
     @cached_property
-    def _network(self) -> Resized:
-        return Resized(self.mapped.layers, self._sizes)
+    def _network(self) -> WidthModel:
+        return WidthModel(self.mapped.layers, self._sizes)
 
     @cached_property
     def _before(self) -> NetworkCost:

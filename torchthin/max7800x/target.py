@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from torchthin.config import Limit, Target, check_share, limits, option, refuse
-from torchthin.max7800x.cost.table import chip_named, chip_names
+from torchthin.max7800x.chips import chip_named, list_chips
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,7 +26,7 @@ class Chip(Target):
     ``fit=True`` the network has to fit. `ratio` is the least share of all channels to remove in any case.
     """
 
-    name: str = option("MAX78000", "--chip", f"one of {', '.join(chip_names())}", "NAME")
+    name: str = option("MAX78000", "--chip", f"one of {', '.join(list_chips())}", "NAME")
     cycles: str | int | None = option(
         None, "--target-cycles", "most cycles: 0.6x of what it was, or 450000", "LIMIT"
     )
@@ -70,7 +70,7 @@ class Chip(Target):
 
     def cycles_of(self, model: nn.Module, inputs: Inputs) -> tuple[int | None, str]:
         """Return the cycles of one run (None where the model does not map), and what keeps it from fitting."""
-        from torchthin.max7800x.chip_cost import chip_cost  # torch is not imported to make a target
+        from torchthin.max7800x.report import chip_cost  # torch is not imported to make a target
 
         report = chip_cost(model, inputs, self.name)
         note = "" if report.fits else f"does not fit {report.cost.chip}: {report.obstacles[0]}"

@@ -16,16 +16,14 @@ from torchthin.max7800x.ai8x.quantization import (
     Clamp,
     FixedShift,
     LargestValueShift,
-    OutputScale,
     Quantize,
     Scaler,
-    TruncateToGrid,
-    Unchanged,
+    ShiftScale,
+    Truncate,
     UnitScale,
-    WeightScale,
 )
+from torchthin.max7800x.cost.layer import WEIGHT_BITS
 
-WEIGHT_BITS = (1, 2, 4, 8)
 Operation = nn.Conv2d | nn.Linear
 
 
@@ -51,6 +49,17 @@ class Ai8xLayer(nn.Module):
     shift_quantile: nn.Parameter
     _conv_forward: Callable[..., torch.Tensor]
 
+    def __init_subclass__(cls, **defaults: str) -> None:
+        """Let a class give other defaults to the arguments of the class that it extends."""
+        super().__init_subclass__()
+        if defaults:
+            base = super(cls, cls).__init__
+
+            def build(self: Ai8xLayer, *args: Any, **given: Any) -> None:
+                base(self, *args, **{**defaults, **given})
+
+            cls.__init__ = build  # type: ignore[method-assign]
+
     def __init__(
         self,
         op: Operation | None,
@@ -62,7 +71,7 @@ class Ai8xLayer(nn.Module):
     ) -> None:
         super().__init__()
         self.wide = wide
-        self.activate: nn.Module = nn.ReLU(inplace=True) if relu else Unchanged()
+        self.activate: nn.Module = nn.ReLU(inplace=True) if relu else nn.Identity()
         self.pool = pool
         self.op = op
         self.bn = bn
@@ -92,18 +101,18 @@ class Ai8xLayer(nn.Module):
         on_grid, shifted = bool(self.quantize_activation), bool(self.adjust_output_shift)
         average = isinstance(self.pool, nn.AvgPool2d)
         steps: dict[str, nn.Module] = {
-            "quantize": Quantize(WIDE_BITS if self.wide else ACTIVATION_BITS) if on_grid else Unchanged(),
+            "quantize": Quantize(WIDE_BITS if self.wide else ACTIVATION_BITS) if on_grid else nn.Identity(),
             "clamp": Clamp(-WIDE_LIMIT, WIDE_LIMIT) if self.wide else Clamp.to_bits(ACTIVATION_BITS),
             "calc_out_shift": LargestValueShift(float(self.shift_quantile)) if shifted else FixedShift(),
-            "calc_weight_scale": WeightScale() if shifted else UnitScale(),
-            "calc_out_scale": OutputScale(),
+            "calc_weight_scale": ShiftScale(-1) if shifted else UnitScale(),
+            "calc_out_scale": ShiftScale(1),
             "scale": Scaler(),
-            "quantize_weight": Quantize(weight_bits) if weight_bits else Unchanged(),
-            "clamp_weight": Clamp.to_bits(weight_bits) if weight_bits else Unchanged(),
-            "quantize_bias": Quantize(bias_bits) if bias_bits else Unchanged(),
-            "clamp_bias": Clamp.to_bits(bias_bits) if bias_bits else Unchanged(),
-            "quantize_pool": TruncateToGrid() if average and on_grid else Unchanged(),
-            "clamp_pool": Clamp.to_bits(ACTIVATION_BITS) if average else Unchanged(),
+            "quantize_weight": Quantize(weight_bits) if weight_bits else nn.Identity(),
+            "clamp_weight": Clamp.to_bits(weight_bits) if weight_bits else nn.Identity(),
+            "quantize_bias": Quantize(bias_bits) if bias_bits else nn.Identity(),
+            "clamp_bias": Clamp.to_bits(bias_bits) if bias_bits else nn.Identity(),
+            "quantize_pool": Truncate(ACTIVATION_BITS) if average and on_grid else nn.Identity(),
+            "clamp_pool": Clamp.to_bits(ACTIVATION_BITS) if average else nn.Identity(),
         }
         for name, step in steps.items():
             self.add_module(name, step)

@@ -69,9 +69,7 @@ class Conv2d(Ai8xLayer):
     ) -> None:
         _check("kernel_size", kernel_size, "1, 3 or None", kernel_size in (1, 3, None))
         _check("padding", padding, "0, 1 or 2", padding in (0, 1, 2))
-        _check(
-            "stride", stride, "1, 2 or 3, and 1 behind pooling", stride in ((1,) if pooling else (1, 2, 3))
-        )
+        _check("stride", stride, "1, 2 or 3, and 1 after pooling", stride in ((1,) if pooling else (1, 2, 3)))
         _check("activation", activation, "'ReLU' or None, and None when wide", activation in (None, "ReLU"))
         _check("activation", activation, "None when wide", not (wide and activation))
         op = None
@@ -86,53 +84,32 @@ class Conv2d(Ai8xLayer):
         )
 
 
-class FusedConv2dReLU(Conv2d):
+class FusedConv2dReLU(Conv2d, activation="ReLU"):
     """Convolution and ReLU."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{"activation": "ReLU", **kwargs})
 
-
-class FusedConv2dBN(Conv2d):
+class FusedConv2dBN(Conv2d, batchnorm="Affine"):
     """Convolution and BatchNorm."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{"batchnorm": "Affine", **kwargs})
 
-
-class FusedConv2dBNReLU(FusedConv2dReLU):
+class FusedConv2dBNReLU(FusedConv2dReLU, batchnorm="Affine"):
     """Convolution, BatchNorm and ReLU."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{"batchnorm": "Affine", **kwargs})
 
-
-class FusedMaxPoolConv2d(Conv2d):
+class FusedMaxPoolConv2d(Conv2d, pooling="Max"):
     """Max pooling and convolution."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{"pooling": "Max", **kwargs})
 
-
-class FusedMaxPoolConv2dReLU(FusedMaxPoolConv2d):
+class FusedMaxPoolConv2dReLU(FusedMaxPoolConv2d, activation="ReLU"):
     """Max pooling, convolution and ReLU."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{"activation": "ReLU", **kwargs})
 
-
-class FusedMaxPoolConv2dBNReLU(FusedMaxPoolConv2dReLU):
+class FusedMaxPoolConv2dBNReLU(FusedMaxPoolConv2dReLU, batchnorm="Affine"):
     """Max pooling, convolution, BatchNorm and ReLU."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{"batchnorm": "Affine", **kwargs})
 
-
-class FusedAvgPoolConv2dReLU(Conv2d):
+class FusedAvgPoolConv2dReLU(Conv2d, pooling="Avg", activation="ReLU"):
     """Average pooling, convolution and ReLU."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{"pooling": "Avg", "activation": "ReLU", **kwargs})
 
 
 class MaxPool2d(FusedMaxPoolConv2d):
@@ -173,11 +150,8 @@ class Linear(Ai8xLayer):
         return nn.functional.linear(values, weight, bias)
 
 
-class FusedLinearReLU(Linear):
+class FusedLinearReLU(Linear, activation="ReLU"):
     """Linear layer and ReLU."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{"activation": "ReLU", **kwargs})
 
 
 class Add(nn.Module):

@@ -1,7 +1,7 @@
 """The small functions an ai8x layer sends its weights and activations through.
 
 All numbers live on the chip's fixed-point grid seen as floats: activations and weights in
-[-1, 1 - 2^-(bits-1)]. Float training leaves values as they are (`Unchanged`), quantisation-aware training
+[-1, 1 - 2^-(bits-1)]. Float training leaves values as they are (`nn.Identity`), quantisation-aware training
 rounds them (`Quantize`).
 """
 
@@ -18,40 +18,23 @@ WIDE_LIMIT = 2.0**15
 MAX_SHIFT = 15.0
 
 
-class _RoundHalfUp(torch.autograd.Function):
-    """Round half up to multiples of 1/levels; the gradient passes straight through."""
+class _OnGrid(torch.autograd.Function):
+    """Round to multiples of 1/levels, half up or towards zero; the gradient passes straight through."""
 
     @staticmethod
-    def forward(ctx: Any, values: torch.Tensor, levels: int) -> torch.Tensor:
-        return values.mul(levels).add(0.5).floor().div(levels)
+    def forward(ctx: Any, values: torch.Tensor, levels: int, half_up: bool) -> torch.Tensor:
+        scaled = values.mul(levels)
+        return (scaled.add(0.5).floor() if half_up else scaled.trunc()).div(levels)
 
     @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return grads[0], None
-
-
-class _Truncate(torch.autograd.Function):
-    """Round towards zero to multiples of 1/levels; the gradient passes straight through."""
-
-    @staticmethod
-    def forward(ctx: Any, values: torch.Tensor, levels: int) -> torch.Tensor:
-        return values.mul(levels).trunc().div(levels)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return grads[0], None
-
-
-class Unchanged(nn.Module):
-    """Return the input."""
-
-    def forward(self, values: torch.Tensor) -> torch.Tensor:
-        """Return `values` themselves."""
-        return values
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        return grads[0], None, None
 
 
 class Quantize(nn.Module):
     """Round to a signed fixed-point grid of `bits` bits with one integer bit (steps of 2^-(bits-1))."""
+
+    half_up = True
 
     def __init__(self, bits: int) -> None:
         super().__init__()
@@ -59,18 +42,14 @@ class Quantize(nn.Module):
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         """Return `values` on the grid, any shape."""
-        rounded: torch.Tensor = _RoundHalfUp.apply(values, self.levels)  # type: ignore[no-untyped-call]
+        rounded: torch.Tensor = _OnGrid.apply(values, self.levels, self.half_up)  # type: ignore[no-untyped-call]
         return rounded
 
 
-class TruncateToGrid(nn.Module):
-    """Round towards zero on the activation grid: what the chip's average pooling does."""
+class Truncate(Quantize):
+    """Round towards zero instead: what the chip's average pooling does."""
 
-    def forward(self, values: torch.Tensor) -> torch.Tensor:
-        """Return `values` truncated to multiples of 1/128; the gradient passes straight through."""
-        levels = 2 ** (ACTIVATION_BITS - 1)
-        truncated: torch.Tensor = _Truncate.apply(values, levels)  # type: ignore[no-untyped-call]
-        return truncated
+    half_up = False
 
 
 class Clamp(nn.Module):
@@ -139,20 +118,16 @@ class UnitScale(nn.Module):
         return torch.ones(1, device=shift.device)
 
 
-class WeightScale(nn.Module):
-    """Scale of the weights, 2^-shift."""
+class ShiftScale(nn.Module):
+    """Scale of the outputs, 2^shift, or of the weights, 2^-shift, where `sign` is -1."""
+
+    def __init__(self, sign: int) -> None:
+        super().__init__()
+        self.sign = sign
 
     def forward(self, shift: torch.Tensor) -> torch.Tensor:
         """Return the scale in the shape of `shift`."""
-        return torch.exp2(-shift)
-
-
-class OutputScale(nn.Module):
-    """Scale of the outputs, 2^shift."""
-
-    def forward(self, shift: torch.Tensor) -> torch.Tensor:
-        """Return the scale in the shape of `shift`."""
-        return torch.exp2(shift)
+        return torch.exp2(shift if self.sign > 0 else -shift)
 
 
 class Scaler(nn.Module):

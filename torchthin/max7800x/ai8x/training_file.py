@@ -1,8 +1,8 @@
 """A checkpoint that ai8x-training's own loader turns into the thin model: ``--training-to``.
 
 `apputils.load_checkpoint` of ADI's Distiller builds nothing: it is given the full-size class, loads a mask for every named
-parameter, runs the ``ThinningRecipe`` in the file on the model, and then loads the state dict. All constants of removed
-channels are folded already, so the state dict is that of the thin model.
+parameter, runs the ``ThinningRecipe`` in the file on the model, and then loads the state dict. Biases have absorbed all constants
+of removed channels already, so the state dict is that of the thin model.
 
 It is the one file of this package that names a foreign class, ``distiller.thinning.ThinningRecipe``: it is written only when
 asked for, and reading it needs ``weights_only=False`` where Distiller is installed. Distiller is not needed to write it: while
@@ -49,9 +49,9 @@ def save_for_training(
         path: file to write, such as ``small.pth.tar``.
         full_size: an instance of the class that train.py will build; it is left as it is.
         result: the pruned model, thin where there is a recipe.
-        masks: of `prune`, in the shapes before or after thinning; what was removed needs no mask any more.
-        recipe: what leads from `full_size` to `result`; None when nothing was removed: the file is then a masked
-            checkpoint without a foreign class.
+        masks: of `prune`, in the shapes before or after thinning.
+        recipe: from `full_size` to `result`; None when nothing was removed: the file is then a masked checkpoint without a
+            foreign class.
         arch: name of the model in train.py's ``--arch``.
         epoch: of the source. train.py fuses BatchNorm first when it has reached the start of quantisation-aware training.
         extras: further entries, plain types and tensors.
@@ -59,8 +59,8 @@ def save_for_training(
 
     Raises:
         InputError: Distiller cannot express the recipe, or it does not fit `full_size`.
-        ProofError: what such a load gives computes something else.
-        CheckpointError: the file cannot be written. Whatever is raised, nothing was written.
+        ProofError: the model after such a load computes something else.
+        CheckpointError: the file cannot be written. After any of these nothing was written.
     """
     if not isinstance(arch, str) or not arch:
         raise InputError(
@@ -70,7 +70,7 @@ def save_for_training(
     state = result.state_dict()
     loaded = _as_loaded(full_size, translated, state)
     if example_inputs is not None:
-        _prove(loaded, result, example_inputs)
+        _require_equal(loaded, result, example_inputs)
     contents: dict[str, Any] = {
         "epoch": int(epoch),
         "arch": arch,
@@ -89,7 +89,7 @@ def save_for_training(
 def masks_dict(
     model: nn.Module, masks: Mapping[str, Tensor], recipe: Recipe | None
 ) -> dict[str, Tensor | None]:
-    """Return Distiller's mask (1: keep, 0: prune, the parameter's dtype) of every named parameter; None where all stays.
+    """Return Distiller's mask (1: keep, 0: prune, the parameter's dtype) of every named parameter; None where all is kept.
 
     Args:
         model: as it is after loading.
@@ -126,7 +126,7 @@ def _as_loaded(
     return loaded
 
 
-def _prove(loaded: nn.Module, result: nn.Module, example_inputs: Any) -> None:
+def _require_equal(loaded: nn.Module, result: nn.Module, example_inputs: Any) -> None:
     proof = verify(result, loaded, example_inputs)
     if any(agreement.max_error != 0 for agreement in proof.outputs):
         raise ProofError(

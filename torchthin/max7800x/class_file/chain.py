@@ -1,4 +1,4 @@
-"""Follow one run of a model whose forward hands one tensor from layer to layer, or say where it does something else."""
+"""Follow one run of a model whose forward passes one tensor from layer to layer, or say where it does something else."""
 
 from __future__ import annotations
 
@@ -15,17 +15,16 @@ from torch.utils.hooks import RemovableHandle
 
 import torchthin
 from torchthin.errors import InputError
+from torchthin.graph.evaluation_mode import evaluation_mode
 from torchthin.graph.inputs import Inputs, call
-from torchthin.max7800x.class_file.layers import is_layer
+from torchthin.max7800x.class_file.expressions import is_layer
 
 RELU, FLATTEN = "torch.relu(x)", "x.flatten(1)"
+KEEP = "Keep the thin model with --save-to and torchthin.load instead."
+"""What to do where no class can be written."""
 _RELUS: tuple[Any, ...] = (
-    torch.relu,
-    torch.relu_,
-    Tensor.relu,
-    Tensor.relu_,
-    nn.functional.relu,
-    nn.functional.relu_,
+    *(torch.relu, Tensor.relu, nn.functional.relu),
+    *(torch.relu_, Tensor.relu_, nn.functional.relu_),
 )
 _FLATTENS: tuple[Any, ...] = (torch.flatten, Tensor.flatten, Tensor.view, Tensor.reshape, torch.reshape)
 _LIBRARY = tuple(f"{Path(str(package.__file__)).parent}/" for package in (torch, torchthin))
@@ -41,7 +40,7 @@ def layers_of(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def follow(model: nn.Module, inputs: Inputs) -> tuple[str, ...]:
-    """Run `model` in evaluation mode and return its steps: names of layers, or the expressions `RELU` and `FLATTEN`.
+    """Run `model`, a copy, in evaluation mode and return its steps: names of layers, or the expressions `RELU` and `FLATTEN`.
 
     Raises:
         InputError: the chain breaks; the message says at which layer or function, and in which line.
@@ -50,14 +49,8 @@ def follow(model: nn.Module, inputs: Inputs) -> tuple[str, ...]:
     if len(given) != 1:
         raise _broken("at its beginning: forward takes more than one tensor")
     run = _Run(given[0])
-    modes = {module: module.training for module in model.modules()}
-    try:
-        model.eval()
-        with torch.no_grad(), run.watching(layers_of(model)), run:
-            output = call(model, inputs)
-    finally:
-        for module, training in modes.items():
-            module.training = training
+    with evaluation_mode(model, disposable=True), run.watching(layers_of(model)), run:
+        output = call(model, inputs)
     if output is not run.now:
         what = "another tensor than the last layer gave" if isinstance(output, Tensor) else "no single tensor"
         raise _broken(f"at its end: forward returns {what}")
@@ -66,8 +59,7 @@ def follow(model: nn.Module, inputs: Inputs) -> tuple[str, ...]:
 
 def _broken(where: str) -> InputError:
     return InputError(
-        f"A class can be written for a plain chain of layers only, and this one breaks {where}. "
-        "Keep the thin model with --save-to and torchthin.load instead."
+        f"A class can be written for a plain chain of layers only, and this one breaks {where}. {KEEP}"
     )
 
 
@@ -119,14 +111,14 @@ class _Run(TorchFunctionMode):
             if not self._inside:
                 if not isinstance(output, Tensor):
                     raise _broken(f"at {name}: it returns no single tensor")
-                self._go_on(name, output)
+                self._append(name, output)
 
         return leave
 
     def _last(self) -> str:
         return self.steps[-1] if self.steps else "the model's input"
 
-    def _go_on(self, step: str, output: Tensor) -> None:
+    def _append(self, step: str, output: Tensor) -> None:
         self.steps.append(step)
         self.now = output
         self._seen.append(output)
@@ -134,7 +126,7 @@ class _Run(TorchFunctionMode):
     def __torch_function__(
         self, function: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Run a function of torch, and note or refuse it when it goes on with a value of the chain."""
+        """Run a function of torch, and note or refuse it when it uses a value of the chain."""
         self._inside += 1  # what the function itself calls is no step of forward
         try:
             output = function(*args, **(kwargs or {}))
@@ -142,19 +134,19 @@ class _Run(TorchFunctionMode):
             self._inside -= 1
         if self._inside or not isinstance(output, Tensor | list | tuple) or output is self.now:
             return self._in_place(function, output)
-        used = [
-            tensor for tensor in _tensors([args, kwargs or {}]) if any(tensor is own for own in self._seen)
-        ]
+        given = _tensors([args, kwargs or {}])
+        used = [tensor for tensor in given if any(tensor is own for own in self._seen)]
         if used and any(True for _ in _tensors(output)):
-            self._go_on(*self._step(function, used, output))
+            self._append(*self._step(function, used, output))
         return output
 
     def _in_place(self, function: Any, output: Any) -> Any:
-        """Note ``relu_``, which hands on the tensor that it was given; nothing else may change it."""
+        """Note ``relu_``, which returns the tensor that it was given; no other function may change it."""
         if not self._inside and output is self.now and isinstance(output, Tensor):
+            name = _name(function).rpartition(".")[2]
             if function in _RELUS:
                 self.steps.append(RELU)
-            elif _changes(function):
+            elif name.endswith("_") or name.startswith("__i"):
                 raise _broken(f"at {_name(function)}{_line()}")
         return output
 
@@ -164,12 +156,7 @@ class _Run(TorchFunctionMode):
                 return RELU, output
             if function in _FLATTENS and output.shape == used[0].flatten(1).shape:
                 return FLATTEN, output
-        raise _broken(f"at {_name(function)} behind {self._last()}{_line()}")
-
-
-def _changes(function: Any) -> bool:
-    name = _name(function).rpartition(".")[2]
-    return name.endswith("_") or name.startswith("__i")
+        raise _broken(f"at {_name(function)} after {self._last()}{_line()}")
 
 
 def _name(function: Any) -> str:

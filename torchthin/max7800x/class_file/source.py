@@ -1,4 +1,4 @@
-"""The Python file itself: built from the layers and the chain, run once to see that it computes the same, then written."""
+"""A Python file with the class of a thinned model: run once to see that it computes the same, then written."""
 
 from __future__ import annotations
 
@@ -12,17 +12,44 @@ from torch import Tensor, nn
 
 from torchthin.errors import CheckpointError, InputError, ProofError, one_line
 from torchthin.graph.clone import clone, duplicate
-from torchthin.graph.inputs import as_inputs, call, on_device_of
+from torchthin.graph.inputs import Inputs, as_inputs, call, on_device_of
 from torchthin.io.atomic import check_destination, write_whole
-from torchthin.max7800x.class_file.chain import FLATTEN, RELU, follow, layers_of
-from torchthin.max7800x.class_file.layers import AI8X_HOMES, expression, is_ai8x
+from torchthin.max7800x.class_file.chain import FLATTEN, KEEP, RELU, follow, layers_of
+from torchthin.max7800x.class_file.expressions import AI8X_HOMES, expression, is_ai8x
 from torchthin.report.version import version
 
 _HOLDERS = (nn.Sequential, nn.ModuleList)
+_CLASS = '''"""{kind} at the widths that it was thinned to, written by torchthin {version}."""
+
+{imports}
+
+
+class {name}(nn.{base}):
+    """A chain of layers; written for an input of {shape}. Its state dict is that of the thinned model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+{building}
+
+    def forward(self, x: Tensor) -> Tensor:
+{steps}
+        return x
+'''
+_FOR_TRAIN_PY = '''
+
+def {function}(pretrained: bool = False, **kwargs: object) -> {name}:
+    """Return the model; sizes and options that train.py gives are fixed here."""
+    assert not pretrained
+    return {name}()
+
+
+models = [{{"name": "{function}", "min_input": 1, "dim": {axes}}}]
+'''
+"""The function and the list by which ai8x-training finds a model in its folder."""
 
 
 def save_class(path: str | Path, model: nn.Module, example_inputs: Any) -> str:
-    """Write a Python file with the class of `model` at its sizes of now, and return the class's name.
+    """Write a Python file with the class of `model` at its present sizes, and return the class's name.
 
     The class takes no arguments; ``load_state_dict(model.state_dict())`` fits it strictly. Its forward is what `model` does in
     evaluation mode. Files with ai8x layers also hold what train.py looks for in its folder of models.
@@ -35,7 +62,7 @@ def save_class(path: str | Path, model: nn.Module, example_inputs: Any) -> str:
     Raises:
         InputError: the model is no plain chain, or has values outside its layers; the message says where.
         ProofError: the class that was written computes something else.
-        CheckpointError: the file cannot be written. Whatever is raised, nothing was written.
+        CheckpointError: the file cannot be written. After any of these nothing was written.
     """
     check_destination(path)
     name, text = class_source(model, example_inputs)
@@ -60,7 +87,7 @@ def write_source(path: str | Path, text: str) -> None:
 def class_source(model: nn.Module, example_inputs: Any) -> tuple[str, str]:
     """Return the name of the class and the text of the file that `save_class` writes, after running it once."""
     inputs = on_device_of(model, as_inputs(example_inputs))
-    copied = clone(model, duplicate)  # hooks, and whatever forward leaves behind, do not touch the caller's
+    copied = clone(model, duplicate)  # hooks, and what forward stores in the model, do not reach the caller's
     steps = follow(copied, inputs)
     layers = layers_of(copied)
     _refuse_other_values(copied, layers)
@@ -74,8 +101,7 @@ def _refuse_other_values(model: nn.Module, layers: dict[str, nn.Module]) -> None
     for key in model.state_dict():
         if not any(key.startswith(f"{name}.") for name in layers):
             raise InputError(
-                f"A class can be written for a plain chain of layers only, and {key} belongs to no layer that is known. "
-                "Keep the thin model with --save-to and torchthin.load instead."
+                f"A class can be written for a plain chain of layers only, and {key} belongs to no known layer. {KEEP}"
             )
 
 
@@ -85,52 +111,25 @@ def _class_name(model: nn.Module) -> str:
 
 
 def _text(
-    name: str, model: nn.Module, layers: dict[str, nn.Module], steps: tuple[str, ...], inputs: Any
+    name: str, model: nn.Module, layers: dict[str, nn.Module], steps: tuple[str, ...], inputs: Inputs
 ) -> str:
-    shape = "x".join(map(str, next(inputs.tensors()).shape))
+    example = next(inputs.tensors())
     homes = dict.fromkeys(AI8X_HOMES[type(m).__module__] for m in layers.values() if is_ai8x(m))
-    imports = ["import torch", "from torch import Tensor, nn", *homes]
-    if RELU not in steps:
-        imports.remove("import torch")
-    ends = _for_train_py(name, inputs) if homes else []
-    return "\n".join(
-        [
-            f'"""{type(model).__name__} at the widths that it was thinned to, written by torchthin {version()}."""',
-            "",
-            *imports,
-            "",
-            "",
-            f"class {name}(nn.{'Sequential' if isinstance(model, nn.Sequential) else 'Module'}):",
-            f'    """A chain of layers; written for an input of {shape}. Its state dict is that of the thinned model."""',
-            "",
-            "    def __init__(self) -> None:",
-            "        super().__init__()",
-            *(f"        {line}" for line in _building(model, layers)),
-            "",
-            "    def forward(self, x: Tensor) -> Tensor:",
-            *(f"        x = {_called(model, step)}" for step in steps),
-            "        return x",
-            *ends,
-            "",
-        ]
+    torch_itself = ["import torch"] if RELU in steps else []
+    text = _CLASS.format(
+        kind=type(model).__name__,
+        version=version(),
+        imports="\n".join([*torch_itself, "from torch import Tensor, nn", *homes]),
+        name=name,
+        base="Sequential" if isinstance(model, nn.Sequential) else "Module",
+        shape="x".join(map(str, example.shape)),
+        building="\n".join(f"        {line}" for line in _building(model, layers)),
+        steps="\n".join(f"        x = {_called(model, step)}" for step in steps),
     )
-
-
-def _for_train_py(name: str, inputs: Any) -> list[str]:
-    """Return the function and the list by which ai8x-training finds a model in its folder."""
-    function = name.lower()
-    spatial = max(next(inputs.tensors()).dim() - 2, 1)
-    return [
-        "",
-        "",
-        f"def {function}(pretrained: bool = False, **kwargs: object) -> {name}:",
-        '    """Return the model; sizes and options that train.py gives are fixed here."""',
-        "    assert not pretrained",
-        f"    return {name}()",
-        "",
-        "",
-        f'models = [{{"name": "{function}", "min_input": 1, "dim": {spatial}}}]',
-    ]
+    if not homes:
+        return text
+    axes = max(example.dim() - 2, 1)
+    return text + _FOR_TRAIN_PY.format(name=name, function=name.lower(), axes=axes)
 
 
 def _building(model: nn.Module, layers: dict[str, nn.Module]) -> list[str]:
@@ -188,7 +187,7 @@ def _called(model: nn.Module, step: str) -> str:
     return step if step in (RELU, FLATTEN) else f"{_place(model, step)}(x)"
 
 
-def _check(name: str, text: str, model: nn.Module, inputs: Any) -> None:
+def _check(name: str, text: str, model: nn.Module, inputs: Inputs) -> None:
     """Run the text, load the state dict strictly and compare the outputs bit for bit."""
     module = ModuleType("torchthin_class_file")
     try:
@@ -197,22 +196,16 @@ def _check(name: str, text: str, model: nn.Module, inputs: Any) -> None:
         made.load_state_dict(model.state_dict(), strict=True)
     except Exception as error:
         raise InputError(
-            f"The class cannot be written: at the sizes of the thin model its layers are not built ({one_line(error)}). "
-            "Keep the thin model with --save-to and torchthin.load instead."
+            f"The class cannot be written: its layers cannot be built at the sizes of the thin model ({one_line(error)}). {KEEP}"
         ) from error
     update = getattr(module.__dict__.get("ai8x"), "update_model", None)
     if update is not None:
         update(made)  # as train.py does: the layers follow the settings that were loaded
     like = next(model.parameters(), torch.zeros(()))
     made.to(like.device, like.dtype if like.is_floating_point() else None)
-    _same(made.eval(), model, inputs)
-
-
-def _same(made: nn.Module, model: nn.Module, inputs: Any) -> None:
     with torch.no_grad():
-        expected, found = call(model, inputs), call(made, inputs)
+        expected, found = call(model, inputs), call(made.eval(), inputs)
     if not isinstance(found, Tensor) or not torch.equal(expected, found):
         raise ProofError(
-            "The class that was written computes something else than the thin model, so it was not kept. "
-            "Keep the thin model with --save-to and torchthin.load instead."
+            f"The class as written computes something else than the thin model, so it was not kept. {KEEP}"
         )

@@ -1,12 +1,11 @@
-"""What a network costs on a neural-network accelerator: chips as data, formulas in whole numbers, no torch.
+"""What a network costs on a chip: formulas in whole numbers, no torch.
 
-table.py      the chips, every number with its source
-layer.py      a layer as a chip sees it
-words.py      kernel words, processors, bias bytes of a layer
-cycles.py     cycles of a layer
-limits.py     what of a layer a chip cannot run
-data.py       where feature maps lie in data memory
-kernels.py    where kernels lie in kernel memory
-bias.py       where biases lie in bias memory
-network.py    all of it, for a network
+layer.py           a layer as a chip sees it; its passes, kernel words and bytes
+cycles.py          cycles of a layer
+limits.py          what of a layer a chip cannot run
+data_memory.py     where feature maps lie
+weight_memory.py   where kernels and biases lie
+placement.py       both, for a network that fits
+network.py         all of it, for a network
+widths.py          a network at other widths
 """

@@ -2,7 +2,7 @@
 
 Input channels work in parallel, outputs one after the other: about rows * columns * input passes * (output slots + pooling area +
 1). Kernel size hardly counts, and multiply-accumulates not at all. Excluded, as there: loading of weights and input, unloading.
-The formula is that of ai8x-synthesis (izer/latency.py), in our own words.
+The formula is that of ai8x-synthesis (izer/latency.py).
 """
 
 from __future__ import annotations
@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from torchthin.max7800x.cost.chip import Chip
-from torchthin.max7800x.cost.layer import Layer, Size
-from torchthin.max7800x.cost.words import output_slots, passes
+from torchthin.max7800x.chips import ChipSpec
+from torchthin.max7800x.cost.layer import Layer, Size, output_slots, passes
 
 START_CYCLES = 1
-"""Of a network, beside its layers."""
+"""Of a network, in addition to its layers."""
 _FLATTEN_THRESHOLD = 16
 
 
@@ -31,14 +30,14 @@ class _Reading:
     """How often each column of data is read."""
 
 
-def cycles(layer: Layer, chip: Chip, kernel_offset: int = 0, first_processor: int = 0) -> int:
+def cycles(layer: Layer, chip: ChipSpec, kernel_offset: int = 0, first_processor: int = 0) -> int:
     """Return the cycles of `layer`.
 
     Args:
-        layer: what to run.
-        chip: where.
-        kernel_offset: first word of the layer's kernels; matters only for pooling behind an element-wise operation.
-        first_processor: that reads its input; matters only without kernels.
+        layer: what runs.
+        chip: where it runs.
+        kernel_offset: first word of the layer's kernels; matters only for pooling after an element-wise operation.
+        first_processor: first one that reads its input; matters only without kernels.
     """
     layer = layer.as_executed()
     if layer.kind == "passthrough":
@@ -56,7 +55,7 @@ def _reading(layer: Layer, input_passes: int) -> _Reading:
     return _Reading(2 * input_passes, input_passes * (layer.operands * area + 1), input_passes)
 
 
-def _passthrough(layer: Layer, chip: Chip, first: int) -> int:
+def _passthrough(layer: Layer, chip: ChipSpec, first: int) -> int:
     """Nothing is convolved: read, pool, combine, write."""
     count, processors = passes(layer.in_channels, chip)
     if layer.pools and passes(layer.out_channels, chip)[0] > 1:
@@ -68,7 +67,7 @@ def _passthrough(layer: Layer, chip: Chip, first: int) -> int:
     return rows * columns * (_reading(layer, count).data + count * slots)
 
 
-def _flatten(layer: Layer, chip: Chip) -> int:
+def _flatten(layer: Layer, chip: ChipSpec) -> int:
     count, _ = passes(layer.in_channels, chip)
     rows, columns = layer.in_size
     row = columns * _reading(layer, count).data + count * columns * layer.out_channels
@@ -87,7 +86,7 @@ def _hardware_geometry(layer: Layer) -> tuple[Size, Size]:
     return (rows * row_stride, columns * column_stride), (padding[0], padding[1])
 
 
-def _convolution(layer: Layer, chip: Chip, kernel_offset: int) -> int:
+def _convolution(layer: Layer, chip: ChipSpec, kernel_offset: int) -> int:
     count, _ = passes(layer.in_channels, chip)
     slots = 1 if layer.depthwise else output_slots(layer.out_channels, chip)
     (rows, columns), (row_pad, column_pad) = _hardware_geometry(layer)
@@ -102,15 +101,15 @@ def _convolution(layer: Layer, chip: Chip, kernel_offset: int) -> int:
     unconvolved = kernel_rows - 1 - row_pad
     head = unconvolved * (sides + read.repeats * columns * data_start)
     left, right = column_pad * pad_start, column_pad * read.pad
-    before, behind = kernel_columns - 1 - column_pad, out_columns - column_pad
-    row = left + read.repeats * (before * data_start + behind * read.data) + right + writing
-    bottom_row = left + read.repeats * (before * pad_start + behind * read.pad) + right + writing
+    before, after = kernel_columns - 1 - column_pad, out_columns - column_pad
+    row = left + read.repeats * (before * data_start + after * read.data) + right + writing
+    bottom_row = left + read.repeats * (before * pad_start + after * read.pad) + right + writing
     body = row * (rows - unconvolved) + row_pad * bottom_row
     return _reading_ahead(layer, chip, count, kernel_offset) + top + head + body
 
 
-def _reading_ahead(layer: Layer, chip: Chip, count: int, kernel_offset: int) -> int:
-    """Cycles before the first output, when pooling comes behind an element-wise operation."""
+def _reading_ahead(layer: Layer, chip: ChipSpec, count: int, kernel_offset: int) -> int:
+    """Cycles before the first output, when pooling comes after an element-wise operation."""
     late = layer.pools and not layer.pool_first
     if not (late and chip.reads_before_writing and (count > 1 or layer.operands > 1)):
         return 0

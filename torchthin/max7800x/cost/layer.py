@@ -1,14 +1,22 @@
-"""A layer as a chip sees it: element-wise operation and pooling on the way in, convolution, activation on the way out."""
+"""A layer as a chip sees it: element-wise operation and pooling on the way in, convolution, activation on the way out.
+
+Channels beyond 64 are worked off in passes. A layer's kernels take the same number of words in every processor it uses.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from torchthin.max7800x.chips import WORD_BITS, WORD_BYTES, ChipSpec
+
 Kind = Literal["conv2d", "conv1d", "convtranspose2d", "linear", "passthrough"]
 Size = tuple[int, int]
+Eltwise = Literal["add", "sub", "xor", "or"]
+PoolMode = Literal["max", "average"]
 INPUT = -1
 """The network's input, among the numbers of the layers that a layer reads."""
+WEIGHT_BITS = (1, 2, 4, 8)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,11 +37,11 @@ class Layer:
     conv_groups: int = 1
     pool: Size = (1, 1)
     pool_stride: Size = (1, 1)
-    pool_mode: Literal["max", "average"] = "max"
+    pool_mode: PoolMode = "max"
     pool_dilation: Size = (1, 1)
     operands: int = 1
     """Feature maps of an element-wise operation."""
-    eltwise: Literal["add", "sub", "xor", "or"] | None = None
+    eltwise: Eltwise | None = None
     pool_first: bool = True
     """Whether operands are pooled before they are combined."""
     flatten: bool = False
@@ -50,14 +58,8 @@ class Layer:
 
     @property
     def pooled_size(self) -> Size:
-        """Size behind the pooling."""
-        rows, columns = (
-            (size + stride - pool - dilation + 1) // stride
-            for size, stride, pool, dilation in zip(
-                self.in_size, self.pool_stride, self.pool, self.pool_dilation, strict=True
-            )
-        )
-        return rows, columns
+        """Size after the pooling."""
+        return pooled_size(self.in_size, self.pool, self.pool_stride, self.pool_dilation)
 
     @property
     def out_size(self) -> Size:
@@ -87,17 +89,30 @@ class Layer:
         return self.pool != (1, 1)
 
     @property
+    def one_axis(self) -> bool:
+        """Whether it works on sequences, so that only the first of two sizes counts."""
+        return self.kind == "conv1d" or self.in_size[1] == 1
+
+    @property
     def depthwise(self) -> bool:
         """Whether every channel is convolved alone."""
         return self.conv_groups > 1
 
     @property
-    def weight_count(self) -> int:
-        """Number of weights as trained, without padding."""
+    def weight_bytes(self) -> int:
+        """What ADI's tool prints as weight memory: weights times bits, no padding. It does not decide whether they fit."""
         if not self.has_weights:
             return 0
         pixels = self.in_size[0] * self.in_size[1] if self.flatten else 1
-        return self.out_channels * self.in_channels // self.conv_groups * self.kernel_area * pixels
+        area = self.as_executed().kernel_area
+        return (
+            self.out_channels * self.in_channels // self.conv_groups * area * pixels * self.weight_bits // 8
+        )
+
+    @property
+    def bias_bytes(self) -> int:
+        """Bytes of the biases; they lie in one quadrant (depthwise: in every one that is used)."""
+        return self.out_channels if self.bias and self.has_weights else 0
 
     def as_executed(self) -> Layer:
         """Return the layer in the form the chip executes it.
@@ -123,3 +138,82 @@ class Layer:
             pool_stride=(1, 1),
             pool_dilation=(1, 1),
         )
+
+
+def pooled_size(size: Size, pool: Size, stride: Size, dilation: Size) -> Size:
+    """Return the size after pooling."""
+    rows, columns = (
+        (n + s - p - d + 1) // s for n, p, s, d in zip(size, pool, stride, dilation, strict=True)
+    )
+    return rows, columns
+
+
+def round_up(number: int, multiple: int) -> int:
+    """Round `number` up to a multiple.
+
+    >>> round_up(13, 4), round_up(16, 4)
+    (16, 16)
+    """
+    return -(-number // multiple) * multiple
+
+
+def passes(channels: int, chip: ChipSpec) -> tuple[int, int]:
+    """Return how many passes `channels` take, and the processors of a pass.
+
+    >>> from torchthin.max7800x.chips import MAX78000
+    >>> passes(63, MAX78000), passes(64, MAX78000), passes(65, MAX78000), passes(100, MAX78000)
+    ((1, 63), (1, 64), (2, 36), (2, 52))
+    """
+    count = -(-channels // chip.processors)
+    each = -(-channels // count)
+    return count, each if count == 1 else min(round_up(each, chip.processors_per_memory), chip.processors)
+
+
+def output_slots(channels: int, chip: ChipSpec) -> int:
+    """Return the output channels that are computed, padding included.
+
+    >>> from torchthin.max7800x.chips import MAX78000
+    >>> output_slots(64, MAX78000), output_slots(65, MAX78000), output_slots(72, MAX78000)
+    (64, 72, 72)
+    """
+    count, each = passes(channels, chip)
+    return count * each
+
+
+def kernel_words(layer: Layer, chip: ChipSpec) -> int:
+    """Return the words of the layer's kernels in each processor that it uses; 0 without weights.
+
+    A word holds nine weights of 8 bits, more of fewer bits.
+    """
+    layer = layer.as_executed()
+    if not layer.has_weights:
+        return 0
+    in_passes, _ = passes(layer.in_channels, chip)
+    area = layer.kernel_area
+    if layer.flatten:
+        kernels, area = layer.out_channels * layer.in_size[0] * layer.in_size[1] * in_passes, 1
+    elif layer.depthwise:
+        kernels = in_passes
+    else:
+        kernels = output_slots(layer.out_channels, chip) * in_passes
+    per_byte = 8 // layer.weight_bits
+    left_over = (kernels % per_byte) * area * (per_byte - 1)
+    return -(-(kernels * area * layer.weight_bits + left_over) // WORD_BITS)
+
+
+def written_words(layer: Layer, chip: ChipSpec) -> int:
+    """Return the words that ADI's tool writes for the layer, at least `kernel_words`.
+
+    Kernels of less than 8 bits are packed output by output; an output count that does not fill the last byte makes it write more
+    words than it reports.
+    """
+    layer = layer.as_executed()
+    reported = kernel_words(layer, chip)
+    if not layer.has_weights or layer.flatten or layer.depthwise:
+        return reported
+    (out_passes, each), (in_passes, _) = passes(layer.out_channels, chip), passes(layer.in_channels, chip)
+    per_byte = 8 // layer.weight_bits
+    steps = out_passes * -(-each // per_byte)
+    used = min(steps, -(-layer.out_channels // per_byte))
+    written = in_passes * (used * layer.kernel_area + (steps - used) * (layer.kernel_area // per_byte))
+    return max(reported, -(-written // WORD_BYTES))

@@ -1,46 +1,43 @@
-"""What of a layer a chip cannot run, in words a person can act on."""
+"""What a chip cannot run of a layer, and what to do instead."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from math import prod
 
-from torchthin.max7800x.cost.chip import Chip
-from torchthin.max7800x.cost.layer import Layer
-from torchthin.max7800x.cost.words import passes
-
-WEIGHT_BITS = (1, 2, 4, 8)
+from torchthin.max7800x.chips import ChipSpec
+from torchthin.max7800x.cost.layer import WEIGHT_BITS, Layer, Size, passes
 
 
-def violations(layer: Layer, chip: Chip) -> tuple[str, ...]:
+def violations(layer: Layer, chip: ChipSpec) -> tuple[str, ...]:
     """Return what `chip` cannot run of `layer`, each as "name: what; what is allowed"; empty when it runs."""
     found = [f"{layer.name}: {text}" for check in _CHECKS for text in check(layer, chip)]
     return tuple(dict.fromkeys(found))
 
 
-def _shape(size: tuple[int, int]) -> str:
+def _shape(size: Size) -> str:
     return "x".join(map(str, size))
 
 
-def _channels(layer: Layer, chip: Chip) -> Iterator[str]:
+def _channels(layer: Layer, chip: ChipSpec) -> Iterator[str]:
     for side, count in (("input", layer.in_channels), ("output", layer.out_channels)):
         if count > chip.channels:
             yield f"{count} {side} channels; {chip.name} has at most {chip.channels}"
     sizes = (layer.in_size, layer.pooled_size, layer.out_size)
     if min(map(min, sizes)) < 1:
-        yield f"input {_shape(layer.in_size)} leaves nothing behind pooling and kernel; give a larger input"
+        yield f"input {_shape(layer.in_size)} leaves nothing after pooling and kernel; give a larger input"
     for size in (layer.in_size, layer.out_size):
         if max(size) > chip.rows_columns:
             yield f"a feature map of {_shape(size)}; at most {chip.rows_columns} rows and columns"
     if layer.weight_bits not in WEIGHT_BITS:
         yield f"weights of {layer.weight_bits} bits; allowed are 1, 2, 4 and 8"
-    if layer.bias and layer.has_weights and layer.out_channels > chip.biased_channels:
-        yield f"{layer.out_channels} outputs with a bias; at most {chip.biased_channels}, train it without bias"
+    if layer.bias and layer.has_weights and layer.out_channels > chip.bias_bytes:
+        yield f"{layer.out_channels} outputs with a bias; at most {chip.bias_bytes}, train it without bias"
     if layer.wide and layer.activation is not None:
         yield "outputs of 32 bits with an activation; drop one of the two"
 
 
-def _convolution(layer: Layer, chip: Chip) -> Iterator[str]:
+def _convolution(layer: Layer, chip: ChipSpec) -> Iterator[str]:
     if layer.kind not in ("conv2d", "convtranspose2d"):
         return
     transposed = layer.kind == "convtranspose2d"
@@ -61,17 +58,17 @@ def _convolution(layer: Layer, chip: Chip) -> Iterator[str]:
         yield f"padding {_shape(layer.padding)} with kernel {_shape(layer.kernel)}; it must be smaller than the kernel"
 
 
-def _conv_groups(layer: Layer, chip: Chip) -> Iterator[str]:
+def _conv_groups(layer: Layer, chip: ChipSpec) -> Iterator[str]:
     if layer.conv_groups == 1:
         return
     whole = layer.conv_groups == layer.in_channels == layer.out_channels
     if not chip.depthwise:
-        yield f"{layer.conv_groups} conv groups; {chip.name} has none but 1"
+        yield f"{layer.conv_groups} conv groups; {chip.name} runs layers with one only"
     elif not whole:
         yield f"{layer.conv_groups} conv groups; 1, or as many as input and output channels"
 
 
-def _sequence(layer: Layer, chip: Chip) -> Iterator[str]:
+def _sequence(layer: Layer, chip: ChipSpec) -> Iterator[str]:
     if layer.kind != "conv1d":
         return
     kernel, padding, gap = layer.kernel[0], layer.padding[0], layer.dilation[0]
@@ -90,7 +87,7 @@ def _sequence(layer: Layer, chip: Chip) -> Iterator[str]:
         yield "an element-wise operation in front of a 1-d convolution; put a layer of its own between"
 
 
-def _linear(layer: Layer, chip: Chip) -> Iterator[str]:
+def _linear(layer: Layer, chip: ChipSpec) -> Iterator[str]:
     if layer.kind != "linear":
         return
     pixels = prod(layer.pooled_size)
@@ -114,53 +111,52 @@ def _linear(layer: Layer, chip: Chip) -> Iterator[str]:
         yield "pooling in front of a flattening layer; put a layer of its own between"
 
 
-def _pooling(layer: Layer, chip: Chip) -> Iterator[str]:
+def _pooling(layer: Layer, chip: ChipSpec) -> Iterator[str]:
     if max(layer.pool) > chip.pool_size:
         yield f"pooling over {_shape(layer.pool)}; at most {chip.pool_size}x{chip.pool_size}"
-    flat = layer.kind == "conv1d" or layer.in_size[1] == 1
-    if max(layer.pool_stride) > chip.pool_stride or (len(set(layer.pool_stride)) > 1 and not flat):
+    if max(layer.pool_stride) > chip.pool_stride or (len(set(layer.pool_stride)) > 1 and not layer.one_axis):
         yield f"pooling stride {_shape(layer.pool_stride)}; equal in both directions and at most {chip.pool_stride}"
     if max(layer.pool_dilation) > chip.pool_dilation:
         yield f"pooling dilation {_shape(layer.pool_dilation)}; at most {chip.pool_dilation}"
     alone = layer.kind == "passthrough" and layer.pools
     wide = layer.in_channels > chip.processors and layer.pooled_size != (1, 1)
-    if alone and wide and not chip.pools_alone_beyond_parallel:
+    if alone and wide and not chip.pools_many_channels_alone:
         yield (
-            f"pooling of {layer.in_channels} channels without a convolution behind it; at most {chip.processors} unless "
+            f"pooling of {layer.in_channels} channels without a convolution after it; at most {chip.processors} unless "
             "one pixel is left"
         )
 
 
-def _eltwise(layer: Layer, chip: Chip) -> Iterator[str]:
+def _eltwise(layer: Layer, chip: ChipSpec) -> Iterator[str]:
     if layer.operands == 1:
         return
     if layer.operands > chip.operands:
         yield f"{layer.operands} operands; at most {chip.operands}"
     if not layer.pool_first and layer.pools and layer.operands > 2:
-        yield f"pooling behind {layer.operands} operands; at most 2"
+        yield f"pooling after {layer.operands} operands; at most 2"
     if not joins_eltwise(layer.operands, layer.in_channels, chip) and (layer.has_weights or layer.pools):
         yield (
             f"{layer.operands} operands of {layer.in_channels} channels with pooling or a convolution; with more than "
             f"{chip.processors} channels two operands of at most {2 * chip.processors}, or a layer of its own"
         )
-    if layer.has_weights and layer.bias and not chip.biases_behind_eltwise:
+    if layer.has_weights and layer.bias and not chip.bias_after_eltwise:
         yield "an element-wise operation and a convolution with a bias; put a layer of its own between"
 
 
-def joins_eltwise(operands: int, channels: int, chip: Chip) -> bool:
+def joins_eltwise(operands: int, channels: int, chip: ChipSpec) -> bool:
     """Whether an element-wise operation leaves room for pooling or a convolution in the same layer."""
     count = passes(channels, chip)[0]
     return not chip.reads_operands_as_passes or count == 1 or operands == count == 2
 
 
-def _passthrough(layer: Layer, chip: Chip) -> Iterator[str]:
+def _passthrough(layer: Layer, chip: ChipSpec) -> Iterator[str]:
     if layer.kind == "passthrough" and layer.activation is not None:
-        yield f"{layer.activation} without a convolution; put it behind one"
+        yield f"{layer.activation} without a convolution; put it after one"
     if layer.kind == "passthrough" and layer.wide:
         yield "outputs of 32 bits without a convolution"
 
 
-_CHECKS: tuple[Callable[[Layer, Chip], Iterator[str]], ...] = (
+_CHECKS: tuple[Callable[[Layer, ChipSpec], Iterator[str]], ...] = (
     _channels,
     _convolution,
     _conv_groups,

@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from torchthin.max7800x.cost.bias import place_biases
-from torchthin.max7800x.cost.chip import Chip
+from torchthin.max7800x.chips import ChipSpec
 from torchthin.max7800x.cost.cycles import START_CYCLES, cycles
-from torchthin.max7800x.cost.data import Block, FeatureMap, blocks, map_bytes, place_maps
-from torchthin.max7800x.cost.kernels import KernelMap, Kernels, place_kernels
-from torchthin.max7800x.cost.layer import INPUT, Layer
+from torchthin.max7800x.cost.data_memory import map_bytes
+from torchthin.max7800x.cost.layer import INPUT, Layer, output_slots, passes
 from torchthin.max7800x.cost.limits import violations
-from torchthin.max7800x.cost.spread import spread
-from torchthin.max7800x.cost.words import (
-    bias_bytes,
-    kernel_words,
-    output_slots,
-    passes,
-    weight_bytes,
-    written_words,
-)
+from torchthin.max7800x.cost.placement import Placement, place_network
+from torchthin.max7800x.cost.weight_memory import place_biases, stored_weight_bytes
 
 
 @dataclass(frozen=True)
@@ -81,7 +72,7 @@ class NetworkCost:
     moved: bool
     """Whether it fits only with feature maps moved from processor 0; the layers then say where they start."""
     violations: tuple[str, ...]
-    """What is in the way, one line each; empty when the network fits."""
+    """What does not run or fit, one line each; empty when the network fits."""
 
     @property
     def fits(self) -> bool:
@@ -99,85 +90,28 @@ class NetworkCost:
         return {**facts, "layers": list(facts["layers"]), "violations": list(self.violations)}
 
 
-@dataclass(frozen=True)
-class _Placement:
-    """Where all maps and kernels of a network lie."""
-
-    maps: dict[int, FeatureMap]
-    inputs: tuple[FeatureMap, ...]
-    """What each layer reads."""
-    kernels: KernelMap
-    problems: tuple[str, ...]
-    homeless: int
-    """Maps without a place in data memory."""
-    moved: bool = False
-    """Whether maps had to be moved from processor 0."""
-
-
-def _words(layer: Layer, chip: Chip) -> int:
-    return 0 if violations(layer, chip) else kernel_words(layer, chip)
-
-
-def _kernels(layer: Layer, chip: Chip, spot: FeatureMap) -> Kernels:
-    words = _words(layer, chip)
-    written = written_words(layer, chip) if words else 0
-    return Kernels(layer.name, words, spot.processor_numbers, layer.depthwise, written, layer.shares)
-
-
-def _placed(layers: Sequence[Layer], chip: Chip) -> _Placement:
-    """Return a placement that fits; where none is found, the one with all maps at processor 0."""
-    usual = _place(layers, chip, {})
-    if not usual.problems:
-        return usual
-    moved = spread(
-        [(block, _demand(block, layers, chip)) for block in blocks(layers, chip)],
-        chip,
-        lambda wanted: _place(layers, chip, wanted),
-        lambda placement: (placement.homeless, placement.kernels.excess),
-    )
-    return usual if moved.problems else replace(moved, moved=True)
-
-
-def _demand(block: Block, layers: Sequence[Layer], chip: Chip) -> int:
-    """Return the kernel words of the layers that read a block."""
-    return sum(_words(layer, chip) for layer in layers if not set(block.maps).isdisjoint(layer.sources))
-
-
-def _place(layers: Sequence[Layer], chip: Chip, wanted: Mapping[int, int]) -> _Placement:
-    maps, problems = place_maps(layers, chip, wanted)
-    inputs = tuple(_input_map(layer, maps, chip) for layer in layers)
-    kernels = place_kernels(
-        [_kernels(layer, chip, spot) for layer, spot in zip(layers, inputs, strict=True)],
-        chip,
-    )
-    return _Placement(maps, inputs, kernels, (*kernels.problems, *problems), len(problems))
-
-
-def network_cost(layers: Sequence[Layer], chip: Chip) -> NetworkCost:
+def network_cost(layers: Sequence[Layer], chip: ChipSpec) -> NetworkCost:
     """Return what `layers`, in the order in which they run, cost on `chip`."""
-    placement = _placed(layers, chip)
-    inputs, maps, kernels = placement.inputs, placement.maps, placement.kernels
-    numbers = [spot.processor_numbers for spot in (*inputs, *maps.values())]
-    quadrants = sorted({number // chip.processors_per_quadrant for each in numbers for number in each})
-    outputs = [maps[number].first_processor for number in range(len(layers))]
-    biases, bias_problems = place_biases(layers, numbers[: len(layers)], outputs, quadrants, chip)
-    rows = tuple(
-        _layer_cost(layer, chip, spot, maps[number], offset)
-        for number, (layer, spot, offset) in enumerate(zip(layers, inputs, kernels.offsets, strict=True))
-    )
+    placement = place_network(layers, chip)
+    reads = [place.processor_numbers for place in placement.inputs]
+    used = [*reads, *(place.processor_numbers for place in placement.maps.values())]
+    quadrants = sorted({number // chip.processors_per_quadrant for each in used for number in each})
+    outputs = [placement.maps[number].first_processor for number in range(len(layers))]
+    bias_bytes, bias_problems = place_biases(layers, reads, outputs, quadrants, chip)
+    rows = tuple(_layer_cost(number, layer, placement, chip) for number, layer in enumerate(layers))
     return NetworkCost(
-        chip.name,
-        rows,
-        kernels.words,
-        kernels.deepest,
-        chip.kernel_words,
-        _weight_bytes(layers, inputs),
-        biases,
-        START_CYCLES + sum(row.cycles for row in rows),
-        chip.cycles_exact,
-        chip.clock_hz,
-        placement.moved,
-        (
+        chip=chip.name,
+        layers=rows,
+        kernel_words=placement.kernel_map.words,
+        deepest_words=placement.kernel_map.deepest,
+        kernel_capacity=chip.kernel_words,
+        weight_bytes=stored_weight_bytes(layers, placement.kernels),
+        bias_bytes=bias_bytes,
+        cycles=START_CYCLES + sum(row.cycles for row in rows),
+        cycles_exact=chip.cycles_exact,
+        clock_hz=chip.clock_hz,
+        moved=placement.moved,
+        violations=(
             *(text for layer in layers for text in violations(layer, chip)),
             *_unequal_parts(layers, chip),
             *_too_many(layers, chip),
@@ -187,16 +121,7 @@ def network_cost(layers: Sequence[Layer], chip: Chip) -> NetworkCost:
     )
 
 
-def _weight_bytes(layers: Sequence[Layer], inputs: Sequence[FeatureMap]) -> int:
-    """Return the bytes of all weights; those that two layers share and that are stored once count once."""
-    return sum(
-        weight_bytes(layer)
-        for layer, spot in zip(layers, inputs, strict=True)
-        if layer.shares is None or inputs[layer.shares].processor_numbers != spot.processor_numbers
-    )
-
-
-def _unequal_parts(layers: Sequence[Layer], chip: Chip) -> tuple[str, ...]:
+def _unequal_parts(layers: Sequence[Layer], chip: ChipSpec) -> tuple[str, ...]:
     """ADI's tool refuses to concatenate other than equal numbers of channels; parts start at a data memory of their own."""
     found = []
     for layer in layers:
@@ -214,42 +139,36 @@ def _unequal_parts(layers: Sequence[Layer], chip: Chip) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _too_many(layers: Sequence[Layer], chip: Chip) -> tuple[str, ...]:
+def _too_many(layers: Sequence[Layer], chip: ChipSpec) -> tuple[str, ...]:
     if len(layers) <= chip.layers:
         return ()
     return (f"{len(layers)} layers; {chip.name} runs at most {chip.layers}, remove or join layers",)
 
 
-def _input_map(layer: Layer, maps: dict[int, FeatureMap], chip: Chip) -> FeatureMap:
-    """Return where a layer's input lies: that of its first source, widened to all parts of a concatenation."""
-    first = maps[layer.sources[0]]
-    if len(layer.sources) == 1 or layer.operands > 1:
-        return first
-    _, processors = passes(layer.in_channels, chip)
-    return replace(first, processors=processors)
-
-
-def _layer_cost(layer: Layer, chip: Chip, spot: FeatureMap, out: FeatureMap, offset: int) -> LayerCost:
+def _layer_cost(number: int, layer: Layer, placement: Placement, chip: ChipSpec) -> LayerCost:
+    place, out = placement.inputs[number], placement.maps[number]
+    offset = placement.kernel_map.offsets[number]
     count, processors = passes(layer.in_channels, chip)
+    planar = place.processor_step > 1
     runs = not violations(layer, chip)
     return LayerCost(
-        layer.name,
-        layer.kind,
-        layer.in_channels,
-        layer.out_channels,
-        count,
-        processors,
-        output_slots(layer.out_channels, chip),
-        _words(layer, chip),
-        offset,
-        bias_bytes(layer),
-        map_bytes(layer.in_channels, layer.in_size, chip, planar=spot.processor_step > 1) * layer.operands,
-        map_bytes(layer.out_channels, layer.out_size, chip, wide=layer.wide),
-        spot.first_processor,
-        spot.offset,
-        spot.processor_step,
-        out.first_processor,
-        out.offset,
-        cycles(layer, chip, offset, spot.first_processor) if runs else 0,
-        runs,
+        name=layer.name,
+        kind=layer.kind,
+        in_channels=layer.in_channels,
+        out_channels=layer.out_channels,
+        input_passes=count,
+        processors=processors,
+        output_slots=output_slots(layer.out_channels, chip),
+        kernel_words=placement.kernels[number].words,
+        kernel_offset=offset,
+        bias_bytes=layer.bias_bytes,
+        input_bytes=map_bytes(layer.in_channels, layer.in_size, chip, planar=planar) * layer.operands,
+        output_bytes=map_bytes(layer.out_channels, layer.out_size, chip, wide=layer.wide),
+        first_processor=place.first_processor,
+        input_offset=place.offset,
+        processor_step=place.processor_step,
+        output_processor=out.first_processor,
+        output_offset=out.offset,
+        cycles=cycles(layer, chip, offset, place.first_processor) if runs else 0,
+        runs=runs,
     )

@@ -1,35 +1,34 @@
-"""What is known of a tensor on its way through the model."""
+"""What is known of a tensor on its way through the model, and what the model becomes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from torchthin.graph.opgraph import Op
-from torchthin.max7800x.cost.layer import Layer, Size
+from torchthin.max7800x.cost.layer import Eltwise, Layer, PoolMode, Size, pooled_size
 
 
 @dataclass(frozen=True)
 class Pool:
     """A pooling that no layer does yet."""
 
-    mode: Literal["max", "average"]
+    mode: PoolMode
     size: Size
     stride: Size
     dilation: Size
     first: bool
-    """Before the element-wise operation, not behind it."""
+    """Before the element-wise operation, not after it."""
     where: str
 
 
 @dataclass(frozen=True)
-class Features:
-    """Feature maps on the chip: outputs of layers, and what is to be done to them before the next one."""
+class FeatureMap:
+    """Feature maps on the chip: outputs of layers, and what is still to be done to them before the next one."""
 
     sources: tuple[int, ...]
     """Numbers of layers; several for operands or for parts of a concatenation."""
     versions: tuple[int, ...]
-    """How many steps (BatchNorm, activation) of each source it has behind it."""
+    """How many steps (BatchNorm, activation) of each source come before it."""
     channels: int
     size: Size
     """Before pooling."""
@@ -37,7 +36,7 @@ class Features:
     """Rows only, from a model of 1-d layers."""
     flat: bool = False
     """Rows, columns and channels as one axis."""
-    eltwise: Literal["add", "sub", "xor", "or"] | None = None
+    eltwise: Eltwise | None = None
     pool: Pool | None = None
     negated: bool = False
     shared: bool = False
@@ -56,38 +55,32 @@ class Features:
         return len(self.sources) == 1 and self.pool is None and not self.negated
 
     @property
+    def concatenated(self) -> bool:
+        """Whether it is several parts side by side, with nothing pending."""
+        return len(self.sources) > 1 and self.eltwise is None and self.pool is None
+
+    @property
     def pooled(self) -> Size:
-        """Size behind the pooling."""
-        if self.pool is None:
-            return self.size
-        like = Layer(
-            name="",
-            kind="passthrough",
-            in_channels=1,
-            out_channels=1,
-            in_size=self.size,
-            pool=self.pool.size,
-            pool_stride=self.pool.stride,
-            pool_dilation=self.pool.dilation,
-        )
-        return like.pooled_size
+        """Size after the pooling."""
+        pool = self.pool
+        return self.size if pool is None else pooled_size(self.size, pool.size, pool.stride, pool.dilation)
 
 
 @dataclass(frozen=True)
-class Outside:
-    """A tensor that the chip does not compute. At the end of a model the host does; in front of a layer that is in the way."""
+class HostTensor:
+    """A tensor that the chip does not compute. At the end of a model the host does; before a layer it is a problem."""
 
     reason: str
     """The operator, its place, and what the chip could do instead."""
-    behind: tuple[Features, ...]
+    inputs: tuple[FeatureMap, ...]
     """Maps on the chip that it is computed from."""
-    like: Features | None = None
-    """What it would be without that operator, where shapes allow; the layers behind are looked at all the same."""
+    like: FeatureMap | None = None
+    """What it would be without that operator, where shapes allow; the layers after it are looked at all the same."""
 
 
 @dataclass(frozen=True)
-class Fold:
-    """An op that a layer takes in."""
+class Absorbed:
+    """An op that a layer takes into its kernels and bias."""
 
     op: Op
     """BatchNorm, product or sum with a constant."""
@@ -99,14 +92,16 @@ class Fold:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where in the record the numbers of a layer are."""
+    """Where in the record the numbers of a layer are; all empty for a layer that the chip needs, such as a copy."""
 
+    weight: str | None = None
+    """The parameter that its kernels come from."""
     op: Op | None = None
-    """Makes the kernels; None without."""
-    folds: tuple[Fold, ...] = ()
-    """What the layer takes in, in its order."""
-    done: int | None = None
-    """Index of the op whose first result the layer stores; None where there is none, such as behind a copy."""
+    """Computes with the kernels; None without."""
+    absorbed: tuple[Absorbed, ...] = ()
+    """In the order in which they are computed."""
+    result: int | None = None
+    """Index of the op whose first result the layer stores; None where there is none."""
 
 
 @dataclass(frozen=True)
@@ -115,15 +110,18 @@ class ChipMapping:
 
     layers: tuple[Layer, ...]
     """In the order in which they run."""
-    weights: tuple[str | None, ...]
-    """The parameter that each layer's kernels come from; None without kernels."""
-    problems: tuple[str, ...]
-    """What stands between layers and does not map: path, operator, reason."""
-    outside: tuple[str, ...]
-    """What the host computes behind the network."""
-    notes: tuple[str, ...]
-    """Layers that look different on the chip: folds and copies."""
-    origins: tuple[Origin, ...] = ()
+    origins: tuple[Origin, ...]
     """Of each layer."""
-    outputs: tuple[int, ...] = ()
+    problems: tuple[str, ...]
+    """Operators between layers that do not map: path, operator, reason."""
+    outside: tuple[str, ...]
+    """What the host computes after the network."""
+    notes: tuple[str, ...]
+    """Layers that look different on the chip: folded inputs and copies."""
+    outputs: tuple[int, ...]
     """Numbers of the layers whose maps the model returns, or the host goes on with."""
+
+    @property
+    def weights(self) -> tuple[str | None, ...]:
+        """The parameter that each layer's kernels come from; None without kernels."""
+        return tuple(origin.weight for origin in self.origins)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torchthin.graph.opgraph import Op, Ref, Value
-from torchthin.max7800x.cost.chip import Chip
-from torchthin.max7800x.mapping.feature_map import Features, Outside
-from torchthin.max7800x.mapping.layer_builder import Draft, Unmappable
-from torchthin.max7800x.mapping.module_settings import Scopes
+from torchthin.max7800x.ai8x.settings import ModuleSettings
+from torchthin.max7800x.chips import ChipSpec
+from torchthin.max7800x.mapping.feature_map import FeatureMap, HostTensor
+from torchthin.max7800x.mapping.layer_builder import LayerBuilder, Unmappable
 
-Tracked = Features | Outside
+Tracked = FeatureMap | HostTensor
 
 
 @dataclass(frozen=True)
@@ -20,19 +20,24 @@ class Call:
     """One recorded operator, with what is known of its inputs."""
 
     op: Op
-    draft: Draft
-    chip: Chip
-    scopes: Scopes
+    builder: LayerBuilder
+    chip: ChipSpec
+    settings: ModuleSettings
     known: Mapping[int, Tracked]
-    """Features by value number; what is not there does not depend on the model's input."""
+    """By value number; other values do not depend on the model's input."""
     values: tuple[Value, ...]
     parameters: Mapping[int, str]
     """The parameter that a value is computed from, where there is exactly one of its shape."""
 
     @property
+    def module(self) -> str:
+        """Path of the module that called the operator, empty for the model itself."""
+        return self.op.source.module
+
+    @property
     def path(self) -> str:
-        """Path of the module that called the operator."""
-        return self.op.source.module or "forward"
+        """The same for messages."""
+        return self.module or "forward"
 
     def argument(self, name: str, default: Any = None) -> Any:
         """Return an argument that is no feature map."""
@@ -52,44 +57,36 @@ class Call:
         """Shape of the first result."""
         return self.shape(self.op.outputs[0])
 
-    def features(self, argument: Any) -> Features:
-        """Return what is known of a tensor. One that the chip does not compute is reported and taken as it would be without.
+    def features(self, argument: Any) -> FeatureMap:
+        """Return what is known of a tensor. One that the chip does not compute is reported; the operator before it is left out.
 
         Raises:
-            Blocked: nothing is known of its form.
+            UnknownForm: nothing is known of its form.
         """
         found = self.known[argument.value]
-        if isinstance(found, Features):
+        if isinstance(found, FeatureMap):
             return found
-        self.draft.report(found.reason)
+        self.builder.report(found.reason)
         if found.like is None:
-            raise Blocked(found)
+            raise UnknownForm(found.reason)
         return found.like
 
-    def tracked(self) -> list[Tracked]:
-        """Return what is known of all inputs that depend on the model's input."""
-        return [self.known[ref.value] for ref in self.op.inputs() if ref.value in self.known]
+
+class UnknownForm(Exception):
+    """A layer follows an operator that the chip cannot do, and its input has no known form; the message is the reason."""
 
 
-class Blocked(Exception):
-    """A layer stands behind an operator that the chip cannot do, and its input has no known form."""
-
-    def __init__(self, outside: Outside) -> None:
-        super().__init__(outside.reason)
-        self.outside = outside
-
-
-Rule = Callable[[Call], Features]
+Rule = Callable[[Call], FeatureMap]
 _RULES: dict[str, Rule] = {}
 _CONTRACTIONS: set[str] = set()
 
 
 def maps(*names: str, contraction: bool = False) -> Callable[[Rule], Rule]:
-    """Register a rule for operators (``aten.relu``). It returns the features of the first result.
+    """Register a rule for operators (``aten.relu``). It returns the feature map of the first result.
 
     Args:
         names: of the operators, without overload.
-        contraction: the operator makes a layer of its own; whatever stands in front of it must map.
+        contraction: the operator makes a layer of its own; all that it reads must map.
 
     Raises:
         ValueError: there is a rule for a name.
@@ -108,33 +105,34 @@ def maps(*names: str, contraction: bool = False) -> Callable[[Rule], Rule]:
 
 
 def apply_rule(call: Call) -> Tracked:
-    """Return what becomes of the operator's first result."""
-    tracked = call.tracked()
+    """Return what the operator's first result is."""
+    tracked = [call.known[ref.value] for ref in call.op.inputs() if ref.value in call.known]
     name = call.op.name
-    rule = _RULES.get(name)
-    lost = next((one for one in tracked if isinstance(one, Outside)), None)
-    if lost is not None and name not in _CONTRACTIONS:
-        return Outside(lost.reason, _behind(tracked), _like(call, lost.like))
+    contracts = name in _CONTRACTIONS
+    lost = next((one for one in tracked if isinstance(one, HostTensor)), None)
+    if lost is not None and not contracts:
+        return HostTensor(lost.reason, inputs_of(tracked), _like(call, lost.like))
     try:
-        if rule is None:
+        if name not in _RULES:
             raise Unmappable("the chip has no such operation")
-        return rule(call)
+        return _RULES[name](call)
     except Unmappable as error:
         reason = f"{call.path}: {name.removeprefix('aten.')}, {error}"
-        like = next((one for one in tracked if isinstance(one, Features)), None)
-        if name in _CONTRACTIONS:
-            call.draft.report(reason)
-        return Outside(reason, _behind(tracked), _like(call, like))
-    except Blocked as error:
-        return Outside(error.outside.reason, _behind(tracked))
+        like = next((one for one in tracked if isinstance(one, FeatureMap)), None)
+        if contracts:
+            call.builder.report(reason)
+        return HostTensor(reason, inputs_of(tracked), _like(call, like))
+    except UnknownForm as error:
+        return HostTensor(str(error), inputs_of(tracked))
 
 
-def _behind(tracked: list[Tracked]) -> tuple[Features, ...]:
-    found = [one.behind if isinstance(one, Outside) else (one,) for one in tracked]
+def inputs_of(tracked: Sequence[Tracked]) -> tuple[FeatureMap, ...]:
+    """Return the maps on the chip that values are, or are computed from, each once."""
+    found = [one.inputs if isinstance(one, HostTensor) else (one,) for one in tracked]
     return tuple(dict.fromkeys(features for group in found for features in group))
 
 
-def _like(call: Call, like: Features | None) -> Features | None:
+def _like(call: Call, like: FeatureMap | None) -> FeatureMap | None:
     """Return what the result would be, if the operator left its input as it is: when the shapes allow that."""
     if like is None or like.flat:
         return None

@@ -8,20 +8,19 @@ from typing import Any
 import yaml
 
 from torchthin.errors import InputError
-from torchthin.max7800x.cost.chip import Chip
-from torchthin.max7800x.cost.layer import INPUT, Layer, Size
+from torchthin.max7800x.chips import ChipSpec
+from torchthin.max7800x.cost.layer import INPUT, Layer, Size, passes
 from torchthin.max7800x.cost.network import LayerCost, NetworkCost
-from torchthin.max7800x.cost.words import passes
-from torchthin.max7800x.synthesis.wiring import Wire, wires
+from torchthin.max7800x.synthesis.addresses import Address, addresses
 
 Entry = dict[str, Any]
-ADDRESSES = ("in_offset", "out_offset")
+OFFSETS = ("in_offset", "out_offset")
 MASKS = ("processors", "output_processors")
 """One bit for each processor."""
 
 
 def entries(
-    layers: Sequence[Layer], cost: NetworkCost, chip: Chip, outputs: Sequence[int]
+    layers: Sequence[Layer], cost: NetworkCost, chip: ChipSpec, outputs: Sequence[int]
 ) -> tuple[Entry, ...]:
     """Return the description of every layer.
 
@@ -34,12 +33,12 @@ def entries(
     Raises:
         InputError: a description cannot say it; the message names the layer.
     """
-    joined = wires(layers, cost, chip, outputs)
+    where = addresses(layers, cost, chip, outputs)
     several = tuple(outputs) != (len(layers) - 1,)
     found = []
-    for number, (layer, row, wire) in enumerate(zip(layers, cost.layers, joined, strict=True)):
+    for number, (layer, row, address) in enumerate(zip(layers, cost.layers, where, strict=True)):
         entry = {
-            **_places(layer, row, wire, chip),
+            **_places(layer, row, address, chip),
             **_sources(number, layer, layers),
             **_input(number, layer, row, layers),
             **_pooling(layer),
@@ -60,14 +59,14 @@ def processor_mask(first: int, count: int, step: int = 1) -> int:
     return sum(1 << (first + step * number) for number in range(count))
 
 
-def _places(layer: Layer, row: LayerCost, wire: Wire, chip: Chip) -> Entry:
+def _places(layer: Layer, row: LayerCost, address: Address, chip: ChipSpec) -> Entry:
     entry = {
         "processors": processor_mask(row.first_processor, row.processors, row.processor_step),
         "output_processors": processor_mask(row.output_processor, passes(layer.out_channels, chip)[1]),
-        "in_offset": wire.in_offset,
-        "out_offset": wire.out_offset,
+        "in_offset": address.in_offset,
+        "out_offset": address.out_offset,
     }
-    gaps = {"read_gap": wire.read_gap, "write_gap": wire.write_gap}
+    gaps = {"read_gap": address.read_gap, "write_gap": address.write_gap}
     return {**entry, **{name: gap for name, gap in gaps.items() if gap}}
 
 
@@ -91,18 +90,17 @@ def _pooling(layer: Layer) -> Entry:
     if layer.pool == (1, 1) and layer.pool_stride == (1, 1):
         return {}
     name = "max_pool" if layer.pool_mode == "max" else "avg_pool"
-    flat = layer.kind == "conv1d" or layer.in_size[1] == 1
-    entry = {name: _one(layer.pool, flat), "pool_stride": _one(layer.pool_stride, flat)}
+    entry = {name: _one(layer, layer.pool), "pool_stride": _one(layer, layer.pool_stride)}
     if layer.pool_dilation != (1, 1):
-        entry["pool_dilation"] = _one(layer.pool_dilation, flat)
+        entry["pool_dilation"] = _one(layer, layer.pool_dilation)
     if not layer.pool_first and layer.operands > 1 and layer.pools:
         entry["pool_first"] = False
     return entry
 
 
-def _one(size: Size, flat: bool) -> int | list[int]:
+def _one(layer: Layer, size: Size) -> int | list[int]:
     """Return a size as one number where both are equal, or where there is one axis."""
-    return size[0] if flat or size[0] == size[1] else list(size)
+    return size[0] if layer.one_axis or size[0] == size[1] else list(size)
 
 
 def _operation(layer: Layer) -> Entry:
@@ -120,10 +118,7 @@ def _operation(layer: Layer) -> Entry:
         entry |= _kernel(layer)
     if layer.depthwise:
         entry["groups"] = layer.conv_groups
-    if layer.activation is not None:
-        entry["activate"] = {"relu": "ReLU", "abs": "Abs"}[layer.activation]
-    else:
-        entry["activate"] = "None"
+    entry["activate"] = {"relu": "ReLU", "abs": "Abs", None: "None"}[layer.activation]
     if layer.weight_bits != 8:
         entry["quantization"] = layer.weight_bits
     if layer.wide:
@@ -164,7 +159,7 @@ def description_text(
 def _scalar(key: str, value: Any) -> str:
     if key in MASKS:
         return f"0x{value:016x}"
-    if key in ADDRESSES:
+    if key in OFFSETS:
         return f"0x{value:04x}"
     if isinstance(value, bool):
         return str(value).lower()

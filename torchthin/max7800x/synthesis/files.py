@@ -14,9 +14,9 @@ from torch import nn
 from torchthin.errors import CheckpointError, InputError, one_line
 from torchthin.io.atomic import check_destination, write_whole
 from torchthin.io.checkpoints import write_torch
-from torchthin.max7800x.synthesis.corrected import corrected_text, stated
 from torchthin.max7800x.synthesis.description import description_text
 from torchthin.max7800x.synthesis.network import ChipNetwork, chip_network
+from torchthin.max7800x.synthesis.user_description import corrected_text, read_description
 from torchthin.report.version import version
 
 DATASET = "sample"
@@ -107,8 +107,7 @@ def ready_for_synthesis(
 ) -> Synthesis:
     """Check everything, run the layers as they are written, compare them with the model, and return what can be written.
 
-    The checkpoint holds the weights of the layers in the order in which the chip runs them, BatchNorm folded, and no class of
-    anyone's.
+    The checkpoint holds the weights of the layers in the order in which the chip runs them, BatchNorm folded, and no classes.
 
     Args:
         model: thinned, or any other, of ai8x layers or plain ones; it is left as it is.
@@ -121,7 +120,7 @@ def ready_for_synthesis(
         epoch: of the source.
         extras: further entries of the checkpoint, plain types and tensors.
         weight_bits: 1, 2, 4 or 8, of layers that do not say it themselves.
-        description: a network description of the user's, to be corrected instead of written anew.
+        description: a network description of the user's; a corrected copy is written instead of a new one.
 
     Raises:
         InputError: something does not run on the chip, or the description does not match; the layer is named.
@@ -129,7 +128,7 @@ def ready_for_synthesis(
         ProofError: the layers as written compute something else than the model.
         CheckpointError: no file can be written in `folder`.
     """
-    given = stated(description) if description is not None else {}
+    given = read_description(description) if description is not None else {}
     arch = _arch(arch, given.get("arch"), model)
     files = files_of(folder, name or arch)
     network = chip_network(model, example_inputs, chip, weight_bits)
@@ -180,14 +179,10 @@ def _text(
         f"Written by torchthin {version()} for {network.chip.name}, input {shape}.",
         f"{cost.deepest_words} of {cost.kernel_capacity} kernel words in the deepest processor, {cost.cycles} cycles"
         f"{'' if cost.cycles_exact else ' (a guide)'}.",
-        *(line for note in network.notes for line in _wrapped(note)),
+        *(line for note in network.notes for line in textwrap.wrap(note, 96)),
     ]
     head = {"arch": arch, "dataset": dataset or DATASET}
     return description_text(network.mapping.layers, network.entries, head, remarks), ()
-
-
-def _wrapped(note: str) -> list[str]:
-    return textwrap.wrap(note, 96)
 
 
 def _save(path: Path, array: Any) -> None:
@@ -196,7 +191,7 @@ def _save(path: Path, array: Any) -> None:
 
 
 def _write_all(writers: Mapping[Path, Callable[[], object]]) -> None:
-    """Write every file; where one fails, put back what stood there before."""
+    """Write every file; where one fails, restore all files that were there before."""
     before = {path: path.read_bytes() if path.exists() else None for path in writers}
     written: list[Path] = []
     try:
@@ -205,7 +200,7 @@ def _write_all(writers: Mapping[Path, Callable[[], object]]) -> None:
             written.append(path)
     except (OSError, CheckpointError) as error:
         for path in written:
-            _put_back(path, before[path])
+            _restore(path, before[path])
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(
@@ -214,7 +209,7 @@ def _write_all(writers: Mapping[Path, Callable[[], object]]) -> None:
         ) from error
 
 
-def _put_back(path: Path, content: bytes | None) -> None:
+def _restore(path: Path, content: bytes | None) -> None:
     if content is None:
         path.unlink()
     else:

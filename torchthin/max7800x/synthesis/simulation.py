@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from torchthin.max7800x.ai8x.quantization import (
@@ -16,10 +17,10 @@ from torchthin.max7800x.ai8x.quantization import (
     Clamp,
     LargestValueShift,
     Quantize,
-    TruncateToGrid,
+    Truncate,
 )
 from torchthin.max7800x.cost.layer import INPUT, Layer
-from torchthin.max7800x.synthesis.kernels import Kernels, folded_input
+from torchthin.max7800x.synthesis.weights import LayerWeights, folded_input, input_fold
 
 _LEVELS = 2 ** (ACTIVATION_BITS - 1)
 
@@ -35,22 +36,22 @@ class _Style:
 
 
 def simulate(
-    layers: Sequence[Layer], kernels: Sequence[Kernels | None], images: Tensor
+    layers: Sequence[Layer], weights: Sequence[LayerWeights | None], images: Tensor
 ) -> tuple[Tensor, ...]:
     """Return what every layer stores, (N, C, H, W) each, in the dtype of `images` (N, C, H, W) or (N, C, L)."""
-    fold = next((one.fold for one in kernels if one is not None and one.fold != (1, 1)), (1, 1))
-    known = [one for one in kernels if one is not None]
+    known = [one for one in weights if one is not None]
     style = _Style(any(one.settings is not None for one in known), any(one.quantised for one in known))
-    values = {INPUT: folded_input(images, fold)}
-    for number, (layer, numbers) in enumerate(zip(layers, kernels, strict=True)):
-        parts = [_shaped(values[source], layer) for source in layer.sources]
+    values = {INPUT: folded_input(images, input_fold(weights))}
+    for number, (layer, numbers) in enumerate(zip(layers, weights, strict=True)):
+        parts = [values[source].reshape(len(images), -1, *layer.in_size) for source in layer.sources]
         entering = _entering(layer, parts, style)
         values[number] = entering if numbers is None else _convolved(layer, numbers, entering)
     return tuple(values[number] for number in range(len(layers)))
 
 
-def _shaped(value: Tensor, layer: Layer) -> Tensor:
-    return value.reshape(len(value), -1, *layer.in_size)
+def _through(step: nn.Module, value: Tensor) -> Tensor:
+    result: Tensor = step(value)
+    return result
 
 
 def _entering(layer: Layer, parts: list[Tensor], style: _Style) -> Tensor:
@@ -68,8 +69,7 @@ def _pooled(layer: Layer, value: Tensor, style: _Style) -> Tensor:
     if layer.pool_mode == "max":
         return functional.max_pool2d(value, layer.pool, layer.pool_stride, dilation=layer.pool_dilation)
     value = functional.avg_pool2d(value, layer.pool, layer.pool_stride)
-    truncated: Tensor = TruncateToGrid()(value) if style.rounded else value
-    return truncated
+    return _through(Truncate(ACTIVATION_BITS), value) if style.rounded else value
 
 
 def _combined(layer: Layer, parts: list[Tensor], style: _Style) -> Tensor:
@@ -81,11 +81,10 @@ def _combined(layer: Layer, parts: list[Tensor], style: _Style) -> Tensor:
             result = bits.to(part.dtype) / _LEVELS
         else:
             result = result + part if layer.eltwise == "add" else result - part
-    limited: Tensor = Clamp.to_bits(ACTIVATION_BITS)(result) if style.limited else result
-    return limited
+    return _through(Clamp.to_bits(ACTIVATION_BITS), result) if style.limited else result
 
 
-def _convolved(layer: Layer, numbers: Kernels, value: Tensor) -> Tensor:
+def _convolved(layer: Layer, numbers: LayerWeights, value: Tensor) -> Tensor:
     weight, bias, scale = numbers.weight, numbers.bias, 1.0
     if numbers.quantised:
         weight, bias, scale = _on_grid(numbers)
@@ -95,38 +94,32 @@ def _convolved(layer: Layer, numbers: Kernels, value: Tensor) -> Tensor:
     if numbers.settings is None:
         return value
     if numbers.quantised:
-        value = Quantize(WIDE_BITS if layer.wide else ACTIVATION_BITS)(value)
-    limits = Clamp(-WIDE_LIMIT, WIDE_LIMIT) if layer.wide else Clamp.to_bits(ACTIVATION_BITS)
-    limited: Tensor = limits(value)
-    return limited
+        value = _through(Quantize(WIDE_BITS if layer.wide else ACTIVATION_BITS), value)
+    return _through(Clamp(-WIDE_LIMIT, WIDE_LIMIT) if layer.wide else Clamp.to_bits(ACTIVATION_BITS), value)
 
 
-def _on_grid(numbers: Kernels) -> tuple[Tensor, Tensor | None, float]:
-    """Return weights and biases of a layer in quantisation-aware mode as the chip has them, and the factor behind them."""
-    settings = numbers.settings or {}
+def _on_grid(numbers: LayerWeights) -> tuple[Tensor, Tensor | None, float]:
+    """Return weights and biases of a layer in quantisation-aware mode as the chip has them, and the factor of its outputs."""
+    settings: dict[str, Any] = {"shift_quantile": 1.0, **(numbers.settings or {})}
     flat = numbers.weight.flatten()
     flat = flat if numbers.bias is None else torch.cat((flat, numbers.bias))
-    quantile = float(settings["shift_quantile"]) if "shift_quantile" in settings else 1.0
-    shift = float(LargestValueShift(quantile)(flat, flat[:1]))
-    weight_bits, bias_bits = int(settings["weight_bits"]) or 8, int(settings["bias_bits"]) or 8
-    weight = _rounded(numbers.weight * 2.0**-shift, weight_bits)
-    bias = None if numbers.bias is None else _rounded(numbers.bias * 2.0**-shift, bias_bits)
+    shift = float(LargestValueShift(float(settings["shift_quantile"]))(flat, flat[:1]))
+    weight = _rounded(numbers.weight * 2.0**-shift, int(settings["weight_bits"]) or 8)
+    bias = None
+    if numbers.bias is not None:
+        bias = _rounded(numbers.bias * 2.0**-shift, int(settings["bias_bits"]) or 8)
     return weight, bias, 2.0**shift
 
 
 def _rounded(values: Tensor, bits: int) -> Tensor:
-    rounded: Tensor = Clamp.to_bits(bits)(Quantize(bits)(values))
-    return rounded
+    return _through(Clamp.to_bits(bits), _through(Quantize(bits), values))
 
 
 def _operation(layer: Layer, value: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if layer.kind == "linear":
         return functional.linear(value.flatten(1), weight, bias)[:, :, None, None]
+    geometry = layer.stride, layer.padding
     if layer.kind == "convtranspose2d":
-        return functional.conv_transpose2d(
-            value, weight, bias, layer.stride, layer.padding, (1, 1), layer.conv_groups
-        )
+        return functional.conv_transpose2d(value, weight, bias, *geometry, (1, 1), layer.conv_groups)
     weight = weight.unsqueeze(-1) if layer.kind == "conv1d" else weight
-    return functional.conv2d(
-        value, weight, bias, layer.stride, layer.padding, layer.dilation, layer.conv_groups
-    )
+    return functional.conv2d(value, weight, bias, *geometry, layer.dilation, layer.conv_groups)

@@ -1,24 +1,22 @@
-"""Pooling: waits for the convolution behind it."""
+"""Pooling: waits for the convolution after it."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from math import prod
-from typing import Any, Literal
+from typing import Any
 
 from torchthin.graph.operators import ADAPTIVE_POOLS_2D, AVERAGE_POOLS_2D, MAX_POOLS_2D
-from torchthin.max7800x.cost.layer import Size
-from torchthin.max7800x.mapping.feature_map import Features, Pool
+from torchthin.max7800x.cost.layer import PoolMode, Size
+from torchthin.max7800x.mapping.feature_map import FeatureMap, Pool
 from torchthin.max7800x.mapping.layer_builder import Unmappable
 from torchthin.max7800x.mapping.registry import Call, maps
 
-Mode = Literal["max", "average"]
-
 
 @maps(*MAX_POOLS_2D, *AVERAGE_POOLS_2D)
-def pool(call: Call) -> Features:
+def pool(call: Call) -> FeatureMap:
     """Max and average pooling over windows; 1-d pooling is recorded as 2-d over one row."""
-    mode: Mode = "average" if "avg" in call.op.name else "max"
+    mode: PoolMode = "average" if "avg" in call.op.name else "max"
     features = call.features(call.argument("self"))
     if any(call.argument("padding", (0,))):
         raise Unmappable("padding; the chip pools without")
@@ -31,7 +29,7 @@ def pool(call: Call) -> Features:
 
 
 @maps("aten.mean")
-def mean(call: Call) -> Features:
+def mean(call: Call) -> FeatureMap:
     """The mean over all pixels."""
     features = call.features(call.argument("self"))
     rank = len(call.shape(call.argument("self")))
@@ -42,9 +40,9 @@ def mean(call: Call) -> Features:
 
 
 @maps(*ADAPTIVE_POOLS_2D)
-def adaptive(call: Call) -> Features:
+def adaptive(call: Call) -> FeatureMap:
     """Pooling to a given size, where windows are equal."""
-    mode: Mode = "average" if "avg" in call.op.name else "max"
+    mode: PoolMode = "average" if "avg" in call.op.name else "max"
     features = call.features(call.argument("self"))
     target = _oriented(features, call.argument("output_size"))
     if any(size % out for size, out in zip(features.pooled, target, strict=True)):
@@ -60,13 +58,15 @@ def _window(numbers: Any) -> Size:
     return int(rows), int(columns)
 
 
-def _oriented(features: Features, size: Any) -> Size:
+def _oriented(features: FeatureMap, size: Any) -> Size:
     """Sequences are columns on the chip, and rows in torch's record of 1-d pooling."""
     rows, columns = _window(size)
     return (columns, rows) if features.sequence else (rows, columns)
 
 
-def _pooled(call: Call, features: Features, mode: Mode, size: Size, stride: Size, dilation: Size) -> Features:
+def _pooled(
+    call: Call, features: FeatureMap, mode: PoolMode, size: Size, stride: Size, dilation: Size
+) -> FeatureMap:
     if call.op.name != "aten.mean" and "adaptive" not in call.op.name:
         size, stride, dilation = (_oriented(features, one) for one in (size, stride, dilation))
     if features.sequence:
@@ -74,9 +74,9 @@ def _pooled(call: Call, features: Features, mode: Mode, size: Size, stride: Size
     if size == (1, 1) and stride == (1, 1):
         return features
     if features.pool is not None or features.flat:
-        features = call.draft.settle(features)
+        features = call.builder.materialize(features)
     if features.shared and not features.plain:
-        features = call.draft.settle(features)
+        features = call.builder.materialize(features)
     waiting = Pool(mode, size, stride, dilation, features.eltwise is None, call.path)
     pooled = replace(features, pool=waiting, shared=False)
     if prod(pooled.pooled) * features.channels != prod(call.out_shape[1:]):

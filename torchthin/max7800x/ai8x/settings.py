@@ -1,17 +1,26 @@
-"""ai8x layers, found by what they have and not by their class: ADI's, or the stand-ins of this package."""
+"""The settings of ai8x layers: ADI's, or the stand-ins of this package, found by what they have and not by their class."""
 
 from __future__ import annotations
 
 from torch import nn
 
-_SETTINGS = ("output_shift", "weight_bits", "bias_bits", "quantize_activation")
+SETTINGS = (
+    "output_shift",
+    "weight_bits",
+    "bias_bits",
+    "quantize_activation",
+    "adjust_output_shift",
+    "shift_quantile",
+)
+"""In the order in which ai8x-training writes them."""
+_REQUIRED = SETTINGS[:4]
 _BITWISE = {"BitwiseXor", "BitwiseOr"}
 
 
-class Scopes:
+class ModuleSettings:
     """Says of a module path whether it lies in an ai8x layer, where scaling and rounding are the chip's own."""
 
-    def __init__(self, model: nn.Module, weight_bits: int) -> None:
+    def __init__(self, model: nn.Module, weight_bits: int = 8) -> None:
         self._modules = dict(model.named_modules())
         self._weight_bits = weight_bits
 
@@ -22,7 +31,7 @@ class Scopes:
 
     def layer(self, path: str) -> nn.Module | None:
         """Return the ai8x layer that `path` lies in, or None."""
-        return next((one for one in self._ancestors(path) if all(hasattr(one, s) for s in _SETTINGS)), None)
+        return next((one for one in self._ancestors(path) if all(hasattr(one, s) for s in _REQUIRED)), None)
 
     def scales(self, path: str) -> bool:
         """Whether products with constants, rounding and the like in `path` are how the chip stores numbers."""

@@ -6,13 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import conv
 
+from torchthin.max7800x.chips import MAX78000, MAX78002
 from torchthin.max7800x.cost.cycles import cycles
-from torchthin.max7800x.cost.data import place_maps
-from torchthin.max7800x.cost.kernels import Kernels, place_kernels
-from torchthin.max7800x.cost.layer import INPUT, Layer
+from torchthin.max7800x.cost.data_memory import place_maps
+from torchthin.max7800x.cost.layer import INPUT, Layer, kernel_words, output_slots, passes
 from torchthin.max7800x.cost.network import network_cost
-from torchthin.max7800x.cost.table import MAX78000, MAX78002
-from torchthin.max7800x.cost.words import kernel_words, output_slots, passes
+from torchthin.max7800x.cost.weight_memory import LayerKernels, place_kernels
 
 CHIPS = st.sampled_from([MAX78000, MAX78002])
 CHANNELS = st.integers(1, 300)
@@ -59,7 +58,9 @@ def test_only_whole_blocks_of_64_inputs_count(into: int, out: int) -> None:
 def test_kernels_never_overlap(sizes: list[tuple[int, int, int, bool]], chip: object) -> None:
     assert chip in (MAX78000, MAX78002)
     layers = [
-        Kernels(str(number), words, range(4 * start, min(64, 4 * start + count)), alone and chip is MAX78002)
+        LayerKernels(
+            str(number), words, range(4 * start, min(64, 4 * start + count)), alone and chip is MAX78002
+        )
         for number, (words, start, count, alone) in enumerate(sizes)
     ]
     placed = place_kernels(layers, chip)  # type: ignore[arg-type]

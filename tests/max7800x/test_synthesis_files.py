@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from torchthin.errors import CheckpointError, InputError, ProofError, TargetMissedError
 from torchthin.max7800x.ai8x.base import initiate_qat
 from torchthin.max7800x.ai8x.layers import FusedConv2dBNReLU
-from torchthin.max7800x.synthesis import files, kernels, ready_for_synthesis, save_for_synthesis
-from torchthin.max7800x.synthesis.kernels import SETTINGS, folded_input
+from torchthin.max7800x.synthesis import files, ready_for_synthesis, save_for_synthesis, weights
+from torchthin.max7800x.synthesis.weights import SETTINGS, folded_input
 
 IMAGES = torch.zeros(1, 3, 16, 16)
 
@@ -167,7 +167,7 @@ def test_an_unfused_batch_norm_in_quantisation_aware_mode_is_refused(tmp_path: P
     model = alive(Ai8xResidual())
     initiate_qat(model)
     with pytest.raises(
-        InputError, match="conv1: BatchNorm or a constant behind a layer in quantisation-aware mode"
+        InputError, match="conv1: BatchNorm or a constant after a layer in quantisation-aware mode"
     ):
         save_for_synthesis(model, IMAGES, tmp_path)
 
@@ -194,7 +194,7 @@ def test_a_sum_beyond_the_range_of_the_chip_is_no_proof(tmp_path: Path) -> None:
 
 
 def test_a_wrong_fold_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "BATCH_NORM_DIVISOR", 2.0)
+    monkeypatch.setattr(weights, "BATCH_NORM_DIVISOR", 2.0)
     with pytest.raises(ProofError, match="conv1: as written"):
         save_for_synthesis(alive(Ai8xResidual()), torch.rand(1, 3, 16, 16), tmp_path / "new")
     assert not (tmp_path / "new").exists()

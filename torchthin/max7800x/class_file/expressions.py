@@ -1,4 +1,4 @@
-"""A layer -> the expression that builds it anew at its sizes of now: torch's by their signatures, ai8x's by their names."""
+"""A layer -> the expression that builds it at its present sizes: torch's by their signatures, ai8x's by their names."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ AI8X_HOMES = {
     "torchthin.max7800x.ai8x.layers": "from torchthin.max7800x.ai8x import layers as ai8x",
 }
 """Modules with ai8x layers -> how a file imports them under the name ai8x."""
-_PLACES = ("self", "device", "dtype")
+_NOT_KEPT = ("self", "device", "dtype")
 
 
 def is_ai8x(module: nn.Module) -> bool:
@@ -42,20 +42,16 @@ def expression(module: nn.Module) -> str:
     >>> expression(nn.Conv2d(3, 12, (3, 3), padding=1, bias=False)), expression(nn.ReLU(inplace=True))
     ('nn.Conv2d(3, 12, 3, padding=1, bias=False)', 'nn.ReLU(inplace=True)')
     """
-    kind = type(module)
+    name = type(module).__name__
     if is_ai8x(module):
-        return f"ai8x.{kind.__name__}({', '.join(_ai8x_arguments(module, kind.__name__))})"
-    return f"nn.{kind.__name__}({', '.join(_arguments(module))})"
+        return f"ai8x.{name}({', '.join(_ai8x_arguments(module, name))})"
+    return f"nn.{name}({', '.join(_arguments(module))})"
 
 
 def _arguments(module: Any) -> list[str]:
     found = []
     for name, parameter in inspect.signature(type(module).__init__).parameters.items():
-        if (
-            name in _PLACES
-            or parameter.kind is parameter.VAR_POSITIONAL
-            or parameter.kind is parameter.VAR_KEYWORD
-        ):
+        if name in _NOT_KEPT or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
         value = getattr(module, name, parameter.default)  # Hardtanh has old names of two arguments
         if name == "bias":
@@ -104,7 +100,7 @@ def _pooling(pool: Any, size: str, stride: str) -> list[str]:
 
 
 def _batch_norm(bn: Any, name: str) -> list[str]:
-    """Return BatchNorm's arguments; a class with BN in its name has none when it was folded away."""
+    """Return BatchNorm's arguments; a class with BN in its name has none when it was fused."""
     if bn is None:
         return ["batchnorm=None"] if "BN" in name else []
     kind = "Affine" if bn.affine else "NoAffine"

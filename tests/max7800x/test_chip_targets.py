@@ -10,7 +10,7 @@ from pose_demo.student import load_student
 from torchthin import Chip, InputError, TargetMissedError, prune
 from torchthin.config import PruneConfig
 from torchthin.errors import ConfigError
-from torchthin.max7800x.chip_cost import chip_cost
+from torchthin.max7800x.report import chip_cost
 
 IMAGES = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
@@ -148,12 +148,12 @@ def test_a_sparsity_and_cycles_both_hold(sparsity: float, cycles: str) -> None:
     change = result.report.section("chip")
     assert change is not None
     widths = [layer.out_channels for layer in result.model if isinstance(layer, nn.Conv2d)]
-    assert (change.channels, change.channels_gone) == (24 + 80 + 40, 144 - sum(widths))
-    assert change.channels_gone >= sparsity * change.channels
+    assert (change.channels, change.channels_removed) == (24 + 80 + 40, 144 - sum(widths))
+    assert change.channels_removed >= sparsity * change.channels
     assert chip_cost(result.model, IMAGES).cost.cycles <= float(cycles[:-1]) * change.before.cycles
     assert f"asked at most {cycles} cycles, at least {100 * sparsity:g} % of the channels gone" in str(result)
-    assert f"channels gone: {change.channels_gone} of 144" in str(result)
-    assert result.report.target_sparsity == change.channels_gone / 144
+    assert f"channels removed: {change.channels_removed} of 144" in str(result)
+    assert result.report.target_sparsity == change.channels_removed / 144
 
 
 def test_a_sparsity_asks_for_no_more_than_the_chip_takes_anyway() -> None:

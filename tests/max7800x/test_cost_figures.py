@@ -8,12 +8,10 @@ from typing import Any
 import pytest
 from networks import FULL, QUARTER, conv, pose
 
-from torchthin.max7800x.cost.chip import WORD_BYTES
+from torchthin.max7800x.chips import MAX78000, MAX78002, WORD_BYTES, chip_named
 from torchthin.max7800x.cost.cycles import cycles
-from torchthin.max7800x.cost.layer import Layer
+from torchthin.max7800x.cost.layer import Layer, kernel_words, passes
 from torchthin.max7800x.cost.network import network_cost
-from torchthin.max7800x.cost.table import MAX78000, MAX78002, chip_named
-from torchthin.max7800x.cost.words import kernel_words, passes, weight_bytes
 
 PRINTED = Path(__file__).parents[1] / "data" / "adi_networks.json"
 
@@ -41,7 +39,7 @@ def test_one_layer_of_3x3_kernels(
     assert kernel_words(layer, MAX78000) == words
     assert passes(into, MAX78000)[1] == processors
     assert kernel_words(layer, MAX78000) * WORD_BYTES * passes(into, MAX78000)[1] == blocked
-    assert weight_bytes(layer) == raw
+    assert layer.weight_bytes == raw
     assert cycles(layer, MAX78000) == expected
 
 

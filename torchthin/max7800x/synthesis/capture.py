@@ -1,4 +1,4 @@
-"""The numbers of a recorded run: what chosen ops were given, and what they made."""
+"""The numbers of a recorded run: what chosen ops were given, and what they returned."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ class _Capture(CountingMode):
         index = self.completed
         if index in self._arguments:
             given = by_name(func, args, kwargs)
-            self._found.arguments[index] = {name: _kept(value) for name, value in given.items()}
+            self._found.arguments[index] = {name: _copied(value) for name, value in given.items()}
         result = func(*args, **kwargs)
         if index in self._results:
             first = as_outputs(result)[0]
             if first is not None:
-                self._found.results[index] = first.detach().cpu().clone()
+                self._found.results[index] = _copied(first)
         return result
 
 
-def _kept(value: Any) -> Any:
+def _copied(value: Any) -> Any:
     return value.detach().cpu().clone() if isinstance(value, Tensor) else value
 
 
@@ -60,16 +60,16 @@ def capture(model: nn.Module, inputs: Inputs, mapping: ChipMapping) -> Captured:
         InputError: the model does not run in float64.
     """
     double = in_double(inputs, True)
-    found = Captured(next(double.tensors()).detach().cpu().clone())
+    found = Captured(_copied(next(double.tensors())))
     origins = mapping.origins
-    ops = [origin.op for origin in origins if origin.op is not None]
-    ops += [fold.op for origin in origins for fold in origin.folds]
-    results = {origin.done for origin in origins if origin.done is not None}
+    ops = {origin.op.index for origin in origins if origin.op is not None}
+    ops |= {absorbed.op.index for origin in origins for absorbed in origin.absorbed}
+    results = {origin.result for origin in origins if origin.result is not None}
     copy = clone(model, to_double)
     try:
-        with evaluation_mode(copy), _Capture({op.index for op in ops}, results, found):
+        with evaluation_mode(copy), _Capture(ops, results, found):
             call(copy, double)
-    except Exception as error:  # whatever the user's code raises
+    except Exception as error:  # of any kind: it is the user's code that raises
         raise InputError(
             f"The model ({type(model).__name__}) does not run in float64, in which what is written is compared with it: "
             f"{one_line(error)}. Write its forward without dtypes of its own."

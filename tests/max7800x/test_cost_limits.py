@@ -6,11 +6,10 @@ import pytest
 from networks import FULL, conv, pose
 
 from torchthin.errors import ConfigError
-from torchthin.max7800x.cost.chip import Chip
+from torchthin.max7800x.chips import MAX78000, MAX78002, ChipSpec, chip_named, list_chips, register_chip
 from torchthin.max7800x.cost.layer import Layer
 from torchthin.max7800x.cost.limits import violations
 from torchthin.max7800x.cost.network import network_cost
-from torchthin.max7800x.cost.table import MAX78000, MAX78002, chip_named, chip_names, register_chip
 
 PLAIN = conv(8, 8, name="net.layer")
 ALONE = Layer(name="p", kind="passthrough", in_channels=8, out_channels=8, in_size=(8, 8), bias=False)
@@ -26,7 +25,7 @@ SEQUENCE = Layer(name="s", kind="conv1d", in_channels=8, out_channels=8, in_size
         (replace(PLAIN, dilation=(2, 2)), "dilation 2x2"),
         (replace(PLAIN, padding=(3, 3)), "padding 3x3"),
         (replace(PLAIN, kernel=(1, 1)), "smaller than the kernel"),
-        (replace(PLAIN, conv_groups=8), "8 conv groups; MAX78000 has none but 1"),
+        (replace(PLAIN, conv_groups=8), "8 conv groups; MAX78000 runs layers with one only"),
         (replace(PLAIN, out_channels=1025, bias=False), "1025 output channels; MAX78000 has at most 1024"),
         (replace(PLAIN, out_channels=600), "600 outputs with a bias; at most 512"),
         (replace(PLAIN, weight_bits=3), "weights of 3 bits"),
@@ -64,7 +63,7 @@ def test_a_layer_that_cannot_run(layer: Layer, words: str) -> None:
 
 @pytest.mark.parametrize("layer", [PLAIN, ALONE, LINEAR, SEQUENCE])
 @pytest.mark.parametrize("chip", [MAX78000, MAX78002], ids=lambda chip: chip.name)
-def test_layers_that_run(layer: Layer, chip: Chip) -> None:
+def test_layers_that_run(layer: Layer, chip: ChipSpec) -> None:
     assert violations(layer, chip) == ()
 
 
@@ -123,7 +122,7 @@ def test_a_new_chip_is_a_value_and_a_registration() -> None:
         register_chip(MAX78000)
     half = replace(MAX78000, name="HALF", kernel_words=384, large_kernel_words=384)
     assert not network_cost(pose(), half).fits
-    assert chip_names() == ("MAX78000", "MAX78002")
+    assert list_chips() == ("MAX78000", "MAX78002")
     assert chip_named("max78002") is MAX78002
     with pytest.raises(ConfigError, match="one of MAX78000, MAX78002"):
         chip_named("MAX78001")

@@ -1,0 +1,131 @@
+"""Where all feature maps and kernels of a network lie.
+
+Every map may start at any fourth processor, and with it start the kernels of the layers that read it. ADI's tool leaves the
+choice to the user. Maps that start at processor 0 are the usual choice and are kept where they fit; where kernel memory or data
+memory would run full, they are moved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from torchthin.max7800x.chips import ChipSpec
+from torchthin.max7800x.cost.data_memory import MapGroup, MapPlace, map_groups, place_maps
+from torchthin.max7800x.cost.layer import Layer, kernel_words, passes
+from torchthin.max7800x.cost.limits import violations
+from torchthin.max7800x.cost.weight_memory import KernelMap, LayerKernels, layer_kernels, place_kernels
+
+_Starts = dict[int, int]
+"""First map of a group -> its first processor; 0 where there is none."""
+_SWEEPS = 4
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where all maps and kernels of a network lie."""
+
+    maps: dict[int, MapPlace]
+    inputs: tuple[MapPlace, ...]
+    """What each layer reads."""
+    kernels: tuple[LayerKernels, ...]
+    kernel_map: KernelMap
+    problems: tuple[str, ...]
+    unplaced: int
+    """Maps without a place in data memory."""
+    moved: bool = False
+    """Whether maps had to be moved from processor 0."""
+
+    @property
+    def excess(self) -> tuple[int, int]:
+        """What does not fit, most important first; all zeros: it fits."""
+        return self.unplaced, self.kernel_map.excess
+
+
+def place_network(layers: Sequence[Layer], chip: ChipSpec) -> Placement:
+    """Return a placement that fits; where none is found, the one with all maps at processor 0.
+
+    From several beginnings maps are moved one by one, each to where least exceeds the memories, until no move helps.
+    """
+    usual = _place(layers, chip, {})
+    if not usual.problems:
+        return usual
+    groups = [
+        (group, sum(_words(layer, chip) for layer in layers if not set(group.maps).isdisjoint(layer.sources)))
+        for group in map_groups(layers, chip)
+        if group.processors < chip.processors
+    ]
+    best = None
+    for starts in _beginnings(groups, chip):
+        found = _descend(starts, [group for group, _ in groups], chip, layers)
+        if best is None or found.excess < best.excess:
+            best = found
+        if not any(best.excess):
+            break
+    return usual if best is None or best.problems else replace(best, moved=True)
+
+
+def _place(layers: Sequence[Layer], chip: ChipSpec, preferred: Mapping[int, int]) -> Placement:
+    maps, problems = place_maps(layers, chip, preferred)
+    inputs = tuple(_input_place(layer, maps, chip) for layer in layers)
+    kernels = tuple(
+        layer_kernels(layer, chip, place.processor_numbers, runs=not violations(layer, chip))
+        for layer, place in zip(layers, inputs, strict=True)
+    )
+    kernel_map = place_kernels(kernels, chip)
+    return Placement(maps, inputs, kernels, kernel_map, (*kernel_map.problems, *problems), len(problems))
+
+
+def _input_place(layer: Layer, maps: Mapping[int, MapPlace], chip: ChipSpec) -> MapPlace:
+    """Return where a layer's input lies: that of its first source, widened to all parts of a concatenation."""
+    first = maps[layer.sources[0]]
+    if len(layer.sources) == 1 or layer.operands > 1:
+        return first
+    return replace(first, processors=passes(layer.in_channels, chip)[1])
+
+
+def _words(layer: Layer, chip: ChipSpec) -> int:
+    return 0 if violations(layer, chip) else kernel_words(layer, chip)
+
+
+def _beginnings(groups: Sequence[tuple[MapGroup, int]], chip: ChipSpec) -> list[_Starts]:
+    """All at processor 0; each where the processors hold least, in three orders."""
+    orders: tuple[Callable[[tuple[MapGroup, int]], int], ...] = (
+        lambda item: -item[0].processors,
+        lambda item: -item[1],
+        lambda item: -item[0].processors * item[1],
+    )
+    return [{}, *(_least_loaded(sorted(groups, key=order), chip) for order in orders)]
+
+
+def _least_loaded(groups: Sequence[tuple[MapGroup, int]], chip: ChipSpec) -> _Starts:
+    loads = [0] * chip.processors
+    starts: _Starts = {}
+    for group, words in groups:
+        best = min(_places(group, chip), key=lambda first: max(loads[first : first + group.processors]))
+        for number in range(best, best + group.processors):
+            loads[number] += words
+        starts[group.maps[0]] = best
+    return starts
+
+
+def _places(group: MapGroup, chip: ChipSpec) -> range:
+    return range(0, chip.processors - group.processors + 1, chip.processors_per_memory)
+
+
+def _descend(
+    starts: _Starts, groups: Sequence[MapGroup], chip: ChipSpec, layers: Sequence[Layer]
+) -> Placement:
+    best = _place(layers, chip, starts)
+    for _ in range(_SWEEPS):
+        before = best
+        for group in sorted(groups, key=lambda one: -one.processors):
+            for first in _places(group, chip):
+                if not any(best.excess):
+                    return best
+                tried = _place(layers, chip, {**starts, group.maps[0]: first})
+                if tried.excess < best.excess:
+                    best, starts = tried, {**starts, group.maps[0]: first}
+        if best is before:
+            break
+    return best
