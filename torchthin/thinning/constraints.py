@@ -17,6 +17,7 @@ from torchthin.dependency.propagate import CoupledAxes, FrozenAxis, Labels, prop
 from torchthin.dependency.registry import SplitChoice
 from torchthin.graph.clone import modules_of, state_tensors
 from torchthin.graph.collector import collection_paused
+from torchthin.graph.opgraph import OpGraph
 from torchthin.graph.size_uses import Sizes
 from torchthin.graph.trace import Traced
 from torchthin.selection.selection import Select, Selection
@@ -59,6 +60,28 @@ class Constraints:
     new_couples: Provisional[int] = Provisional()
     failures: Mapping[tuple[object, ...], int] = field(default_factory=dict)
     """How often ops of a kind were found to be the culprit."""
+
+    def counted(self, kind: tuple[object, ...]) -> Constraints:
+        """Count one more failure of a kind."""
+        return replace(self, failures={**self.failures, kind: self.failures.get(kind, 0) + 1})
+
+    def without_attributes(self, index: int, graph: OpGraph) -> Constraints | None:
+        """Take back the attributes that were made to follow at an op; None where there are none."""
+        made = {ref.value for op in graph.ops if op.index == index for ref in op.outputs if ref is not None}
+        keys = {key for key, (value, _) in self.attributes.items() if value in made}
+        keys |= set(self.new_attributes.keys if self.new_attributes.op == index else ())
+        if not keys:
+            return None
+        attributes = {key: place for key, place in self.attributes.items() if key not in keys}
+        rejected = self.rejected | keys
+        return replace(self, attributes=attributes, rejected=rejected, new_attributes=Provisional())
+
+    def without_couples(self, index: int) -> Constraints:
+        """Take back the couples that were made because of a failure at an op; those made for another op have helped."""
+        keys = self.new_couples.keys if self.new_couples.op == index else ()
+        coupled = {op: couple for op, couple in self.coupled.items() if op not in keys}
+        rejected = self.rejected.union(keys)
+        return replace(self, coupled=coupled, rejected=rejected, new_couples=Provisional())
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,7 @@ left it is frozen, with the failure as the reason.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -20,83 +19,16 @@ from torchthin.dependency.propagate import CoupledAxes, FrozenAxis
 from torchthin.dependency.registry import Contraction, SplitChoice
 from torchthin.errors import ProofError
 from torchthin.graph.operators import VIEWS
-from torchthin.graph.opgraph import BRANCH, Op, OpGraph
+from torchthin.graph.opgraph import BRANCH, Op
 from torchthin.thinning.attributes import has_known_sizes
-from torchthin.thinning.constraints import Attribute, Constraints, Proposal, Provisional
+from torchthin.thinning.constraints import Constraints, Proposal, Provisional
+from torchthin.thinning.culprit import Culprit, Setback, values_of
 from torchthin.thinning.outcome import Failure
 from torchthin.thinning.survivors import Survivors
 
 DIVIDING = VIEWS | {"aten.split_with_sizes"}
 WIDEN_AFTER = 2
 """Failures at one source line after which all calls of that line are treated alike."""
-
-
-@dataclass(frozen=True)
-class Culprit:
-    """The op that a failure is blamed on."""
-
-    op: Op
-    seen: tuple[tuple[int, int], ...]
-    """(value, axis) of every cut axis among its inputs."""
-    constraints: Constraints
-    """Without what an earlier failure here led to, which did not help; the failure is counted."""
-
-
-@dataclass(frozen=True)
-class Setback:
-    """A failed trial with all that a remedy may look at."""
-
-    failure: Failure
-    proposal: Proposal
-    modules: Mapping[str, nn.Module]
-
-    @property
-    def constraints(self) -> Constraints:
-        """What the proposal kept to."""
-        return self.proposal.constraints
-
-    @property
-    def graph(self) -> OpGraph:
-        """The record of the model."""
-        return self.proposal.labels.graph
-
-    @property
-    def survivors(self) -> Survivors:
-        """What was kept of every value."""
-        return self.proposal.survivors
-
-    @cached_property
-    def culprit(self) -> Culprit | None:
-        """The op at or just after the failure that saw cut axes, else the last before it, else the next after it.
-
-        A view that Python code asks for is recorded as a copy and a view: where code raised, the view is to blame.
-        """
-        ops = self.graph.ops
-        position = next((i for i, op in enumerate(ops) if op.index >= self.failure.op), len(ops) - 1)
-        near = ops[position : position + 3]
-        views = [op for op in near[:2] if op.name in VIEWS] if self.failure.raised else []
-        for op in (*views, *near, *reversed(ops[:position]), *ops[position:]):
-            seen = [(value, axis) for value in op.reads for axis in self.survivors.cut_axes(value)]
-            if seen:
-                constraints = _counted(_without_attributes(self, op.index) or self.constraints, self.kind(op))
-                constraints = _without_couples(constraints, self.failure.op)
-                return Culprit(op, tuple(dict.fromkeys(seen)), constraints)
-        return None
-
-    def kind(self, op: Op) -> tuple[object, ...]:
-        """Ops of one kind are calls of one line of code on tensors of the same shapes."""
-        shapes = tuple(self.graph.values[value].shape for value in _values(op))
-        return (op.name, op.source.file, op.source.line, shapes)
-
-    def of_kind(self, op: Op) -> list[Op]:
-        """Return all ops of one kind."""
-        kind = self.kind(op)
-        return [other for other in self.graph.ops if other.name == op.name and self.kind(other) == kind]
-
-    def alike(self, op: Op, constraints: Constraints) -> list[Op]:
-        """Return the op alone at first; all of its kind once they have failed often."""
-        often = constraints.failures.get(self.kind(op), 0) > WIDEN_AFTER
-        return self.of_kind(op) if often else [op]
 
 
 Remedy = Callable[[Setback], Constraints | None]
@@ -149,7 +81,7 @@ def take_back_attributes(setback: Setback) -> Constraints | None:
     """Where nothing that was cut can be to blame: let the attributes of the last failure be as they were."""
     if setback.culprit is not None:
         return None
-    return _without_attributes(setback, setback.constraints.new_attributes.op)
+    return setback.constraints.without_attributes(setback.constraints.new_attributes.op, setback.graph)
 
 
 # Remedies at a culprit
@@ -172,9 +104,9 @@ def follow_attribute(setback: Setback, culprit: Culprit) -> Constraints | None:
 
 
 def _with_attribute(setback: Setback, culprit: Culprit, name: str, value: int, axis: int) -> Constraints:
-    position = _values(culprit.op).index(value)
+    position = values_of(culprit.op).index(value)
     follows = {
-        (other.source.module, name): (_values(other)[position], axis)
+        (other.source.module, name): (values_of(other)[position], axis)
         for other in setback.alike(culprit.op, culprit.constraints)
         if type(getattr(setback.modules.get(other.source.module), name, None)) is int
     }
@@ -200,7 +132,7 @@ def divide_otherwise(setback: Setback, culprit: Culprit) -> Constraints | None:
         if site.op.index > culprit.op.index or site.chosen >= len(site.candidates) - 2:
             continue
         if np.isin(survivors.components.of_label[site.labels], comps).any():
-            counted = _counted(constraints, setback.kind(site.op))
+            counted = constraints.counted(setback.kind(site.op))
             ops = (*setback.alike(site.op, counted), *_of_same_unit(site, survivors))
             splits = {op.index: max(constraints.splits.get(op.index, 0), site.chosen + 1) for op in ops}
             return replace(counted, splits={**constraints.splits, **splits})
@@ -245,13 +177,13 @@ def mask_unread(setback: Setback, culprit: Culprit) -> Constraints | None:
 
 def freeze(setback: Setback, culprit: Culprit) -> Constraints | None:
     """Freeze the cut axes that the op saw."""
-    values = _values(culprit.op)
+    values = values_of(culprit.op)
     positions = [
         (number, axis) for number, value in enumerate(values) for v, axis in culprit.seen if v == value
     ]
     frozen = dict(culprit.constraints.frozen)
     for other in setback.alike(culprit.op, culprit.constraints):
-        values = _values(other)
+        values = values_of(other)
         for number, axis in positions:
             if number < len(values):
                 key = (other.index, values[number], axis)
@@ -285,14 +217,6 @@ REMEDIES: tuple[Remedy, ...] = (
 )
 
 
-# Changed constraints
-
-
-def _counted(constraints: Constraints, kind: tuple[object, ...]) -> Constraints:
-    failures = {**constraints.failures, kind: constraints.failures.get(kind, 0) + 1}
-    return replace(constraints, failures=failures)
-
-
 def _with_zero_inputs(setback: Setback, constraints: Constraints, ops: Iterable[int]) -> Constraints | None:
     new = set(ops) - constraints.zero_inputs
     if not new or not setback.proposal.selection.mask_biases:
@@ -302,47 +226,6 @@ def _with_zero_inputs(setback: Setback, constraints: Constraints, ops: Iterable[
 
 def _with_couples(constraints: Constraints, couples: Mapping[int, CoupledAxes]) -> Constraints | None:
     return replace(constraints, coupled={**constraints.coupled, **couples}) if couples else None
-
-
-def _without_attributes(setback: Setback, index: int) -> Constraints | None:
-    """Take back the attributes that were made to follow at an op; None where there are none."""
-    constraints = setback.constraints
-    made = {
-        ref.value for op in setback.graph.ops if op.index == index for ref in op.outputs if ref is not None
-    }
-    keys: set[Attribute] = {key for key, (value, _) in constraints.attributes.items() if value in made}
-    if constraints.new_attributes.op == index:
-        keys |= set(constraints.new_attributes.keys)
-    if not keys:
-        return None
-    attributes = {key: place for key, place in constraints.attributes.items() if key not in keys}
-    return replace(
-        constraints,
-        attributes=attributes,
-        rejected=constraints.rejected | keys,
-        new_attributes=Provisional(),
-    )
-
-
-def _without_couples(constraints: Constraints, index: int) -> Constraints:
-    """Take back the couples that were made because of a failure at an op; those of other ops have helped."""
-    new = constraints.new_couples
-    if new.op != index:
-        return replace(constraints, new_couples=Provisional())
-    coupled = {op: couple for op, couple in constraints.coupled.items() if op not in new.keys}
-    return replace(
-        constraints,
-        coupled=coupled,
-        rejected=constraints.rejected | set(new.keys),
-        new_couples=Provisional(),
-    )
-
-
-# Ops and axes that belong together
-
-
-def _values(op: Op) -> list[int]:
-    return [*op.reads, *(ref.value for ref in op.outputs if ref is not None)]
 
 
 def _input_with_result(op: Op, contraction: Contraction) -> CoupledAxes:
