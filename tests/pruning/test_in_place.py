@@ -435,7 +435,7 @@ def test_what_varies_over_the_picture_is_said_to_be_inexact() -> None:
         model.conv.bias.fill_(1)  # times the ramp, a dead channel is no constant
     done = torchthin.thin_(model, image())
     assert done.proof.relative <= 1e-9 < 1e-3 < done.proof.relative_to_masked
-    assert done.inexact == ("head: dead channels are not constant, their mean stands for them",)
+    assert done.inexact == ("head: dead channels are not constant, their mean is used instead",)
 
 
 def test_padding_is_said_to_be_inexact() -> None:

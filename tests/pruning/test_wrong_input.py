@@ -100,8 +100,12 @@ def test_verify_has_something_to_compare() -> None:
 
 def test_verify_tells_whose_fault_it_is() -> None:
     broken = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(7, 4, 1))
-    refused(lambda: torchthin.verify(broken, net(), IMAGES), InputError, "The masked model .* does not run")
-    refused(lambda: torchthin.verify(net(), broken, IMAGES), ProofError, "The thinned model .* does not run")
+    refused(
+        lambda: torchthin.verify(broken, net(), IMAGES), InputError, "The reference model .* does not run"
+    )
+    refused(
+        lambda: torchthin.verify(net(), broken, IMAGES), ProofError, "The candidate model .* does not run"
+    )
 
 
 def test_verify_runs_models_that_insist_on_their_precision() -> None:

@@ -104,7 +104,7 @@ def test_a_cache_of_the_pruned_instance_is_missing_in_a_new_one(tmp_path: Path) 
     result = _thinned(net, x)
     assert any("No checkpoint holds positions" in note for note in result.report.notes)
     result.save(tmp_path / "small.pt")
-    with pytest.raises(torchthin.InputError, match="positions, which the model has not"):
+    with pytest.raises(torchthin.InputError, match="positions, which the model does not have"):
         torchthin.load(Caching(), tmp_path / "small.pt")
 
 

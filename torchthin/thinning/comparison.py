@@ -10,14 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchthin.errors import InputError
 from torchthin.graph.clone import clone, state_tensors
 from torchthin.graph.deferred import SMALLEST, Deferred, FilledIn
 from torchthin.graph.evaluation_mode import has_own_modes
 from torchthin.graph.inputs import Inputs, refreshed
 from torchthin.graph.op_counter import CountingMode
 from torchthin.graph.opgraph import BRANCH, Op
-from torchthin.graph.outputs import output_tensors
 from torchthin.graph.trace import Traced
 from torchthin.thinning.apply import thin_copy
 from torchthin.thinning.constants import Absorption, Absorptions, absorbed_tensors, find_absorptions
@@ -25,7 +23,7 @@ from torchthin.thinning.constraints import Proposal
 from torchthin.thinning.derived_weights import preserved_ops, rescaled_tensors
 from torchthin.thinning.divergence import first_divergence, run
 from torchthin.thinning.outcome import Diverged, Failure, Success
-from torchthin.thinning.proof import Proof, can_double, compare, in_double, joined
+from torchthin.thinning.proof import Proof, can_double, compare, in_double, joined, refuse_nan
 from torchthin.thinning.recipe import Recipe, cut
 from torchthin.thinning.reference import Constant, Reference, ReferenceMode
 from torchthin.thinning.scale import Scaling, scaled_tensors
@@ -275,7 +273,7 @@ def _observed(models: Models, masked: nn.Module, inputs: Inputs, reference: Refe
     graph = models.traced.graph
     modes, note = [ReferenceMode(reference)], ""
     outputs = [_recorded(models, masked, inputs, modes[0])]
-    _refuse_nan(outputs[0])
+    refuse_nan(outputs[0], "masked")
     if graph.branched and graph.chance() is None:
         mode = ReferenceMode(reference, BRANCH)
         try:
@@ -301,16 +299,6 @@ def _recorded(models: Models, masked: nn.Module, inputs: Inputs, mode: Reference
             "what changes from run to run cannot be proved."
         )
     return outputs
-
-
-def _refuse_nan(outputs: Any) -> None:
-    """A comparison of NaN with NaN would be no proof."""
-    for leaf in output_tensors(outputs):
-        if leaf.numel() and bool(torch.isnan(leaf).all()):
-            raise InputError(
-                "An output of the masked model is NaN throughout, so nothing can be proved. "
-                "Look for NaN or negative variances in the weights, or give other example_inputs."
-            )
 
 
 def _unabsorbed(constants: tuple[Constant, ...]) -> Failure:

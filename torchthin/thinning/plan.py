@@ -173,7 +173,7 @@ def inexact_layers(plan: ThinningPlan) -> tuple[str, ...]:
         if item.through_function
     ]
     varying = [
-        f"{constant.op.source.module or constant.op.name}: dead channels are not constant, their mean stands for them"
+        f"{constant.op.source.module or constant.op.name}: dead channels are not constant, their mean is used instead"
         for constant in plan.outcome.constants
         if constant.spread > VARYING * max(float(constant.level), 1e-300)
     ]

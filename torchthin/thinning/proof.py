@@ -1,4 +1,4 @@
-"""Stage 8: does the thinned model compute what the masked model computes?"""
+"""Does the thinned model compute what the masked model computes?"""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Agreement:
         return self.max_error / self.scale if self.scale > 0 else self.max_error
 
     def to_dict(self) -> dict[str, Any]:
-        """Return JSON-able data; None stands for an infinite distance."""
+        """Return JSON-able data, with None for an infinite distance."""
         return {**asdict(self), "max_error": _finite(self.max_error)}
 
 
@@ -50,7 +50,7 @@ class Proof:
     """The comparison of a thinned model with its masked model."""
 
     outputs: tuple[Agreement, ...]
-    """Against the reference: the masked model in which channels that go are constants."""
+    """Against the reference: the masked model in which removed channels are constants."""
     masked: tuple[Agreement, ...]
     """Against the masked model as it is; larger where a constant met padding or statistics lost channels."""
     dtype: str
@@ -87,7 +87,7 @@ class Proof:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the proof as JSON-able data; None stands for an infinite distance."""
+        """Return the proof as JSON-able data, with None for an infinite distance."""
         return {
             **asdict(self),
             "outputs": [agreement.to_dict() for agreement in self.outputs],
@@ -98,78 +98,82 @@ class Proof:
         }
 
 
-def verify(masked: nn.Module, thinned: nn.Module, example_inputs: Any) -> Proof:
+def verify(reference: nn.Module, candidate: nn.Module, example_inputs: Any) -> Proof:
     """Run two models on the same inputs in evaluation mode and compare every output.
 
     Both run on float64 copies where they have at most `DOUBLE_UP_TO` parameters, else as they are; neither is changed.
 
     Args:
-        masked: the model that says what is right.
-        thinned: the model that should compute the same.
+        reference: the model that says what is right.
+        candidate: the model that should compute the same.
         example_inputs: a tensor, a tuple of positional or a dict of keyword arguments.
 
     Returns:
         `Proof`; ``proof.holds`` says whether they agree, ``str(proof)`` in one line how closely.
 
     Raises:
-        InputError: the masked model cannot be used, does not run on the inputs, or returns nothing to compare.
-        ProofError: the thinned model does not run on inputs on which the masked one does.
+        InputError: the reference cannot be used, does not run on the inputs, or returns nothing to compare.
+        ProofError: the candidate does not run on inputs on which the reference does.
     """
-    for model in (masked, thinned):
+    models = (reference, candidate)
+    for model in models:
         check_model(model, "verify")
         if any(tensor.is_meta for _, tensor in state_tensors(model)):
             raise InputError(
                 "The models of verify must have values. Got one on the meta device; load its weights."
             )
-    inputs = on_device_of(masked, as_inputs(example_inputs))
-    double = all(can_double(model) for model in (masked, thinned))
-    outcomes = _both(masked, thinned, in_double(inputs, double), double)
+    inputs = on_device_of(reference, as_inputs(example_inputs))
+    double = all(map(can_double, models))
+    expected, actual = (_outputs(model, inputs, double) for model in models)
     if double and isinstance(
-        outcomes[0], Exception
+        expected, Exception
     ):  # code that insists on its own precision: x.float() in forward
         double = False
-        outcomes = _both(masked, thinned, inputs, double)
-    expected, actual = outcomes
+        expected, actual = (_outputs(model, inputs, double) for model in models)
     if isinstance(expected, Exception):
         raise InputError(
-            f"The masked model ({type(masked).__name__}) does not run on the example_inputs: {one_line(expected)}. "
+            f"The reference model ({type(reference).__name__}) does not run on the example_inputs: {one_line(expected)}. "
             "Give inputs of the shapes and dtypes that its forward takes."
         ) from expected
     if isinstance(actual, Exception):
         raise ProofError(
-            f"The thinned model ({type(thinned).__name__}) does not run on the inputs: {one_line(actual)}."
+            f"The candidate model ({type(candidate).__name__}) does not run on the inputs: {one_line(actual)}."
         ) from actual
-    _check_comparable(expected)
+    if not any(tensor.numel() for tensor in output_tensors(expected)):
+        raise InputError(
+            "The reference model of verify must return tensors with values, alone or in lists, tuples, dicts and objects. "
+            f"Got {type(expected).__name__}."
+        )
+    refuse_nan(expected, "reference")
     return compare(expected, expected, actual, double)
 
 
-def _check_comparable(outputs: Any) -> None:
-    tensors = _tensors(outputs)
-    if not any(tensor.numel() for tensor in tensors):
-        raise InputError(
-            "The masked model of verify must return tensors with values, alone or in lists, tuples, dicts and objects. "
-            f"Got {type(outputs).__name__}."
-        )
-    if any(tensor.numel() and bool(torch.isnan(tensor).all()) for tensor in tensors):
-        raise InputError(
-            "An output of the masked model is NaN throughout, so nothing can be proved. "
-            "Look for NaN or negative variances in the weights, or give other example_inputs."
-        )
-
-
-def _both(masked: nn.Module, thinned: nn.Module, inputs: Inputs, double: bool) -> tuple[Any, Any]:
-    return _run_copy(masked, inputs, double), _run_copy(thinned, inputs, double)
-
-
-def _run_copy(model: nn.Module, inputs: Inputs, double: bool) -> Any:
-    """Return the outputs, or the exception."""
+def _outputs(model: nn.Module, inputs: Inputs, double: bool) -> Any:
+    """Return the outputs of a copy, or the exception."""
     copy = clone(model, to_double if double else duplicate)
     try:
         with evaluation_mode(copy):
             copy.eval()
-            return call(copy, inputs)
+            return call(copy, in_double(inputs, double))
     except Exception as error:  # whatever the user's code raises
         return error
+
+
+def refuse_nan(outputs: Any, kind: str) -> None:
+    """Refuse an output that is NaN throughout: a comparison of NaN with NaN would be no proof.
+
+    Args:
+        outputs: of a model.
+        kind: what the model is called in the error.
+
+    Raises:
+        InputError: naming what to do.
+    """
+    if any(tensor.numel() and bool(torch.isnan(tensor).all()) for tensor in output_tensors(outputs)):
+        raise InputError(
+            f"An output of the {kind} model is NaN throughout, so nothing can be proved. "
+            "Look for NaN or negative variances in the weights, or give other example_inputs."
+        )
 
 
 def can_double(model: nn.Module) -> bool:
@@ -194,7 +198,7 @@ def compare(masked: Any, expected: Any, actual: Any, double: bool) -> Proof:
     """
     tolerance = TOLERANCE_DOUBLE if double else TOLERANCE_SINGLE
     dtype = "float64" if double else "as given"
-    lists = [_tensors(item) for item in (masked, expected, actual)]
+    lists = [output_tensors(item) for item in (masked, expected, actual)]
     shapes = [[tuple(t.shape) for t in tensors] for tensors in lists]
     if shapes[1] != shapes[2]:
         problem = f"output shapes differ: {shapes[1]} masked, {shapes[2]} thinned"
@@ -214,10 +218,6 @@ def joined(proofs: Sequence[Proof]) -> Proof:
 
 def _finite(number: float) -> float | None:
     return number if math.isfinite(number) else None
-
-
-def _tensors(outputs: Any) -> list[Tensor]:
-    return output_tensors(outputs)
 
 
 def _agreements(expected: list[Tensor], actual: list[Tensor]) -> tuple[Agreement, ...]:

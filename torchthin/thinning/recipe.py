@@ -26,11 +26,11 @@ class Recipe:
     shapes: Mapping[str, tuple[int, ...]]
     """Shape before, of every tensor that changes."""
     keep: Mapping[str, Mapping[int, tuple[int, ...]]]
-    """Parameter or buffer name -> axis -> indices that stay, ascending."""
+    """Parameter or buffer name -> axis -> kept indices, ascending."""
     attributes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Module name -> attribute -> value after."""
     added: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    """Parameters that the module left out (a bias that now carries a constant) -> shape after."""
+    """Parameters that the layer did not have (a bias that absorbs a constant) -> shape after."""
 
     def __bool__(self) -> bool:
         return bool(self.keep)
@@ -108,8 +108,8 @@ def kept_indices(
     keeps: Mapping[str, np.ndarray[Any, np.dtype[np.bool_]]],
     tensors: Mapping[str, Tensor],
 ) -> tuple[dict[str, tuple[int, ...]], dict[str, dict[int, tuple[int, ...]]]]:
-    """Return the shapes and kept indices of all tensors in which something goes."""
-    gone: dict[tuple[str, int], list[IntArray]] = {}
+    """Return the shapes and kept indices of all tensors that lose something."""
+    removed: dict[tuple[str, int], list[IntArray]] = {}
     for group in groups:
         keep = keeps.get(group.name)
         if keep is None or keep.all():
@@ -119,22 +119,20 @@ def kept_indices(
             alike = (id(member.indices), id(member.channels))
             lost = met[alike] if alike in met else met.setdefault(alike, member.of(keep))
             if lost.size:
-                gone.setdefault((member.parameter, member.axis), []).append(lost)
+                removed.setdefault((member.parameter, member.axis), []).append(lost)
     shapes: dict[str, tuple[int, ...]] = {}
     kept: dict[str, dict[int, tuple[int, ...]]] = {}
     known: dict[bytes, tuple[int, ...]] = {}  # equal axes share one tuple
     same: dict[tuple[int, ...], tuple[int, ...]] = {}
-    for (name, axis), lost_parts in gone.items():
+    for (name, axis), lost_parts in removed.items():
         shapes[name] = tuple(tensors[name].shape)
         parts = (shapes[name][axis], *map(id, lost_parts))
         if parts not in same:
-            stay = np.ones(shapes[name][axis], np.bool_)
-            for lost in lost_parts:
-                stay[lost] = False
-            key = stay.tobytes()
-            if key not in known:
-                known[key] = tuple(np.flatnonzero(stay).tolist())
-            same[parts] = known[key]
+            left = np.ones(shapes[name][axis], np.bool_)
+            left[np.concatenate(lost_parts)] = False
+            key = left.tobytes()
+            same[parts] = known[key] if key in known else tuple(np.flatnonzero(left).tolist())
+            known[key] = same[parts]
         kept.setdefault(name, {})[axis] = same[parts]
     return shapes, kept
 
@@ -168,38 +166,40 @@ def check_fits(recipe: Recipe, tensors: Mapping[str, Tensor], modules: Mapping[s
     for name, shape in recipe.shapes.items():
         if name not in tensors:
             raise InputError(
-                f"The recipe names {name}, which the model has not. Build the class it was made for; a tensor that a run of "
-                "the model caches must not be there yet when it is pruned."
+                f"The recipe names {name}, which the model does not have. Build the class it was made for; a tensor that a run "
+                "of the model caches must not be there yet when it is pruned."
             )
         if tuple(tensors[name].shape) != shape:
             raise InputError(
                 f"The recipe was made for {name} of shape {shape}; the model has {tuple(tensors[name].shape)}. "
                 "Build the full-size class it was made for."
             )
-    ends: dict[int, tuple[int, int]] = {}
-    for name, axes in recipe.keep.items():
-        shape = recipe.shapes.get(name, ())
-        for kept in axes.values():
-            if id(kept) not in ends:
-                ends[id(kept)] = (min(kept, default=-1), max(kept, default=-1))
-        if not all(
-            0 <= d < len(shape) and 0 <= ends[id(kept)][0] <= ends[id(kept)][1] < shape[d]
-            for d, kept in axes.items()
-        ):
-            raise InputError(
-                f"The recipe is damaged: the indices to keep of {name} do not lie in {shape}. Thin again."
-            )
+    _check_indices(recipe)
     for path, values in recipe.attributes.items():
         for attribute in values:
             if not hasattr(modules.get(path), attribute):
                 raise InputError(
-                    f"The recipe sets {attribute} of the module {path!r}, which the model has not. "
+                    f"The recipe sets {attribute} of the module {path!r}, which the model does not have. "
                     "Build the class it was made for."
                 )
     for name in recipe.added:
         path, _, local = name.rpartition(".")
         if getattr(modules.get(path), local, modules) is not None:
             raise InputError(
-                f"The recipe adds {name}, which the model has already, or no place for. "
+                f"The recipe adds {name}, which the model has already or cannot have. "
                 "Build the full-size class it was made for."
             )
+
+
+def _check_indices(recipe: Recipe) -> None:
+    ends: dict[int, tuple[int, int]] = {}  # many axes share their indices
+    for name, axes in recipe.keep.items():
+        shape = recipe.shapes.get(name, ())
+        for axis, kept in axes.items():
+            if id(kept) not in ends:
+                ends[id(kept)] = (min(kept, default=-1), max(kept, default=-1))
+            first, last = ends[id(kept)]
+            if not (0 <= axis < len(shape) and 0 <= first <= last < shape[axis]):
+                raise InputError(
+                    f"The recipe is damaged: the indices to keep of {name} do not lie in {shape}. Thin again."
+                )

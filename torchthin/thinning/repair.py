@@ -248,7 +248,7 @@ def _view_couples(ops: Iterable[Op], setback: Setback, culprit: Culprit) -> dict
 
 
 def _view_couple(op: Op, setback: Setback, culprit: Culprit) -> CoupledAxes | None:
-    """CoupledAxes an axis that a view or split makes with a cut axis of the same size that goes into its module."""
+    """Couple an axis that a view or split makes with a cut axis of the same size that goes into its module."""
     if op.name not in DIVIDING:
         return None
     constraints = culprit.constraints
