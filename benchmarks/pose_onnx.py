@@ -46,7 +46,8 @@ def main() -> None:
     dense = load_student()
     inputs = calibration_inputs(given.unlabelled)
     pruned = torchthin.prune(dense, inputs[:2], given.target_sparsity, exclude=HEADS)
-    recovered = recover(dense, pruned, inputs[:2], inputs, limit=given.unlabelled, epochs=given.epochs)
+    recovery = torchthin.Recovery(epochs=given.epochs, max_samples=given.unlabelled)
+    recovered = recover(dense, pruned, inputs[:2], inputs, recovery=recovery)
     percent = f"{100 * given.target_sparsity:g} %"
     models = {
         "dense": dense,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from pose_demo.options import PICTURES, Options, parse
 from torchthin.cli.console import run_command
+from torchthin.config import Recovery
 from torchthin.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -127,10 +128,8 @@ def _recovered(
 
     # Inputs are not mixed: a mixture of two people is no picture of people.
     with progress_bar("Recovering") as progress:
-        return recover(
-            model, result, example, data,
-            limit=PICTURES, epochs=epochs, mix=False, progress=progress,
-        )  # fmt: skip
+        recovery = Recovery(epochs=epochs, mixup=False, max_samples=PICTURES)
+        return recover(model, result, example, data, recovery=recovery, progress=progress)
 
 
 def _synthesis(options: Options, model: nn.Module, checkpoint: Checkpoint) -> Synthesis | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from torchthin.config import NM, Budget, Distiller, PruneConfig, Ratio, Schedule, Unstructured
+from torchthin.config import NM, Budget, Distiller, PruneConfig, Ratio, Recovery, Schedule, Unstructured
 from torchthin.errors import InputError, ProofError, TargetMissedError, TorchthinError
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ __all__ = [
     "PruningPlan",
     "Ratio",
     "Recipe",
+    "Recovery",
     "Schedule",
     "TargetMissedError",
     "Thinned",

@@ -27,6 +27,8 @@ WEIGHT_CRITERIA = ("magnitude", "lamp", "random")
 LEAST_KEPT = 0.1
 """Share of every group that is kept with scope="global", unless the target keeps less than twice that on average."""
 CURVES = ("agp", "linear", "one-shot")
+MAX_SAMPLES = 256
+"""Inputs that are taken from calibration data, where the caller says nothing else."""
 
 
 def option(default: Any, flag: str, help: str, metavar: str | None = None) -> Any:
@@ -641,3 +643,79 @@ class PruneConfig:
             "thin": self.thin,
             **self.target.to_dict(),
         }
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """How pictures become numbers: values in 0..1, less `mean`, divided by `std`, each one for all channels or one a channel."""
+
+    mean: tuple[float, ...] = option(
+        (0.0,),
+        "--data-mean",
+        "mean, subtracted from pictures in 0..1: one number, or one for each channel (default: 0)",
+        "NUMBER",
+    )
+    std: tuple[float, ...] = option(
+        (1.0,),
+        "--data-std",
+        "std, by which to divide pictures in 0..1: one number, or one for each channel (default: 1)",
+        "NUMBER",
+    )
+
+    def __post_init__(self) -> None:
+        if not all(map(math.isfinite, (*self.mean, *self.std))) or min(self.std, default=1) <= 0:
+            raise ConfigError(
+                "The mean and std of pictures must be finite numbers, and std above 0. "
+                f"Got mean {self.mean} and std {self.std}."
+            )
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """How a thinned model is recovered from calibration data, without labels."""
+
+    epochs: int = option(
+        0,
+        "--recover-epochs",
+        "epochs of learning from the full model's outputs, without labels (default: 0)",
+        "N",
+    )
+    loss: str = option(
+        "values",
+        "--recover-outputs",
+        "values, or logits: outputs are scores of classes (default: values)",
+        "KIND",
+    )
+    """What distillation minimises: "values", the squared distance of the outputs in units of their variance, or "logits", the
+    Kullback-Leibler divergence over the last axis."""
+    lr: float = 5e-3
+    """Highest learning rate of AdamW."""
+    warmup: float = 0.1
+    """Share of the steps over which the learning rate rises, in [0, 1): at the full rate the first steps move a refitted
+    model away before they bring it nearer."""
+    mixup: bool = True
+    """Whether inputs are mixed in pairs: good where they are few, not for tasks that locate things in a picture."""
+    seed: int = 0
+    """Of shuffling and mixing."""
+    max_samples: int = option(
+        MAX_SAMPLES,
+        "--data-limit",
+        "inputs of --data to take: the first, of a folder evenly spread over the names (default: 256)",
+        "N",
+    )
+    pixels: Pixels = Pixels()
+
+    def __post_init__(self) -> None:
+        _whole(self, "epochs", 0)
+        _whole(self, "seed", 0)
+        _whole(self, "max_samples", 1)
+        for name, allowed, most in (("lr", "a positive number", math.inf), ("warmup", "in [0, 1)", 1.0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) < most:
+                refuse(self, name, allowed, value)
+        if not self.lr:
+            refuse(self, "lr", "a positive number", self.lr)
+        if self.loss not in ("values", "logits"):
+            refuse(self, "loss", "'values' or 'logits'", self.loss)
+        if not isinstance(self.mixup, bool):
+            refuse(self, "mixup", "true or false", self.mixup)

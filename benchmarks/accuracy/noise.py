@@ -15,7 +15,7 @@ from tools import Job, macs, recalibrated, torch_pruning, torchthin
 from torch import nn
 from train import accuracy
 
-from torchthin import Budget, prune, recover
+from torchthin import Budget, Recovery, prune, recover
 from torchthin.io.data_sources import noise_like
 
 EPOCHS = 30
@@ -54,7 +54,7 @@ def main() -> None:
 def _distilled(job: Job, share: float) -> nn.Module:
     example = job.task.example
     result = prune(job.dense, example, Budget(macs=f"{share}x"))
-    return recover(job.dense, result, example, "noise", epochs=EPOCHS).model
+    return recover(job.dense, result, example, "noise", recovery=Recovery(epochs=EPOCHS)).model
 
 
 def _recalibrated(job: Job) -> dict[str, nn.Module]:

@@ -10,7 +10,7 @@ import torch
 from tasks import Task
 from torch import Tensor, nn
 
-from torchthin import Budget, Distiller, prune, recover
+from torchthin import Budget, Distiller, Recovery, prune, recover
 from torchthin.graph.cost import measure
 from torchthin.graph.inputs import as_inputs
 
@@ -167,6 +167,8 @@ def torchthin(
         if data is None:
             return result.model
         epochs = job.task.epochs if distil else 0
-        return recover(job.dense, result, job.task.example, data, epochs=epochs, mix=job.task.mix).model
+        return recover(
+            job.dense, result, job.task.example, data, recovery=Recovery(epochs=epochs, mixup=job.task.mix)
+        ).model
 
     return way

@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, TensorDataset
 
+from torchthin.config import Pixels
 from torchthin.errors import FactoryError, InputError
 from torchthin.graph.inputs import Inputs, as_inputs
 from torchthin.io.calibration import calibration
-from torchthin.io.data_sources import Pixels
 
 LIKE = as_inputs(torch.zeros(2, 3, 8, 8))
 IMAGES = torch.randn(100, 3, 8, 8)

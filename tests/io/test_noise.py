@@ -69,7 +69,7 @@ def test_a_refit_on_noise_helps_on_inputs_of_another_kind() -> None:
         (torch.rand(16, 3, 6, 6).round() * 2 - 1).repeat_interleave(4, 2).repeat_interleave(4, 3)
     )  # tiles
     plain = torchthin.prune(net, pictures[:1], 0.5)
-    mended = torchthin.recover(net, plain, pictures[:1], "noise", epochs=0)
+    mended = torchthin.recover(net, plain, pictures[:1], "noise")
 
     @torch.no_grad()
     def off(model: nn.Module) -> float:

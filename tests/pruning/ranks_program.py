@@ -13,10 +13,10 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from training import IMAGES, MORE, Net, batch
 
-from torchthin import InputError, ProofError, Pruner, Schedule, prune
+from torchthin import InputError, ProofError, Pruner, Recovery, Schedule, prune
 from torchthin.graph.inputs import as_inputs
 from torchthin.pruning.recover import recover
-from torchthin.recovery.distillation import Distillation, distill_
+from torchthin.recovery.distillation import distill_
 
 
 def digest(model: nn.Module) -> list[float]:
@@ -102,13 +102,15 @@ def recovered(rank: int) -> dict[str, object]:
     pruned = prune(net, IMAGES[:2])
 
     def weights(inputs: torch.Tensor) -> dict[str, torch.Tensor]:
-        return dict(recover(net, pruned, IMAGES[:2], inputs, epochs=2, rate=1e-3).model.state_dict())
+        return dict(
+            recover(net, pruned, IMAGES[:2], inputs, recovery=Recovery(epochs=2, lr=1e-3)).model.state_dict()
+        )
 
     own = torch.randn(40, *IMAGES.shape[1:], generator=torch.Generator().manual_seed(rank))
     fewer = said(lambda: weights(own[: 40 - 8 * rank]))
     shared = copy.deepcopy(pruned.model)
     assert pruned.recipe is not None
-    distill_(net, shared, pruned.recipe, as_inputs(MORE), Distillation(2, rate=1e-3))
+    distill_(net, shared, pruned.recipe, as_inputs(MORE), Recovery(epochs=2, lr=1e-3))
     return {"shared": dict(shared.state_dict()), "own": weights(own), "refused": fewer}
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import torchthin
+from torchthin.config import Budget
 from torchthin.errors import ConfigError, InputError, ProofError
 from torchthin.evaluation.evaluator import Evaluator
 from torchthin.graph.inputs import as_inputs
@@ -39,7 +40,7 @@ def told(found: Comparison) -> list[Row]:
     return [replace(row, seconds=0.0) for row in (found.dense, *found.rows)]
 
 
-GRID = grid(criteria=["l1", "random"], sparsities=[0.25, 0.5], macs=["0.6x"])
+GRID = grid([0.25, 0.5, Budget(macs="0.6x")], ["l1", "random"])
 
 
 def test_rows_are_what_prune_gives() -> None:
@@ -49,7 +50,7 @@ def test_rows_are_what_prune_gives() -> None:
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert len(found.rows) == len(GRID) == 6
     for config, row in zip(GRID, found.rows, strict=True):
-        result = torchthin.prune(model, example_inputs=X, **config.to_dict())
+        result = torchthin.prune(model, X, config.target, criterion=config.criterion)
         assert (row.macs, row.parameters) == (result.report.thinned_macs, result.report.thinned_parameters)
         assert row.value == pytest.approx(score(result.model))
         assert row.channel_sparsity == result.report.channel_sparsity
@@ -69,13 +70,18 @@ def test_processes_and_an_ended_run_give_the_same_rows(tmp_path: Path) -> None:
     assert told(again) == whole
     assert counts == [(done, len(GRID)) for done in range(3, len(GRID) + 1)]
     path_before = path.read_bytes()
-    more = compare(net(), X, grid(sparsities=[0.75]) + GRID, data=DATA, rows=path)  # another grid
+    more = compare(net(), X, grid([0.75]) + GRID, data=DATA, rows=path)  # another grid
     assert told(more)[2:] == whole[1:]
     assert path.read_bytes().startswith(path_before)
     other = net()
     with torch.no_grad():
         other[0].weight.mul_(2)
-    for change in ({"model": other}, {"metric": score}, {"data": 2 * DATA}, {"chip": "MAX78000"}):
+    for change in (
+        {"model": other},
+        {"metric": score},
+        {"data": 2 * DATA},
+        {"cost": torchthin.Chip("MAX78000")},
+    ):
         arguments = {"model": net(), "data": DATA, **change}
         with pytest.raises(ConfigError, match="was made for other weights, data"):
             compare(arguments.pop("model"), X, GRID, rows=path, **arguments)
@@ -83,8 +89,8 @@ def test_processes_and_an_ended_run_give_the_same_rows(tmp_path: Path) -> None:
 
 def test_recovery_brings_the_outputs_nearer_on_inputs_it_never_saw() -> None:
     data = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(2))
-    ways = grid(sparsities=[0.5])
-    without = compare(net(), X, ways, data=data, recover=False)
+    ways = grid([0.5])
+    without = compare(net(), X, ways, data=data, recovery=None)
     recovered = compare(net(), X, ways, data=data)
     assert recovered.rows[0].macs == without.rows[0].macs
     assert recovered.rows[0].value is not None
@@ -94,7 +100,7 @@ def test_recovery_brings_the_outputs_nearer_on_inputs_it_never_saw() -> None:
 
 
 def test_chip_and_latency_are_measured() -> None:
-    found = compare(net(), X, grid(sparsities=[0.5]), chip="max78000", latency=3)
+    found = compare(net(), X, grid([0.5]), cost=torchthin.Chip("max78000"), latency=3)
     for row in (found.dense, *found.rows):
         assert row.latency_ms is not None
         assert row.latency_ms > 0
@@ -105,7 +111,7 @@ def test_chip_and_latency_are_measured() -> None:
 
 
 def test_a_candidate_that_fails_is_a_row() -> None:
-    ways = grid(sparsities=[0.25], macs=["0.0001x"])  # no cut is as small
+    ways = grid([0.25, Budget(macs="0.0001x")])  # no cut is as small
     found = compare(net(), X, ways)
     assert found.rows[0].failure is None
     assert found.rows[1].failure is not None
@@ -161,27 +167,26 @@ def test_the_plot_is_a_picture(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         ({"candidates": ()}, "The candidates of compare are empty"),
-        ({"candidates": [torchthin.PruneConfig()]}, "must be thinned"),
-        ({"candidates": grid(criteria=["l7"], sparsities=[0.5])}, "criterion must be one of"),
-        ({"candidates": grid(criteria=["taylor"], sparsities=[0.5])}, "needs data"),
+        ({"candidates": [torchthin.PruneConfig(thin=False)]}, "must be thinned"),
+        ({"candidates": grid([0.5], ["l7"])}, "criterion must be one of"),
+        ({"candidates": grid([0.5], ["taylor"])}, "needs data"),
         ({"workers": 0}, "workers of compare must be"),
         ({"workers": 2, "latency": 3}, "needs one worker"),
         ({"latency": -1}, "latency of compare must be"),
-        ({"recover_epochs": 2}, "need data"),
-        ({"chip": "MAX1"}, "MAX78000"),
+        ({"recovery": torchthin.Recovery(epochs=2)}, "without data"),
         ({"metric": lambda model: float("nan")}, "The metric must be a finite number"),
         ({"storage": "sqlite:///x.db", "rows": "rows.jsonl"}, "Give neither workers nor rows"),
     ],
 )
 def test_bad_input_is_refused(arguments: dict[str, object], message: str) -> None:
-    given = {"candidates": grid(sparsities=[0.5]), **arguments}
+    given = {"candidates": grid([0.5]), **arguments}
     with pytest.raises(InputError, match=message):
         compare(net(), X, given.pop("candidates"), **given)
 
 
 def test_an_empty_grid_is_refused() -> None:
     with pytest.raises(ConfigError, match="The grid of compare is empty"):
-        grid()
+        grid([])
 
 
 class Counted:

@@ -13,10 +13,10 @@ import pytest
 import torch
 from training import IMAGES, MORE, Net, assert_zero_where_masked
 
-from torchthin import Pruner, Schedule, prune
-from torchthin.graph.inputs import Inputs, as_inputs
+from torchthin import Pruner, Recovery, Schedule, prune
+from torchthin.graph.inputs import as_inputs
 from torchthin.io.calibration import picked
-from torchthin.recovery import distillation as distill
+from torchthin.recovery.distillation import batch_loss, distill_
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -86,21 +86,20 @@ def test_a_recovery_ends_with_the_same_weights_everywhere(ranks: Ranks) -> None:
 
 
 def test_a_shared_recovery_is_that_of_one_process_with_the_mean_loss_of_the_parts(
-    ranks: Ranks, monkeypatch: pytest.MonkeyPatch
+    ranks: Ranks,
 ) -> None:
-    of_part = distill._loss
-
-    def of_both(dense: Any, small: Any, batch: Inputs, *more: Any) -> torch.Tensor:
+    def of_both(*models: Any) -> torch.Tensor:
+        *given, batch = models
         size = next(batch.tensors()).shape[0]
         parts = [picked(batch, torch.arange(rank, size, 2)) for rank in (0, 1)]
-        return (of_part(dense, small, parts[0], *more) + of_part(dense, small, parts[1], *more)) / 2
+        return (batch_loss(*given, parts[0]) + batch_loss(*given, parts[1])) / 2
 
-    monkeypatch.setattr(distill, "_loss", of_both)
     net = Net().eval()
     pruned = prune(net, IMAGES[:2])
     before = copy.deepcopy(pruned.model.state_dict())
     assert pruned.recipe is not None
-    distill.distill_(net, pruned.model, pruned.recipe, as_inputs(MORE), distill.Distillation(2, rate=1e-3))
+    recovery = Recovery(epochs=2, lr=1e-3)
+    distill_(net, pruned.model, pruned.recipe, as_inputs(MORE), recovery, loss=of_both)
     for name, value in pruned.model.state_dict().items():
         shared = ranks[0]["recovered"]["shared"][name]
         assert torch.allclose(value, shared, rtol=1e-4, atol=1e-5), name

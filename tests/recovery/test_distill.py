@@ -1,16 +1,17 @@
 """Distillation: it brings the outputs nearer, leaves what it is given as it was, and goes on bit for bit."""
 
+import copy
 import io
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from torchthin import PruneResult, prune, recover
+from torchthin import PruneResult, Recovery, prune, recover
 from torchthin.errors import CheckpointError, ConfigError
-from torchthin.recovery import distillation as distill
+from torchthin.recovery.distillation import lr_curve
 
 
 def task() -> tuple[nn.Module, PruneResult, torch.Tensor]:
@@ -29,12 +30,12 @@ def weights(result: PruneResult) -> list[torch.Tensor]:
     return list(result.model.state_dict().values())
 
 
-@pytest.mark.parametrize("outputs", ["values", "logits"])
-def test_epochs_bring_the_outputs_nearer(outputs: str) -> None:
+@pytest.mark.parametrize("loss", ["values", "logits"])
+def test_epochs_bring_the_outputs_nearer(loss: str) -> None:
     net, result, data = task()
     told: list[tuple[int, int]] = []
     found = recover(
-        net, result, data[:1], data, epochs=8, outputs=outputs,
+        net, result, data[:1], data, recovery=Recovery(epochs=8, loss=loss),
         progress=lambda done, total, loss: told.append((done, total)),
     )  # fmt: skip
     facts = found.report.recovery
@@ -48,8 +49,8 @@ def test_epochs_bring_the_outputs_nearer(outputs: str) -> None:
     assert not found.model.training
 
 
-def test_the_rate_grows_over_the_share_that_is_asked_for_and_falls_to_nothing() -> None:
-    whole, warm = distill._rate_curve(100, 0.0), distill._rate_curve(100, 0.2)
+def test_the_learning_rate_rises_over_the_share_that_is_asked_for_and_falls_to_nothing() -> None:
+    whole, warm = lr_curve(100, 0.0), lr_curve(100, 0.2)
     assert whole(0) == 1
     assert warm(0) == pytest.approx(1 / 20)
     assert [warm(step) for step in range(20)] == sorted(warm(step) for step in range(20))
@@ -58,29 +59,28 @@ def test_the_rate_grows_over_the_share_that_is_asked_for_and_falls_to_nothing() 
     assert warm(100) == pytest.approx(0)
 
 
-def test_without_mixing_the_inputs_are_the_given_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise AssertionError
-
+def test_without_mixup_the_inputs_are_the_given_ones() -> None:
     net, result, data = task()
-    monkeypatch.setattr(distill, "_mixed", refuse)
-    found = recover(net, result, data[:1], data, epochs=1, mix=False)
-    assert found.report.recovery is not None
-    with pytest.raises(AssertionError):
-        recover(net, result, data[:1], data, epochs=1)
+    known = {image.numpy().tobytes() for image in data}
+    seen: list[Tensor] = []
+    hooked = copy.deepcopy(net)
+    hooked.register_forward_pre_hook(lambda module, args: seen.extend(args[0].clone()))
+    for mixup in (False, True):
+        seen.clear()
+        recover(hooked, result, data[:1], data, recovery=Recovery(epochs=1, mixup=mixup))
+        assert all(image.numpy().tobytes() in known for image in seen) != mixup
 
 
-@pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])
-def test_a_warm_up_that_is_no_share_is_refused(share: float) -> None:
-    net, result, data = task()
-    with pytest.raises(ConfigError, match="warm_up of recover must be in"):
-        recover(net, result, data[:1], data, epochs=1, warm_up=share)
+@pytest.mark.parametrize("share", [-0.1, 1.0, float("nan"), "all"])
+def test_a_warmup_that_is_no_share_is_refused(share: Any) -> None:
+    with pytest.raises(ConfigError, match="warmup of Recovery must be in"):
+        Recovery(epochs=1, warmup=share)
 
 
-@pytest.mark.parametrize("options", [{}, {"mix": False, "warm_up": 0.3}])
+@pytest.mark.parametrize("options", [{}, {"mixup": False, "warmup": 0.3}])
 def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path: Path, options: dict[str, Any]) -> None:
     net, result, data = task()
-    whole = recover(net, result, data[:1], data, epochs=4, **options)
+    whole = recover(net, result, data[:1], data, recovery=Recovery(epochs=4, **options))
     state = tmp_path / "run.recovery"
 
     def stop(done: int, total: int, loss: float) -> None:
@@ -88,11 +88,14 @@ def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path: Path, options: dict[st
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        recover(net, result, data[:1], data, epochs=4, state=state, progress=stop, **options)
+        recover(
+            net, result, data[:1], data, recovery=Recovery(epochs=4, **options), state=state, progress=stop
+        )
     assert state.exists()
     resumed: list[int] = []
     again = recover(
-        net, result, data[:1], data, epochs=4, state=state, progress=lambda done, *_: resumed.append(done), **options
+        net, result, data[:1], data, recovery=Recovery(epochs=4, **options),
+        state=state, progress=lambda done, *_: resumed.append(done),
     )  # fmt: skip
     assert resumed == [3, 4]
     assert all(map(torch.equal, weights(whole), weights(again)))
@@ -113,10 +116,10 @@ def test_a_state_of_another_run_is_refused(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        recover(net, result, data[:1], data, epochs=4, state=state, progress=stop)
+        recover(net, result, data[:1], data, recovery=Recovery(epochs=4), state=state, progress=stop)
     before = state.read_bytes()
     with pytest.raises(CheckpointError, match="another recovery"):
-        recover(net, result, data[:1], data, epochs=5, state=state)
+        recover(net, result, data[:1], data, recovery=Recovery(epochs=5), state=state)
     content = torch.load(state, weights_only=True)
     damaged = {
         "is empty": b"",
@@ -127,12 +130,12 @@ def test_a_state_of_another_run_is_refused(tmp_path: Path) -> None:
     for message, found in damaged.items():
         state.write_bytes(found)
         with pytest.raises(CheckpointError, match=message) as raised:
-            recover(net, result, data[:1], data, epochs=4, state=state)
+            recover(net, result, data[:1], data, recovery=Recovery(epochs=4), state=state)
         assert "\n" not in str(raised.value)
-        assert str(raised.value).endswith("Remove it to begin anew.")
+        assert str(raised.value).endswith("Remove it to start again.")
         assert state.read_bytes() == found
     state.write_bytes(before)
     assert state.read_bytes() == before
     state.write_bytes(b"nothing")
     with pytest.raises(CheckpointError, match="cannot be read"):
-        recover(net, result, data[:1], data, epochs=4, state=state)
+        recover(net, result, data[:1], data, recovery=Recovery(epochs=4), state=state)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pose_demo.student import pose_student
-from torchthin import PruneResult, prune, recover
+from torchthin import PruneResult, Recovery, prune, recover
 from torchthin.errors import ConfigError, InputError
 from torchthin.max7800x.ai8x.base import initiate_qat
 from torchthin.recovery.batchnorm import recalibrate_
@@ -172,9 +172,10 @@ def test_wrong_use_is_refused() -> None:
     with pytest.raises(ConfigError, match="thin=True"):
         recover(net, masked, data[:1], data)
     result = pruned(net, shape)
-    for options in ({"epochs": -1}, {"epochs": 2.5}, {"outputs": "boxes"}, {"rate": 0.0}):
-        with pytest.raises(ConfigError, match="recover"):
-            recover(net, result, data[:1], data, **options)  # type: ignore[arg-type]
+    for options in ({"epochs": -1}, {"epochs": 2.5}, {"loss": "boxes"}, {"lr": 0.0}, {"max_samples": 0}):
+        (name,) = options
+        with pytest.raises(ConfigError, match=f"The {name} of Recovery.* must be"):
+            Recovery(**options)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="recipe"):
         recover(nn.Conv2d(3, 8, 3), result, data[:1], data)
     with pytest.raises(InputError, match="shape"):

@@ -92,7 +92,7 @@ def test_what_runs_leave_on_modules_is_no_part_of_a_model(tmp_path: Path) -> Non
     with torch.no_grad():
         result.model(torch.randn(5, 6))
         net(torch.randn(2, 6))
-    recovered = torchthin.recover(net, result, x, torch.randn(32, 6), epochs=0)
+    recovered = torchthin.recover(net, result, x, torch.randn(32, 6))
     assert recovered.model.embed.out_features == 8
     again = torchthin.load(Caching(), tmp_path / "small.pt")
     assert again(x).shape == (3, 2)

@@ -21,7 +21,7 @@ from torchthin.cli.metric import (
 from torchthin.cli.options import add_data_argument, add_model_arguments, add_recovery_arguments
 from torchthin.cli.paths import files_read, refuse_same_files
 from torchthin.cli.targets import METHODS, prune_config
-from torchthin.config import CHANNEL_CRITERIA, WEIGHT_CRITERIA, PruneConfig
+from torchthin.config import CHANNEL_CRITERIA, WEIGHT_CRITERIA, PruneConfig, Recovery
 from torchthin.errors import ConfigError, TargetMissedError
 from torchthin.max7800x.chips import list_chips
 from torchthin.max7800x.target import Chip
@@ -242,6 +242,13 @@ def _grid(options: CompareOptions) -> tuple[PruneConfig, ...]:
     return tuple(dict.fromkeys(made))
 
 
+def _recovery(options: CompareOptions) -> Recovery | None:
+    if options.recover_epochs and (options.data is None or not options.recover):
+        raise ConfigError("The option --recover-epochs needs --data, without --no-recover.")
+    recovery = Recovery(epochs=options.recover_epochs, loss=options.recover_outputs, seed=options.seed)
+    return recovery if options.recover else None
+
+
 def _compared(options: CompareOptions) -> Comparison:
     from torchthin.cli.inputs import placed, usable_device
     from torchthin.cli.model import load_model
@@ -250,7 +257,7 @@ def _compared(options: CompareOptions) -> Comparison:
     from torchthin.pruning.comparison.compare import compare
 
     _check_output(options)
-    candidates = _grid(options)
+    candidates, recovery = _grid(options), _recovery(options)
     inputs = followed_inputs(options)
     model, _ = load_model(options, Voice(quiet=True))
     model = placed(model, usable_device(options.device))
@@ -261,10 +268,8 @@ def _compared(options: CompareOptions) -> Comparison:
             candidates,
             data=calibrated(options, model, inputs),
             metric=metric,
-            recover=options.recover,
-            recover_epochs=options.recover_epochs,
-            recover_outputs=options.recover_outputs,
-            chip=None if options.chip is None else Chip(options.chip),
+            recovery=recovery,
+            cost=None if options.chip is None else Chip(options.chip),
             latency=options.latency,
             rows=options.rows,
             workers=options.workers,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from torchthin.cli.options import PruneOptions
+from torchthin.config import Pixels, Recovery
 from torchthin.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -50,9 +51,8 @@ def check_recovery(options: PruneOptions) -> None:
         raise ConfigError(
             "The option --recover-epochs needs --thin and --data, and neither --no-recover nor --train."
         )
-    from torchthin.recovery.distillation import Distillation
 
-    Distillation(options.recover_epochs, outputs=options.recover_outputs)  # raises what is wrong with them
+    Recovery(epochs=options.recover_epochs, loss=options.recover_outputs)  # raises what is wrong with them
 
 
 def calibrated(options: DataOptions, model: nn.Module, inputs: Any) -> Calibration | None:
@@ -65,7 +65,6 @@ def calibrated(options: DataOptions, model: nn.Module, inputs: Any) -> Calibrati
         return None
     from torchthin.graph.inputs import as_inputs, own_example
     from torchthin.io.calibration import calibration
-    from torchthin.io.data_sources import Pixels
 
     example = own_example(model) if inputs is None else inputs
     if example is None:
@@ -94,8 +93,7 @@ def recovered(
             result,
             own_example(model) if inputs is None else inputs,
             calibrated(options, model, inputs),
-            epochs=options.recover_epochs,
-            outputs=options.recover_outputs,
+            recovery=Recovery(epochs=options.recover_epochs, loss=options.recover_outputs),
             state=state_path(options) if options.recover_epochs else None,
             progress=progress,
         )

@@ -1,8 +1,7 @@
-"""Second moments of what the layers behind a group take in: all that is needed to say what refitting them can mend."""
+"""Second moments of what the consumers of a group take in: all that is needed to tell what is lost once they are refitted."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,13 +10,12 @@ from torch import Tensor
 
 from torchthin.dependency.propagate import Labels
 from torchthin.graph.op_counter import CountingMode
-from torchthin.graph.operators import CONVOLUTIONS, LAYER_PRODUCTS, by_name
-from torchthin.graph.opgraph import Op
+from torchthin.graph.operators import LAYER_PRODUCTS, operator_name
 from torchthin.importance.channels import widened
-from torchthin.importance.product_rows import Geometry, Places, pixel_inputs
+from torchthin.importance.product_rows import Product
 
 WIDEST = 8192
-"""Inputs of one output at most (a square matrix of so many is kept for a layer); wider layers are not looked at."""
+"""Inputs of one output at most (a square matrix of so many is kept for a layer); wider layers are left out."""
 
 
 @dataclass
@@ -59,40 +57,15 @@ class MomentsMode(CountingMode):
     def execute(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Look at what goes in, and run the op."""
         op = self._ops.get(self.completed) if self.recorded else None
-        if op is not None and op.target is func:
-            self._look(op, by_name(func, args, kwargs))
+        if op is not None and op.target is func and operator_name(func) in LAYER_PRODUCTS:
+            self._add(op.index, Product(func, args, kwargs))
         return func(*args, **kwargs)
 
-    def _look(self, op: Op, arguments: dict[str, Any]) -> None:
-        names = LAYER_PRODUCTS.get(op.name)
-        if names is None:
+    def _add(self, number: int, product: Product) -> None:
+        if product.is_transposed or product.groups > 1 or product.weight[0].numel() > WIDEST:
             return
-        data, weight = arguments[names.data], arguments[names.weight]
-        if op.name not in CONVOLUTIONS:
-            self._add_product(op.index, data, weight)
-        elif not arguments["transposed"] and arguments["groups"] == 1:
-            options = [arguments[name] for name in ("stride", "padding", "dilation")]
-            self._add_convolution(op.index, data, weight, options)
-
-    def _add_convolution(
-        self, number: int, data: Tensor, weight: Tensor, options: Sequence[Sequence[int]]
-    ) -> None:
-        columns = weight[0].numel()
-        if columns > WIDEST:
-            return
-        how = Geometry.of(weight, options, 1)
-        size = how.output_size(data)
-        places = Places.draw(len(data), int(torch.Size(size).numel()), columns, number)
-        rows = pixel_inputs(data.detach(), places, how, size)[0]
-        self._add(number, rows, weight.flatten(1), weight[0, 0].numel())
-
-    def _add_product(self, number: int, data: Tensor, weight: Tensor) -> None:
-        if data.shape[1] > WIDEST:
-            return
-        places = Places.draw(1, len(data), data.shape[1], number)
-        self._add(number, data.detach()[places.index[0].to(data.device)], weight.mT, 1)
-
-    def _add(self, number: int, rows: Tensor, weight: Tensor, taps: int) -> None:
+        rows = product.input_rows(product.places(number))[0]
         if number not in self._found:
-            self._found[number] = Moments(weight.detach().double(), taps)
-        self._found[number].add(widened(rows))
+            weight = product.weight.detach().double()
+            self._found[number] = Moments(weight.flatten(1), weight[0, 0].numel())
+        self._found[number].add(widened(rows.detach()))

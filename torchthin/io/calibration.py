@@ -11,12 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from torchthin.config import MAX_SAMPLES, Pixels
 from torchthin.errors import InputError
 from torchthin.graph.inputs import Inputs
-from torchthin.io.data_sources import NOISE, Pixels, items, sample_count
-
-MAX_SAMPLES = 256
-"""Inputs that are taken unless the caller gives a number."""
+from torchthin.io.data_sources import NOISE, items, sample_count
 
 
 @dataclass(frozen=True)

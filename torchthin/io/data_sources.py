@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from torchthin.config import Pixels
 from torchthin.errors import InputError, one_line
 from torchthin.graph.inputs import Inputs
 from torchthin.io.checkpoints import read_saved
@@ -22,22 +21,6 @@ NOISE = "noise"
 BATCH = 32
 """Inputs in a batch, where the source is one array or a folder of pictures."""
 PICTURES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-
-
-@dataclass(frozen=True)
-class Pixels:
-    """How pictures become numbers: values in 0..1, less `mean`, divided by `std`, each one for all channels or one a channel."""
-
-    mean: tuple[float, ...] = (0.0,)
-    std: tuple[float, ...] = (1.0,)
-
-    def __post_init__(self) -> None:
-        """Refuse numbers that make no pictures."""
-        if not all(isfinite(number) for number in (*self.mean, *self.std)) or min(self.std, default=1) <= 0:
-            raise InputError(
-                "The mean and std of pictures must be finite numbers, and std above 0. "
-                f"Got mean {self.mean} and std {self.std}."
-            )
 
 
 def sample_count(inputs: Inputs) -> int:

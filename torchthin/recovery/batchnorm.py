@@ -1,4 +1,4 @@
-"""BatchNorm statistics taken anew from calibration inputs, exactly, in one pass."""
+"""BatchNorm statistics recalibrated from inputs, exactly, in one pass."""
 
 from __future__ import annotations
 
@@ -11,26 +11,17 @@ from torchthin.graph.inputs import Inputs, call
 
 
 def recalibrate_(model: nn.Module, inputs: Inputs) -> int:
-    """Give every BatchNorm of `model` with running statistics the mean and variance of what reaches it on `inputs`.
+    """Give every BatchNorm of `model` with running statistics the mean and variance of its input on `inputs`.
 
-    Layers behind see what those before them, with their new statistics, give. Training flags, momentum and counters stay as
-    they are.
+    Later layers see what earlier ones give with their new statistics. Training flags, momentum and counters do not change.
 
     Returns:
         the number of layers.
     """
-    norms = [
-        module
-        for module in model.modules()
-        if isinstance(module, _BatchNorm) and module.running_mean is not None
-    ]
 
     def measure(module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-        assert (
-            isinstance(module, _BatchNorm)
-            and module.running_mean is not None
-            and module.running_var is not None
-        )
+        assert isinstance(module, _BatchNorm)
+        assert module.running_mean is not None and module.running_var is not None
         values = args[0].detach()
         axes = [axis for axis in range(values.dim()) if axis != 1]
         if values.numel() == values.shape[1]:
@@ -39,6 +30,7 @@ def recalibrate_(model: nn.Module, inputs: Inputs) -> int:
         module.running_mean.copy_(mean)
         module.running_var.copy_(variance)
 
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
     hooks = [norm.register_forward_pre_hook(measure) for norm in norms]
     try:
         with evaluation_mode(model):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import prod
 
 from torch import nn
 
@@ -13,17 +14,17 @@ from torchthin.graph.opgraph import Op, OpGraph, Ref
 
 @dataclass(frozen=True)
 class Layer:
-    """A product of activations and a weight, and what can take a constant behind it."""
+    """A product of activations and a weight, and what can absorb a constant after it."""
 
-    number: int
-    """Its place among all products of a run."""
+    op: int
+    """Index of the product in the record."""
     module: str
     weight: str
     """Parameter that the weight is, up to a factor and the order of its two axes."""
     bias: str | None
     """Parameter that is added to the product."""
     mean: str | None = None
-    """Buffer whose values a BatchNorm takes away right behind, where there is no bias."""
+    """Running mean of the BatchNorm that consumes the product, where there is no bias."""
 
 
 def find_layers(graph: OpGraph, model: nn.Module) -> tuple[tuple[Layer, ...], tuple[str, ...]]:
@@ -33,33 +34,24 @@ def find_layers(graph: OpGraph, model: nn.Module) -> tuple[tuple[Layer, ...], tu
     origins = _Origins(graph, names, parameters)
     found: list[Layer] = []
     left: list[str] = []
-    for number, op in enumerate(products(graph)):
+    for op in products(graph):
         weight, bias = _operands(op)
-        if weight is None:
-            continue
-        source = origins.of(weight)
-        if source is None:
-            if origins.touched(weight):
-                left.append(
-                    f"{op.source.module or op.name}: its weight is computed from more than one parameter"
-                )
-            continue
-        if op.arguments.get("transposed"):
-            left.append(f"{op.source.module or op.name}: a transposed convolution")
-            continue
+        source = None if weight is None else origins.of(weight)
         added = None if bias is None else origins.of(bias)
-        if bias is not None and added is None:
-            left.append(f"{op.source.module or op.name}: what is added to it is no parameter")
+        reason = ""
+        if weight is None or (source is None and not origins.touched(weight)):
             continue
-        found.append(
-            Layer(
-                number,
-                op.source.module,
-                source,
-                added,
-                _mean_behind(graph, op, names) if bias is None else None,
-            )
-        )
+        if source is None:
+            reason = "its weight is computed from more than one parameter"
+        elif op.arguments.get("transposed"):
+            reason = "a transposed convolution"
+        elif bias is not None and added is None:
+            reason = "what is added to it is no parameter"
+        if source is None or reason:
+            left.append(f"{op.source.module or op.name}: {reason}")
+            continue
+        mean = _mean_after(graph, op, names) if bias is None else None
+        found.append(Layer(op.index, op.source.module, source, added, mean))
     uses = [layer.weight for layer in found]
     twice = {name for name in uses if uses.count(name) > 1}
     left += [f"{name}: used more than once" for name in sorted(twice)]
@@ -81,20 +73,21 @@ def _operands(op: Op) -> tuple[Ref | None, Ref | None]:
 
 
 class _Origins:
-    """Follows values back to the one parameter of their size that they are made of."""
+    """Follows values back to the one parameter of their size that they are computed from."""
 
     def __init__(self, graph: OpGraph, names: Mapping[int, str], parameters: set[str]) -> None:
-        self._makers = {ref.value: op for op in graph.ops for ref in op.outputs if ref is not None}
-        self._names, self._parameters, self._values = names, parameters, graph.values
+        self._producers = {ref.value: op for op in graph.ops for ref in op.outputs if ref is not None}
+        self._names, self._parameters = names, parameters
+        self._sizes = [prod(value.shape) for value in graph.values]
         self._inputs = set(graph.inputs)
 
     def of(self, ref: Ref) -> str | None:
         """Return the parameter, or None where there is none, more than one, or an input of the model has a part."""
         found = self._sources(ref)
-        size = _size(self._values[ref.value].shape)
-        alike = {name for number, name in found.items() if name and _size(self._values[number].shape) == size}
-        large = {number for number in found if _size(self._values[number].shape) > 1 and not found[number]}
-        return alike.pop() if len(alike) == 1 and not large else None
+        size = self._sizes[ref.value]
+        alike = {name for number, name in found.items() if name and self._sizes[number] == size}
+        others = [number for number, name in found.items() if self._sizes[number] > 1 and not name]
+        return alike.pop() if len(alike) == 1 and not others else None
 
     def touched(self, ref: Ref) -> bool:
         """Whether a parameter has a part in the value, and no input of the model."""
@@ -102,7 +95,7 @@ class _Origins:
         return any(found.values()) and not self._inputs & found.keys()
 
     def _sources(self, ref: Ref) -> dict[int, str]:
-        """Return the values without a maker behind a value, with the name of each that is a parameter, else ''."""
+        """Return the values without a producer from which a value comes, with the name of each that is a parameter, else ''."""
         found: dict[int, str] = {}
         waiting, seen = [ref.value], set[int]()
         while waiting:
@@ -111,26 +104,19 @@ class _Origins:
                 continue
             seen.add(value)
             name = self._names.get(value, "")
-            maker = self._makers.get(value)
-            if name in self._parameters or maker is None:
+            producer = self._producers.get(value)
+            if name in self._parameters or producer is None:
                 found[value] = name if name in self._parameters else ""
                 continue
-            waiting += [ref.value for ref in maker.inputs()]
+            waiting += [ref.value for ref in producer.inputs()]
         return found
 
 
-def _size(shape: tuple[int, ...]) -> int:
-    size = 1
-    for length in shape:
-        size *= length
-    return size
-
-
-def _mean_behind(graph: OpGraph, op: Op, names: Mapping[int, str]) -> str | None:
-    """Return the running mean of the BatchNorm that alone reads the result of `op`."""
-    made = op.outputs[0]
-    readers = [reader for reader in graph.ops if not reader.trained and made in tuple(reader.inputs())]
-    if made is None or len(readers) != 1 or readers[0].name not in BATCH_NORMS:
+def _mean_after(graph: OpGraph, op: Op, names: Mapping[int, str]) -> str | None:
+    """Return the running mean of the BatchNorm that is the only consumer of the result of `op`."""
+    result = op.outputs[0]
+    consumers = [other for other in graph.ops if not other.trained and result in tuple(other.inputs())]
+    if result is None or len(consumers) != 1 or consumers[0].name not in BATCH_NORMS:
         return None
-    mean = readers[0].arguments.get("running_mean")
+    mean = consumers[0].arguments.get("running_mean")
     return names.get(mean.value) if isinstance(mean, Ref) else None

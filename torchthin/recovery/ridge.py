@@ -12,21 +12,17 @@ STRENGTHS = (1e-6, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 HELD_OUT = 0.2
 """Share of the rows, the last ones, that choose among the ridges."""
 GAIN = 1e-3
-"""Share of the error that must go for new weights to be taken."""
+"""Share of the error by which new weights must be better."""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """Weights that reproduce the targets better than those before, on rows that did not make them."""
+    """Weights that reproduce the targets better than the old ones, on rows that were not fitted."""
 
     weight: Tensor
     """(groups, outputs, inputs)"""
     bias: Tensor | None
     """(groups, outputs); None where nothing can be added."""
-    before: float
-    """Mean squared error of the old weights on the held-out rows, in units of the targets' variance."""
-    after: float
-    strength: float
 
 
 def fit(
@@ -49,21 +45,20 @@ def fit(
         return None
     x, y, old = inputs.double(), targets.double(), weight.double()
     residual = y - x @ old.mT - (0.0 if bias is None else bias.double()[:, None])
-    scale = y[:, cut:].var(correction=0).clamp_min(1e-300)
-    before = float(residual[:, cut:].square().mean() / scale)
+    before = float(residual[:, cut:].square().mean())
     trained = _Sums.of(x[:, :cut], residual[:, :cut], intercept)
     best, strength = before, None
     for candidate in STRENGTHS:
         delta, shift = trained.solved(candidate)
         left = residual[:, cut:] - x[:, cut:] @ delta.mT - shift[:, None]
-        error = float(left.square().mean() / scale)
+        error = float(left.square().mean())
         if error < best:
             best, strength = error, candidate
     if strength is None or best > (1 - GAIN) * before:
         return None
     delta, shift = _Sums.of(x, residual, intercept).solved(strength)
     added = (shift if bias is None else shift + bias.double()) if intercept else None
-    return Fit(old + delta, added, before, best, strength)
+    return Fit(old + delta, added)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The stages of a recovery: reconstruction, BatchNorm statistics, distillation, each taken only where it brings something."""
+"""The stages of a recovery: reconstruction, BatchNorm statistics, distillation; each is taken only if it lowers the distance."""
 
 from __future__ import annotations
 
@@ -10,40 +10,47 @@ from typing import Any
 import torch
 from torch import nn
 
+from torchthin.config import Recovery
 from torchthin.errors import InputError
 from torchthin.evaluation.evaluator import Evaluator
 from torchthin.graph.clone import clone, duplicate, saved_names, share, state_tensors
 from torchthin.graph.inputs import Inputs, as_inputs, on_device_of
 from torchthin.graph.model import check_model
 from torchthin.graph.recorder import record
-from torchthin.io.calibration import MAX_SAMPLES, calibration, picked
-from torchthin.io.data_sources import Pixels
+from torchthin.io.calibration import calibration, picked
 from torchthin.io.distributed import broadcast_, rank_and_world_size
 from torchthin.recovery.batchnorm import recalibrate_
-from torchthin.recovery.distillation import Distillation, Progress, distill_
-from torchthin.recovery.reconstruction import reconstruct_
+from torchthin.recovery.distillation import Progress, distill_
+from torchthin.recovery.reconstruction import Reconstruction, reconstruct_
 from torchthin.report.recovery import RecoveryFacts, Stage
 from torchthin.thinning.apply import thin_copy
 from torchthin.thinning.recipe import Recipe, check_fits
 
 HELD_OUT = 8
-"""One of so many inputs is held out, the last ones, to judge by."""
+"""One of so many inputs is held out, the last ones, to measure the distance."""
 FEWEST = 32
 """With fewer inputs none is held out."""
 AT_ONCE = 3 * 2**30
 """Bytes of activations that one pass over all inputs may take."""
 
 
-@dataclass(frozen=True)
-class Recovery:
-    """A recovered model."""
+@dataclass
+class _Search:
+    """Keeps the model that is nearest to the dense one so far."""
 
-    model: nn.Module = field(repr=False)
-    """A copy of the thinned model with what was fitted."""
-    facts: RecoveryFacts
+    evaluator: Evaluator
+    model: nn.Module
+    distance: float
+    stages: list[Stage] = field(default_factory=list)
 
-    def __str__(self) -> str:
-        return str(self.facts)
+    def offer(self, name: str, model: nn.Module) -> bool:
+        """Take `model` if it is nearer, and return whether it is."""
+        distance = self.evaluator.value(model)
+        nearer = math.isfinite(distance) and distance < self.distance
+        self.stages.append(Stage(name, distance, nearer))
+        if nearer:
+            self.model, self.distance = model, distance
+        return nearer
 
 
 def recovered(
@@ -52,113 +59,94 @@ def recovered(
     recipe: Recipe,
     example_inputs: Any,
     data: Any,
+    recovery: Recovery,
     *,
-    limit: int = MAX_SAMPLES,
-    pixels: Pixels | None = None,
-    how: Distillation,
     state: str | Path | None = None,
     progress: Progress | None = None,
-) -> Recovery:
-    """Bring a thinned model nearer to the dense one, from inputs without labels. Both are left as they are.
+) -> tuple[nn.Module, RecoveryFacts]:
+    """Return a copy of a thinned model that is nearer to the dense one, from inputs without labels, and what was done.
 
     Args:
-        dense: the model before thinning.
-        small: the thinned model.
-        recipe: what made the one of the other.
+        dense: the model before thinning; left as it is.
+        small: the thinned model; left as it is.
+        recipe: how the one was made of the other.
         example_inputs: inputs as the models take them.
         data: where inputs come from, see `calibration`.
-        limit: most inputs to use.
-        pixels: how pictures of a folder become numbers.
-        how: the distillation; none with 0 epochs.
-        state: file from which an interrupted distillation goes on; removed when it ends.
-        progress: told after every epoch.
+        recovery: the options.
+        state: file from which an interrupted distillation continues; removed when it ends.
+        progress: called after every epoch.
 
     Raises:
         InputError: data, recipe or models do not fit together.
     """
     check_model(dense, "recover")
     check_model(small, "recover")
-    _refuse_foreign(dense, small, recipe)
-    example = on_device_of(dense, as_inputs(example_inputs))
-    found = calibration(data, like=example, max_samples=limit, pixels=pixels)
-    every = on_device_of(dense, found.joined())
+    _require_made_by(recipe, dense, small)
     teacher, current = clone(dense, share), clone(small, duplicate)
-    notes = list(found.notes)
-    most = _at_once(teacher, picked(every, torch.arange(1)))
-    if found.samples > most:
-        every = picked(every, torch.arange(most))
-        notes.append(
-            f"{most} of {found.samples} inputs are used: the activations of more take over {AT_ONCE / 2**30:.0f} GiB."
-        )
-    samples = min(found.samples, most)
-    held = samples // HELD_OUT if samples >= FEWEST else 0
-    fitted = picked(every, torch.arange(samples - held))
-    evaluator = Evaluator(teacher, (picked(every, torch.arange(samples - held, samples)) if held else every,))
+    samples = _Samples.of(teacher, example_inputs, data, recovery)
+    evaluator = Evaluator(teacher, (samples.tested,))
     before = evaluator.value(current)
     search = _Search(evaluator, current, before)
-    made = clone(current, duplicate)
-    reconstruction = reconstruct_(teacher, made, recipe, fitted)
-    if reconstruction.layers:
-        search.offer("reconstruction", made)
-    renewed = clone(search.model, duplicate)
-    if recalibrate_(renewed, fitted):
-        search.offer("BatchNorm statistics", renewed)
-    if how.epochs:
-        trained = clone(search.model, duplicate)
+    reconstruction = _reconstruct(search, teacher, recipe, samples.fitted)
+    calibrated = clone(search.model, duplicate)
+    if recalibrate_(calibrated, samples.fitted):
+        search.offer("BatchNorm statistics", calibrated)
+    if recovery.epochs:
         path = None if state is None else Path(state)
-        distill_(teacher, trained, recipe, fitted, how, state=path, progress=progress)
+        trained = clone(search.model, duplicate)
+        distill_(teacher, trained, recipe, samples.fitted, recovery, state=path, progress=progress)
         search.offer("distillation", trained)
-        broadcast_(tensor for _, tensor in state_tensors(search.model))  # it judges by its inputs
+        broadcast_(tensor for _, tensor in state_tensors(search.model))  # rank 0 decides by its inputs
         if path is not None and rank_and_world_size()[0] == 0:
             path.unlink(missing_ok=True)
-    refitted = (
-        len(reconstruction.layers)
-        if any(s.taken and s.name == "reconstruction" for s in search.stages)
-        else 0
-    )
-    facts = RecoveryFacts(
-        samples,
-        held,
+    return search.model, RecoveryFacts(
+        samples.count,
+        samples.held_out,
         before,
         search.distance,
         tuple(search.stages),
-        refitted,
+        len(reconstruction.fitted),
         reconstruction.left,
-        tuple(notes),
+        samples.notes,
     )
-    return Recovery(search.model, facts)
 
 
-@dataclass
-class _Search:
-    """Keeps the model that is nearest so far."""
-
-    evaluator: Evaluator
-    model: nn.Module
-    distance: float
-    stages: list[Stage] = field(default_factory=list)
-
-    def offer(self, name: str, model: nn.Module) -> None:
-        """Take `model` if it is nearer to the dense one."""
-        found = self.evaluator.value(model)
-        taken = math.isfinite(found) and found < self.distance
-        self.stages.append(Stage(name, found, taken))
-        if taken:
-            self.model, self.distance = model, found
+def _reconstruct(search: _Search, teacher: nn.Module, recipe: Recipe, inputs: Inputs) -> Reconstruction:
+    """Offer a refitted model, and return what was refitted in the model that is kept."""
+    made = clone(search.model, duplicate)
+    found = reconstruct_(teacher, made, recipe, inputs)
+    if found.fitted and search.offer("reconstruction", made):
+        return found
+    return Reconstruction((), found.left)
 
 
-def _refuse_foreign(dense: nn.Module, small: nn.Module, recipe: Recipe) -> None:
-    """Raise InputError unless the recipe makes the sizes of `small` of those of `dense`."""
-    check_fits(recipe, dict(state_tensors(dense)), dict(dense.named_modules()))
-    meta = thin_copy(clone(dense, lambda name, tensor: tensor.detach().to("meta")), recipe)
-    wanted = {name: tuple(tensor.shape) for name, tensor in state_tensors(meta)}
-    same = saved_names(small) | recipe.keep.keys()  # of what runs leave on modules the shapes say nothing
-    for name, tensor in state_tensors(small):
-        if name in same and name in wanted and wanted[name] != tuple(tensor.shape):
-            raise InputError(
-                f"The thinned model has {name} of shape {tuple(tensor.shape)}, the recipe makes {wanted[name]} of the dense "
-                "one. Give the model that this recipe made."
+@dataclass(frozen=True)
+class _Samples:
+    """Calibration inputs, on the model's device."""
+
+    fitted: Inputs
+    tested: Inputs
+    """The inputs that the distance is measured on: held-out ones, or the same."""
+    count: int
+    held_out: int
+    notes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, model: nn.Module, example_inputs: Any, data: Any, recovery: Recovery) -> _Samples:
+        """Read the inputs, and hold out the last ones."""
+        example = on_device_of(model, as_inputs(example_inputs))
+        found = calibration(data, like=example, max_samples=recovery.max_samples, pixels=recovery.pixels)
+        every, notes = on_device_of(model, found.joined()), found.notes
+        most = _at_once(model, picked(every, torch.arange(1)))
+        count = min(found.samples, most)
+        if found.samples > most:
+            notes += (
+                f"{most} of {found.samples} inputs are used: the activations of more take over {AT_ONCE / 2**30:.0f} GiB.",
             )
+        held_out = count // HELD_OUT if count >= FEWEST else 0
+        fitted = picked(every, torch.arange(count - held_out))
+        tested = picked(every, torch.arange(count - held_out, count)) if held_out else fitted
+        return cls(fitted, tested, count, held_out, notes)
 
 
 def _at_once(model: nn.Module, one: Inputs) -> int:
@@ -169,3 +157,17 @@ def _at_once(model: nn.Module, one: Inputs) -> int:
     ]
     widest = sum(sorted(sizes)[-4:])
     return max(1, AT_ONCE // max(4 * widest, 1))
+
+
+def _require_made_by(recipe: Recipe, dense: nn.Module, small: nn.Module) -> None:
+    """Raise InputError unless the recipe makes the sizes of `small` of those of `dense`."""
+    check_fits(recipe, dict(state_tensors(dense)), dict(dense.named_modules()))
+    meta = thin_copy(clone(dense, lambda name, tensor: tensor.detach().to("meta")), recipe)
+    wanted = {name: tuple(tensor.shape) for name, tensor in state_tensors(meta)}
+    same = saved_names(small) | recipe.keep.keys()  # tensors that runs leave on modules may differ
+    for name, tensor in state_tensors(small):
+        if name in same and name in wanted and wanted[name] != tuple(tensor.shape):
+            raise InputError(
+                f"The thinned model has {name} of shape {tuple(tensor.shape)}, the recipe makes {wanted[name]} of the dense "
+                "one. Give the model that this recipe made."
+            )

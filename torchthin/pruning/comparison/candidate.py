@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from torchthin.config import Budget, PruneConfig, Target
+from torchthin.config import Budget, PruneConfig, Recovery, Target
 from torchthin.errors import BudgetError, ConfigError, InputError, ProofError, TargetMissedError
 from torchthin.evaluation.bench.latency import bench
 from torchthin.evaluation.evaluator import Evaluator
@@ -23,7 +23,6 @@ from torchthin.pruning.comparison.comparison import DENSE, Row
 from torchthin.pruning.one_shot import plan_pruning
 from torchthin.pruning.recover import recover
 from torchthin.pruning.result import PruneResult
-from torchthin.recovery.distillation import Distillation
 
 
 def grid(
@@ -87,17 +86,14 @@ class Maker:
     inputs: Inputs
     data: Calibration | None
     """What criteria and recovery learn from."""
-    recovery: Distillation | None
+    recovery: Recovery | None
 
     def __call__(self, config: PruneConfig) -> PruneResult:
         """Return what a configuration makes of the model."""
         result = plan_pruning(self.model, self.inputs, config, data=self.data).apply()
         if self.data is None or self.recovery is None or result.recipe is None:
             return result
-        how = self.recovery
-        return recover(
-            self.model, result, self.inputs, self.data, epochs=how.epochs, outputs=how.outputs, seed=how.seed
-        )
+        return recover(self.model, result, self.inputs, self.data, recovery=self.recovery)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from torchthin.config import Distiller, PruneConfig
+from torchthin.config import Distiller, PruneConfig, Recovery
 from torchthin.errors import ConfigError
 from torchthin.evaluation.evaluator import Evaluator, Metric, metric_name
 from torchthin.evaluation.results import Progress, ResultFormat, Results, fingerprint
@@ -23,12 +23,12 @@ from torchthin.io.data_sources import BATCH
 from torchthin.pruning.comparison.candidate import Maker, Measurement, OnChip, key_of
 from torchthin.pruning.comparison.comparison import Comparison, Row
 from torchthin.pruning.one_shot import check_criterion
-from torchthin.recovery.distillation import Distillation
 
 HELD_OUT = 4
 """One of so many inputs of the data is held out: the distance is taken on it, and nothing learns from it."""
 FEWEST = 4
 """With fewer inputs none is held out."""
+_RECOVERY = Recovery()
 
 
 def compare(
@@ -38,10 +38,8 @@ def compare(
     *,
     data: Any = None,
     metric: Metric | None = None,
-    recover: bool = True,
-    recover_epochs: int = 0,
-    recover_outputs: str = "values",
-    chip: OnChip | None = None,
+    recovery: Recovery | None = _RECOVERY,
+    cost: OnChip | None = None,
     latency: int = 0,
     rows: str | Path | None = None,
     workers: int = 1,
@@ -60,9 +58,8 @@ def compare(
             outputs: that is taken on the last quarter of it, which nothing learns from. None: the distance is taken on the
             example inputs, and nothing is recovered.
         metric: a function of the model (in evaluation mode) that returns a number, higher is better. None: the distance.
-        recover: whether thinned models are recovered from `data`.
-        recover_epochs, recover_outputs: as the ``epochs`` and ``outputs`` of `torchthin.recover`.
-        chip: such as `torchthin.Chip`: its cycles are counted as well.
+        recovery: how thinned models are recovered from `data`; None: they are not.
+        cost: such as `torchthin.Chip`: the cycles of a run on it are counted as well.
         latency: measured forward passes of either model, in turns; 0: none.
         rows: JSON-lines file to which each row is written at once; a later run of the same weights, data and options continues
             from it; its grid may be another.
@@ -79,23 +76,22 @@ def compare(
     asked = tuple(dict.fromkeys(candidates))
     _check(asked, example_inputs, data, latency)
     _check_running(workers, latency, rows, storage)
-    recovery = Distillation(recover_epochs, outputs=recover_outputs, seed=asked[0].seed)
-    if recover_epochs and (data is None or not recover):
-        raise ConfigError("The recover_epochs of compare need data, and recover=True.")
+    if data is None and recovery is not None and recovery.epochs:
+        raise ConfigError("The recovery of compare must have no epochs without data. Give data.")
     inputs = on_device_of(model, as_inputs(example_inputs))
     given = None if data is None else calibration(data, like=inputs)
     parts = _Parts.of(model, inputs, given, held_out=metric is None)
     options = {
         "metric": metric_name(metric),
-        "recovery": [recover_epochs, recover_outputs] if data is not None and recover else None,
-        "chip": None if chip is None else chip.name,
+        "recovery": None if data is None or recovery is None else asdict(recovery),
+        "chip": None if cost is None else cost.name,
         "latency": latency,
     }
     mark = fingerprint(model, (inputs, *(() if given is None else given.batches)), options)
     results = Results(rows, mark, _FORMAT)
     evaluator = Evaluator(model, parts.evaluated, metric)
-    measurement = Measurement(model, inputs, evaluator, chip, latency)
-    row_of = partial(measurement.row, Maker(model, inputs, parts.learned, recovery if recover else None))
+    measurement = Measurement(model, inputs, evaluator, cost, latency)
+    row_of = partial(measurement.row, Maker(model, inputs, parts.learned, recovery))
     dense = results.dense or measurement.dense()
     results.begin(dense)
     wanted = {key_of(config): config for config in asked}
