@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import torchthin
+from torchthin.config import Budget
 from torchthin.errors import ConfigError, InputError, TorchthinError
 from torchthin.evaluation.sensitivity_scan import RATIOS
 from torchthin.graph.clone import clone, duplicate
@@ -142,13 +143,13 @@ def test_the_hull_is_convex_below_the_curve_and_never_falls() -> None:
     assert GroupCurve("g", 4, (1, 2), (-3.0, -1.0)).hull() == ((0, 0.0), (2, 0.0))
 
 
-@pytest.mark.parametrize("budget", [{"target_macs": "0.5x"}, {"target_params": "0.6x"}])
+@pytest.mark.parametrize("budget", [{"macs": "0.5x"}, {"params": "0.6x"}])
 def test_an_allocation_cuts_where_it_hurts_least(budget: dict[str, str], tmp_path: Path) -> None:
     path = tmp_path / "scan.json"
     path.write_text(json.dumps(_table().to_dict()))
-    even = torchthin.prune(Net(), X[:1], thin=True, **budget)
-    told = torchthin.prune(Net(), X[:1], thin=True, allocation=str(path), **budget)
-    auto = torchthin.prune(Net(), X[:1], thin=True, allocation="auto", data=X, **budget)
+    even = torchthin.prune(Net(), X[:1], Budget(**budget))
+    told = torchthin.prune(Net(), X[:1], Budget(**budget, allocation=str(path)))
+    auto = torchthin.prune(Net(), X[:1], Budget(**budget, allocation="auto"), data=X)
     assert all(torch.equal(mask, auto.masks[name]) for name, mask in told.masks.items())
     lost = {layer.name: layer.channel_sparsity for layer in told.report.layers}
     assert lost["b.weight"] > 0.5 > lost["a.weight"]
@@ -163,9 +164,7 @@ def test_an_allocation_cuts_where_it_hurts_least(budget: dict[str, str], tmp_pat
 
 
 def test_with_a_sparsity_as_well_that_share_of_all_channels_goes() -> None:
-    result = torchthin.prune(
-        Net(), X[:1], torchthin.Budget(macs="0.95x", ratio=0.5, allocation="auto"), data=X
-    )
+    result = torchthin.prune(Net(), X[:1], Budget(macs="0.95x", ratio=0.5, allocation="auto"), data=X)
     assert result.report.pruned_channels == 18  # of 36 that can go, wherever that hurts least
     lost = {layer.name: layer.pruned_channels for layer in result.report.layers}
     assert lost["b.weight"] > 12
@@ -174,15 +173,16 @@ def test_with_a_sparsity_as_well_that_share_of_all_channels_goes() -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"allocation": "auto"}, "given with target_params or target_macs"),
-        ({"allocation": "auto", "target_macs": "0.5x", "scope": "global"}, "given without scope='global'"),
-        ({"allocation": "none.json", "target_macs": "0.5x"}, "The allocation none.json cannot be read"),
-        ({"allocation": 3, "target_macs": "0.5x"}, "must be 'auto' or a file"),
+        ({"allocation": "auto"}, "needs macs or params"),
+        ({"allocation": "auto", "macs": "0.5x", "scope": "global"}, "must be None with scope='global'"),
+        ({"allocation": "none.json", "macs": "0.5x"}, "The allocation none.json cannot be read"),
+        ({"allocation": "", "macs": "0.5x"}, "must be 'auto' or what torchthin sensitivity found"),
+        ({"allocation": 3, "macs": "0.5x"}, "must be 'auto' or what torchthin sensitivity found"),
     ],
 )
 def test_bad_allocations_are_refused(options: dict[str, object], sentence: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        torchthin.prune(Net(), X[:1], **options)  # type: ignore[arg-type]
+        torchthin.prune(Net(), X[:1], Budget(**options))  # type: ignore[arg-type]
     assert sentence in str(caught.value)
 
 
@@ -201,7 +201,7 @@ def test_tables_of_something_else_are_refused(tmp_path: Path) -> None:
     for text, sentence in cases.items():
         path.write_text(text)
         with pytest.raises(ConfigError) as caught:
-            torchthin.prune(Net(), X[:1], torchthin.Budget(macs="0.5x", allocation=str(path)), thin=False)
+            torchthin.prune(Net(), X[:1], Budget(macs="0.5x", allocation=str(path)), thin=False)
         assert sentence in str(caught.value), text
 
 
@@ -217,7 +217,7 @@ def _raises(model: nn.Module) -> float:
         ({"ratios": [0.5, 1.0]}, "The ratios of sensitivity must be numbers between 0 and 1."),
         ({"ratios": []}, "The ratios of sensitivity must be numbers between 0 and 1."),
         ({"workers": 0}, "The workers of sensitivity must be a whole number of at least 1. Got 0."),
-        ({"keep": ["*"]}, "to prune"),
+        ({"exclude": ["*"]}, "to prune"),
         ({"criterion": "l22"}, "Did you mean 'l2'"),
     ],
 )

@@ -65,8 +65,8 @@ NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 }
 
 
-def pruned(net: nn.Module, shape: tuple[int, ...], **options: object) -> PruneResult:
-    return prune(net, torch.randn(2, *shape), method="l1-structured", thin=True, **options)  # type: ignore[arg-type]
+def pruned(net: nn.Module, shape: tuple[int, ...]) -> PruneResult:
+    return prune(net, torch.randn(2, *shape))
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -102,7 +102,7 @@ class Residual(nn.Module):
 def test_every_kind_of_layer_gets_nearer_and_the_given_models_stay() -> None:
     torch.manual_seed(0)
     net, data = Residual(), torch.randn(128, 3, 10, 10)
-    result = pruned(net.eval(), (3, 10, 10), target_sparsity=0.3, weights=["*"])
+    result = prune(net.eval(), data[:2], 0.3, include=["*"])
     before = [{k: v.clone() for k, v in model.state_dict().items()} for model in (net, result.model)]
     found = recover(net, result, data[:1], data)
     facts = found.report.recovery

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, singledispatch
 from typing import Any
 
-from torchthin.config import Budget, PruneConfig, Ratio, Target
+from torchthin.config import Budget, PruneConfig, Ratio, Target, refuse
 from torchthin.errors import TargetMissedError
 from torchthin.evaluation.sensitivity_scan import Scan, scanned
 from torchthin.graph.cost import Cost, measure
@@ -102,6 +102,8 @@ def _losses(target: Budget, run: Run) -> Sensitivity | None:
     given = target.allocation
     if given is None or isinstance(given, Sensitivity):
         return given
+    if not isinstance(given, str | os.PathLike):
+        refuse(target, "allocation", "'auto' or what torchthin sensitivity found", given)
     if given != "auto":
         return read_table(os.fspath(given))
     batches = run.batches or (run.traced.inputs,)
