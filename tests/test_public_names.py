@@ -23,6 +23,7 @@ NAMES = {
     "PruningPlan",
     "Ratio",
     "Recipe",
+    "Recovery",
     "Schedule",
     "TargetMissedError",
     "Thinned",
