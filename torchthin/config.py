@@ -530,8 +530,9 @@ def as_target(value: Any) -> Target:
     """
     if isinstance(value, Target):
         return value
-    if isinstance(value, float | int) and not isinstance(value, bool):
-        return Ratio(value)
+    number: Any = value
+    if isinstance(value, Real) and type(number) is not bool:
+        return Ratio(number)
     raise ConfigError(
         f"The target must be a ratio such as 0.5, or Ratio, Budget, Unstructured, NM, Distiller or Chip. Got {value!r}."
     )

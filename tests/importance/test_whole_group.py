@@ -141,11 +141,12 @@ def test_global_flow_compares_groups_as_they_are() -> None:
 
 
 @pytest.mark.parametrize("criterion", ["group-l2", "flow"])
-@pytest.mark.parametrize("options", [{}, {"thin": True}, {"thin": True, "scope": "global"}])
-def test_forked_nets_are_pruned(criterion: str, options: dict[str, object]) -> None:
-    result = torchthin.prune(Fork(norm=True), IMAGES, criterion=criterion, target_sparsity=0.5, **options)  # type: ignore[arg-type]
+@pytest.mark.parametrize(("scope", "thin"), [("group", False), ("group", True), ("global", True)])
+def test_forked_nets_are_pruned(criterion: str, scope: str, thin: bool) -> None:
+    target = torchthin.Ratio(0.5, scope=scope)
+    result = torchthin.prune(Fork(norm=True), IMAGES, target, criterion=criterion, thin=thin)
     assert result.report.target_reached
-    assert not options or (result.proof is not None and result.proof.holds)
+    assert result.proof is not None and result.proof.holds
 
 
 @pytest.mark.parametrize("criterion", ["group-l2", "flow"])

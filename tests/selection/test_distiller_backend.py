@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from torchthin import Distiller, InputError, prune
-from torchthin.config import PruneConfig
 from torchthin.errors import ConfigError
 
 
@@ -89,7 +88,7 @@ def test_how_it_is_called(
     model = net()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     names = ["0.weight", "2.weight", *(["4.weight"] if method == "agp-unstructured" else [])]
-    result = prune(model, method=method, target_sparsity=0.3, backend="distiller")
+    result = prune(model, None, Distiller(method, 0.3, backend="distiller"))
     assert calls == [(kind, args, {**kwargs, "weights": names}), *((name, AT_END) for name in names)]
     mask = result.masks["0.weight"]
     assert (mask.dtype, mask.flatten(1).all(1).tolist()) == (torch.bool, [False] + [True] * 7)
@@ -106,7 +105,7 @@ def test_what_it_raises_names_the_weight(calls: list[Any], monkeypatch: pytest.M
         sys.modules["distiller.pruning"].L1RankedStructureParameterPruner, "set_param_mask", fails
     )
     with pytest.raises(InputError, match=r"Distiller cannot prune 0\.weight: AssertionError: Invalid dims"):
-        prune(net(), None, Distiller("l1-structured", backend="distiller"), thin=False)
+        prune(net(), method="l1-structured", backend="distiller")
 
 
 def test_without_distiller(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,27 +114,8 @@ def test_without_distiller(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
         ConfigError, match=r"needs Distiller, which cannot be imported here: .*distiller"
     ) as raised:
-        prune(net(), None, Distiller("agp-structured", backend="distiller"), thin=False)
+        prune(net(), backend="distiller")
     assert "--compat distiller" in str(raised.value) and "\n" not in str(raised.value)
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ({"backend": "numpy"}, "The backend of prune must be None or 'distiller'"),
-        ({"backend": "distiller", "method": "l2-structured"}, "agp-unstructured with backend='distiller'"),
-        ({"backend": "distiller", "scope": "global"}, "'group' with compat='distiller'"),
-    ],
-)
-def test_bad_configurations(given: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        PruneConfig(**given)
-
-
-def test_it_implies_compat() -> None:
-    config = PruneConfig(Distiller("agp-structured", backend="distiller"))
-    assert config.compat == "distiller"
-    assert PruneConfig.from_mapping(config.to_dict()) == config
 
 
 @pytest.mark.parametrize("method", ["agp-structured", "l1-structured", "agp-unstructured"])
@@ -145,7 +125,7 @@ def test_the_real_one_makes_the_masks_of_compat(method: str, sparsity: float) ->
     model = net()
     with torch.no_grad():
         model[0].weight[1] = model[0].weight[4]  # a tie
-    own = prune(model, method=method, target_sparsity=sparsity, compat="distiller")
-    its = prune(model, method=method, target_sparsity=sparsity, backend="distiller")
+    own = prune(model, None, Distiller(method, sparsity))
+    its = prune(model, None, Distiller(method, sparsity, backend="distiller"))
     assert own.masks.keys() == its.masks.keys()
     assert all(torch.equal(mask, its.masks[name]) for name, mask in own.masks.items())

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import torchthin
-from torchthin.config import DISTILLER_METHODS, METHODS
+from torchthin.config import DISTILLER_METHODS
 from torchthin.errors import InputError
 from torchthin.selection import distiller
 
@@ -34,8 +34,7 @@ RULES: dict[str, Rule] = {
         w, distiller.baidu_threshold(case["target"], case["current_epoch"], ramp=2, end=case["agp_steps"])
     ),
 }
-PRUNE = {**METHODS, **DISTILLER_METHODS}
-ALL = {*RULES, *PRUNE, "l1-leader"} - {"nm-unstructured"}  # Distiller has no n:m masks
+ALL = {*RULES, *DISTILLER_METHODS, "l1-leader"}
 
 
 @functools.cache
@@ -82,13 +81,8 @@ def our_masks(case: dict[str, Any], chosen: dict[str, Tensor]) -> dict[str, Tens
         return distiller.leader(chosen, case["target"])
     if method in RULES:
         return {name: RULES[method](weight, case) for name, weight in chosen.items()}
-    result = torchthin.prune(
-        model_of(chosen),
-        method=method,
-        target_sparsity=case["target"],
-        agp_steps=case["agp_steps"],
-        compat="distiller",
-    )
+    target = torchthin.Distiller(method, case["target"], agp_steps=case["agp_steps"])
+    result = torchthin.prune(model_of(chosen), None, target)
     return dict(result.masks)
 
 
