@@ -43,9 +43,9 @@ def test_fpgm_prunes_what_others_can_replace_however_large() -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1))
     rows = [[9.0, 9, 9], [9, 9, 9.1], [-1, 0, 0], [0, -30, 0]]
     net[0].weight.data = torch.tensor(rows)[..., None, None]
-    result = torchthin.prune(net, IMAGES, criterion="fpgm", target_sparsity=0.25)
+    result = torchthin.prune(net, IMAGES, 0.25, criterion="fpgm", thin=False)
     assert _kept(result.masks["0.weight"]) in ([0, 2, 3], [1, 2, 3])
-    assert _kept(torchthin.prune(net, IMAGES, target_sparsity=0.25).masks["0.weight"]) == [0, 1, 3]
+    assert _kept(torchthin.prune(net, IMAGES, 0.25, thin=False).masks["0.weight"]) == [0, 1, 3]
 
 
 @pytest.mark.parametrize("size", [1, 7, 40])
@@ -64,7 +64,7 @@ def test_lamp_of_zeros_is_zero_and_ties_go_by_index() -> None:
 def test_global_lamp_compares_groups_as_they_are_and_empties_none() -> None:
     net = _net()
     net[3].weight.data *= 1e-3  # by size alone this layer would lose all it may
-    result = torchthin.prune(net, IMAGES, criterion="lamp", scope="global", target_sparsity=0.5)
+    result = torchthin.prune(net, IMAGES, torchthin.Ratio(0.5, scope="global"), criterion="lamp", thin=False)
     lost = {layer.name: layer.pruned_channels for layer in result.report.layers}
     groups = [uncoupled("0.weight", 0, 8), uncoupled("3.weight", 0, 6)]
     weights = dict(net.named_parameters())
@@ -77,7 +77,7 @@ def test_global_lamp_compares_groups_as_they_are_and_empties_none() -> None:
 def test_lamp_of_single_weights_ranks_over_all_tensors() -> None:
     net = _net()
     result = torchthin.prune(
-        net, method="agp-unstructured", criterion="lamp", scope="global", target_sparsity=0.7
+        net, None, torchthin.Unstructured(0.7, scope="global"), criterion="lamp", thin=False
     )
     names = ["0.weight", "3.weight", "5.weight"]
     weights = dict(net.named_parameters())
@@ -94,18 +94,18 @@ def test_lamp_of_single_weights_ranks_over_all_tensors() -> None:
 def test_bn_scale_ranks_by_gamma() -> None:
     net = _net()
     net[1].weight.data = torch.tensor([-8.0, 1, 7, 2, -6, 3, 5, -4])
-    result = torchthin.prune(net, IMAGES, criterion="bn-scale", target_sparsity=0.5)
+    result = torchthin.prune(net, IMAGES, 0.5, criterion="bn-scale", thin=False)
     assert _kept(result.masks["0.weight"]) == [0, 2, 4, 6]
     (note,) = [note for note in result.report.notes if "bn-scale" in note]
     assert note == "1 of 2 groups have nothing that bn-scale looks at; l1 ranks them: 3.weight."
-    l1 = torchthin.prune(net, IMAGES, target_sparsity=0.5)
+    l1 = torchthin.prune(net, IMAGES, 0.5, thin=False)
     assert torch.equal(result.masks["3.weight"], l1.masks["3.weight"])
 
 
 def test_bn_scale_without_any_batchnorm_is_refused() -> None:
     for inputs in (IMAGES, None):
         with pytest.raises(ConfigError, match="'bn-scale' of prune can rank no channel"):
-            torchthin.prune(_net(norm=False), inputs, criterion="bn-scale")
+            torchthin.prune(_net(norm=False), inputs, criterion="bn-scale", thin=False)
 
 
 def test_random_is_the_same_for_the_same_seed_only() -> None:
@@ -116,7 +116,9 @@ def test_random_is_the_same_for_the_same_seed_only() -> None:
     assert torch.equal(masks[0], masks[1])
     assert any(not torch.equal(masks[0], other) for other in masks[2:])
     single = [
-        torchthin.prune(_net(), method="agp-unstructured", criterion="random", seed=seed).masks["0.weight"]
+        torchthin.prune(
+            _net(), None, torchthin.Unstructured(), criterion="random", seed=seed, thin=False
+        ).masks["0.weight"]
         for seed in (0, 0, 1)
     ]
     assert torch.equal(single[0], single[1])
@@ -125,7 +127,7 @@ def test_random_is_the_same_for_the_same_seed_only() -> None:
 
 @pytest.mark.parametrize("criterion", CHANNEL_CRITERIA)
 def test_every_criterion_hits_the_count_and_thins(criterion: str) -> None:
-    result = torchthin.prune(_net(), IMAGES, criterion=criterion, data=[IMAGES], thin=True)
+    result = torchthin.prune(_net(), IMAGES, criterion=criterion, data=[IMAGES])
     assert [layer.pruned_channels for layer in result.report.layers] == [4, 3, 0]
     assert result.proof is not None
     assert result.proof.holds
@@ -152,7 +154,7 @@ def test_bad_choices_are_refused(options: dict[str, object], sentence: str) -> N
 
 def test_data_without_example_inputs_are_refused() -> None:
     with pytest.raises(ConfigError, match="'activation' needs example_inputs"):
-        torchthin.prune(_net(), criterion="activation", data=[IMAGES])
+        torchthin.prune(_net(), criterion="activation", data=[IMAGES], thin=False)
 
 
 @pytest.mark.parametrize("structured", [True, False])

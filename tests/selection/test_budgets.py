@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import torchthin
-from torchthin import PruneConfig
+from torchthin import Budget, PruneConfig, Ratio
 from torchthin.config import Target
 from torchthin.errors import ConfigError, InputError, TargetMissedError
 from torchthin.graph.cost import measure
@@ -71,7 +71,7 @@ def test_costs_are_predicted_as_they_are_measured(
     assert costs.cost({}) == Counts(whole.parameters, whole.macs)
     thin = measure(thin_copy(net, plan.recipe), X) if plan.recipe else whole
     added = sum(int(np.prod(shape)) for shape in plan.recipe.added.values())
-    cost = costs.cost(proposal.decision.keeps)
+    cost = costs.cost(proposal.selection.keeps)
     assert (cost.parameters + added, cost.macs) == (thin.parameters, thin.macs)
 
 
@@ -90,7 +90,7 @@ def test_no_group_can_be_wider_within_the_budgets(targets: dict[str, str], scope
     most = {budget.name: budget.limit for budget in more["budgets"]}
     proposal = found.proposal
     costs = CostModel(net, proposal.labels, proposal.grouping, whole)
-    selection = proposal.decision
+    selection = proposal.selection
     assert selection.ranking is not None
     for group in selection.groups:
         removed = int((~selection.keeps[group.name]).sum())
@@ -105,7 +105,7 @@ def test_no_group_can_be_wider_within_the_budgets(targets: dict[str, str], scope
 
 def test_a_uniform_cut_stays_within_a_channel_of_uniform_or_gives_back() -> None:
     net = lively(Residual(64))
-    result = torchthin.prune(net, image(), target_macs="0.5x", thin=True)
+    result = torchthin.prune(net, image(), Budget(macs="0.5x"))
     (budget,) = result.report.budgets
     assert 0.97 * budget.limit < budget.after <= budget.limit
     assert budget.after == result.report.thinned_macs
@@ -116,7 +116,7 @@ def test_a_uniform_cut_stays_within_a_channel_of_uniform_or_gives_back() -> None
 
 
 def test_the_report_says_asked_and_reached() -> None:
-    result = torchthin.prune(Residual(), image(), target_params="0.4x", target_macs=400_000)
+    result = torchthin.prune(Residual(), image(), Budget(macs=400_000, params="0.4x"), thin=False)
     facts = {budget.name: budget for budget in result.report.budgets}
     before = measure(Residual(), X)
     assert facts["parameters"].before == before.parameters
@@ -141,7 +141,7 @@ def test_biases_that_thinning_adds_are_within_the_budget() -> None:
 
     net = lively(Bare())
     for share in np.linspace(0.3, 0.9, 13):
-        result = torchthin.prune(net, image(), target_params=f"{share:.3f}x", thin=True)
+        result = torchthin.prune(net, image(), Budget(params=f"{share:.3f}x"))
         assert result.recipe is not None
         assert result.report.thinned_parameters == sum(p.numel() for p in result.model.parameters())
         assert result.report.thinned_parameters <= result.report.budgets[0].limit
@@ -149,17 +149,17 @@ def test_biases_that_thinning_adds_are_within_the_budget() -> None:
 
 
 def test_all_of_what_there_was_prunes_nothing() -> None:
-    result = torchthin.prune(Residual(), image(), target_params="1x")
+    result = torchthin.prune(Residual(), image(), Budget(params="1x"), thin=False)
     assert result.report.pruned_channels == 0
 
 
 @pytest.mark.parametrize("scope", ["group", "global"])
 def test_with_a_sparsity_as_well_both_hold(scope: str) -> None:
     net = lively(Residual())
-    loose = torchthin.prune(net, image(), target_macs="0.9x", target_sparsity=0.5, scope=scope)
-    plain = torchthin.prune(net, image(), target_sparsity=0.5, scope=scope)
+    loose = torchthin.prune(net, image(), Budget(macs="0.9x", ratio=0.5, scope=scope), thin=False)
+    plain = torchthin.prune(net, image(), Ratio(0.5, scope=scope), thin=False)
     assert all(torch.equal(mask, plain.masks[name]) for name, mask in loose.masks.items())
-    tight = torchthin.prune(net, image(), target_macs="0.1x", target_sparsity=0.5, scope=scope)
+    tight = torchthin.prune(net, image(), Budget(macs="0.1x", ratio=0.5, scope=scope), thin=False)
     assert tight.report.pruned_channels > plain.report.pruned_channels
     assert tight.report.budgets[0].after <= tight.report.budgets[0].limit
 
@@ -169,16 +169,16 @@ def test_less_than_one_channel_of_every_group_is_refused_with_the_least() -> Non
     with pytest.raises(
         InputError, match=r"asked parameters of 0.001x, the least is \d[\d,]* parameters \(0.0\d\dx\)"
     ) as caught:
-        torchthin.prune(net, image(), target_params="0.001x")
+        torchthin.prune(net, image(), Budget(params="0.001x"), thin=False)
     assert "where one channel of every group is kept" in str(caught.value)
     least = int(str(caught.value).partition("the least is ")[2].split()[0].replace(",", ""))
-    result = torchthin.prune(net, image(), target_params=least, thin=True)
+    result = torchthin.prune(net, image(), Budget(params=least))
     assert result.report.thinned_parameters == least
     assert [layer.filters - layer.pruned_channels for layer in result.report.layers] == [1, 1, 1]
     with pytest.raises(InputError):
-        torchthin.prune(net, image(), target_params=least - 1)
+        torchthin.prune(net, image(), Budget(params=least - 1), thin=False)
     with pytest.raises(InputError, match=r"where 0\.1 of every group is kept"):
-        torchthin.prune(net, image(), target_params=least, scope="global")
+        torchthin.prune(net, image(), Budget(params=least, scope="global"), thin=False)
 
 
 def test_a_budget_that_frozen_channels_make_impossible_is_missed() -> None:
@@ -194,9 +194,9 @@ def test_a_budget_that_frozen_channels_make_impossible_is_missed() -> None:
             return self.b(y)
 
     with pytest.raises((TargetMissedError, InputError), match="cannot be reached"):
-        torchthin.prune(Fixed(), image(), target_params="0.5x")
+        torchthin.prune(Fixed(), image(), Budget(params="0.5x"), thin=False)
 
 
 def test_a_budget_needs_example_inputs() -> None:
     with pytest.raises(ConfigError, match="example_inputs are needed for Budget"):
-        torchthin.prune(Residual(), target_macs="0.5x")
+        torchthin.prune(Residual(), None, Budget(macs="0.5x"), thin=False)

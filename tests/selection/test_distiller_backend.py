@@ -105,7 +105,7 @@ def test_what_it_raises_names_the_weight(calls: list[Any], monkeypatch: pytest.M
         sys.modules["distiller.pruning"].L1RankedStructureParameterPruner, "set_param_mask", fails
     )
     with pytest.raises(InputError, match=r"Distiller cannot prune 0\.weight: AssertionError: Invalid dims"):
-        prune(net(), method="l1-structured", backend="distiller")
+        prune(net(), None, Distiller("l1-structured", backend="distiller"), thin=False)
 
 
 def test_without_distiller(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,7 +114,7 @@ def test_without_distiller(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
         ConfigError, match=r"needs Distiller, which cannot be imported here: .*distiller"
     ) as raised:
-        prune(net(), backend="distiller")
+        prune(net(), None, Distiller("agp-structured", backend="distiller"), thin=False)
     assert "--compat distiller" in str(raised.value) and "\n" not in str(raised.value)
 
 

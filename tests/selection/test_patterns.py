@@ -69,7 +69,7 @@ def test_counts_are_exact_where_the_share_is_no_binary_fraction() -> None:
 
 def test_nothing_that_divides_is_refused() -> None:
     with pytest.raises(InputError, match="no weight whose inputs are a multiple of 16"):
-        torchthin.prune(_net(), method="nm-unstructured", pattern="2:16", weights=["0.weight", "2.weight"])
+        torchthin.prune(_net(), None, torchthin.NM(2, 16), include=["0.weight", "2.weight"], thin=False)
 
 
 def test_masks_that_grow_know_no_pattern() -> None:

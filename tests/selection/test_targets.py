@@ -113,18 +113,18 @@ def test_shared_weights_are_one_target_under_their_first_name() -> None:
     model = nn.Sequential(nn.Conv2d(3, 3, 3), nn.Conv2d(3, 3, 3))
     model[1].weight = model[0].weight
     assert names(model, structured=True) == ["0.weight"]
-    assert names(model, structured=True, weights=["1.weight", "0.weight"]) == ["0.weight"]
+    assert names(model, structured=True, include=["1.weight", "0.weight"]) == ["0.weight"]
     with pytest.raises(InputError, match="keep holds all 1 weights"):
         find_targets(model, structured=True, exclude=["1"])
 
 
 def test_weights_replace_the_defaults_in_model_order() -> None:
-    assert names(Everything(), structured=True, weights=["fc.weight", "conv2.weight"]) == [
+    assert names(Everything(), structured=True, include=["fc.weight", "conv2.weight"]) == [
         "conv2.weight",
         "fc.weight",
     ]
     found = ["conv2.weight", "rnn.weight_ih_l0", "embed.weight"]
-    assert names(Everything(), structured=False, weights=found) == found
+    assert names(Everything(), structured=False, include=found) == found
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_names_that_cannot_be_pruned(name: str, structured: bool, sentence: str)
 )
 def test_keep_patterns(pattern: str, kept: list[str]) -> None:
     plan = find_targets(Everything(), structured=True, exclude=[pattern])
-    assert list(plan.kept) == kept
+    assert list(plan.excluded) == kept
     assert [target.name for target in plan.targets] == [t.name for t in CONVOLUTIONS if t.name not in kept]
 
 
@@ -180,8 +180,8 @@ def test_a_keep_pattern_that_matches_nothing_is_an_error() -> None:
     ("model", "choice", "sentence"),
     [
         (nn.ReLU(), {}, "it has no convolution weights"),
-        (nn.Linear(2, 2), {}, "it has no convolution weights; name others with weights"),
-        (nn.Conv2d(2, 2, 1), {"keep": ["*"]}, "keep holds all 1 weights"),
+        (nn.Linear(2, 2), {}, "it has no convolution weights; give example inputs, or name others with include"),
+        (nn.Conv2d(2, 2, 1), {"exclude": ["*"]}, r"exclude \(--keep\) holds all 1 weights"),
     ],
 )
 def test_nothing_to_prune_is_an_error(model: nn.Module, choice: dict[str, list[str]], sentence: str) -> None:
@@ -238,4 +238,4 @@ def test_types_that_cannot_be_ranked_are_left_whole_and_said() -> None:
     model[0].weight = nn.Parameter(torch.zeros(3, 2, 1, 1, dtype=torch.complex64))
     plan = find_targets(model, structured=True)
     assert [target.name for target in plan.targets] == ["1.weight"]
-    assert plan.notes == ("0.weight is left whole: its type is torch.complex64 (torch.strided).",)
+    assert plan.notes == ("0.weight is not pruned: its type is torch.complex64 (torch.strided).",)

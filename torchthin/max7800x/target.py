@@ -43,6 +43,7 @@ class Chip(Target):
         if not isinstance(self.fit, bool):
             refuse(self, "fit", "true or false", self.fit)
         check_share(self, "ratio")
+        limits(self, ("cycles", "kernel_words"))  # refuses what is none
 
     @property
     def limits(self) -> dict[str, Limit]:
