@@ -180,7 +180,11 @@ def test_a_keep_pattern_that_matches_nothing_is_an_error() -> None:
     ("model", "choice", "sentence"),
     [
         (nn.ReLU(), {}, "it has no convolution weights"),
-        (nn.Linear(2, 2), {}, "it has no convolution weights; give example inputs, or name others with include"),
+        (
+            nn.Linear(2, 2),
+            {},
+            "it has no convolution weights; give example inputs, or name others with include",
+        ),
         (nn.Conv2d(2, 2, 1), {"exclude": ["*"]}, r"exclude \(--keep\) holds all 1 weights"),
     ],
 )
