@@ -65,7 +65,7 @@ with tempfile.TemporaryDirectory() as folder:
 for note in schedule.notes:
     print("Note:", note)
 filters = schedule.pruner("filters")
-pruner = torchthin.Pruner(model, images[:2], filters.config, optimizer, schedule=filters, steps=filters.calls)
+pruner = torchthin.Pruner(model, images[:2], **filters.options, optimizer=optimizer)
 
 for epoch in range(10):
     pruner.step()

@@ -33,7 +33,7 @@ def test_a_pruner_of_a_schedule(place: Workplace) -> None:
     chosen = ("--distiller-schedule", "schedule.yaml", "--pruner", "first")
     outcome = place.run(*MODEL, *chosen, "--save-to", "p.pth")
     assert (outcome.code, outcome.err) == (0, "")
-    assert "Note: Distiller schedule: lr_schedulers: not taken over; it holds lr." in outcome.out
+    assert "Note: Distiller schedule: lr_schedulers: ignored; it holds lr." in outcome.out
     assert "pruners not in this run: second." in outcome.out
     content = torch.load("p.pth", weights_only=True)
     model = torchthin.load(build_model("net.py:net"), "best.pth")

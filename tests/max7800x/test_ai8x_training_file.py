@@ -20,7 +20,7 @@ from torch import Tensor, nn
 import torchthin
 from torchthin.errors import InputError, ProofError
 from torchthin.io.checkpoints import read_checkpoint
-from torchthin.io.distiller.recipe import from_distillers_terms, in_distillers_terms
+from torchthin.io.distiller.recipe import from_distiller, to_distiller
 from torchthin.max7800x.ai8x.layers import Conv2d, FusedConv2dBNReLU, FusedMaxPoolConv2dBNReLU, Linear
 from torchthin.max7800x.ai8x.training_file import masks_dict, save_for_training
 from torchthin.thinning.recipe import Recipe
@@ -161,7 +161,7 @@ def test_what_distiller_cannot_say_is_refused(recipe: Recipe, message: str) -> N
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
     model[1].register_buffer("table", torch.arange(4))
     with pytest.raises(InputError, match=message):
-        in_distillers_terms(recipe, model)
+        to_distiller(recipe, model)
 
 
 def test_a_wider_class_is_refused(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_nothing_is_written_when_it_is_refused(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 4, 1, bias=False))
     result = torchthin.prune(model, IMAGES, 0.5)
     assert result.recipe is not None and result.recipe.added
-    with pytest.raises(InputError, match=r"2\.bias takes over the constants"):
+    with pytest.raises(InputError, match=r"2\.bias was added to absorb the constants"):
         save_for_training(tmp_path / "x.pth", model, result.model, result.masks, result.recipe, arch="x")
     assert list(tmp_path.iterdir()) == []
 
@@ -229,7 +229,7 @@ def test_what_train_py_hands_back_is_read_again(tmp_path: Path) -> None:
     assert torch.equal(model(IMAGES), result.model(IMAGES))
     read = read_checkpoint(tmp_path / "small.pth.tar")
     assert result.recipe is not None
-    again = from_distillers_terms(read.thinning_recipes, chain())
+    again = from_distiller(read.thinning_recipes, chain())
     assert {n: dict(axes) for n, axes in again.keep.items()} == {
         n: dict(axes) for n, axes in result.recipe.keep.items()
     }
@@ -257,7 +257,7 @@ def test_recipes_follow_one_another_and_flattened_channels_are_cut() -> None:
             "2.weight": [(1, index([1, 3]), (2, 4, 2, 2), (2, 8))],
         },
     )
-    recipe = from_distillers_terms([first, second], model)
+    recipe = from_distiller([first, second], model)
     assert recipe.keep["0.weight"] == {0: (2, 5)}
     assert recipe.keep["2.weight"] == {1: (8, 9, 10, 11, 20, 21, 22, 23)}
     assert recipe.attributes == {"0": {"out_channels": 2}, "2": {"in_features": 8}}
@@ -268,11 +268,11 @@ def test_recipes_follow_one_another_and_flattened_channels_are_cut() -> None:
     [
         (None, None, "damaged"),
         ({}, {"0.weight": [(0,)]}, "damaged"),
-        ({}, {"9.weight": [(0, torch.tensor([0]))]}, "cuts 9.weight, which the model has not"),
-        ({}, {"0.weight": [(0, torch.tensor([0, 7]))]}, "indices of 0.weight that the model has not"),
+        ({}, {"9.weight": [(0, torch.tensor([0]))]}, "cuts 9.weight, which the model does not have"),
+        ({}, {"0.weight": [(0, torch.tensor([0, 7]))]}, "indices of 0.weight that the model does not have"),
     ],
 )
 def test_recipes_that_cannot_be_used(modules: Any, parameters: Any, message: str) -> None:
     recipe = SimpleNamespace(modules=modules, parameters=parameters)
     with pytest.raises(InputError, match=message):
-        from_distillers_terms([recipe], nn.Sequential(nn.Conv2d(3, 6, 1)))
+        from_distiller([recipe], nn.Sequential(nn.Conv2d(3, 6, 1)))

@@ -12,7 +12,7 @@ from torchthin.errors import CheckpointError, InputError
 from torchthin.graph.clone import clone, duplicate, state_tensors
 from torchthin.graph.model import check_model
 from torchthin.io.checkpoints import Checkpoint, load_into, read_checkpoint
-from torchthin.io.distiller.recipe import from_distillers_terms
+from torchthin.io.distiller.recipe import from_distiller
 from torchthin.thinning.apply import apply_
 from torchthin.thinning.recipe import Recipe
 
@@ -50,7 +50,7 @@ def with_recipe(checkpoint: Checkpoint, model: nn.Module) -> Checkpoint:
     if not checkpoint.thinning_recipes or stored_recipe(checkpoint) is not None:
         return checkpoint
     try:
-        recipe = from_distillers_terms(checkpoint.thinning_recipes, model)
+        recipe = from_distiller(checkpoint.thinning_recipes, model)
     except InputError as error:
         raise CheckpointError(f"The recipe in {checkpoint.path} cannot be used: {error}") from error
     if not recipe:

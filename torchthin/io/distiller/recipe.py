@@ -1,12 +1,12 @@
-"""A recipe in the terms of Distiller's thinning: what it can say, what it cannot, and what running it does.
+"""A recipe as Distiller's `ThinningRecipe`, both ways, and what Distiller's loader does with it.
 
-Distiller's loader does this with a ``ThinningRecipe`` (``modules``, ``parameters``), in this order:
+The loader does this with its two parts, in this order:
 
 - ``modules[module][attribute]``: the attribute is set to the value; ``running_mean`` and ``running_var`` hold
   ``(axis, kept indices)`` and are cut;
 - ``parameters[name]``: a list of ``(axis, kept indices)``; each cuts that axis of the parameter's data.
 
-So it cuts parameters along any axis, but no other buffers, and it makes no parameter that the class has not.
+So it cuts parameters along any axis, but no other buffers, and it adds no parameter.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torchthin.errors import InputError
 from torchthin.thinning.recipe import Recipe
 
 Cut = tuple[int, Tensor]
-"""Axis and the indices that stay, int64."""
+"""Axis and the kept indices, int64."""
 STATISTICS = ("running_mean", "running_var")
 """The only buffers that Distiller cuts."""
 _ELSE = "Keep the thin model with --save-to and torchthin.load instead."
@@ -38,16 +38,16 @@ class DistillerRecipe:
     """Parameter name -> cuts, one for each axis."""
 
 
-def in_distillers_terms(recipe: Recipe, full_size: nn.Module) -> DistillerRecipe:
+def to_distiller(recipe: Recipe, full_size: nn.Module) -> DistillerRecipe:
     """Return `recipe` as Distiller would run it on `full_size`.
 
     Raises:
-        InputError: it adds a bias, cuts a buffer that Distiller leaves whole, or is empty; the message names it.
+        InputError: it adds a bias, cuts a buffer that Distiller cannot cut, or is empty; the message names it.
     """
     if recipe.added:
         name = next(iter(recipe.added))
         raise InputError(
-            f"A ThinningRecipe cannot add a parameter, and {name} takes over the constants of removed channels. "
+            f"A ThinningRecipe cannot add a parameter, and {name} was added to absorb the constants of removed channels. "
             f"Give that layer a bias in the class. Or: {_ELSE}"
         )
     if not recipe:
@@ -82,10 +82,10 @@ class Parts(Protocol):
     parameters: Any
 
 
-def from_distillers_terms(recipes: Iterable[Parts], full_size: nn.Module) -> Recipe:
+def from_distiller(recipes: Iterable[Parts], full_size: nn.Module) -> Recipe:
     """Return the one recipe that does what Distiller's recipes do to `full_size`, one after the other.
 
-    A cut of an axis that has the size after it already is none, as there. A linear layer behind a flattening is cut by channels
+    A cut of an axis that already has the size after it is skipped, as there. A linear layer after a flattening is cut by channels
     of the shape that the recipe gives.
 
     Raises:
@@ -98,13 +98,13 @@ def from_distillers_terms(recipes: Iterable[Parts], full_size: nn.Module) -> Rec
     for recipe in recipes:
         for name, axis, kept in _cuts(recipe, attributes):
             if name not in tensors:
-                raise InputError(f"it cuts {name}, which the model has not. Build the full-size class.")
+                raise InputError(f"it cuts {name}, which the model does not have. Build the full-size class.")
             before = keep.get(name, {}).get(axis, range(tensors[name].shape[axis]))
             if len(kept) == len(before):
                 continue
             if not kept or min(kept) < 0 or max(kept) >= len(before):
                 raise InputError(
-                    f"it keeps indices of {name} that the model has not: it was made for another one."
+                    f"it keeps indices of {name} that the model does not have: it was made for another one."
                 )
             keep.setdefault(name, {})[axis] = tuple(before[i] for i in kept)
     changed = {
@@ -133,7 +133,7 @@ def _cuts(recipe: Parts, attributes: dict[str, dict[str, Any]]) -> list[tuple[st
 
 
 def _indices(one: Any) -> list[int]:
-    """Return the kept indices of an axis; with a shape (out, channels, h, w) those of the flattened channels that stay."""
+    """Return the kept indices of an axis; with a shape (out, channels, h, w) those of the flattened channels that are kept."""
     kept = torch.as_tensor(one[1], dtype=torch.int64).flatten()
     if len(one) == 2:
         return [int(index) for index in kept.tolist()]
@@ -143,8 +143,8 @@ def _indices(one: Any) -> list[int]:
 
 
 @torch.no_grad()
-def run_(model: nn.Module, recipe: DistillerRecipe) -> None:
-    """Do to `model` what Distiller's loader does, to see beforehand where that leads."""
+def apply_distiller_(model: nn.Module, recipe: DistillerRecipe) -> None:
+    """Change `model` as Distiller's loader would, to see its result beforehand."""
     modules, parameters = dict(model.named_modules()), dict(model.named_parameters())
     for path, values in recipe.modules.items():
         for name, value in values.items():

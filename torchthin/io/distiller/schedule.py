@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torchthin.config import PruneConfig
-from torchthin.errors import ConfigError, near_matches
-from torchthin.io.distiller.classes import CLASSES, Choice, chosen
+from torchthin.config import PruneConfig, Schedule
+from torchthin.errors import ConfigError, near_matches, one_line
+from torchthin.io.distiller.classes import CLASSES, PrunerChoice, choice_of
 from torchthin.selection import schedule
 
 _SECTIONS = ("pruners", "policies", "version")
@@ -58,27 +58,35 @@ class PrunerSchedule:
             interval=self.interval,
         )
 
-    def __call__(self, step: int) -> float:
-        """Return the sparsity after the `step`-th call (from 1) of `Pruner.step`, called as every epoch begins.
-
-        ``Pruner(model, images, own.config.target, schedule=Schedule(own, steps=own.calls))`` does what Distiller's policy does.
-        """
-        return self.sparsity(step - 1)
-
     @property
     def calls(self) -> int:
         """Calls of `Pruner.step`, one for each epoch from 0, until the last event."""
         return self.start + self.steps * self.interval + 1
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options of `torchthin.Pruner` that do what Distiller's policy does, when `step` is called as every epoch begins.
+
+        ``Pruner(model, images, **own.options, optimizer=optimizer)``
+        """
+        config = self.config
+        schedule = Schedule(lambda step: self.sparsity(step - 1), steps=self.calls)
+        return {
+            "target": config.target,
+            "criterion": config.criterion,
+            "include": config.include,
+            "schedule": schedule,
+        }
+
 
 @dataclass(frozen=True)
 class DistillerSchedule:
-    """What of a file was taken over, and what was not."""
+    """The pruners of a file that are supported, and what is ignored."""
 
     pruners: tuple[PrunerSchedule, ...]
     """One for each pruning policy, in the file's order."""
     notes: tuple[str, ...]
-    """Everything that was left out, one line each."""
+    """Everything that is ignored, one line each."""
 
     def pruner(self, name: str | None = None) -> PrunerSchedule:
         """Return the pruner called `name`, or the only one.
@@ -108,24 +116,18 @@ def read_schedule(path: str | Path) -> DistillerSchedule:
 
     Raises:
         ConfigError: the file cannot be read, is no such schedule, has a number that Distiller refuses, or holds no pruner that
-            can be taken over.
+            is supported.
     """
     content = _read(Path(path))
     instances = _mapping(content.get("pruners", {}), "pruners", path)
     policies = content.get("policies") or []
     if not isinstance(policies, list) or not all(isinstance(policy, dict) for policy in policies):
         raise _wrong(path, "policies", "a list of mappings")
-    choices: dict[str, Choice] = {}
-    notes = [
-        f"{section}: not taken over; it holds {', '.join(map(str, content[section] or ['nothing']))}."
-        if isinstance(content[section], dict)
-        else f"{section}: not taken over."
-        for section in content
-        if section not in _SECTIONS
-    ]
+    notes = [_ignored(section, content[section]) for section in content if section not in _SECTIONS]
+    choices: dict[str, PrunerChoice] = {}
     for name, given in instances.items():
-        choice, left_out = chosen(str(name), _mapping(given, f"pruners: {name}", path))
-        notes += left_out
+        choice, ignored = choice_of(str(name), _mapping(given, f"pruners: {name}", path))
+        notes += ignored
         if choice is not None:
             choices[str(name)] = choice
     found = []
@@ -133,24 +135,29 @@ def read_schedule(path: str | Path) -> DistillerSchedule:
         name = _pruner_of(policy, number, list(map(str, instances)), path)
         if name is None:
             kinds = ", ".join(str(key) for key in policy if key not in (*_TIMES, "epochs"))
-            notes.append(f"policies[{number}]: not taken over; it is for {kinds or 'nothing'}.")
+            notes.append(f"policies[{number}]: ignored; it is for {kinds or 'nothing'}.")
         elif name in choices:
-            found.append(_scheduled(name, choices[name], policy, number, path))
+            found.append(_scheduled(name, choices[name], policy, f"policies[{number}]", path))
             if policy["pruner"].get("args"):
                 options = ", ".join(map(str, policy["pruner"]["args"]))
-                notes.append(f"policies[{number}]: its args are not taken over: {options}.")
+                notes.append(f"policies[{number}]: its args are ignored: {options}.")
     used = {pruner.name for pruner in found}
     notes += [f"pruners: {name}: no policy uses it." for name in choices if name not in used]
     if not found:
         raise ConfigError(
-            f"The Distiller schedule {path} has no pruner to take over. {' '.join(notes)} "
-            f"Classes that are: {', '.join(CLASSES)}."
+            f"The Distiller schedule {path} has no pruner that is supported. {' '.join(notes)} "
+            f"Supported classes: {', '.join(CLASSES)}."
         )
     return DistillerSchedule(tuple(found), tuple(notes))
 
 
+def _ignored(section: str, content: Any) -> str:
+    held = f"; it holds {', '.join(map(str, content or ['nothing']))}" if isinstance(content, dict) else ""
+    return f"{section}: ignored{held}."
+
+
 def _wrong(path: str | Path, where: str, allowed: str) -> ConfigError:
-    return ConfigError(f"The {where} of the Distiller schedule {path} must be {allowed}. Mend the file.")
+    return ConfigError(f"The {where} of the Distiller schedule {path} must be {allowed}. Correct the file.")
 
 
 def _mapping(value: Any, where: str, path: str | Path) -> Mapping[Any, Any]:
@@ -171,7 +178,9 @@ def _read(path: Path) -> Mapping[str, Any]:
             f"The Distiller schedule {path} cannot be read: {error.strerror}. Check --distiller-schedule."
         ) from error
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigError(f"The Distiller schedule {path} must be plain YAML: {error}. Mend it.") from error
+        raise ConfigError(
+            f"The Distiller schedule {path} must be plain YAML: {one_line(error)}. Correct it."
+        ) from error
     if not isinstance(content, dict) or not {"pruners", "policies"} & set(content):
         raise ConfigError(
             f"The Distiller schedule {path} must have the sections pruners and policies. "
@@ -196,16 +205,16 @@ def _pruner_of(policy: Mapping[str, Any], number: int, names: list[str], path: s
 
 
 def _scheduled(
-    name: str, choice: Choice, policy: Mapping[str, Any], number: int, path: str | Path
+    name: str, choice: PrunerChoice, policy: Mapping[str, Any], where: str, path: str | Path
 ) -> PrunerSchedule:
-    where = f"policies[{number}]"
+    final = choice.target.share
     if "epochs" in policy:
         epochs = policy["epochs"]
         if choice.gradual:
             raise _wrong(path, where, f"{', '.join(_TIMES)}, since AGP cannot follow a list of epochs")
         if not isinstance(epochs, list) or not epochs or not all(_whole(epoch) for epoch in epochs):
             raise _wrong(path, f"epochs in {where}", "a list of whole numbers from 0")
-        return PrunerSchedule(name, choice.config(1), choice.final, min(epochs), 0, 1)
+        return PrunerSchedule(name, choice.config(1), final, min(epochs), 0, 1)
     values: list[Any] = [policy.get(key) for key in _TIMES]
     if not all(_whole(value) for value in values):
         raise _wrong(path, f"{', '.join(_TIMES)} in {where}", "whole numbers from 0")
@@ -216,7 +225,7 @@ def _scheduled(
         )
     steps = (end - start - 1) // interval
     if not choice.gradual:
-        return PrunerSchedule(name, choice.config(1), choice.final, start, 0, interval)
+        return PrunerSchedule(name, choice.config(1), final, start, 0, interval)
     if steps < 1:
         raise _wrong(path, where, f"long enough for AGP to fire twice; {end - start} epochs are not")
     return PrunerSchedule(name, choice.config(steps), choice.initial, start, steps, interval)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torchthin.errors import InputError, ProofError
 from torchthin.graph.clone import clone, duplicate
 from torchthin.io.checkpoints import write_torch
-from torchthin.io.distiller.recipe import DistillerRecipe, in_distillers_terms, run_
+from torchthin.io.distiller.recipe import DistillerRecipe, apply_distiller_, to_distiller
 from torchthin.thinning.proof import verify
 from torchthin.thinning.recipe import Recipe, cut
 
@@ -66,7 +66,7 @@ def save_for_training(
         raise InputError(
             f"A checkpoint for train.py needs the arch, its name there. Got {arch!r}; give --arch NAME."
         )
-    translated = None if recipe is None or not recipe else in_distillers_terms(recipe, full_size)
+    translated = None if recipe is None or not recipe else to_distiller(recipe, full_size)
     state = result.state_dict()
     loaded = _as_loaded(full_size, translated, state)
     if example_inputs is not None:
@@ -116,7 +116,7 @@ def _as_loaded(
     loaded = clone(full_size, duplicate)
     try:
         if translated is not None:
-            run_(loaded, translated)
+            apply_distiller_(loaded, translated)
         loaded.load_state_dict(state)
     except (RuntimeError, KeyError, AttributeError, IndexError) as error:
         raise InputError(
