@@ -582,6 +582,8 @@ class PruneConfig:
         object.__setattr__(self, "target", as_target(self.target))
         if not isinstance(self.thin, bool):
             refuse(self, "thin", "true or false", self.thin)
+        if not isinstance(self.schedule, Schedule):
+            refuse(self, "schedule", "a Schedule", self.schedule)
         _whole(self, "seed", 0)
         self._check_criterion()
         if self.include is not None:
@@ -620,7 +622,7 @@ class PruneConfig:
             return "nm-unstructured"
         if not self.structured:
             return "agp-unstructured"
-        return "agp-structured" if self.schedule.curve == "agp" else "l1-structured"
+        return "l1-structured" if self.schedule.curve == "one-shot" else "agp-structured"
 
     @property
     def agp_steps(self) -> int:

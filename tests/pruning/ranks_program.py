@@ -13,7 +13,7 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from training import IMAGES, MORE, Net, batch
 
-from torchthin import InputError, ProofError, Pruner, Recovery, Schedule, prune
+from torchthin import InputError, ProofError, Pruner, Ratio, Recovery, Schedule, Unstructured, prune
 from torchthin.graph.inputs import as_inputs
 from torchthin.pruning.recover import recover
 from torchthin.recovery.distillation import distill_
@@ -56,16 +56,16 @@ def data_parallel(rank: int) -> dict[str, object]:
 
 def first_decides(rank: int) -> dict[str, object]:
     found = {}
-    for method in ("agp-structured", "agp-unstructured"):
+    for target in (Ratio(), Unstructured()):
         net = Net()
-        pruner = Pruner(net, IMAGES[:2], schedule=Schedule(steps=2))
+        pruner = Pruner(net, IMAGES[:2], target, schedule=Schedule(steps=2))
         if rank:
             torch.manual_seed(rank)
             with torch.no_grad():
                 for p in net.parameters():
                     p.add_(torch.randn(p.shape))
         pruner.step()
-        found[method] = pruner.masks
+        found[type(target).__name__] = pruner.masks
     return found
 
 

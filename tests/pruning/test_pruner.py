@@ -9,32 +9,32 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from training import IMAGES, METHODS, Net, assert_zero_where_masked, batch, live, setting, train_step
+from training import IMAGES, RUNS, Net, assert_zero_where_masked, batch, live, setting, train_step
 
 import torchthin
-from torchthin import PruneConfig, Pruner, Ratio, Schedule
+from torchthin import Pruner, Ratio, Schedule
 from torchthin.selection import schedule
 from torchthin.selection.channels import prune_count
 
 SIZES = {"stem.weight": 10, "branch.weight": 10, "wide.weight": 12}
 
 
-@pytest.mark.parametrize("kind", ["agp", "linear"])
-def test_the_count_is_exact_after_every_step(kind: str) -> None:
-    net, optimizer, pruner = setting(schedule=kind)
+@pytest.mark.parametrize("curve", ["agp", "linear"])
+def test_the_count_is_exact_after_every_step(curve: str) -> None:
+    net, optimizer, pruner = setting(curve=curve)
     for step in range(1, 9):
         train_step(net, optimizer, step)
         asked = pruner.step()
-        assert asked == getattr(schedule, kind)(step, target=0.5, steps=6)
+        assert asked == getattr(schedule, curve)(step, target=0.5, steps=6)
         assert live(pruner.masks) == {name: n - prune_count(asked, n) for name, n in SIZES.items()}
         assert pruner.finished == (step >= 6)
     assert pruner.sparsity == 11 / 22
 
 
 @pytest.mark.parametrize("scope", ["group", "global"])
-@pytest.mark.parametrize("method", METHODS)
-def test_masks_only_grow_and_masked_weights_stay_zero(method: str, scope: str) -> None:
-    net, optimizer, pruner = setting(method, scope=scope)
+@pytest.mark.parametrize("run", RUNS)
+def test_masks_only_grow_and_masked_weights_stay_zero(run: str, scope: str) -> None:
+    net, optimizer, pruner = setting(run, scope=scope)
     before = pruner.masks
     for step in range(8):
         pruner.step()
@@ -48,19 +48,17 @@ def test_masks_only_grow_and_masked_weights_stay_zero(method: str, scope: str) -
 
 
 @pytest.mark.parametrize(
-    ("method", "scope"),
+    ("run", "scope"),
     [
-        *((method, "group") for method in METHODS),
-        # AGP over all groups together compares channels with the mean of what is left, which the zeros change.
-        ("l1-structured", "global"),
-        ("agp-unstructured", "global"),
+        *((run, "group") for run in RUNS),
+        # AGP over all groups together compares channels with the mean of the rest, which the zeros change.
+        ("channels at once", "global"),
+        ("weights", "global"),
     ],
 )
-def test_without_training_the_masks_are_those_of_prune(method: str, scope: str) -> None:
-    net, _, pruner = setting(method, scope=scope)
-    expected = torchthin.prune(
-        copy.deepcopy(net), IMAGES[:2], method=method, target_sparsity=0.5, scope=scope
-    )
+def test_without_training_the_masks_are_those_of_prune(run: str, scope: str) -> None:
+    net, _, pruner = setting(run, scope=scope)
+    expected = torchthin.prune(copy.deepcopy(net), IMAGES[:2], RUNS[run][0](0.5, scope))
     while not pruner.finished:
         pruner.step()
     assert pruner.masks.keys() == expected.masks.keys()
@@ -81,7 +79,7 @@ def test_the_state_dict_keeps_the_keys_of_the_class() -> None:
 
 
 def test_interval_and_start_say_when_masks_grow() -> None:
-    net, optimizer, pruner = setting(schedule="linear", steps=2, start=3, interval=2)
+    net, optimizer, pruner = setting(curve="linear", steps=2, start=3, interval=2)
     seen = []
     for step in range(8):
         train_step(net, optimizer, step)
@@ -91,16 +89,22 @@ def test_interval_and_start_say_when_masks_grow() -> None:
 
 
 def test_a_function_gives_the_sparsity_itself() -> None:
-    _, _, pruner = setting(schedule=lambda step: 0.1 * step, steps=3)
+    _, _, pruner = setting(curve=lambda step: 0.1 * step, steps=3)
     assert [pruner.step() for _ in range(4)] == [0.1, 0.2, 0.1 * 3, 0.1 * 3]
     assert live(pruner.masks)["wide.weight"] == 12 - prune_count(0.1 * 3, 12)
 
 
 def test_one_shot_prunes_at_the_first_step() -> None:
-    _, _, pruner = setting(schedule="one-shot")
+    _, _, pruner = setting(curve="one-shot")
     pruner.step()
     assert pruner.finished
     assert pruner.sparsity == 0.5
+
+
+def test_a_model_of_which_nothing_can_be_removed_is_trained_as_it_is() -> None:
+    pruner = Pruner(nn.Sequential(nn.Conv2d(3, 8, 3)), IMAGES[:2])
+    assert (pruner.step(), pruner.sparsity) == (pytest.approx(0.1355), 0.0)
+    assert not pruner.report().target_reached
 
 
 def test_a_pruner_without_optimizer_enforces_when_told() -> None:
@@ -208,8 +212,10 @@ def test_what_is_computed_from_parameters_is_masked_where_its_zeros_come_from() 
 def test_other_criteria(criterion: str, scope: str) -> None:
     net = Net()
     optimizer = torch.optim.SGD(net.parameters(), 0.05)
-    config = PruneConfig(Ratio(0.5, scope=scope), criterion=criterion)
-    pruner = Pruner(net, IMAGES[:2], config, optimizer, steps=3)
+    target = Ratio(0.5, scope=scope)
+    pruner = Pruner(
+        net, IMAGES[:2], target, criterion=criterion, schedule=Schedule(steps=3), optimizer=optimizer
+    )
     for step in range(3):
         pruner.step()
         train_step(net, optimizer, step)
@@ -217,7 +223,7 @@ def test_other_criteria(criterion: str, scope: str) -> None:
             pruner.thin_()
     assert pruner.sparsity == 11 / 22
     if scope == "global":
-        floors = {name: -(-config.floor * size // 1) for name, size in SIZES.items()}
+        floors = {name: -(-target.floor * size // 1) for name, size in SIZES.items()}
         assert all(count >= floors[name] for name, count in live(pruner.masks).items())
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from training import IMAGES, Net, batch, train_step
 
-from torchthin import InputError, PruneConfig, Pruner, prune
+from torchthin import InputError, Pruner, Schedule, prune
 
 DATA = torch.randn(24, 3, 8, 8, generator=torch.Generator().manual_seed(3))
 
@@ -24,8 +24,9 @@ def losses(model: nn.Module) -> Iterator[Tensor]:
 
 def made(net: nn.Module, **given: Any) -> tuple[Pruner, torch.optim.Optimizer]:
     optimizer = torch.optim.SGD(net.parameters(), 0.05, momentum=0.9)
-    config = PruneConfig(0.5, criterion="taylor")
-    return Pruner(net, IMAGES[:2], config, optimizer, schedule="linear", steps=3, **given), optimizer
+    schedule = Schedule("linear", steps=3)
+    made = Pruner(net, IMAGES[:2], 0.5, criterion="taylor", schedule=schedule, optimizer=optimizer, **given)
+    return made, optimizer
 
 
 @pytest.mark.parametrize("given", [{"data": DATA}, {"loss": losses}], ids=["data", "loss"])
@@ -36,9 +37,7 @@ def test_every_growth_looks_at_the_model_as_it_is(given: dict[str, Any]) -> None
     for step in range(3):
         before = copy.deepcopy(net)
         asked = pruner.step()
-        wanted = prune(
-            before, IMAGES[:2], method="l1-structured", target_sparsity=asked, criterion="taylor", **given
-        ).masks
+        wanted = prune(before, IMAGES[:2], asked, criterion="taylor", **given).masks
         assert {name: mask.tolist() for name, mask in pruner.masks.items()} == {
             name: mask.tolist() for name, mask in wanted.items()
         }
@@ -92,7 +91,7 @@ def test_it_goes_on_after_thinning_and_from_a_saved_state() -> None:
 @pytest.mark.parametrize(
     ("criterion", "given", "message"),
     [
-        ("taylor", {}, "criterion 'taylor' of Pruner needs data"),
+        ("taylor", {}, "criterion 'taylor' needs data"),
         ("taylor", {"data": torch.full((4, 3, 8, 8), torch.nan)}, "NaN"),
         ("taylor", {"data": torch.zeros(4, 5, 8, 8)}, "5"),
         (
@@ -104,5 +103,5 @@ def test_it_goes_on_after_thinning_and_from_a_saved_state() -> None:
 )
 def test_what_cannot_be_used_is_refused_at_once(criterion: str, given: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message) as error:
-        Pruner(Net(), IMAGES[:2], PruneConfig(0.5, criterion=criterion), **given)
+        Pruner(Net(), IMAGES[:2], criterion=criterion, **given)
     assert "\n" not in str(error.value)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
-from training import METHODS, live, setting, train_step
+from training import RUNS, assert_zero_where_masked, live, setting, train_step
 
 from torchthin import InputError, Pruner, Schedule
+from torchthin.selection import schedule
+
+DATA = Path(__file__).parents[1] / "data"
 
 
 def snapshot(net: nn.Module, optimizer: torch.optim.Optimizer, pruner: Pruner) -> bytes:
@@ -43,9 +47,9 @@ def assert_same(a: Any, b: Any) -> None:
 
 
 @pytest.mark.parametrize("thin_after", [None, 2, 3])
-@pytest.mark.parametrize("method", METHODS)
-def test_six_steps_are_three_and_three(method: str, thin_after: int | None) -> None:
-    if thin_after is not None and method == "agp-unstructured":
+@pytest.mark.parametrize("kind", RUNS)
+def test_six_steps_are_three_and_three(kind: str, thin_after: int | None) -> None:
+    if thin_after is not None and kind == "weights":
         pytest.skip("single weights leave no channel dead so soon")
 
     def run(net: nn.Module, optimizer: torch.optim.Optimizer, pruner: Pruner, steps: range) -> None:
@@ -54,13 +58,13 @@ def test_six_steps_are_three_and_three(method: str, thin_after: int | None) -> N
             if step + 1 == thin_after:
                 pruner.thin_()
 
-    straight = setting(method)
+    straight = setting(kind)
     run(*straight, range(6))
-    first = setting(method)
+    first = setting(kind)
     run(*first, range(3))
     saved = torch.load(io.BytesIO(snapshot(*first)), weights_only=True)
 
-    net, optimizer, pruner = setting(method, seed=5)  # other weights, so other scores in its trial
+    net, optimizer, pruner = setting(kind, seed=5)  # other weights, so other scores in its trial
     pruner.load_state_dict(saved["pruner"])
     net.load_state_dict(saved["net"])
     optimizer.load_state_dict(saved["optimizer"])
@@ -94,12 +98,12 @@ def other_width() -> Pruner:
     [
         (lambda s: s, other_width, "of another model"),
         (lambda s: s, lambda: setting(steps=5)[2], "another agp_steps: 6, here 5"),
-        (lambda s: s, lambda: setting("l1-structured")[2], "another method"),
+        (lambda s: s, lambda: setting("channels at once")[2], "another method"),
         (lambda s: s, lambda: setting(start=2)[2], "another start"),
         (lambda s: {**s, "version": 99}, lambda: setting()[2], "version 99"),
         (lambda s: {"step": 1}, lambda: setting()[2], "Missing"),
         (lambda s: [1, 2], lambda: setting()[2], "none of Pruner.state_dict"),
-        (lambda s: {**s, "growth": {}}, lambda: setting()[2], "damaged"),
+        (lambda s: {**s, "masks": {}}, lambda: setting()[2], "damaged"),
     ],
 )
 def test_a_state_that_does_not_fit_changes_nothing(change: Any, make: Any, message: str) -> None:
@@ -114,3 +118,19 @@ def test_a_state_that_does_not_fit_changes_nothing(change: Any, make: Any, messa
     assert "\n" not in str(error.value)
     assert_same(other.state_dict(), before)
     assert_same(dict(other.model.state_dict()), weights)
+
+
+@pytest.mark.parametrize("kind", ["channels", "weights"])
+def test_a_state_that_an_earlier_version_wrote_goes_on(kind: str) -> None:
+    """Written by version 1 after step 3 of 6; the channels were thinned after step 2."""
+    saved = torch.load(DATA / "old_pruner.pth", weights_only=True)[kind]
+    net, optimizer, pruner = setting(kind, seed=5)
+    pruner.load_state_dict(saved["pruner"])
+    net.load_state_dict(saved["net"])
+    assert pruner.steps_done == 3
+    asked = schedule.agp(3, target=0.5, steps=6)
+    assert 0 < pruner.sparsity <= asked
+    assert_zero_where_masked(net, pruner.masks)
+    assert (pruner.report().thinned_parameters is not None) == (kind == "channels")
+    train(net, optimizer, pruner, range(3, 6))
+    assert pruner.sparsity == pytest.approx(0.5, abs=0.01)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from training import IMAGES, MORE, Net, assert_zero_where_masked
 
-from torchthin import Pruner, Recovery, Schedule, prune
+from torchthin import Pruner, Ratio, Recovery, Schedule, Unstructured, prune
 from torchthin.graph.inputs import as_inputs
 from torchthin.io.calibration import picked
 from torchthin.recovery.distillation import batch_loss, distill_
@@ -64,12 +64,12 @@ def test_the_old_wrapper_is_refused_after_thinning(ranks: Ranks) -> None:
     assert all("Make a new one" in rank["data_parallel"]["refused"] for rank in ranks)
 
 
-@pytest.mark.parametrize("method", ["agp-structured", "agp-unstructured"])
-def test_rank_0_decides_even_where_weights_differ(ranks: Ranks, method: str) -> None:
-    alone = Pruner(Net(), IMAGES[:2], schedule=Schedule(steps=2))
+@pytest.mark.parametrize("target", [Ratio(), Unstructured()])
+def test_rank_0_decides_even_where_weights_differ(ranks: Ranks, target: Ratio | Unstructured) -> None:
+    alone = Pruner(Net(), IMAGES[:2], target, schedule=Schedule(steps=2))
     alone.step()
     for rank in ranks:
-        assert same_masks(rank["first_decides"][method], alone.masks)
+        assert same_masks(rank["first_decides"][type(target).__name__], alone.masks)
 
 
 def test_ranks_that_would_prune_different_groups_are_told(ranks: Ranks) -> None:

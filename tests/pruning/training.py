@@ -7,9 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchthin import PruneConfig, Pruner
+from torchthin import Pruner, Ratio, Schedule, Unstructured
 
-METHODS = ("agp-structured", "l1-structured", "agp-unstructured")
+RUNS = {
+    "channels": (Ratio, "agp"),
+    "channels at once": (Ratio, "one-shot"),
+    "weights": (Unstructured, "agp"),
+}
+"""What is pruned, and along which curve."""
 IMAGES = torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(7))
 MORE = torch.randn(40, 3, 8, 8, generator=torch.Generator().manual_seed(8))
 
@@ -47,12 +52,13 @@ def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, number: int) 
 
 
 def setting(
-    method: str = "agp-structured", seed: int = 0, **more: Any
+    run: str = "channels", seed: int = 0, *, scope: str = "group", steps: int = 6, **schedule: Any
 ) -> tuple[Net, torch.optim.Optimizer, Pruner]:
     net = Net(seed)
     optimizer = torch.optim.SGD(net.parameters(), 0.05, momentum=0.9, weight_decay=0.01)
-    config = PruneConfig(method=method, target_sparsity=0.5, scope=more.pop("scope", "group"))
-    return net, optimizer, Pruner(net, IMAGES[:2], config, optimizer, steps=more.pop("steps", 6), **more)
+    target, curve = RUNS[run]
+    when = Schedule(**{"curve": curve, "steps": steps, **schedule})
+    return net, optimizer, Pruner(net, IMAGES[:2], target(0.5, scope), schedule=when, optimizer=optimizer)
 
 
 def live(masks: dict[str, Tensor]) -> dict[str, int]:

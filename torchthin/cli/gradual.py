@@ -31,7 +31,7 @@ from torchthin.io.calibration import Calibration
 from torchthin.io.checkpoints import read_state, write_state
 from torchthin.io.factory import named_function
 from torchthin.pruning.gradual.pruner import Pruner
-from torchthin.pruning.gradual.random_state import random_states, seed_all_, set_random_states_
+from torchthin.pruning.gradual.saved_state import random_states, seed_all_, set_random_states_
 from torchthin.pruning.result import PruneResult
 
 SEED = 0

@@ -50,8 +50,8 @@ def thin_(
 ) -> Thinned:
     """Remove dead channels from `model` in place, after a trial on copies has proved the result.
 
-    A channel is dead when all weights that make it are zero: by `masks`, by the masks of ``torch.nn.utils.prune``, or in
-    the weights themselves. What it still emits (a bias, a BatchNorm shift) is folded into its consumers.
+    A channel is dead when all weights that produce it are zero: by `masks`, by the masks of ``torch.nn.utils.prune``, or in
+    the weights themselves. What it still emits (a bias, a BatchNorm shift) is absorbed into the biases of its consumers.
     Parameters, buffers and modules keep their identity, so optimizers and references stay valid.
 
     Args:
@@ -71,14 +71,25 @@ def thin_(
         ProofError: no way to thin held. In all cases the model is as it was.
     """
     check_model(model, "thin_")
-    masked, plan = plan_thinning(model, on_device_of(model, as_inputs(example_inputs)), masks or {})
-    return carry_out_(model, masked, plan, masks or {}, optimizer)
+    inputs = on_device_of(model, as_inputs(example_inputs))
+    return carry_out_(plan_thinning(model, inputs, masks or {}), optimizer)
 
 
-def plan_thinning(
-    model: nn.Module, inputs: Inputs, masks: Mapping[str, Tensor]
-) -> tuple[nn.Module, ThinningPlan]:
-    """Return a masked copy of `model` and a plan, tried and proved, that removes what is dead in it.
+@dataclass(frozen=True)
+class PlannedThinning:
+    """A thinning that was tried and proved on a copy."""
+
+    model: nn.Module
+    """The caller's own, unchanged."""
+    masks: Mapping[str, Tensor]
+    masked: nn.Module
+    """A copy of it, masked."""
+    plan: ThinningPlan
+    proof: Proof
+
+
+def plan_thinning(model: nn.Module, inputs: Inputs, masks: Mapping[str, Tensor]) -> PlannedThinning:
+    """Find a recipe, tried and proved, that removes what is dead in `model` under `masks`.
 
     Raises:
         TargetMissedError: no channel can be removed.
@@ -87,31 +98,25 @@ def plan_thinning(
     masked = clone(model, duplicate)
     apply_masks_(masked, masks)
     plan = find_plan(trace(masked, inputs), DeadChannelSelector(effective_weights(masked)))
-    if not plan.recipe or plan.outcome.proof is None:
+    proof = plan.outcome.proof
+    if not plan.recipe or proof is None:
         frozen = plan.proposal.grouping.groups.frozen
         why = f" Frozen for example: {frozen[0].parameter}, {frozen[0].reason}." if frozen else ""
         raise TargetMissedError(
             f"The model has no dead channel that can be removed.{why} Prune first, or see inspect."
         )
-    return masked, plan
+    return PlannedThinning(model, masks, masked, plan, proof)
 
 
-def carry_out_(
-    model: nn.Module,
-    masked: nn.Module,
-    plan: ThinningPlan,
-    masks: Mapping[str, Tensor],
-    optimizer: torch.optim.Optimizer | None,
-) -> Thinned:
-    """Thin `model` as planned by `plan_thinning`, and zero what the masks still name.
+def carry_out_(planned: PlannedThinning, optimizer: torch.optim.Optimizer | None) -> Thinned:
+    """Thin the model as planned, and zero what the masks still name.
 
     Raises:
         InputError: the optimizer does not fit the model; nothing is changed then.
     """
+    model, plan = planned.model, planned.plan
     before = sum(p.numel() for p in model.parameters())
-    apply_(model, plan.recipe, optimizer, changed_tensors(masked, plan))
-    remaining = {name: mask for name, mask in masks.items() if name not in plan.recipe.keep}
-    apply_masks_(model, remaining)
+    apply_(model, plan.recipe, optimizer, changed_tensors(planned.masked, plan))
+    apply_masks_(model, {name: mask for name, mask in planned.masks.items() if name not in plan.recipe.keep})
     after = sum(p.numel() for p in model.parameters())
-    assert plan.outcome.proof is not None
-    return Thinned(plan.recipe, plan.outcome.proof, inexact_layers(plan), before, after)
+    return Thinned(plan.recipe, planned.proof, inexact_layers(plan), before, after)

@@ -7,7 +7,12 @@ value.
 
 from __future__ import annotations
 
-from torchthin.config import Distiller, PruneConfig
+from collections.abc import Callable
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any
+
+from torchthin.config import Distiller, PruneConfig, Schedule
 from torchthin.errors import ConfigError
 
 
@@ -56,17 +61,84 @@ def one_shot(step: float, *, target: float, initial: float = 0.0, start: float =
     return target if step > start else initial
 
 
+@dataclass(frozen=True)
+class SparsitySchedule:
+    """The steps at which masks grow (``start + interval``, ``start + 2 * interval``, ...), and the sparsity at each."""
+
+    planned: tuple[float, ...]
+    """Sparsity after each growth."""
+    start: int = 0
+    """Step after which pruning begins."""
+    interval: int = 1
+    """Steps from one growth to the next."""
+
+    @property
+    def last(self) -> int:
+        """The step with which the schedule ends."""
+        return self.start + len(self.planned) * self.interval
+
+    def due(self, step: int) -> bool:
+        """Whether masks grow at `step`."""
+        return self.start < step <= self.last and (step - self.start) % self.interval == 0
+
+    def sparsity(self, step: int) -> float:
+        """Return the sparsity that holds after `step`."""
+        grown = min(max((step - self.start) // self.interval, 0), len(self.planned))
+        return self.planned[grown - 1] if grown else 0.0
+
+
+def sparsity_schedule(schedule: Schedule, target: float) -> SparsitySchedule:
+    """Compute all sparsities of a run, so that a curve that cannot be used is refused before the run starts.
+
+    `target` is the sparsity at the end; a curve that is a function replaces it.
+
+    Raises:
+        ConfigError: a function gives a value that is no sparsity, or one that falls.
+
+    >>> sparsity_schedule(Schedule("linear", steps=2, interval=3), 0.5)
+    SparsitySchedule(planned=(0.25, 0.5), start=0, interval=3)
+    """
+    curve, steps, start, interval = schedule.curve, schedule.steps, schedule.start, schedule.interval
+    if callable(curve):
+        planned = _checked(curve, range(start + interval, start + steps * interval + 1, interval))
+    elif curve == "one-shot":
+        planned = (target,)
+    else:
+        sparsity = agp if curve == "agp" else linear
+        planned = tuple(sparsity(t, target=target, steps=steps) for t in range(1, steps + 1))
+    return SparsitySchedule(planned, start, interval)
+
+
+def _checked(curve: Callable[[int], float], steps: range) -> tuple[float, ...]:
+    planned: list[float] = []
+    for step in steps:
+        value: Any = curve(step)
+        if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) < 1:
+            raise ConfigError(
+                f"The curve of Schedule must give a sparsity in [0, 1). Got {value!r} at step {step}."
+            )
+        if planned and float(value) < planned[-1]:
+            raise ConfigError(
+                f"The curve of Schedule must not fall: masks only grow. Got {float(value):g} at step {step} "
+                f"after {planned[-1]:g}."
+            )
+        planned.append(float(value))
+    return tuple(planned)
+
+
 def planned_sparsities(config: PruneConfig) -> tuple[float, ...]:
     """Return the sparsity after every virtual step of a run; the last one is what is asked for.
 
     With Distiller's AGP the last one is above the target, as there.
     """
-    target, steps = config.target, config.agp_steps
-    gradual = target.rule.agp if isinstance(target, Distiller) else config.schedule.curve == "agp"
-    if not gradual:
+    target = config.target
+    if not isinstance(target, Distiller):
+        return sparsity_schedule(config.schedule, target.share).planned
+    if not target.rule.agp:
         return (target.share,)
-    planned = tuple(agp(t, target=target.share, steps=steps) for t in range(1, steps + 1))
-    return (*planned[:-1], agp_target(target.share, steps)) if isinstance(target, Distiller) else planned
+    steps = target.agp_steps
+    planned = sparsity_schedule(Schedule("agp", steps), target.share).planned
+    return (*planned[:-1], agp_target(target.share, steps))
 
 
 def agp_target(sparsity: float, steps: int) -> float:

@@ -1,158 +1,167 @@
-"""Whole channels that go step by step: groups are found once, every step scores and selects."""
+"""Masks of whole channels that grow step by step: groups are found once, every step scores and selects."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from torchthin.config import PruneConfig, Ratio
-from torchthin.dependency.groups import Group, Member
+from torchthin.dependency.groups import Group
+from torchthin.errors import ConfigError, InputError
+from torchthin.graph.inputs import Inputs, on_device_of
 from torchthin.graph.parametrized import DerivedWeight, derived_weights
+from torchthin.importance.channels import Measured
+from torchthin.importance.removal import Consumer
 from torchthin.importance.scores import Ranking, ranked
+from torchthin.importance.statistics import Loss, Measure
 from torchthin.io.distributed import broadcast
-from torchthin.pruning.gradual.evidence import Evidence, Gradients
-from torchthin.pruning.gradual.mask_state import composed, recipe_entry, recipe_of
-from torchthin.pruning.gradual.sharding import WholeTensors
-from torchthin.pruning.gradual.thinned_groups import shrunk, staying
+from torchthin.pruning.gradual.group_cuts import cut_group, group_from_dict, group_to_dict, remaining_channels
+from torchthin.pruning.gradual.mask_state import UNTHINNED
+from torchthin.pruning.gradual.sharding import WholeTensors, is_sharded
 from torchthin.pruning.one_shot import asked_of_groups
 from torchthin.report.pruning import Filters, share
-from torchthin.selection.channels import select_channels
+from torchthin.selection.channels import FloatArray, select_channels
+from torchthin.selection.selection import BoolArray, Keeps
 from torchthin.selection.selectors import masks_of
 from torchthin.thinning.recipe import Recipe
 
-BoolArray = npt.NDArray[np.bool_]
-FloatArray = npt.NDArray[np.float64]
+
+@dataclass(frozen=True)
+class CalibrationData:
+    """Inputs without labels, or the user's loss; the model is run on them at every step that grows the masks."""
+
+    batches: tuple[Inputs, ...]
+    loss: Loss | None = None
+
+    def statistics(
+        self, model: nn.Module, derived: Mapping[str, DerivedWeight], config: PruneConfig
+    ) -> Measure:
+        """Return the statistics of the model as it is now.
+
+        Raises:
+            InputError: the model is sharded.
+        """
+        if any(is_sharded(parameter) for parameter in model.parameters()):
+            raise InputError(
+                f"The criterion {config.ranked_by!r} of Pruner cannot look at a sharded model: its gradients are spread. "
+                "Use DistributedDataParallel, or a criterion that looks at weights."
+            )
+        batches = tuple(on_device_of(model, batch) for batch in self.batches)
+        return Measure(model, batches, derived, self.loss, config.seed)
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """The groups that a run decides about."""
+class _Gradients(Measured):
+    """Gradients, and nothing that needs the record of a run: it was made once, before training."""
+
+    statistics: Measure
+    axes: Mapping[str, int]
+    criterion: str
+
+    def effects(self, parameter: str, axis: int) -> FloatArray:
+        return self.statistics.effects(parameter, axis, self.axes)
+
+    def magnitudes(self, group: Group) -> FloatArray:
+        self._refuse()
+
+    def consumers(self, group: Group) -> list[Consumer]:
+        self._refuse()
+
+    def _refuse(self) -> NoReturn:
+        raise ConfigError(
+            f"The criterion {self.criterion!r} of Pruner must be one of weights or gradients, such as l1 or taylor: values "
+            "inside the model are followed once, before training. torchthin.prune takes it."
+        )
+
+
+@dataclass(frozen=True)
+class ChannelMasks:
+    """Which channels are kept; see `MaskState`."""
 
     groups: tuple[Group, ...]
+    """The groups that the run decides about, of the full-size model."""
     axes: Mapping[str, int]
     """Filter axis of every weight that produces channels."""
     targets: frozenset[str]
     """Weights whose filters are pruned; others are masked where they share a group with one."""
-
-
-@dataclass(frozen=True)
-class Channels:
-    """Which channels are gone; see `Growth`."""
-
-    chosen: Chosen
-    """Groups of the full-size model."""
-    alive: Mapping[str, BoolArray]
+    kept: Keeps
     """Group name -> which channels of the full-size group are neither masked nor removed."""
-    silent: frozenset[str] = frozenset()
+    masked_biases: frozenset[str] = frozenset()
     """Biases that are masked with their channels."""
     derived: Mapping[str, DerivedWeight] = field(default_factory=dict)
     """The model's derived weights; their values may be those of an earlier step."""
-    recipe: Recipe | None = None
-    evidence: Evidence | None = None
+    data: CalibrationData | None = None
     """For criteria that need data."""
-
-    @classmethod
-    def of(
-        cls,
-        chosen: Chosen,
-        silent: frozenset[str],
-        derived: Mapping[str, DerivedWeight],
-        evidence: Evidence | None = None,
-    ) -> Channels:
-        """Return the decision that nothing goes yet."""
-        alive = {group.name: np.ones(group.size, np.bool_) for group in chosen.groups}
-        return cls(chosen, alive, silent, derived, evidence=evidence)
+    recipe: Recipe = UNTHINNED
 
     @cached_property
-    def groups(self) -> tuple[Group, ...]:
-        """The groups of the model at hand."""
-        return tuple(
-            group if self.recipe is None else shrunk(group, self.recipe) for group in self.chosen.groups
-        )
+    def _present(self) -> Keeps:
+        """Group name -> which channels of the full-size group the current model has."""
+        return {group.name: remaining_channels(group, self.recipe) for group in self.groups}
 
     @cached_property
-    def left(self) -> dict[str, BoolArray]:
-        """Group name -> which channels of the full-size group the model at hand has."""
-        return {
-            group.name: np.ones(group.size, np.bool_) if self.recipe is None else staying(group, self.recipe)
-            for group in self.chosen.groups
-        }
-
-    @property
-    def keeps(self) -> dict[str, BoolArray]:
-        """Group name -> which channels of the model at hand are not masked."""
-        return {name: alive[self.left[name]] for name, alive in self.alive.items()}
+    def _current_groups(self) -> tuple[Group, ...]:
+        return tuple(cut_group(group, self.recipe, self._present[group.name]) for group in self.groups)
 
     @property
     def sparsity(self) -> float:
-        """Share of the full-size groups' channels that are gone."""
-        gone = sum(int((~alive).sum()) for alive in self.alive.values())
-        return share(gone, sum(alive.size for alive in self.alive.values()))
+        """Share of the full-size groups' channels that are masked or removed."""
+        pruned = sum(int((~kept).sum()) for kept in self.kept.values())
+        return share(pruned, sum(kept.size for kept in self.kept.values()))
 
-    def grown(self, model: nn.Module, config: PruneConfig, sparsity: float) -> Channels:
-        """Score the channels that are there and let the least important go, as many as `sparsity` asks for."""
+    def grow(self, model: nn.Module, config: PruneConfig, sparsity: float) -> ChannelMasks:
+        """Score the channels that are there and mask the least important, as many as `sparsity` asks for."""
         ranking = self.ranking(model, config)
         found = select_channels(
-            self.chosen.groups,
+            self.groups,
             {name: self._full_size(name, scores) for name, scores in ranking.scores.items()},
             sparsity,
             config.target.scope,
-            self.alive,
+            self.kept,
             keep_at_least=config.target.floor,
             absolute=ranking.absolute,
             round_to=config.target.round_to if isinstance(config.target, Ratio) else 1,
         )
-        # Where equal numbers must go from parts, more in all can mean fewer of one part: such a step is left out.
-        grown = {
+        # Where equal numbers are removed from parts, more in all can mean fewer of one part: such a step is left out.
+        kept = {
             name: before if (found[name] & ~before).any() else found[name]
-            for name, before in self.alive.items()
+            for name, before in self.kept.items()
         }
-        return replace(self, alive=self._shared(grown, model))
+        return replace(self, kept=_of_rank_0(kept, next(model.parameters()).device))
 
     def ranking(self, model: nn.Module, config: PruneConfig) -> Ranking:
-        """Return the scores of the groups of the model at hand."""
+        """Return the scores of the current model's groups."""
         derived = derived_weights(model) if self.derived else {}
         weights = WholeTensors(model, {name: item.values for name, item in derived.items()})
-        axes, criterion = self.chosen.axes, config.ranked_by
-        measured = None
-        if self.evidence is not None:
-            measured = Gradients(self.evidence.measure(model, derived, config), axes, criterion)
-        return ranked(self.groups, weights, axes, criterion, measured, config.seed)
+        axes, criterion, measured = self.axes, config.ranked_by, None
+        if self.data is not None:
+            measured = _Gradients(self.data.statistics(model, derived, config), axes, criterion)
+        return ranked(self._current_groups, weights, axes, criterion, measured, config.seed)
 
     def _full_size(self, name: str, scores: FloatArray) -> FloatArray:
         """Return scores of the full-size group: what was removed scores 0, as what is masked does."""
-        full = np.zeros(self.left[name].size)
-        full[self.left[name]] = scores
+        full = np.zeros(self._present[name].size)
+        full[self._present[name]] = scores
         return full
 
-    def _shared(self, keeps: dict[str, BoolArray], model: nn.Module) -> dict[str, BoolArray]:
-        """Return what rank 0 has decided."""
-        joined = np.concatenate([keeps[name] for name in keeps]) if keeps else np.zeros(0, np.bool_)
-        device = next(model.parameters()).device
-        agreed = broadcast(torch.from_numpy(joined).to(device)).cpu().numpy()
-        ends = np.cumsum([keep.size for keep in keeps.values()])[:-1]
-        return dict(zip(keeps, np.split(agreed, ends), strict=True))
-
     def masks(self, model: nn.Module) -> dict[str, Tensor]:
-        """Return the masks of the model at hand."""
-        return self._masks(self.groups, self.keeps, model)
+        """Return the masks of the current model."""
+        kept = {name: kept[self._present[name]] for name, kept in self.kept.items()}
+        return self._masks(self._current_groups, kept, model)
 
-    def whole_masks(self, whole: nn.Module) -> dict[str, Tensor]:
+    def full_size_masks(self, full_size: nn.Module) -> dict[str, Tensor]:
         """Return masks of the full-size model."""
-        return self._masks(self.chosen.groups, self.alive, whole)
+        return self._masks(self.groups, self.kept, full_size)
 
-    def _masks(
-        self, groups: Sequence[Group], keeps: Mapping[str, BoolArray], model: nn.Module
-    ) -> dict[str, Tensor]:
-        masks = masks_of(groups, keeps, model, self.chosen.axes, self.chosen.targets, self.derived)
-        for name in self.silent:
+    def _masks(self, groups: Sequence[Group], keeps: Keeps, model: nn.Module) -> dict[str, Tensor]:
+        masks = masks_of(groups, keeps, model, self.axes, self.targets, self.derived)
+        for name in self.masked_biases:
             bias = model.get_parameter(name)
             mask = torch.ones(bias.shape, dtype=torch.bool)
             for group in groups:
@@ -162,74 +171,46 @@ class Channels:
             masks[name] = mask.to(bias.device)
         return masks
 
-    def thinned(self, recipe: Recipe) -> Channels:
-        """Return the same decision about the thinned model; what it lacks is gone, masked or not."""
-        after = replace(self, recipe=composed(self.recipe, recipe))
-        return replace(after, alive={name: alive & after.left[name] for name, alive in self.alive.items()})
+    def thinned(self, recipe: Recipe) -> ChannelMasks:
+        """Return the state after a thinning; a channel that was removed counts as masked."""
+        after = replace(self, recipe=self.recipe.then(recipe))
+        return replace(after, kept={name: kept & after._present[name] for name, kept in self.kept.items()})
 
     def asked(self, config: PruneConfig) -> tuple[dict[str, Filters], int]:
-        """Return what the target stands for."""
+        """Return what the target asks for, per weight and in all."""
         masked = {item.masked: item.axis for item in self.derived.values() if item.masked}
-        axes = {**self.chosen.axes, **masked}
-        return asked_of_groups(self.chosen.groups, self.alive, config, axes, axes)
-
-    def parts(self) -> Iterator[Any]:
-        """Yield the groups and what is gone of them."""
-        for group in self.chosen.groups:
-            yield group.name, group.size
-            for member in group.members:
-                yield member.parameter, member.axis
-                yield member.indices
-            yield self.alive[group.name]
+        axes = {**self.axes, **masked}
+        return asked_of_groups(self.groups, self.kept, config, axes, axes)
 
     def to_dict(self) -> dict[str, Any]:
         """Return tensors and plain types."""
         return {
-            "groups": [_group_entry(group) for group in self.chosen.groups],
-            "axes": dict(self.chosen.axes),
-            "targets": sorted(self.chosen.targets),
-            "alive": {name: torch.from_numpy(alive.copy()) for name, alive in self.alive.items()},
-            "silent": sorted(self.silent),
-            "recipe": recipe_entry(self.recipe),
+            "groups": [group_to_dict(group) for group in self.groups],
+            "axes": dict(self.axes),
+            "targets": sorted(self.targets),
+            "kept": {name: torch.from_numpy(kept.copy()) for name, kept in self.kept.items()},
+            "masked_biases": sorted(self.masked_biases),
+            "recipe": self.recipe.to_dict(),
         }
 
-    def restored(self, entry: Mapping[str, Any]) -> Channels:
-        """Return what `to_dict` wrote."""
-        chosen = Chosen(
-            tuple(_group_of(group) for group in entry["groups"]), entry["axes"], frozenset(entry["targets"])
+    def restored(self, entry: Mapping[str, Any]) -> ChannelMasks:
+        """Return the state that `to_dict` wrote."""
+        return replace(
+            self,
+            groups=tuple(group_from_dict(group) for group in entry["groups"]),
+            axes=entry["axes"],
+            targets=frozenset(entry["targets"]),
+            kept={name: tensor.cpu().numpy() for name, tensor in entry["kept"].items()},
+            masked_biases=frozenset(entry["masked_biases"]),
+            recipe=Recipe.from_dict(entry["recipe"]),
         )
-        alive = {name: tensor.cpu().numpy() for name, tensor in entry["alive"].items()}
-        recipe = recipe_of(entry["recipe"])
-        return Channels(chosen, alive, frozenset(entry["silent"]), self.derived, recipe, self.evidence)
 
 
-def _group_entry(group: Group) -> dict[str, Any]:
-    return {
-        "name": group.name,
-        "size": group.size,
-        "members": [
-            {
-                "parameter": member.parameter,
-                "axis": member.axis,
-                "indices": torch.from_numpy(np.ascontiguousarray(member.indices)),
-                "channels": None if member.channels is None else torch.from_numpy(member.channels),
-            }
-            for member in group.members
-        ],
-        "balances": [torch.from_numpy(np.ascontiguousarray(balance)) for balance in group.balances],
-    }
-
-
-def _group_of(entry: Mapping[str, Any]) -> Group:
-    members = tuple(
-        Member(
-            item["parameter"],
-            item["axis"],
-            item["indices"].cpu().numpy(),
-            None if item["channels"] is None else item["channels"].cpu().numpy(),
-        )
-        for item in entry["members"]
-    )
-    return Group(
-        entry["name"], entry["size"], members, tuple(balance.cpu().numpy() for balance in entry["balances"])
-    )
+def _of_rank_0(keeps: dict[str, BoolArray], device: torch.device) -> dict[str, BoolArray]:
+    """Return what rank 0 has decided."""
+    if not keeps:
+        return {}
+    joined = torch.from_numpy(np.concatenate(list(keeps.values())))
+    agreed = broadcast(joined.to(device)).cpu().numpy()
+    ends = np.cumsum([keep.size for keep in keeps.values()])[:-1]
+    return dict(zip(keeps, np.split(agreed, ends), strict=True))

@@ -1,46 +1,50 @@
-"""The start of a gradual run: what could go, found once, with a trial of the recipe at the end of the schedule."""
+"""What is known before the first step: what can be pruned, found once, with a trial of the recipe at the end."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from torchthin.config import PruneConfig, Target
+from torchthin.dependency.groups import Group
 from torchthin.errors import ConfigError
-from torchthin.graph.inputs import Inputs
-from torchthin.graph.trace import Traced
+from torchthin.graph.inputs import Inputs, as_inputs, on_device_of, own_example
 from torchthin.importance.registry import criterion as registered
 from torchthin.importance.statistics import Loss
 from torchthin.importance.values import check_values
 from torchthin.io.distributed import require_equal
-from torchthin.pruning.gradual.channels import Channels, Chosen
-from torchthin.pruning.gradual.evidence import Evidence
-from torchthin.pruning.gradual.mask_state import Growth
+from torchthin.pruning.gradual.channels import CalibrationData, ChannelMasks
+from torchthin.pruning.gradual.mask_state import MaskState
 from torchthin.pruning.gradual.sharding import is_sharded
-from torchthin.pruning.gradual.weights import Weights
+from torchthin.pruning.gradual.weights import WeightMasks
 from torchthin.pruning.one_shot import batches_of, check_criterion, frozen_targets, traced_targets
 from torchthin.selection.channels import select_channels
-from torchthin.selection.selection import Keeps
+from torchthin.selection.schedule import SparsitySchedule, sparsity_schedule
+from torchthin.selection.selection import BoolArray, Keeps
 from torchthin.selection.selectors import Candidates, ImportanceSelector
-from torchthin.selection.targets import Targets, find_targets
+from torchthin.selection.targets import find_targets
 from torchthin.thinning.plan import find_plan
-
-BoolArray = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Beginning:
-    """What is known before the first step."""
+class Prepared:
+    """What a run needs to know, and what does not change while it goes on."""
 
-    growth: Growth
-    kept: tuple[str, ...]
-    """Weights kept whole on request."""
+    config: PruneConfig
+    """What is asked for at the end."""
+    schedule: SparsitySchedule
+    inputs: Inputs | None
+    """Example inputs; None: single weights are masked, and nothing can be removed."""
+    masks: MaskState
+    """Before the first step."""
+    excluded: tuple[str, ...]
+    """Weights excluded on request."""
     notes: tuple[str, ...]
 
 
@@ -55,42 +59,43 @@ def unwrapped(model: nn.Module) -> nn.Module:
             return model
 
 
-def begin(
-    model: nn.Module, config: PruneConfig, inputs: Inputs | None, data: Any = None, loss: Loss | None = None
-) -> Beginning:
+def prepare(
+    model: nn.Module, example_inputs: Any, config: PruneConfig, data: Any = None, loss: Loss | None = None
+) -> Prepared:
     """Find targets and groups.
 
     Args:
         model: the user's own model, full size.
-        config: what is asked for at the end.
-        inputs: example inputs on the model's device; needed for structured methods.
+        example_inputs: needed for structured targets; see `Pruner`.
+        config: what is asked for at the end; a schedule that is a function replaces its share.
         data, loss: for criteria that need data; see `Pruner`.
 
     Raises:
-        ConfigError: what is asked for needs something else.
+        ConfigError: something given cannot be used, or something needed is missing.
         InputError: the model has nothing to prune, or does not run.
         ProofError: no way to thin it was found.
     """
-    _refuse(model, config, inputs)
-    if not config.structured or inputs is None:
+    schedule = sparsity_schedule(config.schedule, config.target.share)
+    planned = schedule.planned
+    config = replace(config.at(planned[-1]), schedule=replace(config.schedule, steps=len(planned)))
+    example = own_example(model) if example_inputs is None else example_inputs
+    inputs = None if example is None else on_device_of(model, as_inputs(example))
+    _refuse_sharded(model)
+    if not config.structured:
         targets = find_targets(model, structured=False, include=config.include, exclude=config.exclude)
         check_values(model, {target.name for target in targets.targets})
-        return Beginning(Weights.of(targets.targets, model), targets.excluded, targets.notes)
-    check_criterion(config, inputs, data, loss)
-    traced, targets = traced_targets(model, inputs, config)
-    evidence = None
-    if registered(config.ranked_by).needs_data:
-        evidence = Evidence(batches_of(model, inputs, data), loss)
-    return _begin_channels(traced, targets, config, evidence)
-
-
-def _refuse(model: nn.Module, config: PruneConfig, inputs: Inputs | None) -> None:
-    config.target.at(config.target.share)  # refuses targets whose masks cannot grow
-    if config.structured and inputs is None:
+        masks = WeightMasks.of(targets.targets, model)
+        return Prepared(config, schedule, inputs, masks, targets.excluded, targets.notes)
+    if inputs is None:
         raise ConfigError(
             "The example_inputs of Pruner are needed to remove channels: they are followed through one run "
             "of the model. Give a tensor, a tuple or a dict."
         )
+    found, excluded, notes = _channel_masks(model, inputs, config, data, loss)
+    return Prepared(config, schedule, inputs, found, excluded, notes)
+
+
+def _refuse_sharded(model: nn.Module) -> None:
     sharded = next((name for name, p in model.named_parameters() if is_sharded(p)), None)
     if sharded is not None:
         raise ConfigError(
@@ -100,7 +105,7 @@ def _refuse(model: nn.Module, config: PruneConfig, inputs: Inputs | None) -> Non
 
 
 @dataclass(frozen=True)
-class _EverywhereRule:
+class _EveryGroupRule:
     """The rule for the trial: something is removed from every group from which anything may be removed later."""
 
     target: Target
@@ -109,29 +114,50 @@ class _EverywhereRule:
         """Return the selection at the end of the schedule, with one channel at least of every group."""
         found: dict[str, BoolArray] = {}
         for group in among.groups:
-            some = min(1.5 / group.size, 1 - 1e-9) if self.target.scope == "global" and group.size else 0.0
-            found |= select_channels([group], among.scores, max(self.target.share, some))
+            one = min(1.5 / group.size, 1 - 1e-9) if self.target.scope == "global" and group.size else 0.0
+            found |= select_channels([group], among.scores, max(self.target.share, one))
         return found, None
 
 
-def _begin_channels(
-    traced: Traced, targets: Targets, config: PruneConfig, evidence: Evidence | None
-) -> Beginning:
-    model = traced.model
-    statistics = None if evidence is None else evidence.measure(model, traced.derived, config)
-    rule = _EverywhereRule(config.target)
-    select = ImportanceSelector(model, targets, rule, config.ranked_by, statistics, config.seed)
-    found = find_plan(traced, select)
-    selection = found.proposal.selection
-    chosen = Chosen(selection.groups, selection.axes, selection.targets)
-    growth = Channels.of(chosen, frozenset(selection.masked_biases), traced.derived, evidence)
-    if evidence is not None:
-        growth.ranking(model, config)  # a criterion that no step can take is refused now
-    device = next(model.parameters()).device
-    require_equal("groups of channels", growth.parts(), device)
+def _channel_masks(
+    model: nn.Module, inputs: Inputs, config: PruneConfig, data: Any, loss: Loss | None
+) -> tuple[ChannelMasks, tuple[str, ...], tuple[str, ...]]:
+    """Return the state before the first step, the weights excluded on request, and notes."""
+    check_criterion(config, inputs, data, loss)
+    traced, targets = traced_targets(model, inputs, config)
+    calibration = statistics = None
+    if registered(config.ranked_by).needs_data:
+        calibration = CalibrationData(batches_of(model, inputs, data), loss)
+        statistics = calibration.statistics(model, traced.derived, config)
+    rule = _EveryGroupRule(config.target)
+    plan = find_plan(
+        traced, ImportanceSelector(model, targets, rule, config.ranked_by, statistics, config.seed)
+    )
+    selection = plan.proposal.selection
+    masks = ChannelMasks(
+        selection.groups,
+        selection.axes,
+        selection.targets,
+        {group.name: np.ones(group.size, np.bool_) for group in selection.groups},
+        frozenset(selection.masked_biases),
+        traced.derived,
+        calibration,
+    )
+    if calibration is not None:
+        masks.ranking(model, config)  # a criterion that no step can take is refused now
+    require_equal("groups of channels", _identity(masks.groups), next(model.parameters()).device)
     notes = (
         *targets.notes,
-        *frozen_targets(found, selection.masked_axes, growth.masks(model)),
-        *filter(None, [traced.graph.note, found.outcome.note]),
+        *frozen_targets(plan, selection.masked_axes, masks.masks(model)),
+        *filter(None, [traced.graph.note, plan.outcome.note]),
     )
-    return Beginning(growth, targets.excluded, notes)
+    return masks, targets.excluded, notes
+
+
+def _identity(groups: tuple[Group, ...]) -> Iterator[Any]:
+    """Yield all that processes must agree in."""
+    for group in groups:
+        yield group.name, group.size
+        for member in group.members:
+            yield member.parameter, member.axis
+            yield member.indices

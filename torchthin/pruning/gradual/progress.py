@@ -1,0 +1,81 @@
+"""How far a run is, and what it has achieved, in the form in which `prune` reports it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from torch import Tensor, nn
+
+from torchthin.graph.clone import clone
+from torchthin.pruning.gradual.mask_state import MaskState
+from torchthin.pruning.gradual.prepared import Prepared
+from torchthin.pruning.in_place import Thinned
+from torchthin.pruning.result import PruneResult
+from torchthin.report.pruning import build_report
+from torchthin.thinning.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Progress:
+    """All that changes in a run."""
+
+    masks: MaskState
+    step: int = 0
+    """Steps done."""
+    thinned: Thinned | None = None
+    """The latest thinning."""
+    macs: tuple[int, int] | None = None
+    """Of one forward pass of the full-size model and of the thinned one; None before a thinning."""
+
+
+def result_of(model: nn.Module, prepared: Prepared, progress: Progress) -> PruneResult:
+    """Return the result so far; `model` is as it is now, masked."""
+    schedule, recipe, thinned = prepared.schedule, progress.masks.recipe, progress.thinned
+    config = replace(prepared.config.at(schedule.sparsity(progress.step)), thin=bool(recipe))
+    full_size = _full_size(model, recipe)
+    masks = progress.masks.full_size_masks(full_size)
+    filters, asked = progress.masks.asked(config)
+    notes = prepared.notes
+    if progress.step < schedule.last:
+        state = f"step {progress.step} of {schedule.last} is done"
+        notes = (f"The schedule goes on to {schedule.planned[-1]:g}: {state}.", *notes)
+    report = build_report(
+        full_size,
+        {name: mask for name, mask in masks.items() if name in filters},
+        filters,
+        config,
+        target_share=config.target.share,
+        schedule=schedule.planned,
+        asked=asked,
+        excluded=prepared.excluded,
+        notes=notes,
+    )
+    if thinned is None or progress.macs is None:
+        return PruneResult(model, masks, report, recipe or None, None, config)
+    parameters = list(model.parameters())
+    report = replace(
+        report,
+        macs=progress.macs[0],
+        thinned_parameters=sum(p.numel() for p in parameters),
+        thinned_parameter_bytes=sum(p.numel() * p.element_size() for p in parameters),
+        thinned_macs=progress.macs[1],
+        proof=thinned.proof,
+        inexact=thinned.inexact,
+    )
+    return PruneResult(model, masks, report, recipe, thinned.proof, config)
+
+
+def _full_size(model: nn.Module, recipe: Recipe) -> nn.Module:
+    """Return a stand-in with the shapes that a model had before the recipe thinned it; its values take no memory."""
+    if not recipe:
+        return model
+
+    def stand_in(name: str, tensor: Tensor) -> Tensor:
+        shape = recipe.shapes.get(name, tuple(tensor.shape))
+        return tensor.detach().new_zeros(()).expand(shape)
+
+    full_size = clone(model, stand_in)
+    for name in recipe.added:
+        path, _, local = name.rpartition(".")
+        setattr(full_size.get_submodule(path), local, None)
+    return full_size
