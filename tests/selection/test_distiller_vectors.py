@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +16,9 @@ from torch import Tensor, nn
 import torchthin
 from torchthin.config import DISTILLER_METHODS
 from torchthin.errors import InputError
-from torchthin.selection import distiller
 
 DATA = Path(__file__).parents[1] / "data"
 NETS = ("plain", "ties", "odd")
-
-# Rules that take a number which is no share of anything, so `prune` does not offer them.
-Rule = Callable[[Tensor, dict[str, Any]], Tensor]
-RULES: dict[str, Rule] = {
-    "magnitude": lambda w, case: distiller.magnitude(w, case["target"]),
-    "sensitivity": lambda w, case: distiller.sensitivity(w, case["target"]),
-    "splicing": lambda w, case: distiller.splicing(w, case["target"]),
-    "mean-abs-threshold": lambda w, case: distiller.threshold(w, case["target"], "l1"),
-    "max-threshold": lambda w, case: distiller.threshold(w, case["target"], "max"),
-    "l1-blocks": lambda w, case: distiller.blocks(w, case["target"], 4),
-    "baidu": lambda w, case: distiller.magnitude(
-        w, distiller.baidu_threshold(case["target"], case["current_epoch"], ramp=2, end=case["agp_steps"])
-    ),
-}
-ALL = {*RULES, *DISTILLER_METHODS, "l1-leader"}
 
 
 @functools.cache
@@ -76,12 +60,7 @@ def model_of(tensors: dict[str, Tensor]) -> nn.Module:
 
 
 def our_masks(case: dict[str, Any], chosen: dict[str, Tensor]) -> dict[str, Tensor]:
-    method = case["method"]
-    if method == "l1-leader":
-        return distiller.leader(chosen, case["target"])
-    if method in RULES:
-        return {name: RULES[method](weight, case) for name, weight in chosen.items()}
-    target = torchthin.Distiller(method, case["target"], agp_steps=case["agp_steps"])
+    target = torchthin.Distiller(case["method"], case["target"], agp_steps=case["agp_steps"])
     result = torchthin.prune(model_of(chosen), None, target)
     return dict(result.masks)
 
@@ -93,10 +72,9 @@ def cases() -> Iterator[Any]:
             yield pytest.param(net, number, case, id=name)
 
 
-def test_every_method_of_the_vectors_is_supported() -> None:
-    assert {case["method"] for net in NETS for case in vectors(net)[1]} == ALL
-    assert {"agp-structured", "l1-structured", "agp-unstructured"} <= ALL
-    assert sum(len(vectors(net)[1]) for net in NETS) == 651
+def test_every_method_has_vectors() -> None:
+    assert {case["method"] for net in NETS for case in vectors(net)[1]} == set(DISTILLER_METHODS)
+    assert sum(len(vectors(net)[1]) for net in NETS) == 420
 
 
 @pytest.mark.parametrize(("net", "number", "case"), list(cases()))
