@@ -20,7 +20,6 @@ import torch
 
 from pose_demo import cli as pose_drive
 from pose_demo import score
-from torchthin.config import METHODS
 from torchthin.dependency import propagate as propagate  # registers the rules
 from torchthin.dependency import registry as rules
 from torchthin.importance import registry as criteria
@@ -31,7 +30,11 @@ ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 DOCUMENTS = (
     README,
-    *(ROOT / "docs" / f"{name}.md" for name in ("how-it-works", "extending", "chip", "methods")),
+    *(
+        path
+        for path in sorted((ROOT / "docs").glob("*.md"))
+        if "<!-- python -->" in path.read_text(encoding="utf-8")
+    ),
 )
 _PYTHON = re.compile(
     r"(<!-- python -->\n```python\n(?P<code>.*?)```\n```text\n)(?P<text>.*?)(```)", re.DOTALL
@@ -58,7 +61,7 @@ def run_python(code: str, names: dict[str, object]) -> str:
     torch.manual_seed(0)
     stdout = io.StringIO()
     with elsewhere(), contextlib.redirect_stdout(stdout):
-        exec(compile(code, "README.md", "exec"), names)
+        exec(compile(code, "net.py", "exec"), names)
     return stdout.getvalue()
 
 
@@ -77,7 +80,6 @@ def registries_restored() -> Iterator[None]:
     """Forget afterwards what examples registered."""
     assert criteria.criteria() and rules.operators(), "the package's own entries must be there first"
     with (
-        mock.patch.dict(METHODS),
         mock.patch.dict(criteria._CRITERIA),
         mock.patch.dict(chips._CHIPS),
         mock.patch.dict(rules.RULES),

@@ -104,7 +104,9 @@ for name in torchthin.__all__:
     getattr(torchthin, name)
 for name in modules:
     importlib.import_module(name)
-assert torchthin.prune(sys.modules["torch"].nn.Conv2d(3, 8, 3)).masks
+torch = sys.modules["torch"]
+net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Conv2d(8, 3, 1))
+assert torchthin.prune(net, torch.randn(1, 3, 8, 8)).model[0].out_channels == 4
 """
 
 

@@ -1,4 +1,4 @@
-"""What can be had from noise alone, on the 5,000 validation pictures: the choices that docs/recovery.md tells of.
+"""What can be had from noise alone, on the 5,000 validation pictures: the choices that docs/recover.md tells of.
 
 python benchmarks/accuracy/noise.py --seed 0
 """
