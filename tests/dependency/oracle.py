@@ -158,7 +158,7 @@ ADAPT: dict[str, Adapt] = {
 
 def consumed(graph: OpGraph) -> set[int]:
     """Return the values that some op, or the caller, takes."""
-    return {ref.value for op in graph.ops for ref in op.inputs()} | set(graph.outputs)
+    return {value for op in graph.ops for value in op.reads} | set(graph.outputs)
 
 
 class LawMode(ReferenceMode):
@@ -178,8 +178,7 @@ class LawMode(ReferenceMode):
             given = by_name(func, args, kwargs)
             before = {name: self._selected(op.arguments.get(name), value) for name, value in given.items()}
             result = super().execute(func, args, kwargs)
-            touched = [*op.inputs(), *(r for r in op.outputs if r)]
-            if any(self._survivors.cut_axes(ref.value) for ref in touched):
+            if any(self._survivors.cut_axes(value) for value in (*op.reads, *op.results)):
                 self.wrong.extend(Wrong(op, problem) for problem in self._compare(op, before, result))
         except (RuntimeError, IndexError) as error:
             self.wrong.append(Wrong(op, f"the labels do not fit: {type(error).__name__}: {error}"))

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 import torchthin
 from torchthin.config import Ratio
 from torchthin.graph.inputs import as_inputs
-from torchthin.graph.size_uses import SizeUse, read_sizes
+from torchthin.graph.opgraph import SizeUse
+from torchthin.graph.size_uses import read_sizes
 from torchthin.graph.trace import trace
 from torchthin.selection.selectors import ImportanceSelector, RatioRule
 from torchthin.selection.targets import find_targets
@@ -84,7 +85,7 @@ def test_attributes_follow_at_once() -> None:
 def test_sizes_are_read_from_a_copy(watch: bool) -> None:
     model, inputs = Doubled().eval(), as_inputs(torch.randn(2, 5, 6))
     graph = trace(model, inputs, watch=watch).graph
-    assert (graph.watched is not None) == watch  # in the run of the record, or in one of its own
+    assert (graph.size_uses is not None) == watch  # in the run of the record, or in one of its own
     sizes = read_sizes(model, inputs, graph)
     found = {(use.module, use.attribute): graph.values[use.value].shape[use.axis] for use in sizes.uses}
     assert found == {

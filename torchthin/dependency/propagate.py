@@ -181,8 +181,8 @@ class _Propagation:
             if depends:
                 self.from_input.add(ref.value)
         if depends:
-            for ref in op.written():
-                self.from_input |= self.sharing[self.graph.values[ref.value].alias]
+            for value in op.written:
+                self.from_input |= self.sharing[self.graph.values[value].alias]
         if op.index in self.couples:
             self._couple(self.couples[op.index])
 

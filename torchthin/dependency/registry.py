@@ -145,9 +145,9 @@ class Call:
         """Return the labels of a tensor argument."""
         return self._labels[self.value(name)]
 
-    def of(self, ref: Ref) -> Axes:
-        """Return the labels of a tensor from a list argument."""
-        return self._labels[ref.value]
+    def of(self, value: int) -> Axes:
+        """Return the labels of a value, such as one of a list argument."""
+        return self._labels[value]
 
     def out_shape(self, index: int = 0) -> tuple[int, ...]:
         """Return the shape of a result."""

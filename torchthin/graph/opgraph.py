@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import Any
 
 import torch
 
@@ -55,7 +56,7 @@ class Op:
     outputs: tuple[Ref | None, ...]
     source: Source
     reads: tuple[int, ...] = field(init=False, repr=False)
-    """Value numbers of all tensor arguments, in schema order; asked for again and again."""
+    """Value numbers of all tensor arguments, in schema order."""
 
     def __post_init__(self) -> None:
         found: list[int] = []
@@ -76,47 +77,52 @@ class Op:
         """Whether the op is part of the second run, of the training branch."""
         return abs(self.index) >= BRANCH
 
-    def inputs(self) -> Iterator[Ref]:
-        """All tensor arguments, in schema order."""
-        for argument in self.arguments.values():
-            if isinstance(argument, Ref):
-                yield argument
-            elif isinstance(argument, (list, tuple)):
-                yield from (item for item in argument if isinstance(item, Ref))
+    @property
+    def results(self) -> list[int]:
+        """Value numbers of all tensor results."""
+        return [ref.value for ref in self.outputs if ref is not None]
 
-    def written(self) -> Iterator[Ref]:
-        """Tensor arguments that the op changes in place."""
-        for name in written_arguments(self.target):
-            argument = self.arguments.get(name)
-            if isinstance(argument, Ref):
-                yield argument
+    @property
+    def written(self) -> list[int]:
+        """Value numbers of the tensor arguments that the op changes in place."""
+        return [value for name in written_arguments(self.target) if (value := self.value(name)) is not None]
+
+    def value(self, argument: str | None) -> int | None:
+        """Return the value number of a tensor argument, None where it is something else or was not given."""
+        given = self.arguments.get(argument or "")
+        return given.value if isinstance(given, Ref) else None
+
+    def argument_of(self, value: int) -> str:
+        """Return the name of the argument that is a value."""
+        return next(name for name, given in self.arguments.items() if given == Ref(value))
 
 
 CallSite = tuple[str, int, int]
 """Path of the innermost module, number of its call, number of the op among those of this call's own code.
 
-Code that loops as often as the data ask (over detected boxes) shifts the ops behind it in its own call only.
+Code that loops as often as the data ask (over detected boxes) shifts the ops after it in its own call only.
 """
 
+BRANCH = 10_000_000
+"""Op indices of the second recorded run, of the training branch, start here."""
 
-class NamedSize(NamedTuple):
-    """An integer attribute that was handed to a torch function as the size of an axis."""
+
+@dataclass(frozen=True)
+class SizeUse:
+    """An integer attribute of a module that gives the size of an axis."""
 
     module: str
     attribute: str
-    size: int
-    op: int
-    """Index of the op that ran last before the function returned."""
-    output: int
-    """Which of its results."""
+    value: int
+    """Number of the value whose axis has the size."""
     axis: int
 
 
 @dataclass(frozen=True)
-class Watched:
+class SizeUses:
     """What a run did with the integer attributes of modules."""
 
-    sizes: tuple[NamedSize, ...] = ()
+    uses: tuple[SizeUse, ...] = ()
     compared: frozenset[tuple[str, str]] = frozenset()
     """Module path and name of attributes that the code compared with other numbers."""
     factors: Mapping[int, float] = field(default_factory=dict)
@@ -133,55 +139,72 @@ class OpGraph:
     """Value number of every parameter and buffer that some op read, by its first name in the model."""
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
-    call_sites: Mapping[CallSite, int] = field(default_factory=dict, repr=False)
-    """Where in the model every op of the first run was called -> its index, dead ops included."""
-    branch_call_sites: Mapping[CallSite, int] = field(default_factory=dict, repr=False)
-    """The same of the second run, counted from 0."""
+    call_sites: Mapping[int, Mapping[CallSite, int]] = field(default_factory=dict, repr=False)
+    """By the start of a run's indices (0, and `BRANCH` of a second run): where in the model every op was called -> its index
+    counted from that start, dead ops included."""
     note: str = ""
     """What could not be recorded, in words."""
     idle: frozenset[str] = frozenset()
     """Parameters and buffers whose results reach no output."""
     fake: bool = False
     """Recorded without arithmetic: if code looks at numbers unseen, a run with numbers has other ops."""
-    watched: Watched | None = None
+    size_uses: SizeUses | None = None
     """What the first run did with integer attributes; None where nobody looked."""
+
+    @cached_property
+    def producer(self) -> Mapping[int, Op]:
+        """Value number -> the op whose result it is (of several, which change it in place, the last)."""
+        return {value: op for op in self.ops for value in op.results}
+
+    @cached_property
+    def users(self) -> Mapping[int, list[Op]]:
+        """Value number -> the ops that read it, one entry for each argument."""
+        found: dict[int, list[Op]] = {}
+        for op in self.ops:
+            for value in op.reads:
+                found.setdefault(value, []).append(op)
+        return found
+
+    @cached_property
+    def by_index(self) -> Mapping[int, Op]:
+        """Op index -> op."""
+        return {op.index: op for op in self.ops}
+
+    @cached_property
+    def names(self) -> Mapping[int, str]:
+        """Value number of every parameter and buffer -> its name."""
+        return {number: name for name, number in self.state.items()}
 
     @property
     def branched(self) -> bool:
         """Whether a second run, of the training branch, is part of the graph."""
         return any(op.trained for op in self.ops)
 
-    def calls(self, start: int) -> Mapping[CallSite, int]:
-        """Return the call sites of the run whose ops count from `start`: 0 or `BRANCH`."""
-        return self.branch_call_sites if start else self.call_sites
-
-    def chance(self) -> Op | None:
-        """Return the first op of the second run that draws random numbers: two such runs cannot be compared."""
-        return next(
-            (op for op in self.ops if op.trained and torch.Tag.nondeterministic_seeded in op.target.tags),
-            None,
-        )
+    @cached_property
+    def random_op(self) -> Op | None:
+        """The first op of the second run that draws random numbers: two such runs cannot be compared."""
+        seeded = torch.Tag.nondeterministic_seeded
+        return next((op for op in self.ops if op.trained and seeded in op.target.tags), None)
 
     def live(self) -> OpGraph:
         """Return the graph without ops that reach no output (ai8x computes unused statistics) and what only they read."""
         return self._reaching(self.outputs)
 
-    def running(self, live: OpGraph) -> OpGraph:
-        """Return the graph with the layers that reach no output (a head whose result is dropped): they must go on to fit.
+    def with_idle_layers(self) -> OpGraph:
+        """Return the live graph with the layers that reach no output (a head whose result is dropped): they must still fit.
 
-        `live`: the part that reaches one. Parameters of the others are `idle`. Without any output nothing is added.
+        Parameters that only these layers read are `idle`. Without any output nothing is added.
         """
+        live = self.live()
         known: set[int] = set(self.inputs)
         made: list[int] = []
-        names = set(self.state.values()) - set(live.state.values())
-        if not names:
+        unread = set(self.state.values()) - set(live.state.values())
+        if not unread:
             return live
         for op in self.ops:
-            used = set(op.reads)
-            if used & known:
-                results = [ref.value for ref in op.outputs if ref is not None]
-                known.update(results)
-                made += results if used & names else []
+            if not known.isdisjoint(op.reads):
+                known.update(op.results)
+                made += op.results if not unread.isdisjoint(op.reads) else []
         if not made or not live.ops:
             return live
         whole = self._reaching((*self.outputs, *made))
@@ -192,9 +215,8 @@ class OpGraph:
         aliases = {self.values[v].alias for v in wanted}
         kept: list[Op] = []
         for op in reversed(self.ops):
-            made = {ref.value for ref in op.outputs if ref is not None}
-            changed = {self.values[ref.value].alias for ref in op.written()}
-            if made & wanted or changed & aliases:
+            changed = {self.values[value].alias for value in op.written}
+            if not wanted.isdisjoint(op.results) or changed & aliases:
                 kept.append(op)
                 wanted.update(op.reads)
                 aliases.update(self.values[number].alias for number in op.reads)
@@ -203,46 +225,40 @@ class OpGraph:
         state = {name: number for name, number in self.state.items() if number in read}
         return replace(self, ops=tuple(kept), state=state)
 
+    def merged(self, branch: OpGraph) -> OpGraph:
+        """Return one graph of this evaluation run and a training run of the same model; parameters are shared.
 
-BRANCH = 10_000_000
-"""Op indices of a second recorded run start here."""
+        The second run's ops get indices from `BRANCH` on.
+        """
+        offset = len(self.values)
+        shared = {number: self.state[name] for name, number in branch.state.items() if name in self.state}
+        aliases = 1 + max((value.alias for value in self.values), default=0)
 
+        def renumbered(value: int) -> int:
+            return shared.get(value, value + offset)
 
-def merged(first: OpGraph, second: OpGraph) -> OpGraph:
-    """Return one graph of two runs of the same model (evaluation and training); parameters are shared.
+        def moved(item: Any) -> Any:
+            if isinstance(item, Ref):
+                return Ref(renumbered(item.value))
+            return [moved(part) for part in item] if isinstance(item, (list, tuple)) else item
 
-    The second run's ops get indices from `BRANCH` on.
-    """
-    offset = len(first.values)
-    shared = {number: first.state[name] for name, number in second.state.items() if name in first.state}
-    aliases = 1 + max((value.alias for value in first.values), default=0)
-
-    def moved(item: Any) -> Any:
-        if isinstance(item, Ref):
-            return Ref(shared.get(item.value, item.value + offset))
-        return [moved(part) for part in item] if isinstance(item, (list, tuple)) else item
-
-    ops = tuple(
-        replace(
-            op,
-            index=op.index + (BRANCH if op.index >= 0 else -BRANCH),
-            arguments={name: moved(argument) for name, argument in op.arguments.items()},
-            outputs=tuple(moved(ref) for ref in op.outputs),
+        ops = tuple(
+            replace(
+                op,
+                index=op.index + (BRANCH if op.index >= 0 else -BRANCH),
+                arguments={name: moved(given) for name, given in op.arguments.items()},
+                outputs=tuple(moved(ref) for ref in op.outputs),
+            )
+            for op in branch.ops
         )
-        for op in second.ops
-    )
-    values = tuple(replace(value, alias=value.alias + aliases) for value in second.values)
-    state = {name: shared.get(number, number + offset) for name, number in second.state.items()}
-    return OpGraph(
-        (*first.ops, *ops),
-        (*first.values, *values),
-        {**first.state, **state},
-        (*first.inputs, *(shared.get(number, number + offset) for number in second.inputs)),
-        (*first.outputs, *(shared.get(number, number + offset) for number in second.outputs)),
-        first.call_sites,
-        second.call_sites,
-        first.note,
-        first.idle - second.state.keys(),
-        first.fake or second.fake,
-        first.watched,
-    )
+        return replace(
+            self,
+            ops=(*self.ops, *ops),
+            values=(*self.values, *(replace(value, alias=value.alias + aliases) for value in branch.values)),
+            state={**self.state, **{name: renumbered(number) for name, number in branch.state.items()}},
+            inputs=(*self.inputs, *map(renumbered, branch.inputs)),
+            outputs=(*self.outputs, *map(renumbered, branch.outputs)),
+            call_sites={**self.call_sites, BRANCH: branch.call_sites[0]},
+            idle=self.idle - branch.state.keys(),
+            fake=self.fake or branch.fake,
+        )

@@ -26,7 +26,7 @@ from torchthin.graph.operators import (
 )
 from torchthin.graph.opgraph import CallSite, Op, OpGraph, Ref, Value
 from torchthin.graph.outputs import opaque_types, output_tensors
-from torchthin.graph.size_uses import SizeWatch, factor_of
+from torchthin.graph.size_uses import SizeWatcher, factor_of
 
 _KEPT_DTYPES = {torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8, torch.bool}
 
@@ -152,11 +152,11 @@ def record(
     with held(model):
         paths = ModuleStack(model)
         recorder = _Recorder(paths, {id(tensor): name for name, tensor in state_tensors(model)}, fake)
-        watched = SizeWatch(model, recorder) if watch else None
+        watcher = SizeWatcher(model, recorder) if watch else None
         with (
             evaluation_mode(model, training_branch=training, disposable=disposable),
             paths.watch(),
-            watched or contextlib.nullcontext(),
+            watcher or contextlib.nullcontext(),
         ):
             given = [recorder.number(tensor) for tensor in inputs.tensors()]
             with ReadGuard() if fake else contextlib.nullcontext(), recorder.sparing(model), recorder:
@@ -169,10 +169,10 @@ def record(
         recorder.state,
         tuple(given),
         tuple(made),
-        recorder.call_sites,
+        {0: recorder.call_sites},
         note=_unseen(made, outputs),
         fake=fake,
-        watched=watched.found(recorder.factors) if watched else None,
+        size_uses=watcher.found(ops, recorder.values, recorder.factors) if watcher else None,
     )
 
 

@@ -7,9 +7,9 @@ plain integer. This is done while the model is recorded, or in a run of its own 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,39 +20,30 @@ from torchthin.graph.evaluation_mode import evaluation_mode
 from torchthin.graph.fake import DataDependent
 from torchthin.graph.inputs import Inputs, call
 from torchthin.graph.op_counter import CountingMode, following
-from torchthin.graph.opgraph import CallSite, NamedSize, OpGraph, Watched
+from torchthin.graph.operators import operator_name
+from torchthin.graph.opgraph import CallSite, Op, OpGraph, SizeUse, SizeUses, Value
 
 _SPLITS = frozenset({"split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "tensor_split"})
-_aten = torch.ops.aten
-_POWERS = {_aten.mul: 1, _aten.mul_: 1, _aten.div: -1, _aten.div_: -1}
+_POWERS = {"aten.mul": 1, "aten.mul_": 1, "aten.div": -1, "aten.div_": -1}
 """Ops that multiply -> with which power of the number."""
 
 
-@dataclass(frozen=True)
-class SizeUse:
-    """An attribute that gives the size of an axis."""
+class _NamedSize(NamedTuple):
+    """An integer attribute that was handed to a torch function as the size of an axis."""
 
     module: str
     attribute: str
-    value: int
-    """Number of the value whose axis has the size."""
+    size: int
+    op: int
+    """Index of the op that ran last before the function returned."""
+    output: int
+    """Which of its results."""
     axis: int
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """What a run did with the integer attributes of modules, told in the values of a graph."""
-
-    uses: tuple[SizeUse, ...] = ()
-    compared: frozenset[tuple[str, str]] = frozenset()
-    """Module path and name of attributes that the code compared with other numbers."""
-    factors: Mapping[int, float] = field(default_factory=dict)
-    """Op index -> the number that a tensor was multiplied with (of a division its inverse)."""
 
 
 def factor_of(func: Any, args: Sequence[Any], fake: bool) -> float | None:
     """Return the number that an op multiplies a tensor with, if it does."""
-    power = _POWERS.get(func.overloadpacket)
+    power = _POWERS.get(operator_name(func))
     if power is None or len(args) != 2:
         return None
     number = args[1]
@@ -79,7 +70,7 @@ class FactorMode(CountingMode):
 
 
 class _Named(int):
-    """An integer attribute that remembers where it stands."""
+    """An integer attribute that remembers which one it is."""
 
     key: tuple[str, str] | None = None
     compared: set[tuple[str, str]]
@@ -101,16 +92,16 @@ class _Named(int):
     __hash__ = int.__hash__
 
 
-class SizeWatch(TorchFunctionMode):
-    """Lets the integer attributes of a model remember where they stand, and notes what torch functions take them for.
+class SizeWatcher(TorchFunctionMode):
+    """Lets the integer attributes of a model remember which they are, and notes what torch functions use them for.
 
-    The model is a copy that is given up afterwards: its attributes stay so.
+    The model is a disposable copy: its attributes stay changed.
     """
 
     def __init__(self, model: nn.Module, counter: CountingMode) -> None:
         super().__init__()
         self._counter = counter
-        self._sizes: dict[NamedSize, None] = {}
+        self._sizes: dict[_NamedSize, None] = {}
         self._compared: set[tuple[str, str]] = set()
         for path, module in modules_of(model):
             if isinstance(module, torch.jit.ScriptModule):
@@ -120,9 +111,20 @@ class SizeWatch(TorchFunctionMode):
                 if type(number) is int and number > 1:
                     attributes[name] = _Named.of(number, (path, name), self._compared)
 
-    def found(self, factors: Mapping[int, float]) -> Watched:
-        """Return what was noted, with the factors that the counter met."""
-        return Watched(tuple(self._sizes), frozenset(self._compared), factors)
+    def found(self, ops: Iterable[Op], values: Sequence[Value], factors: Mapping[int, float]) -> SizeUses:
+        """Return what was noted, in the values of a record. A size that no axis there has is dropped.
+
+        `factors`: the numbers that the counter met.
+        """
+        outputs = {op.index: op.outputs for op in ops}
+        uses: dict[SizeUse, None] = {}
+        for named in self._sizes:
+            refs = outputs.get(named.op, ())
+            ref = refs[named.output] if named.output < len(refs) else None
+            shape = () if ref is None else values[ref.value].shape
+            if ref is not None and named.axis < len(shape) and shape[named.axis] == named.size:
+                uses[SizeUse(named.module, named.attribute, ref.value, named.axis)] = None
+        return SizeUses(tuple(uses), frozenset(self._compared), factors)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         given = kwargs or {}
@@ -156,7 +158,7 @@ class SizeWatch(TorchFunctionMode):
 
     def _add(self, size: Any, output: int, axis: int) -> None:
         if isinstance(size, _Named) and size.key is not None:
-            self._sizes[NamedSize(*size.key, int(size), self._counter.completed - 1, output, axis)] = None
+            self._sizes[_NamedSize(*size.key, int(size), self._counter.completed - 1, output, axis)] = None
 
 
 def _sizes(args: Sequence[Any], given: dict[str, Any]) -> list[Any]:
@@ -173,45 +175,33 @@ def _sizes(args: Sequence[Any], given: dict[str, Any]) -> list[Any]:
     return [item for item in given.values() if type(item) is _Named]
 
 
-def sizes_in(graph: OpGraph, watched: Watched) -> Sizes:
-    """Return what was watched, in the values of the graph; a size that no axis there has is dropped."""
-    outputs = {op.index: op.outputs for op in graph.ops}
-    uses: dict[SizeUse, None] = {}
-    for named in watched.sizes:
-        refs = outputs.get(named.op, ())
-        ref = refs[named.output] if named.output < len(refs) else None
-        shape = () if ref is None else graph.values[ref.value].shape
-        if ref is not None and named.axis < len(shape) and shape[named.axis] == named.size:
-            uses[SizeUse(named.module, named.attribute, ref.value, named.axis)] = None
-    return Sizes(tuple(uses), watched.compared, watched.factors)
-
-
-def read_sizes(model: nn.Module, inputs: Inputs, graph: OpGraph, *, fake: bool = False) -> Sizes:
+def read_sizes(model: nn.Module, inputs: Inputs, graph: OpGraph, *, fake: bool = False) -> SizeUses:
     """Return what `model` does with the integer attributes of its modules.
 
     Args:
         model: the model that `graph` was recorded from, left as it is.
         inputs: the inputs that it was recorded on.
-        graph: its record. Where it does not tell, the model runs again; a run of other ops, or one that fails, says nothing
-            about it, and gives nothing.
-        fake: without arithmetic is enough. Numbers that stand in tensors are no factors then.
+        graph: its record. Where the record does not tell, the model runs again; a run of other ops, or one that fails, says
+            nothing about the model, and nothing is returned.
+        fake: without arithmetic is enough. Numbers that are tensors are no factors then.
     """
-    if graph.watched is not None and (fake or not graph.fake):
-        return sizes_in(graph, graph.watched)
+    if graph.size_uses is not None and (fake or not graph.fake):
+        found = graph.size_uses
+        return replace(found, uses=tuple(use for use in found.uses if use.value in graph.producer))
     copy = clone(model, share)
-    counter = FactorMode(graph.call_sites, fake=fake)
-    watch = SizeWatch(copy, counter)
+    counter = FactorMode(graph.call_sites[0], fake=fake)
+    watcher = SizeWatcher(copy, counter)
     try:
         with (
             held(copy),
             evaluation_mode(copy, disposable=True),
             counter.sparing(copy),
-            watch,
+            watcher,
             following(copy, counter),
         ):
             call(copy, inputs)
     except DataDependent:
         return read_sizes(model, inputs, graph)
     except Exception:  # code that insists on plain integers; whatever it raises, it is not seen at work
-        return Sizes()
-    return sizes_in(graph, watch.found(counter.factors)) if counter.repeats else Sizes()
+        return SizeUses()
+    return watcher.found(graph.ops, graph.values, counter.factors) if counter.repeats else SizeUses()

@@ -12,7 +12,7 @@ from torchthin.errors import InputError, one_line
 from torchthin.graph.clone import clone, share, state_tensors
 from torchthin.graph.collector import collection_paused
 from torchthin.graph.inputs import Inputs
-from torchthin.graph.opgraph import OpGraph, merged
+from torchthin.graph.opgraph import OpGraph
 from torchthin.graph.parametrized import DerivedWeight, derived_weights
 from torchthin.graph.recorder import record
 
@@ -77,10 +77,10 @@ def _graph(model: nn.Module, inputs: Inputs, *, numbers: bool, watch: bool) -> O
             f"The model ({type(model).__name__}) does not run on the example_inputs: {one_line(error)}. "
             "Give inputs of the shapes and dtypes that its forward takes."
         ) from error
-    graph = recorded.live()
-    running = recorded.running(graph)
-    if all(name in graph.state for name, tensor in state_tensors(model) if isinstance(tensor, nn.Parameter)):
-        return running
+    graph = recorded.with_idle_layers()
+    read = graph.state.keys() - graph.idle
+    if all(name in read for name, tensor in state_tensors(model) if isinstance(tensor, nn.Parameter)):
+        return graph
     try:
         branch = _recorded(model, inputs, not graph.fake, training=True).live()
     except Exception as error:  # whatever the user's code raises
@@ -88,11 +88,11 @@ def _graph(model: nn.Module, inputs: Inputs, *, numbers: bool, watch: bool) -> O
         note = (
             f"The training branch does not run on the example inputs, what only it uses stays whole: {cause}"
         )
-        return replace(running, note=f"{running.note} {note}".strip())
-    if not set(branch.state) - set(graph.state):
-        return running
-    both = merged(running, branch)
-    drawn = both.chance()
+        return replace(graph, note=f"{graph.note} {note}".strip())
+    if branch.state.keys() <= read:
+        return graph
+    both = graph.merged(branch)
+    drawn = both.random_op
     if drawn is None:
         return both
     note = f"The training branch draws random numbers ({drawn.name} in {drawn.source}): it was tried, not compared."

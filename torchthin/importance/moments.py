@@ -50,7 +50,7 @@ class MomentsMode(CountingMode):
     """
 
     def __init__(self, labels: Labels, found: dict[int, Moments]) -> None:
-        super().__init__(0, labels.graph.calls(0))
+        super().__init__(0, labels.graph.call_sites[0])
         self._ops = {op.index: op for op in labels.graph.ops if op.index in labels.contractions}
         self._found = found
 

@@ -226,7 +226,7 @@ class _SizesMode(CountingMode):
     """Adds up the absolute values that every contraction sums over."""
 
     def __init__(self, labels: Labels) -> None:
-        super().__init__(0, labels.graph.calls(0))
+        super().__init__(0, labels.graph.call_sites[0])
         self._ops = {op.index: op for op in labels.graph.ops if op.index in labels.contractions}
         self._labels = labels
         self.total: dict[int, Tensor] = {}

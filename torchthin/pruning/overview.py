@@ -78,8 +78,9 @@ def overview(model: nn.Module, example_inputs: Any) -> Overview:
     found = find_groups(labels).groups
     axes = producers(labels)
     groups = [group for group in found.groups if producers_of(group, axes)]
-    names = {value: name for name, value in graph.state.items()}
-    order = dict.fromkeys(names[ref.value] for op in graph.ops for ref in op.inputs() if ref.value in names)
+    order = dict.fromkeys(
+        graph.names[value] for op in graph.ops for value in op.reads if value in graph.names
+    )
     made: dict[str, list[int]] = {name: [] for name in order}
     taken: dict[str, list[int]] = {name: [] for name in order}
     for number, group in enumerate(groups):

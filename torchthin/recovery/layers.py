@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from math import prod
 
 from torch import nn
 
 from torchthin.graph.operators import BATCH_NORMS, LAYER_PRODUCTS
-from torchthin.graph.opgraph import Op, OpGraph, Ref
+from torchthin.graph.opgraph import Op, OpGraph
+from torchthin.graph.provenance import made_from, sources
 
 
 @dataclass(frozen=True)
@@ -29,17 +29,15 @@ class Layer:
 
 def find_layers(graph: OpGraph, model: nn.Module) -> tuple[tuple[Layer, ...], tuple[str, ...]]:
     """Return the layers of a recorded run that can be refitted, and for each of the others why it cannot."""
-    names = {number: name for name, number in graph.state.items()}
     parameters = {name for name, p in model.named_parameters() if p.is_floating_point()}
-    origins = _Origins(graph, names, parameters)
     found: list[Layer] = []
     left: list[str] = []
     for op in products(graph):
         weight, bias = _operands(op)
-        source = None if weight is None else origins.of(weight)
-        added = None if bias is None else origins.of(bias)
+        source = None if weight is None else made_from(graph, weight, parameters)
+        added = None if bias is None else made_from(graph, bias, parameters)
         reason = ""
-        if weight is None or (source is None and not origins.touched(weight)):
+        if weight is None or (source is None and not _is_computed(graph, weight, parameters)):
             continue
         if source is None:
             reason = "its weight is computed from more than one parameter"
@@ -50,8 +48,9 @@ def find_layers(graph: OpGraph, model: nn.Module) -> tuple[tuple[Layer, ...], tu
         if source is None or reason:
             left.append(f"{op.source.module or op.name}: {reason}")
             continue
-        mean = _mean_after(graph, op, names) if bias is None else None
-        found.append(Layer(op.index, op.source.module, source, added, mean))
+        found.append(
+            Layer(op.index, op.source.module, source, added, _mean_after(graph, op) if bias is None else None)
+        )
     uses = [layer.weight for layer in found]
     twice = {name for name in uses if uses.count(name) > 1}
     left += [f"{name}: used more than once" for name in sorted(twice)]
@@ -65,58 +64,22 @@ def products(graph: OpGraph) -> Iterator[Op]:
             yield op
 
 
-def _operands(op: Op) -> tuple[Ref | None, Ref | None]:
+def _operands(op: Op) -> tuple[int | None, int | None]:
     """Return the weight of a product and what is added to it."""
-    _, *names = LAYER_PRODUCTS[op.name]
-    weight, bias = (op.arguments.get(name or "") for name in names)
-    return weight if isinstance(weight, Ref) else None, bias if isinstance(bias, Ref) else None
+    names = LAYER_PRODUCTS[op.name]
+    return op.value(names.weight), op.value(names.bias)
 
 
-class _Origins:
-    """Follows values back to the one parameter of their size that they are computed from."""
-
-    def __init__(self, graph: OpGraph, names: Mapping[int, str], parameters: set[str]) -> None:
-        self._producers = {ref.value: op for op in graph.ops for ref in op.outputs if ref is not None}
-        self._names, self._parameters = names, parameters
-        self._sizes = [prod(value.shape) for value in graph.values]
-        self._inputs = set(graph.inputs)
-
-    def of(self, ref: Ref) -> str | None:
-        """Return the parameter, or None where there is none, more than one, or an input of the model has a part."""
-        found = self._sources(ref)
-        size = self._sizes[ref.value]
-        alike = {name for number, name in found.items() if name and self._sizes[number] == size}
-        others = [number for number, name in found.items() if self._sizes[number] > 1 and not name]
-        return alike.pop() if len(alike) == 1 and not others else None
-
-    def touched(self, ref: Ref) -> bool:
-        """Whether a parameter has a part in the value, and no input of the model."""
-        found = self._sources(ref)
-        return any(found.values()) and not self._inputs & found.keys()
-
-    def _sources(self, ref: Ref) -> dict[int, str]:
-        """Return the values without a producer from which a value comes, with the name of each that is a parameter, else ''."""
-        found: dict[int, str] = {}
-        waiting, seen = [ref.value], set[int]()
-        while waiting:
-            value = waiting.pop()
-            if value in seen:
-                continue
-            seen.add(value)
-            name = self._names.get(value, "")
-            producer = self._producers.get(value)
-            if name in self._parameters or producer is None:
-                found[value] = name if name in self._parameters else ""
-                continue
-            waiting += [ref.value for ref in producer.inputs()]
-        return found
+def _is_computed(graph: OpGraph, value: int, parameters: set[str]) -> bool:
+    """Whether a parameter has a part in the value, and no input of the model."""
+    found = sources(graph, value)
+    return found.isdisjoint(graph.inputs) and any(graph.names.get(number) in parameters for number in found)
 
 
-def _mean_after(graph: OpGraph, op: Op, names: Mapping[int, str]) -> str | None:
+def _mean_after(graph: OpGraph, op: Op) -> str | None:
     """Return the running mean of the BatchNorm that is the only consumer of the result of `op`."""
-    result = op.outputs[0]
-    consumers = [other for other in graph.ops if not other.trained and result in tuple(other.inputs())]
-    if result is None or len(consumers) != 1 or consumers[0].name not in BATCH_NORMS:
+    consumers = [consumer for value in op.results for consumer in graph.users.get(value, ())]
+    if len(consumers) != 1 or consumers[0].name not in BATCH_NORMS:
         return None
-    mean = consumers[0].arguments.get("running_mean")
-    return names.get(mean.value) if isinstance(mean, Ref) else None
+    mean = consumers[0].value("running_mean")
+    return None if mean is None else graph.names.get(mean)

@@ -274,7 +274,7 @@ def _observed(models: Models, masked: nn.Module, inputs: Inputs, reference: Refe
     modes, note = [ReferenceMode(reference)], ""
     outputs = [_recorded(models, masked, inputs, modes[0])]
     refuse_nan(outputs[0], "masked")
-    if graph.branched and graph.chance() is None:
+    if graph.branched and graph.random_op is None:
         mode = ReferenceMode(reference, BRANCH)
         try:
             outputs.append(_recorded(models, masked, inputs, mode))

@@ -14,8 +14,9 @@ from torchthin.dependency.propagate import Labels
 from torchthin.dependency.registry import Contraction
 from torchthin.graph.clone import modules_of, saved_names
 from torchthin.graph.operators import ADDITIONS, BATCH_NORMS, VIEWS
-from torchthin.graph.opgraph import BRANCH, Op, Ref
+from torchthin.graph.opgraph import BRANCH, Op
 from torchthin.graph.parametrized import layer_of
+from torchthin.graph.provenance import Origin, origin
 from torchthin.thinning.recipe import Recipe, cut
 from torchthin.thinning.reference import Constant
 from torchthin.thinning.survivors import Survivors
@@ -135,25 +136,19 @@ class _BiasSlots:
         self._modules = dict(modules_of(model))
         self._saved = saved_names(model)
         self._tensors = tensors
-        self._state = labels.graph.state
-        self._names = {number: name for name, number in self._state.items()}
-        self._shapes = [value.shape for value in labels.graph.values]
+        self._graph, self._training = labels.graph, training
         ops = [op for op in labels.graph.ops if op.trained == training]
         self._ran = {op.source.module for op in ops}
-        self._producers = {ref.value: op for op in ops for ref in op.outputs if ref is not None}
-        self._users: dict[int, list[Op]] = {}
-        for op in ops:
-            for value in op.reads:
-                self._users.setdefault(value, []).append(op)
         contractions = [(op, labels.contractions[op.index]) for op in ops if op.index in labels.contractions]
-        origins = [self._origin(bias.value) for op, c in contractions if (bias := bias_of(op, c)) is not None]
-        self._biases = Counter(origin[0] for origin in origins if origin is not None)
+        biases = [op.value(contraction.bias) for op, contraction in contractions]
+        found = [self._origin(value) for value in biases if value is not None]
+        self._biases = Counter(item.name for item in found if item is not None)
         self._called = Counter(path for op, c in contractions for path in self._layers(op, c))
 
     def _layers(self, op: Op, contraction: Contraction) -> set[str]:
         """Return the modules whose new bias the op would add: its own, and the one that holds the weight."""
-        origin = self._origin(contraction.weight)
-        return {op.source.module} | (set() if origin is None else {layer_of(origin[0])})
+        found = self._origin(contraction.weight)
+        return {op.source.module} | (set() if found is None else {layer_of(found.name)})
 
     def calls(self, item: Absorption) -> int:
         """Count how often a tensor is a bias, or read if it is none; of a new bias, how often its layer is called."""
@@ -171,56 +166,53 @@ class _BiasSlots:
 
     def find(self, constant: Constant) -> Absorption | None:
         """Return what absorbs a constant, if there is something."""
-        bias = bias_of(constant.op, constant.contraction)
+        bias = constant.op.value(constant.contraction.bias)
         if bias is None:
             return self._after(constant) or self._new_bias(constant)
-        origin = self._origin(bias.value)
-        if origin is None:
+        found = self._origin(bias)
+        if found is None:
             return None
-        name, between = origin
+        name, between = found.name, tuple(op.index for op, _ in found.path)
         factor = _factor(self._tensors[name], constant.bias)
         if factor is None and self._reads(name) == self._biases[name]:
             return Absorption(name, 1, constant, between=between)
         return Absorption(name, 1, constant, through_function=True, factor=factor or 1.0)
 
-    def _reads(self, name: str) -> int:
-        return len(self._users.get(self._state.get(name, -1), []))
+    def _users(self, value: int) -> list[Op]:
+        """Return the ops of the run that read a value, one entry for each argument."""
+        return [op for op in self._graph.users.get(value, ()) if op.trained == self._training]
 
-    def _origin(self, value: int) -> tuple[str, tuple[int, ...]] | None:
-        """Return the tensor that a value is, or is computed from by ops with one argument of its shape, and these ops."""
-        between = []
-        while value not in self._names:
-            op = self._producers.get(value)
-            sources = set(op.reads) if op else set()
-            wide = [source for source in sources if self._shapes[source] == self._shapes[value]]
-            if op is None or len(wide) != 1 or wide[0] == value:
-                return None
-            between.append(op.index)
-            value = wide[0]
-        return self._names[value], tuple(between)
+    def _reads(self, name: str) -> int:
+        return len(self._users(self._graph.state[name])) if name in self._graph.state else 0
+
+    def _origin(self, value: int) -> Origin | None:
+        """Return the tensor that a value is, or is computed from with the same shape at every step."""
+        found = origin(self._graph, value)
+        if found is None:
+            return None
+        steps = [self._graph.state[found.name], *(step for _, step in found.path)]
+        return found if len({self._graph.values[step].shape for step in steps}) == 1 else None
 
     def _after(self, constant: Constant) -> Absorption | None:
         """Look through views for a BatchNorm, or for a bias that is added, after the op."""
-        ref = constant.op.outputs[0]
+        result = constant.op.results[0]
         between = [constant.op.index]
-        while ref is not None:
-            following = self._users.get(ref.value, [])
-            if len(following) != 1:
-                return None
+        while len(following := self._users(result)) == 1:
             op = following[0]
             if op.name in BATCH_NORMS:
-                mean = op.arguments.get("running_mean")
-                name = self._names.get(mean.value) if isinstance(mean, Ref) else None
+                mean = op.value("running_mean")
+                name = None if mean is None else self._graph.names.get(mean)
                 return Absorption(name, -1, constant, between=tuple(between)) if name is not None else None
             if op.name in ADDITIONS:
-                for value in op.reads:
-                    if value in self._names and self._shapes[value] == tuple(constant.delta.shape):
-                        return Absorption(self._names[value], 1, constant, between=tuple(between))
-                return None
+                names, values = self._graph.names, self._graph.values
+                biases = [
+                    v for v in op.reads if v in names and values[v].shape == tuple(constant.delta.shape)
+                ]
+                return Absorption(names[biases[0]], 1, constant, between=tuple(between)) if biases else None
             if op.name not in VIEWS:
                 return None
             between.append(op.index)
-            ref = op.outputs[0]
+            result = op.results[0]
         return None
 
     def _new_bias(self, constant: Constant) -> Absorption | None:
@@ -235,12 +227,6 @@ class _BiasSlots:
             if isinstance(module, (_ConvNd, nn.Linear)) and module.bias is None:
                 return Absorption(f"{path}.bias" if path else "bias", 1, constant, new=True)
         return None
-
-
-def bias_of(op: Op, contraction: Contraction) -> Ref | None:
-    """Return the bias argument of a contraction."""
-    bias = op.arguments.get(contraction.bias) if contraction.bias else None
-    return bias if isinstance(bias, Ref) else None
 
 
 def _factor(given: Tensor, used: Tensor | None) -> float | None:

@@ -17,8 +17,7 @@ from torchthin.dependency.propagate import CoupledAxes, FrozenAxis, Labels, prop
 from torchthin.dependency.registry import SplitChoice
 from torchthin.graph.clone import modules_of, state_tensors
 from torchthin.graph.collector import collection_paused
-from torchthin.graph.opgraph import OpGraph
-from torchthin.graph.size_uses import Sizes
+from torchthin.graph.opgraph import OpGraph, SizeUses
 from torchthin.graph.trace import Traced
 from torchthin.selection.selection import Select, Selection
 from torchthin.thinning.attributes import has_known_sizes, sized_attributes
@@ -97,7 +96,7 @@ class Proposal:
     survivors: Survivors
     sized: frozenset[Attribute]
     """Attributes that follow from the shapes of their module's parameters."""
-    sizes: Sizes | None
+    sizes: SizeUses | None
     """What the model's code does with integer attributes, where axes are divided."""
 
     @property
@@ -119,7 +118,7 @@ class Proposal:
 
 @collection_paused()
 def propose(
-    traced: Traced, select: Select, constraints: Constraints, read_sizes: Callable[[], Sizes]
+    traced: Traced, select: Select, constraints: Constraints, read_sizes: Callable[[], SizeUses]
 ) -> Proposal:
     """Label, group, select and write the recipe under `constraints`.
 
@@ -185,7 +184,7 @@ def _following(
 
 
 def _used_as_sizes(
-    sizes: Sizes, survivors: Survivors, recipe: Recipe, modules: Mapping[str, nn.Module]
+    sizes: SizeUses, survivors: Survivors, recipe: Recipe, modules: Mapping[str, nn.Module]
 ) -> Iterator[tuple[str, str, int]]:
     """Yield attributes that the code was seen to use as sizes, but none that would need two values."""
     wanted: dict[Attribute, set[int]] = {}

@@ -50,7 +50,7 @@ def preserved_ops(labels: Labels, originals: Iterable[str]) -> frozenset[int]:
     found = set()
     for op in labels.graph.ops:
         made = {ref.value for ref in op.outputs if ref is not None}
-        if not made & labels.from_input and any(ref.value in read for ref in op.inputs()):
+        if not made & labels.from_input and any(value in read for value in op.reads):
             found.add(op.index)
             read |= made
     return frozenset(found)

@@ -30,7 +30,7 @@ class _Fingerprints(CountingMode):
     """Takes short fingerprints of every op's results; where `survivors` are given, of what is kept of them."""
 
     def __init__(self, labels: Labels, survivors: Survivors | None, start: int) -> None:
-        super().__init__(start, labels.graph.calls(start))
+        super().__init__(start, labels.graph.call_sites[start])
         self._ops = {op.index: op for op in labels.graph.ops}
         self._survivors = survivors
         self._consumed = {number for op in labels.graph.ops for number in op.reads} | set(

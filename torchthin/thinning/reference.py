@@ -70,7 +70,7 @@ class ReferenceMode(CountingMode):
 
     def __init__(self, reference: Reference, start: int = 0) -> None:
         labels, known = reference.labels, reference.constants
-        super().__init__(start, labels.graph.calls(start))
+        super().__init__(start, labels.graph.call_sites[start])
         self.deferred = reference.deferred
         self._reference = reference
         self._survivors = reference.survivors

@@ -21,14 +21,14 @@ from torchthin.dependency.propagate import Labels
 from torchthin.dependency.registry import Contraction
 from torchthin.graph.operators import LINEAR_ELEMENTWISE, MOVES, VIEWS, invoke
 from torchthin.graph.opgraph import Op, Ref
-from torchthin.thinning.constants import bias_of
+from torchthin.graph.provenance import Origin, origin
 from torchthin.thinning.recipe import Recipe, cut
 
 _FAR = 1 << 40
 """More than any vector has entries."""
 
 Rows = npt.NDArray[np.int64]
-_Path = list[tuple[Op, int]]
+_Path = Sequence[tuple[Op, int]]
 """Ops one after the other, each with the value that it hands on."""
 
 
@@ -88,21 +88,19 @@ class _LayerSearch:
 
     def __init__(self, labels: Labels) -> None:
         self.labels = labels
+        self.graph = labels.graph
         self.values = labels.graph.values
-        self.producer = {ref.value: op for op in labels.graph.ops for ref in op.outputs if ref is not None}
-        self.names = {number: name for name, number in labels.graph.state.items()}
 
     def scaling(self, op: Op, factor: float) -> Scaling | None:
-        start = op.arguments.get("self")
-        value = start.value if isinstance(start, Ref) else -1
-        path: _Path = []
-        while value in self.producer:
-            producer = self.producer[value]
+        value = op.value("self")
+        path: list[tuple[Op, int]] = []
+        while value is not None and value in self.graph.producer:
+            producer = self.graph.producer[value]
             contraction = self.labels.contractions.get(producer.index)
             if contraction is not None:
-                origin = self._origin(contraction.weight)
-                if origin is not None:
-                    return self._of_layer(op, factor, producer, contraction, origin, path[::-1])
+                weight = origin(self.graph, contraction.weight)
+                if weight is not None:
+                    return self._of_layer(op, factor, producer, contraction, weight, path[::-1])
             elif producer.name not in MOVES | LINEAR_ELEMENTWISE:
                 return None
             path.append((producer, value))
@@ -119,43 +117,21 @@ class _LayerSearch:
         factor: float,
         layer: Op,
         contraction: Contraction,
-        origin: tuple[str, _Path],
+        weight: Origin,
         path: _Path,
     ) -> Scaling | None:
-        name, moves = origin
-        axis = producers(self.labels).get(name)
-        made = layer.outputs[0]
-        if axis is None or made is None:
+        axis = producers(self.labels).get(weight.name)
+        if axis is None:
             return None
-        number = self.labels.graph.state[name]
-        filters = np.unique(_moved(_along(self.values[number].shape, axis), number, moves).numpy())
-        shape = self.values[made.value].shape
+        number, made = self.graph.state[weight.name], layer.results[0]
+        filters = np.unique(_moved(_along(self.values[number].shape, axis), number, weight.path).numpy())
+        shape = self.values[made].shape
         if filters.size != shape[contraction.out_axis]:
             return None
-        rows = np.unique(_moved(_along(shape, contraction.out_axis), made.value, path).numpy())
-        vectors = self._vectors(layer, contraction, [(layer, made.value), *path], rows)
-        weight = ScaledRows(name, axis, filters[rows])
-        return Scaling(op, weight, vectors, factor, self._between([name, *(v.name for v in vectors)], op))
-
-    def _origin(self, value: int) -> tuple[str, _Path] | None:
-        """Return the tensor that a value is, is part of, or is computed from, and the moves that lead from there.
-
-        Ops other than moves must have a single argument of the size of their result.
-        """
-        moves: _Path = []
-        while value not in self.names:
-            op = self.producer.get(value)
-            if op is None:
-                return None
-            sources = list(dict.fromkeys(op.reads))
-            if op.name not in MOVES:
-                sizes = sorted(self.values[value].shape)
-                sources = [item for item in sources if sorted(self.values[item].shape) == sizes]
-            if len(sources) != 1:
-                return None
-            moves.append((op, value))
-            value = sources[0]
-        return self.names[value], moves[::-1]
+        rows = np.unique(_moved(_along(shape, contraction.out_axis), made, path).numpy())
+        vectors = self._vectors(layer, contraction, [(layer, made), *path], rows)
+        between = self._between([weight.name, *(vector.name for vector in vectors)], op)
+        return Scaling(op, ScaledRows(weight.name, axis, filters[rows]), vectors, factor, between)
 
     def _vectors(
         self, layer: Op, contraction: Contraction, path: _Path, rows: Rows
@@ -186,8 +162,8 @@ class _LayerSearch:
     def _added(self, op: Op, layer: Op, contraction: Contraction) -> list[int]:
         """Return what an op adds: the layer its bias."""
         if op is layer:
-            bias = bias_of(op, contraction)
-            return [bias.value] if bias else []
+            bias = op.value(contraction.bias)
+            return [] if bias is None else [bias]
         return list(op.reads) if op.name in {"aten.add", "aten.sub"} else []
 
     def _numbered(self, value: int, names: list[str]) -> Tensor | None:
@@ -195,13 +171,14 @@ class _LayerSearch:
 
         An entry is told by the position of the vector's name in `names`, which grows, times `_FAR`, plus its index.
         """
-        if value in self.names:
-            shape, name = self.values[value].shape, self.names[value]
+        name = self.graph.names.get(value)
+        if name is not None:
+            shape = self.values[value].shape
             if len(shape) != 1:
                 return None
             names += [name] if name not in names else []
             return torch.arange(shape[0]) + names.index(name) * _FAR
-        op = self.producer.get(value)
+        op = self.graph.producer.get(value)
         if op is None or op.name not in MOVES | {"aten.cat"}:
             return None
         made = {item: self._numbered(item, names) for item in op.reads}
@@ -211,17 +188,17 @@ class _LayerSearch:
 
     def _between(self, names: Iterable[str], last: Op) -> frozenset[int]:
         """Return the ops before `last` that compute something from these tensors, and those that compute its number."""
-        state, ops = self.labels.graph.state, self.labels.graph.ops
+        state, ops = self.graph.state, self.graph.ops
         seen = {state[name] for name in names if name in state}
         found = set()
         for op in ops:
             if op.index < last.index and not seen.isdisjoint(op.reads):
-                seen.update(ref.value for ref in op.outputs if ref is not None)
+                seen.update(op.results)
                 found.add(op.index)
-        number = last.arguments["other"]
-        wanted = {number.value} if isinstance(number, Ref) else set()
+        number = last.value("other")
+        wanted = set() if number is None else {number}
         for op in reversed(ops):
-            if any(ref is not None and ref.value in wanted for ref in op.outputs):
+            if not wanted.isdisjoint(op.results):
                 wanted.update(op.reads)
                 found.add(op.index)
         return frozenset(found)

@@ -38,10 +38,10 @@ def attempt(traced: Traced, proposal: Proposal, *, prove: bool, varying: bool) -
     if not prove and (_runs_fake(traced, recipe) if traced.is_large else _runs(traced, recipe)):
         return Success(recipe)
     thinned = thin_copy(traced.model, recipe)  # not masked: nothing is left of what a mask zeroes
-    mode = FactorMode(graph.call_sites)
+    mode = FactorMode(graph.call_sites[0])
     failure = _failure(thinned, traced.inputs, mode)
     if failure is None and graph.branched:
-        failure = _failure(thinned, traced.inputs, CountingMode(BRANCH, graph.branch_call_sites))
+        failure = _failure(thinned, traced.inputs, CountingMode(BRANCH, graph.call_sites[BRANCH]))
     if failure is not None:
         return failure
     if not prove:
@@ -70,9 +70,9 @@ def _runs(traced: Traced, recipe: Recipe) -> bool:
 def _runs_fake(traced: Traced, recipe: Recipe) -> bool:
     """Whether the thinned model runs without arithmetic; if not, a run with numbers tells why, if there is a reason."""
     graph = traced.graph
-    modes = [CountingMode(0, graph.call_sites, fake=True)]
+    modes = [CountingMode(0, graph.call_sites[0], fake=True)]
     if graph.branched:
-        modes.append(CountingMode(BRANCH, graph.branch_call_sites, fake=True))
+        modes.append(CountingMode(BRANCH, graph.call_sites[BRANCH], fake=True))
     return all(
         _failure(thin_copy(traced.model, recipe, values=False), traced.inputs, mode, disposable=True) is None
         for mode in modes

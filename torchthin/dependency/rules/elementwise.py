@@ -29,9 +29,7 @@ from torchthin.graph.opgraph import Ref
 def elementwise(call: Call) -> list[Axes]:
     """Tie along every axis that the operands share; also serves every operator that torch tags as pointwise."""
     operands = [
-        (call.values[ref.value].shape, call.of(ref))
-        for ref in call.op.inputs()
-        if call.values[ref.value].shape
+        (call.values[number].shape, call.of(number)) for number in call.op.reads if call.values[number].shape
     ]
     return [
         broadcast(call, operands, () if ref is None else call.values[ref.value].shape)
@@ -80,7 +78,7 @@ def foreach(call: Call) -> list[Axes]:
     lists = [refs for refs in lists if refs and all(isinstance(ref, Ref) for ref in refs)]
     results = []
     for partners, made in zip(zip(*lists, strict=True), call.op.outputs, strict=True):
-        operands = [(call.values[ref.value].shape, call.of(ref)) for ref in partners]
+        operands = [(call.values[ref.value].shape, call.of(ref.value)) for ref in partners]
         results.append(broadcast(call, operands, () if made is None else call.values[made.value].shape))
     return results
 

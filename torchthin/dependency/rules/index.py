@@ -34,7 +34,7 @@ def index(call: Call) -> list[Axes]:
     for d in indexed:
         call.freeze(data[d], _BY_NUMBER)
     for ref in refs:
-        for axis in call.of(ref):
+        for axis in call.of(ref.value):
             call.freeze(axis, "used as an index")
     out = call.out_shape()
     new = len(out) - (len(data) - len(indexed))
@@ -52,7 +52,7 @@ def index_put(call: Call) -> list[Axes]:
     for d in indexed:
         call.freeze(data[d], _BY_NUMBER)
     for ref in refs:
-        for axis in call.of(ref):
+        for axis in call.of(ref.value):
             call.freeze(axis, "used as an index")
     values = call.axes("values")
     rest = [d for d in range(len(data)) if d not in indexed]
@@ -164,7 +164,7 @@ def masked_scatter(call: Call) -> list[Axes]:
 )  # fmt: skip
 def by_number(call: Call) -> list[Axes]:
     """Everything is addressed by number, so everything freezes."""
-    for ref in call.op.inputs():
-        for axis in call.of(ref):
+    for number in call.op.reads:
+        for axis in call.of(number):
             call.freeze(axis, _BY_NUMBER)
     return [(None,) * len(call.out_shape(i)) for i in range(len(call.op.outputs))]

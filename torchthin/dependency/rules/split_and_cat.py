@@ -183,8 +183,10 @@ def cat(call: Call) -> list[Axes]:
     refs = [ref for ref in _refs(call) if call.values[ref.value].shape != (0,)]
     shape = call.out_shape()
     dim = positive(int(call.arg("dim", 0)), len(shape))
-    parts = [(call.of(ref)[dim], call.values[ref.value].shape[dim]) for ref in refs]
-    others = [(_without(call.values[ref.value].shape, dim), _without(call.of(ref), dim)) for ref in refs]
+    parts = [(call.of(ref.value)[dim], call.values[ref.value].shape[dim]) for ref in refs]
+    others = [
+        (_without(call.values[ref.value].shape, dim), _without(call.of(ref.value), dim)) for ref in refs
+    ]
     rest = broadcast(call, others, _without(shape, dim))
     return [(*rest[:dim], _joined(call, parts), *rest[dim:])]
 
@@ -208,7 +210,9 @@ def stack(call: Call) -> list[Axes]:
     refs = _refs(call)
     shape = call.out_shape()
     dim = positive(int(call.arg("dim", 0)), len(shape))
-    rest = broadcast(call, [(call.values[r.value].shape, call.of(r)) for r in refs], _without(shape, dim))
+    rest = broadcast(
+        call, [(call.values[r.value].shape, call.of(r.value)) for r in refs], _without(shape, dim)
+    )
     return [(*rest[:dim], None, *rest[dim:])]
 
 

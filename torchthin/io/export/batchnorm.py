@@ -16,8 +16,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
 from torchthin.graph.clone import clone, duplicate
 from torchthin.graph.inputs import as_inputs, on_device_of
-from torchthin.graph.operators import BATCH_NORMS
-from torchthin.graph.opgraph import Op, OpGraph, Ref
+from torchthin.graph.operators import BATCH_NORMS, CONTRACTIONS
+from torchthin.graph.opgraph import Op, OpGraph
+from torchthin.graph.provenance import origin
 from torchthin.graph.trace import trace
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -51,32 +52,28 @@ def fold_batchnorm(model: nn.Module, example_inputs: Any) -> tuple[nn.Module, tu
 
 
 def _pairs(graph: OpGraph) -> Iterator[tuple[str, str]]:
-    """Yield module paths of layers and norms where the layer's output goes into the norm and nowhere else."""
-    ops = [op for op in graph.ops if not op.trained]
-    consumers = Counter(ref.value for op in ops for ref in op.inputs())
-    consumers.update(graph.outputs)
-    producers = {ref.value: op for op in ops for ref in op.outputs if ref is not None}
-    calls = Counter(op.source.module for op in ops if op.name in BATCH_NORMS)
-    uses = Counter(value for op in ops for value in set(op.reads))
-    for op in ops:
-        given = op.arguments.get("input")
-        if op.name not in BATCH_NORMS or not isinstance(given, Ref) or calls[op.source.module] > 1:
+    """Yield module paths of layers and norms where the one's output goes into the other and nowhere else."""
+    norms = [op for op in graph.ops if not op.trained and op.name in BATCH_NORMS]
+    calls = Counter(op.source.module for op in norms)
+    for norm in norms:
+        given = norm.value("input")
+        if given is None or given in graph.outputs or given not in graph.producer:
             continue
-        producer = producers.get(given.value)
-        if producer is not None and consumers[given.value] == 1 and _once(producer, graph, producers, uses):
-            yield producer.source.module, op.source.module
+        layer, alone = graph.producer[given], len(graph.users[given]) == 1 and calls[norm.source.module] == 1
+        if alone and _uses_own_weight(graph, layer):
+            yield layer.source.module, norm.source.module
 
 
-def _once(op: Op, graph: OpGraph, producers: dict[int, Op], uses: Counter[int]) -> bool:
+def _uses_own_weight(graph: OpGraph, layer: Op) -> bool:
     """Whether the op is the only one that uses the weight of its module, and uses it as it is, or transposed."""
-    weight = graph.state.get(f"{op.source.module}.weight")
-    if weight is None or uses[weight] != 1:
+    names = CONTRACTIONS.get(layer.name)
+    value = None if names is None else layer.value(names.weight)
+    found = None if value is None else origin(graph, value)
+    if found is None or found.name != f"{layer.source.module}.weight":
         return False
-    read = {ref.value for ref in op.inputs()}
-    for value in tuple(read):
-        if value in producers and producers[value].name == "aten.t" and uses[value] == 1:
-            read |= {ref.value for ref in producers[value].inputs()}
-    return weight in read
+    steps = [graph.state[found.name], *(value for _, value in found.path)]
+    uses = [sum(not user.trained for user in graph.users[step]) for step in steps]
+    return all(op.name == "aten.t" for op, _ in found.path) and set(uses) == {1}
 
 
 def _fold_(layer: nn.Module, norm: nn.Module) -> bool:

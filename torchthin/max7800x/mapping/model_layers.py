@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from torchthin.errors import ConfigError, InputError
+from torchthin.graph.operators import CONTRACTIONS
 from torchthin.graph.opgraph import BRANCH, Op, OpGraph
+from torchthin.graph.provenance import made_from
 from torchthin.graph.trace import Traced
 from torchthin.max7800x.ai8x.settings import ModuleSettings
 from torchthin.max7800x.chips import ChipSpec
@@ -77,7 +79,7 @@ def _walk(graph: OpGraph, builder: LayerBuilder, chip: ChipSpec, settings: Modul
     producers: dict[int, int] = {}
     reads, parameters = _reads(graph), _parameters(graph)
     for op in graph.ops:
-        if op.index >= BRANCH or not any(ref.value in known for ref in op.inputs()):
+        if op.index >= BRANCH or not any(value in known for value in op.reads):
             continue
         result = apply_rule(Call(op, builder, chip, settings, known, graph.values, parameters))
         recorded = op.index >= 0  # a copy has the numbers of what it copies
@@ -93,8 +95,7 @@ def _walk(graph: OpGraph, builder: LayerBuilder, chip: ChipSpec, settings: Modul
 
 def _model_input(graph: OpGraph) -> FeatureMap:
     """Return what is known of the model's input."""
-    read = {ref.value for op in graph.ops for ref in op.inputs()}
-    numbers = read.intersection(graph.inputs)
+    numbers = graph.users.keys() & set(graph.inputs)
     shape = graph.values[graph.inputs[0]].shape
     if len(numbers) > 1 and not graph.branched:
         raise InputError(f"A chip takes one input tensor. The model reads {len(numbers)}.")
@@ -111,25 +112,15 @@ def _reads(graph: OpGraph) -> Counter[int]:
     found = Counter(graph.outputs)
     for op in graph.ops:
         if op.index < BRANCH:
-            found.update(set(op.reads) - {ref.value for ref in op.written()})
+            found.update(set(op.reads) - set(op.written))
     return found
 
 
 def _parameters(graph: OpGraph) -> dict[int, str]:
-    """Return for values that are computed from parameters the one of them that has as many entries and axes."""
-    names: dict[int, set[str]] = {number: {name} for name, number in graph.state.items()}
-    for op in graph.ops:
-        given = set().union(*(names.get(ref.value, set()) for ref in op.inputs()))
-        for ref in op.outputs:
-            if ref is not None and given:
-                names.setdefault(ref.value, set()).update(given)
-    shapes = {name: graph.values[number].shape for name, number in graph.state.items()}
-    found = {}
-    for number, origin in names.items():
-        like = [name for name in origin if sorted(shapes[name]) == sorted(graph.values[number].shape)]
-        if len(like) == 1:
-            found[number] = like[0]
-    return found
+    """Return the values that are weights of layers and made from one parameter -> its name."""
+    weights = [op.value(CONTRACTIONS[op.name].weight) for op in graph.ops if op.name in CONTRACTIONS]
+    named = {value: made_from(graph, value, graph.state) for value in weights if value is not None}
+    return {value: name for value, name in named.items() if name is not None}
 
 
 def _marked(result: Tracked, shared: bool) -> Tracked:

@@ -106,7 +106,7 @@ def maps(*names: str, contraction: bool = False) -> Callable[[Rule], Rule]:
 
 def apply_rule(call: Call) -> Tracked:
     """Return what the operator's first result is."""
-    tracked = [call.known[ref.value] for ref in call.op.inputs() if ref.value in call.known]
+    tracked = [call.known[value] for value in call.op.reads if value in call.known]
     name = call.op.name
     contracts = name in _CONTRACTIONS
     lost = next((one for one in tracked if isinstance(one, HostTensor)), None)

@@ -14,7 +14,7 @@ from torchthin.max7800x.mapping.registry import Call, maps
 @maps(*VIEWS, *SQUEEZES)
 def reshape(call: Call) -> FeatureMap:
     """A view that keeps channels, or joins all axes after the first: flattening, axes of size 1, sequences as images and back."""
-    argument = next(iter(call.op.inputs()))
+    argument = call.argument("self")
     features, before, after = call.features(argument), call.shape(argument), call.out_shape
     if before[0] != after[0]:
         raise Unmappable("that changes the first axis; the chip computes one example at a time")

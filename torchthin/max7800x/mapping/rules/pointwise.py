@@ -75,7 +75,7 @@ def scaled(call: Call) -> FeatureMap:
 )
 def rounding(call: Call) -> FeatureMap:
     """Rounding to the chip's grid, and copies: what the chip stores is that already."""
-    return call.features(next(iter(call.op.inputs())))
+    return call.features(call.argument("self"))
 
 
 @maps("aten.add", "aten.add_", "aten.sub", "aten.sub_", "aten.bitwise_xor", "aten.bitwise_or")
