@@ -114,7 +114,7 @@ def test_shared_weights_are_one_target_under_their_first_name() -> None:
     model[1].weight = model[0].weight
     assert names(model, structured=True) == ["0.weight"]
     assert names(model, structured=True, include=["1.weight", "0.weight"]) == ["0.weight"]
-    with pytest.raises(InputError, match="keep holds all 1 weights"):
+    with pytest.raises(InputError, match=r"exclude \(--keep\) holds all 1 weights"):
         find_targets(model, structured=True, exclude=["1"])
 
 
