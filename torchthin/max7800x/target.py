@@ -37,6 +37,7 @@ class Chip(Target):
     ratio: float = option(0.0, "--target-sparsity", _LEAST, "SHARE")
 
     needs_inputs = "cycles follow from the size of the input"
+    exact = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", chip_named(str(self.name)).name)
@@ -49,16 +50,6 @@ class Chip(Target):
     def limits(self) -> dict[str, Limit]:
         """``cycles`` and ``kernel_words`` -> limit, where one was given."""
         return limits(self, ("cycles", "kernel_words"))
-
-    @property
-    def share(self) -> float:
-        """Least share of the channels that is removed."""
-        return self.ratio
-
-    @property
-    def exact(self) -> bool:
-        """Whether the share itself is asked for: no, the chip decides."""
-        return False
 
     @property
     def asked(self) -> str:

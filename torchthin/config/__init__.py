@@ -1,0 +1,70 @@
+"""Targets and options of pruning, each checked where it is made.
+
+A target says how much is removed and by which rule: `Ratio`, `Budget`, `Unstructured`, `NM`, `Distiller`, and `Chip` in
+`torchthin.max7800x`. `PruneConfig` is everything that one run is asked, as one value. Each field names its flag of the command
+line and its help text here, and nowhere else. Importing this does not import torch, so that ``--help`` stays fast.
+"""
+
+from torchthin.config.options import (
+    Limit,
+    check_share,
+    check_whole,
+    key_of,
+    limits,
+    option,
+    options_of,
+    parse_limit,
+    refuse,
+)
+from torchthin.config.runs import (
+    CHANNEL_CRITERIA,
+    MAX_SAMPLES,
+    ONE_SHOT,
+    WEIGHT_CRITERIA,
+    Pixels,
+    PruneConfig,
+    Recovery,
+    Schedule,
+)
+from torchthin.config.targets import (
+    DISTILLER_METHODS,
+    NM,
+    SCOPES,
+    Budget,
+    Distiller,
+    DistillerMethod,
+    Ratio,
+    Target,
+    Unstructured,
+    as_target,
+)
+
+__all__ = [
+    "CHANNEL_CRITERIA",
+    "DISTILLER_METHODS",
+    "MAX_SAMPLES",
+    "NM",
+    "ONE_SHOT",
+    "SCOPES",
+    "WEIGHT_CRITERIA",
+    "Budget",
+    "Distiller",
+    "DistillerMethod",
+    "Limit",
+    "Pixels",
+    "PruneConfig",
+    "Ratio",
+    "Recovery",
+    "Schedule",
+    "Target",
+    "Unstructured",
+    "as_target",
+    "check_share",
+    "check_whole",
+    "key_of",
+    "limits",
+    "option",
+    "options_of",
+    "parse_limit",
+    "refuse",
+]

@@ -1,0 +1,108 @@
+"""Fields that are options of the command line too, the checks that option objects share, and limits."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import Field, dataclass, field, fields
+from numbers import Integral, Real
+from typing import Any, NoReturn
+
+from torchthin.errors import ConfigError
+
+
+def option(default: Any, flag: str, help: str, metavar: str | None = None) -> Any:
+    """Return a dataclass field that is also an option of the command line.
+
+    Args:
+        default: of the field; the command line has the same.
+        flag: such as ``--round-to``; its name without dashes is the key in configuration files.
+        help: one line; shown by ``--help`` and in the JSON Schema.
+        metavar: what ``--help`` shows for the value.
+    """
+    return field(default=default, metadata={"flag": flag, "help": help, "metavar": metavar})
+
+
+def key_of(item: Field[Any]) -> str:
+    """Return the key in configuration files of a field made by `option`."""
+    flag: str = item.metadata["flag"]
+    return flag.lstrip("-").replace("-", "_")
+
+
+def options_of(kind: Any) -> Iterator[Field[Any]]:
+    """Yield the fields of an options object that are made by `option`."""
+    return (item for item in fields(kind) if "flag" in item.metadata)
+
+
+def refuse(owner: object, name: str, allowed: str, value: object, hint: str = "") -> NoReturn:
+    """Raise the `ConfigError` that says what a field of an options object must be, with the field's flag if it has one."""
+    flags = {item.name: item.metadata["flag"] for item in options_of(owner)}
+    flag = f" ({flags[name]})" if name in flags else ""
+    raise ConfigError(f"The {name} of {type(owner).__name__}{flag} must be {allowed}. Got {value!r}.{hint}")
+
+
+def check_whole(owner: object, name: str, least: int) -> None:
+    """Make a field a plain int of at least `least`, or refuse it."""
+    value = getattr(owner, name)
+    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:
+        refuse(owner, name, f"a whole number of at least {least}", value)
+    object.__setattr__(owner, name, int(value))
+
+
+def check_share(owner: object, name: str, *, one: bool = False) -> None:
+    """Make a field a plain float in [0, 1), or [0, 1] with `one`, or refuse it."""
+    value = getattr(owner, name)
+    allowed = "in [0, 1]" if one else "in [0, 1)"
+    if isinstance(value, bool) or not isinstance(value, Real):
+        refuse(owner, name, allowed, value)
+    share = float(value)
+    if math.isnan(share) or not 0 <= share <= 1 or (share == 1 and not one):
+        refuse(owner, name, allowed, share, " At 1.0 no weight would be left." if share == 1 else "")
+    object.__setattr__(owner, name, share)
+
+
+@dataclass(frozen=True)
+class Limit:
+    """At most so much: a number, or a share of what it was."""
+
+    text: str
+    number: float
+    relative: bool
+
+    def of(self, before: int) -> int:
+        """Return the most that is allowed, given what it was."""
+        return int(before * self.number) if self.relative else int(self.number)
+
+
+def parse_limit(text: str) -> Limit | None:
+    """Return the limit that `text` means: ``0.6x`` (of what it was) or ``450000``; None where it is neither.
+
+    >>> parse_limit("0.6x").of(745665), parse_limit("450_000").of(745665)
+    (447399, 450000)
+    """
+    found = re.fullmatch(r"(\d[\d_]*(?:\.\d+)?)(x?)", text.strip())
+    number = float(found[1].replace("_", "")) if found else 0.0
+    relative = bool(found and found[2])
+    if not found or number <= 0 or (relative and number > 1) or (not relative and number != int(number)):
+        return None
+    return Limit(text.strip(), number, relative)
+
+
+def limits(owner: object, names: Iterable[str]) -> dict[str, Limit]:
+    """Return the fields of `owner` that are given as limits, each checked and made a text.
+
+    Raises:
+        ConfigError: one is neither a share such as 0.6x nor a whole number.
+    """
+    found = {}
+    for name in names:
+        value = getattr(owner, name)
+        if value is None:
+            continue
+        limit = parse_limit(str(value))
+        if limit is None:
+            refuse(owner, name, "a share such as 0.6x, up to 1x, or a whole number", value)
+        object.__setattr__(owner, name, limit.text)
+        found[name] = limit
+    return found

@@ -1,0 +1,350 @@
+"""Targets: how much is removed, and by which rule."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from numbers import Real
+from typing import Any, ClassVar
+
+from torchthin.config.options import (
+    Limit,
+    check_share,
+    check_whole,
+    key_of,
+    limits,
+    option,
+    options_of,
+    refuse,
+)
+from torchthin.errors import ConfigError, near_matches
+
+SCOPES = ("group", "global")
+LEAST_KEPT = 0.1
+"""Share of every group that is kept with scope="global", unless the target keeps less than twice that on average."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What every target has: which share is removed, over what, and what ranks the candidates. Use one of its subclasses."""
+
+    structured: ClassVar[bool] = True
+    """Whether whole channels are removed, not single weights."""
+    default_criterion: ClassVar[str] = "l1"
+    needs_inputs: ClassVar[str] = ""
+    """Why the target needs example inputs even without thinning; empty where it does not."""
+    exact: ClassVar[bool] = True
+    """Whether the share itself is asked for, group by group; not where a budget or a chip decides."""
+    share_name: ClassVar[str] = "ratio"
+    """The field that holds the share."""
+    grows: ClassVar[bool] = False
+    """Whether the share can grow while a model is trained."""
+
+    @property
+    def share(self) -> float:
+        """Share of channels or weights that is asked for."""
+        return float(getattr(self, self.share_name))
+
+    @property
+    def scope(self) -> str:
+        """``"group"`` (the share is taken of every group) or ``"global"`` (of all groups together)."""
+        return "group"
+
+    @property
+    def floor(self) -> float:
+        """Share of every group (every tensor) that is kept, whatever the scores say."""
+        at_least: float | None = getattr(self, "at_least", None)
+        if at_least is not None or self.scope != "global":
+            return at_least or 0.0
+        return min(LEAST_KEPT, (1 - self.share) / 2)
+
+    def check_common(self) -> None:
+        """Check share, scope, at_least and round_to, as far as the target has them."""
+        check_share(self, self.share_name)
+        if self.scope not in SCOPES:
+            refuse(self, "scope", "'group' or 'global'", self.scope)
+        if hasattr(self, "round_to"):
+            check_whole(self, "round_to", 1)
+        if getattr(self, "at_least", None) is None:
+            return
+        check_share(self, "at_least")
+        if self.scope != "global":
+            each = "None without scope='global': every group loses the same share then"
+            refuse(self, "at_least", each, self.floor)
+        if self.floor > 1 - self.share:
+            refuse(self, "at_least", f"at most {1 - self.share:g}, the share that is kept", self.floor)
+
+    def thinning(self, run: Any) -> Any:
+        """Return a plan that reaches the target; targets of this module have theirs in `torchthin.pruning.rules`."""
+        raise ConfigError(f"The target {type(self).__name__} removes no channels.")
+
+    def at(self, share: float) -> Target:
+        """Return the same target with another share, for a step of a schedule.
+
+        Raises:
+            ConfigError: the target's share cannot grow.
+        """
+        if not self.grows:
+            raise ConfigError(
+                "The target of Pruner must be a Ratio or Unstructured, whose masks can grow. "
+                f"Got {type(self).__name__}; torchthin.prune takes it."
+            )
+        return replace(self, **{self.share_name: share})
+
+    def units(self, size: int) -> int:
+        """Return how many of `size` channels or weights the target asks for."""
+        return math.floor(self.share * size)
+
+    def units_of_all(self, sizes: Iterable[int]) -> int:
+        """Return how many channels or weights the target asks for in groups of these sizes together."""
+        sizes = list(sizes)
+        if self.scope == "global":
+            return math.floor(self.share * sum(sizes))
+        return sum(self.units(size) for size in sizes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields that differ from their defaults, by their keys in configuration files."""
+        values = {key_of(f): (getattr(self, f.name), f.default) for f in options_of(self)}
+        changed = {key: value for key, (value, default) in values.items() if value != default}
+        return {k: str(v) if isinstance(v, os.PathLike) else v for k, v in changed.items()}
+
+
+_SHARE = "share of channels or weights to prune, in [0, 1) (default: 0.5; with a budget or a chip the least share of channels, 0)"
+_SCOPE = "group: the target holds in every group; global: over all (default: group)"
+_AT_LEAST = (
+    "share of every group that is kept with --scope global (default: 0.1, or half of what is kept on average)"
+)
+_ROUND_TO = "channels that are kept are a multiple of N in every layer that is cut; less is removed where need be (default: 1)"
+_LIMIT_PARAMS = (
+    "most parameters of the thinned model: 0.4x of what it has, or 250000 "
+    "(with --target-sparsity as well, at least that share of the channels is removed)"
+)
+
+
+@dataclass(frozen=True)
+class Ratio(Target):
+    """Remove a share of the channels.
+
+    In a group of n channels ``floor(ratio * n)`` are removed; with ``scope="global"`` that share of all channels, with
+    scores compared over groups and at least the share `at_least` of every group kept. With `round_to` the channels that are
+    kept are a multiple of it in every layer that is cut, and less is removed where that needs it.
+    """
+
+    ratio: float = option(0.5, "--target-sparsity", _SHARE, "SHARE")
+    scope: str = option("group", "--scope", _SCOPE)
+    at_least: float | None = option(None, "--keep-at-least", _AT_LEAST, "SHARE")
+    round_to: int = option(1, "--round-to", _ROUND_TO, "N")
+
+    grows = True
+
+    def __post_init__(self) -> None:
+        self.check_common()
+
+    def units(self, size: int) -> int:
+        """Return how many of `size` channels are removed: at most the share, so that a multiple of `round_to` is kept.
+
+        >>> [Ratio(0.5, round_to=8).units(size) for size in (64, 30, 12, 8)]
+        [32, 14, 4, 0]
+        """
+        kept = -(-(size - math.floor(self.ratio * size)) // self.round_to) * self.round_to
+        return max(size - kept, 0)
+
+    def units_of_all(self, sizes: Iterable[int]) -> int:
+        """Return how many channels the target asks for in groups of these sizes together."""
+        sizes = list(sizes)
+        if self.scope == "group":
+            return super().units_of_all(sizes)
+        spared = (self.round_to - 1) * len(sizes)  # at most, by rounding
+        return max(math.floor(self.ratio * sum(sizes)) - spared, 0)
+
+
+@dataclass(frozen=True)
+class Budget(Target):
+    """Remove as little as a budget allows: the thinned model has at most so many multiply-accumulates and parameters.
+
+    The least ratio within the budget is found; then channels are given back, the most important first, as long as the
+    budget holds. `ratio` is the least share of channels to remove in any case. With `allocation` the budget is spread over
+    the groups so that the losses measured by `torchthin.sensitivity` add up to the least: its result, its file, or "auto" to
+    measure them first.
+    """
+
+    macs: str | int | None = option(
+        None, "--target-macs", "most multiply-accumulates: 0.5x, or 40000000", "LIMIT"
+    )
+    params: str | int | None = option(None, "--target-params", _LIMIT_PARAMS, "LIMIT")
+    ratio: float = option(0.0, "--target-sparsity", _SHARE, "SHARE")
+    scope: str = option("group", "--scope", _SCOPE)
+    at_least: float | None = option(None, "--keep-at-least", _AT_LEAST, "SHARE")
+    round_to: int = option(1, "--round-to", _ROUND_TO, "N")
+    allocation: Any = option(
+        None,
+        "--allocation",
+        "spread a budget over the groups by a file of torchthin sensitivity, or auto: measure it first (default: the "
+        "same share of every group)",
+        "FILE",
+    )
+
+    needs_inputs = "what a channel costs follows from one run of the model"
+    exact = False
+
+    def __post_init__(self) -> None:
+        if not self.limits:
+            raise ConfigError(
+                "The Budget needs macs or params (--target-macs, --target-params), such as '0.5x' or 250000."
+            )
+        self.check_common()
+        given = self.allocation
+        if isinstance(given, str | os.PathLike) and not os.fspath(given):
+            refuse(self, "allocation", "'auto' or what torchthin sensitivity found", given)
+        if given is not None and self.scope != "group":
+            refuse(self, "allocation", "None with scope='global', which spreads the cut by score", given)
+
+    @property
+    def limits(self) -> dict[str, Limit]:
+        """What the thinned model may cost at most: ``parameters`` and ``macs`` -> limit, where one was given."""
+        found = limits(self, ("params", "macs"))
+        return {{"params": "parameters"}.get(name, name): limit for name, limit in found.items()}
+
+
+@dataclass(frozen=True)
+class Unstructured(Target):
+    """Set a share of the single weights to zero: ``floor(sparsity * numel)`` of each tensor, or of all (``scope="global"``)."""
+
+    sparsity: float = option(0.5, "--target-sparsity", _SHARE, "SHARE")
+    scope: str = option("group", "--scope", _SCOPE)
+    at_least: float | None = option(None, "--keep-at-least", _AT_LEAST, "SHARE")
+
+    structured = False
+    default_criterion = "magnitude"
+    share_name = "sparsity"
+    grows = True
+
+    def __post_init__(self) -> None:
+        self.check_common()
+
+
+@dataclass(frozen=True)
+class NM(Target):
+    """Keep n of every m neighbouring weights along the input dimension, as sparse tensor cores want them (2:4)."""
+
+    n: int = 2
+    m: int = 4
+
+    structured = False
+    default_criterion = "magnitude"
+
+    def __post_init__(self) -> None:
+        check_whole(self, "n", 1)
+        check_whole(self, "m", 2)
+        if self.n >= self.m:
+            refuse(self, "n", f"below m, which is {self.m}", self.n)
+
+    @property
+    def share(self) -> float:
+        """Share of the weights that is asked for."""
+        return 1 - self.n / self.m
+
+    def units(self, size: int) -> int:
+        """Return how many of `size` weights are set to zero."""
+        return size // self.m * (self.m - self.n)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the pattern and what it stands for, by their keys in configuration files."""
+        return {"target_sparsity": self.share, "pattern": f"{self.n}:{self.m}"}
+
+
+@dataclass(frozen=True)
+class DistillerMethod:
+    """How a pruner of Distiller decides."""
+
+    description: str
+    """One line for lists and help texts."""
+    norm: str | None
+    """What ranks filters or input channels: l1 or l2. None: single weights by magnitude."""
+    axis: int = 0
+    """0: filters. 1: input channels."""
+    agp: bool = False
+    """Whether its sparsity grows by AGP."""
+    backend: str | None = None
+    """Distiller's own class, where `Distiller(backend="distiller")` can run it."""
+
+
+DISTILLER_METHODS: dict[str, DistillerMethod] = {
+    "agp-structured": DistillerMethod(
+        "filters of least mean |w|, AGP", "l1", 0, True, "L1RankedStructureParameterPruner_AGP"
+    ),
+    "l1-structured": DistillerMethod(
+        "filters of least mean |w|, at once", "l1", 0, False, "L1RankedStructureParameterPruner"
+    ),
+    "agp-unstructured": DistillerMethod(
+        "single weights of least |w|, AGP", None, 0, True, "AutomatedGradualPruner"
+    ),
+    "l2-structured": DistillerMethod("filters of least L2 norm, at once", "l2"),
+    "agp-l2-structured": DistillerMethod("filters of least L2 norm, AGP", "l2", 0, True),
+    "l1-channels": DistillerMethod("input channels of least mean |w|, at once", "l1", 1),
+    "agp-l1-channels": DistillerMethod("input channels of least mean |w|, AGP", "l1", 1, True),
+    "level": DistillerMethod("single weights of least |w|, at once", None),
+}
+"""Methods of Distiller that take a sparsity."""
+
+
+@dataclass(frozen=True)
+class Distiller(Target):
+    """Distiller's masks bit for bit, ties and overshoot included, every tensor ranked alone.
+
+    `agp_steps` is the range of its AGP methods, which are called at their end; few steps overshoot the target. With
+    ``backend="distiller"`` the installed Distiller makes the masks itself.
+    """
+
+    method: str = "agp-structured"
+    sparsity: float = option(0.5, "--target-sparsity", _SHARE, "SHARE")
+    agp_steps: int = option(10, "--agp-steps", "steps in which AGP reaches the target (default: 10)", "N")
+    backend: str | None = option(
+        None, "--backend", "distiller: the installed Distiller makes these masks itself", "TOOL"
+    )
+
+    share_name = "sparsity"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.method, str) or self.method not in DISTILLER_METHODS:
+            hint = near_matches(self.method, DISTILLER_METHODS) if isinstance(self.method, str) else ""
+            refuse(self, "method", f"one of {', '.join(DISTILLER_METHODS)}", self.method, hint)
+        check_share(self, "sparsity", one=True)
+        check_whole(self, "agp_steps", 1)
+        if self.backend not in (None, "distiller"):
+            refuse(self, "backend", "None or 'distiller'", self.backend)
+        own = [name for name, method in DISTILLER_METHODS.items() if method.backend]
+        if self.backend and self.method not in own:
+            refuse(self, "method", f"one of {', '.join(own)} with backend='distiller'", self.method)
+
+    @property
+    def structured(self) -> bool:  # type: ignore[override]
+        """Whether whole filters or input channels go."""
+        return self.rule.norm is not None
+
+    @property
+    def rule(self) -> DistillerMethod:
+        """How the method decides."""
+        return DISTILLER_METHODS[self.method]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields that differ from their defaults, by their keys in configuration files."""
+        return {**super().to_dict(), "compat": "distiller"}
+
+
+def as_target(value: Any) -> Target:
+    """Return a target as it is, a number as a `Ratio`.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if isinstance(value, Target):
+        return value
+    number: Any = value
+    if isinstance(value, Real) and type(number) is not bool:
+        return Ratio(number)
+    raise ConfigError(
+        f"The target must be a ratio such as 0.5, or Ratio, Budget, Unstructured, NM, Distiller or Chip. Got {value!r}."
+    )
