@@ -256,7 +256,7 @@ def _bundles(
     """Return groups that are decided together: the chip concatenates only parts of equal width."""
     bundles: list[tuple[Group, ...]] = [(group,) for group in groups]
     for layer in mapped.layers:
-        if len(layer.sources) == 1 or layer.operands > 1:
+        if not layer.concatenates:
             continue
         joined = [b for b in bundles if any(layers[group.name] & set(layer.sources) for group in b)]
         if len({group.size for bundle in joined for group in bundle}) == 1:

@@ -9,19 +9,7 @@ import torch
 from torch import nn
 
 from torchthin.errors import ConfigError
-from torchthin.max7800x.ai8x.quantization import (
-    ACTIVATION_BITS,
-    WIDE_BITS,
-    WIDE_LIMIT,
-    Clamp,
-    FixedShift,
-    LargestValueShift,
-    Quantize,
-    Scaler,
-    ShiftScale,
-    Truncate,
-    UnitScale,
-)
+from torchthin.max7800x.ai8x.quantization import in_bits, largest_value_shift, limited, stored, truncated
 from torchthin.max7800x.cost.layer import WEIGHT_BITS
 
 Operation = nn.Conv2d | nn.Linear
@@ -32,21 +20,14 @@ def _setting(value: float | int | bool) -> nn.Parameter:
 
 
 class Ai8xLayer(nn.Module):
-    """Pooling, then the operation `op` by its bare function, BatchNorm / 4, scale, ReLU, grid and clamp.
+    """Pooling, then the operation `op` by its bare function, BatchNorm / 4, scale, ReLU, grid and limits.
 
-    The operation's module is never called: its weight and bias pass through scaling, rounding and clamping
-    functions and go into `op._conv_forward`, bound once. Six settings per layer, never per channel, stand
-    first in the state dict, each of shape (1,): `output_shift`, `weight_bits`, `bias_bits`,
-    `quantize_activation`, `adjust_output_shift`, `shift_quantile`.
+    The operation's module is never called: its weight and bias are scaled, rounded and limited and go into `op._conv_forward`,
+    bound once. Six settings per layer, never per channel, come first in the state dict, each of shape (1,): `output_shift`,
+    `weight_bits`, `bias_bits`, `quantize_activation`, `adjust_output_shift`, `shift_quantile`.
     Outputs lie in [-1, 127/128], or within ±32768 when `wide`.
     """
 
-    output_shift: nn.Parameter
-    weight_bits: nn.Parameter
-    bias_bits: nn.Parameter
-    quantize_activation: nn.Parameter
-    adjust_output_shift: nn.Parameter
-    shift_quantile: nn.Parameter
     _conv_forward: Callable[..., torch.Tensor]
 
     def __init_subclass__(cls, **defaults: str) -> None:
@@ -93,62 +74,46 @@ class Ai8xLayer(nn.Module):
         self.quantize_activation = _setting(bits is not None)
         self.adjust_output_shift = _setting(bits is not None)
         self.shift_quantile = _setting(shift_quantile)
-        self._set_functions()
+        self._read_settings()
 
-    def _set_functions(self) -> None:
-        """Choose the functions the settings ask for; also after a state dict brought other settings."""
-        weight_bits, bias_bits = int(self.weight_bits), int(self.bias_bits)
-        on_grid, shifted = bool(self.quantize_activation), bool(self.adjust_output_shift)
-        average = isinstance(self.pool, nn.AvgPool2d)
-        steps: dict[str, nn.Module] = {
-            "quantize": Quantize(WIDE_BITS if self.wide else ACTIVATION_BITS) if on_grid else nn.Identity(),
-            "clamp": Clamp(-WIDE_LIMIT, WIDE_LIMIT) if self.wide else Clamp.to_bits(ACTIVATION_BITS),
-            "calc_out_shift": LargestValueShift(float(self.shift_quantile)) if shifted else FixedShift(),
-            "calc_weight_scale": ShiftScale(-1) if shifted else UnitScale(),
-            "calc_out_scale": ShiftScale(1),
-            "scale": Scaler(),
-            "quantize_weight": Quantize(weight_bits) if weight_bits else nn.Identity(),
-            "clamp_weight": Clamp.to_bits(weight_bits) if weight_bits else nn.Identity(),
-            "quantize_bias": Quantize(bias_bits) if bias_bits else nn.Identity(),
-            "clamp_bias": Clamp.to_bits(bias_bits) if bias_bits else nn.Identity(),
-            "quantize_pool": Truncate(ACTIVATION_BITS) if average and on_grid else nn.Identity(),
-            "clamp_pool": Clamp.to_bits(ACTIVATION_BITS) if average else nn.Identity(),
-        }
-        for name, step in steps.items():
-            self.add_module(name, step)
-
-    def _steps(self, name: str, *values: torch.Tensor) -> torch.Tensor:
-        result: torch.Tensor = getattr(self, name)(*values)
-        return result
+    def _read_settings(self) -> None:
+        """Keep the settings as plain values: a run asks for no numbers of parameters."""
+        self._bits = int(self.weight_bits), int(self.bias_bits)
+        self._on_grid, self._shifted = bool(self.quantize_activation), bool(self.adjust_output_shift)
+        self._quantile = float(self.shift_quantile)
 
     def _operate(self, values: torch.Tensor, op: Operation) -> torch.Tensor:
         weight, bias = op.weight, op.bias
         flat = weight.detach().flatten()
         if bias is not None:
             flat = torch.cat((flat, bias.detach().flatten()))
-        shift = self._steps("calc_out_shift", flat, self.output_shift.detach())
-        weight_scale = self._steps("calc_weight_scale", shift)
-        weight = self._steps("clamp_weight", self._steps("quantize_weight", weight.mul(weight_scale)))
+        shift, weight_scale = self.output_shift.detach(), torch.ones(1, device=self.output_shift.device)
+        if self._shifted:
+            shift = largest_value_shift(flat, self._quantile)
+            weight_scale = torch.exp2(-shift)
+        weight = in_bits(weight.mul(weight_scale), self._bits[0])
         if bias is not None:
-            bias = self._steps("clamp_bias", self._steps("quantize_bias", bias.mul(weight_scale)))
+            bias = in_bits(bias.mul(weight_scale), self._bits[1])
         values = self._conv_forward(values, weight, bias)
         if self.bn is not None:
             values = self.bn(values).div(4.0)
         if not self.wide:  # the chip applies no output shift to wide outputs
-            values = self._steps("scale", values, self._steps("calc_out_scale", shift))
-        return self._steps("clamp", self._steps("quantize", self.activate(values)))
+            values = values.mul(torch.exp2(shift))
+        return stored(self.activate(values), wide=self.wide, on_grid=self._on_grid)
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         """Return the output: (N, C_in, H, W) -> (N, C_out, H', W'); linear layers (N, in) -> (N, out)."""
         if self.pool is not None:
-            values = self._steps("clamp_pool", self._steps("quantize_pool", self.pool(values)))
+            values = self.pool(values)
+        if isinstance(self.pool, nn.AvgPool2d):
+            values = limited(truncated(values) if self._on_grid else values)
         return values if self.op is None else self._operate(values, self.op)
 
 
 def _follow_settings(layer: nn.Module, keys: Any) -> None:
-    """Use the functions that the settings in a freshly loaded state dict ask for."""
+    """Use the settings in a freshly loaded state dict."""
     if isinstance(layer, Ai8xLayer):
-        layer._set_functions()
+        layer._read_settings()
 
 
 def initiate_qat(model: nn.Module, bits: int = 8, shift_quantile: float = 1.0) -> None:
@@ -173,18 +138,13 @@ def fuse_batch_norm_(model: nn.Module) -> None:
         bn, op = layer.bn, layer.op
         if bn is None or not isinstance(op, nn.Conv2d) or op.bias is None:
             continue
-        mean, var = _statistics(bn)
-        gain = 0.25 * torch.rsqrt(var + bn.eps)
+        if bn.running_mean is None or bn.running_var is None:
+            raise ConfigError(
+                "The BatchNorm of an ai8x layer needs running statistics to be fused. Got one without."
+            )
+        gain = 0.25 * torch.rsqrt(bn.running_var + bn.eps)
         if bn.weight is not None:
             gain = gain * bn.weight
         op.weight.mul_(gain.reshape(-1, 1, 1, 1))
-        op.bias.copy_((op.bias - mean) * gain + (0.25 * bn.bias if bn.bias is not None else 0.0))
+        op.bias.copy_((op.bias - bn.running_mean) * gain + (0.25 * bn.bias if bn.bias is not None else 0.0))
         layer.bn = None
-
-
-def _statistics(bn: nn.BatchNorm2d) -> tuple[Any, Any]:
-    if bn.running_mean is None or bn.running_var is None:
-        raise ConfigError(
-            "The BatchNorm of an ai8x layer needs running statistics to be fused. Got one without."
-        )
-    return bn.running_mean, bn.running_var

@@ -14,7 +14,7 @@ from torch import nn
 
 from torchthin.errors import ConfigError
 from torchthin.max7800x.ai8x.base import Ai8xLayer
-from torchthin.max7800x.ai8x.quantization import ACTIVATION_BITS, Clamp
+from torchthin.max7800x.ai8x.quantization import limited
 
 MAX_LINEAR_FEATURES = 1024
 
@@ -157,13 +157,8 @@ class FusedLinearReLU(Linear, activation="ReLU"):
 class Add(nn.Module):
     """Element-wise sum of any number of tensors of one shape, limited to [-1, 127/128]; no parameters."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.clamp = Clamp.to_bits(ACTIVATION_BITS)
-
     def forward(self, first: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
         """Return the limited sum."""
         for other in others:
             first = torch.add(first, other)
-        limited: torch.Tensor = self.clamp(first)
-        return limited
+        return limited(first)

@@ -50,6 +50,10 @@ class MapGroup:
     last_use: int
     """Number of the last layer that reads one of them."""
 
+    def feeds(self, layer: Layer) -> bool:
+        """Whether `layer` reads one of them."""
+        return not set(self.maps).isdisjoint(layer.sources)
+
 
 _Placed = Sequence[tuple[MapGroup, MapPlace]]
 
@@ -205,10 +209,8 @@ def _parts(group: MapGroup, place: MapPlace, layers: Sequence[Layer]) -> dict[in
         return {group.maps[0]: place}
     starts = dict.fromkeys(group.maps, place.first_processor)
     for layer in layers:
-        concatenates = (
-            len(layer.sources) > 1 and layer.operands == 1 and set(layer.sources) <= set(group.maps)
-        )
-        if concatenates and layer.in_channels <= group.processors:
+        mine = layer.concatenates and set(layer.sources) <= set(group.maps)
+        if mine and layer.in_channels <= group.processors:
             first = place.first_processor
             for source in layer.sources:
                 starts[source] = first

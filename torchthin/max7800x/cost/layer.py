@@ -94,6 +94,11 @@ class Layer:
         return self.kind == "conv1d" or self.in_size[1] == 1
 
     @property
+    def concatenates(self) -> bool:
+        """Whether its input is several maps side by side."""
+        return len(self.sources) > 1 and self.operands == 1
+
+    @property
     def depthwise(self) -> bool:
         """Whether every channel is convolved alone."""
         return self.conv_groups > 1

@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from math import prod
 
 from torchthin.max7800x.chips import ChipSpec
-from torchthin.max7800x.cost.layer import WEIGHT_BITS, Layer, Size, passes
+from torchthin.max7800x.cost.layer import INPUT, WEIGHT_BITS, Layer, Size, passes
 
 
 def violations(layer: Layer, chip: ChipSpec) -> tuple[str, ...]:
     """Return what `chip` cannot run of `layer`, each as "name: what; what is allowed"; empty when it runs."""
     found = [f"{layer.name}: {text}" for check in _CHECKS for text in check(layer, chip)]
     return tuple(dict.fromkeys(found))
+
+
+def network_violations(layers: Sequence[Layer], chip: ChipSpec) -> tuple[str, ...]:
+    """Return what `chip` cannot run of a network, without regard to where its maps and kernels lie."""
+    found = [text for layer in layers for text in violations(layer, chip)]
+    step = chip.processors_per_memory
+    for layer in layers:
+        counts = ["input" if one == INPUT else layers[one].out_channels for one in layer.sources]
+        known = {count for count in counts if isinstance(count, int)}
+        # ADI's tool refuses other parts; each starts at a data memory of its own.
+        if layer.concatenates and (len(known) > 1 or any(count % step for count in known)):
+            parts = " + ".join(map(str, counts))
+            found.append(
+                f"{layer.name}: concatenates {parts} channels; the parts must be equal and multiples of {step}"
+            )
+    if len(layers) > chip.layers:
+        found.append(f"{len(layers)} layers; {chip.name} runs at most {chip.layers}, remove or join layers")
+    return tuple(found)
 
 
 def _shape(size: Size) -> str:

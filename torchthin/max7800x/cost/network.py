@@ -9,8 +9,8 @@ from typing import Any
 from torchthin.max7800x.chips import ChipSpec
 from torchthin.max7800x.cost.cycles import START_CYCLES, cycles
 from torchthin.max7800x.cost.data_memory import map_bytes
-from torchthin.max7800x.cost.layer import INPUT, Layer, output_slots, passes
-from torchthin.max7800x.cost.limits import violations
+from torchthin.max7800x.cost.layer import Layer, output_slots, passes
+from torchthin.max7800x.cost.limits import network_violations
 from torchthin.max7800x.cost.placement import Placement, place_network
 from torchthin.max7800x.cost.weight_memory import place_biases, stored_weight_bytes
 
@@ -111,38 +111,8 @@ def network_cost(layers: Sequence[Layer], chip: ChipSpec) -> NetworkCost:
         cycles_exact=chip.cycles_exact,
         clock_hz=chip.clock_hz,
         moved=placement.moved,
-        violations=(
-            *(text for layer in layers for text in violations(layer, chip)),
-            *_unequal_parts(layers, chip),
-            *_too_many(layers, chip),
-            *placement.problems,
-            *bias_problems,
-        ),
+        violations=(*network_violations(layers, chip), *placement.problems, *bias_problems),
     )
-
-
-def _unequal_parts(layers: Sequence[Layer], chip: ChipSpec) -> tuple[str, ...]:
-    """ADI's tool refuses to concatenate other than equal numbers of channels; parts start at a data memory of their own."""
-    found = []
-    for layer in layers:
-        if len(layer.sources) == 1 or layer.operands > 1:
-            continue
-        known = {layers[source].out_channels for source in layer.sources if source != INPUT}
-        if len(known) > 1 or any(count % chip.processors_per_memory for count in known):
-            counts = " + ".join(
-                str(layers[one].out_channels) if one != INPUT else "input" for one in layer.sources
-            )
-            found.append(
-                f"{layer.name}: concatenates {counts} channels; the parts must be equal and multiples of "
-                f"{chip.processors_per_memory}"
-            )
-    return tuple(found)
-
-
-def _too_many(layers: Sequence[Layer], chip: ChipSpec) -> tuple[str, ...]:
-    if len(layers) <= chip.layers:
-        return ()
-    return (f"{len(layers)} layers; {chip.name} runs at most {chip.layers}, remove or join layers",)
 
 
 def _layer_cost(number: int, layer: Layer, placement: Placement, chip: ChipSpec) -> LayerCost:
@@ -150,7 +120,7 @@ def _layer_cost(number: int, layer: Layer, placement: Placement, chip: ChipSpec)
     offset = placement.kernel_map.offsets[number]
     count, processors = passes(layer.in_channels, chip)
     planar = place.processor_step > 1
-    runs = not violations(layer, chip)
+    runs = placement.runs[number]
     return LayerCost(
         name=layer.name,
         kind=layer.kind,

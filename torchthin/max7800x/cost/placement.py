@@ -12,12 +12,14 @@ from dataclasses import dataclass, replace
 
 from torchthin.max7800x.chips import ChipSpec
 from torchthin.max7800x.cost.data_memory import MapGroup, MapPlace, map_groups, place_maps
-from torchthin.max7800x.cost.layer import Layer, kernel_words, passes
+from torchthin.max7800x.cost.layer import Layer, passes
 from torchthin.max7800x.cost.limits import violations
 from torchthin.max7800x.cost.weight_memory import KernelMap, LayerKernels, layer_kernels, place_kernels
 
 _Starts = dict[int, int]
 """First map of a group -> its first processor; 0 where there is none."""
+_Demand = tuple[MapGroup, int]
+"""A group of maps, and the kernel words of the layers that read it."""
 _SWEEPS = 4
 
 
@@ -28,6 +30,8 @@ class Placement:
     maps: dict[int, MapPlace]
     inputs: tuple[MapPlace, ...]
     """What each layer reads."""
+    runs: tuple[bool, ...]
+    """Whether the chip can run each layer; one that it cannot run takes no words."""
     kernels: tuple[LayerKernels, ...]
     kernel_map: KernelMap
     problems: tuple[str, ...]
@@ -51,7 +55,7 @@ def place_network(layers: Sequence[Layer], chip: ChipSpec) -> Placement:
     if not usual.problems:
         return usual
     groups = [
-        (group, sum(_words(layer, chip) for layer in layers if not set(group.maps).isdisjoint(layer.sources)))
+        (group, sum(k.words for k, layer in zip(usual.kernels, layers, strict=True) if group.feeds(layer)))
         for group in map_groups(layers, chip)
         if group.processors < chip.processors
     ]
@@ -66,31 +70,26 @@ def place_network(layers: Sequence[Layer], chip: ChipSpec) -> Placement:
 
 
 def _place(layers: Sequence[Layer], chip: ChipSpec, preferred: Mapping[int, int]) -> Placement:
-    maps, problems = place_maps(layers, chip, preferred)
-    inputs = tuple(_input_place(layer, maps, chip) for layer in layers)
+    maps, map_problems = place_maps(layers, chip, preferred)
+    inputs = []
+    for layer in layers:
+        place = maps[layer.sources[0]]
+        if layer.concatenates:  # from the first part, widened to all
+            place = replace(place, processors=passes(layer.in_channels, chip)[1])
+        inputs.append(place)
+    runs = tuple(not violations(layer, chip) for layer in layers)
     kernels = tuple(
-        layer_kernels(layer, chip, place.processor_numbers, runs=not violations(layer, chip))
-        for layer, place in zip(layers, inputs, strict=True)
+        layer_kernels(layer, chip, place.processor_numbers, runs=running)
+        for layer, place, running in zip(layers, inputs, runs, strict=True)
     )
     kernel_map = place_kernels(kernels, chip)
-    return Placement(maps, inputs, kernels, kernel_map, (*kernel_map.problems, *problems), len(problems))
+    problems = (*kernel_map.problems, *map_problems)
+    return Placement(maps, tuple(inputs), runs, kernels, kernel_map, problems, len(map_problems))
 
 
-def _input_place(layer: Layer, maps: Mapping[int, MapPlace], chip: ChipSpec) -> MapPlace:
-    """Return where a layer's input lies: that of its first source, widened to all parts of a concatenation."""
-    first = maps[layer.sources[0]]
-    if len(layer.sources) == 1 or layer.operands > 1:
-        return first
-    return replace(first, processors=passes(layer.in_channels, chip)[1])
-
-
-def _words(layer: Layer, chip: ChipSpec) -> int:
-    return 0 if violations(layer, chip) else kernel_words(layer, chip)
-
-
-def _beginnings(groups: Sequence[tuple[MapGroup, int]], chip: ChipSpec) -> list[_Starts]:
+def _beginnings(groups: Sequence[_Demand], chip: ChipSpec) -> list[_Starts]:
     """All at processor 0; each where the processors hold least, in three orders."""
-    orders: tuple[Callable[[tuple[MapGroup, int]], int], ...] = (
+    orders: tuple[Callable[[_Demand], int], ...] = (
         lambda item: -item[0].processors,
         lambda item: -item[1],
         lambda item: -item[0].processors * item[1],
@@ -98,7 +97,7 @@ def _beginnings(groups: Sequence[tuple[MapGroup, int]], chip: ChipSpec) -> list[
     return [{}, *(_least_loaded(sorted(groups, key=order), chip) for order in orders)]
 
 
-def _least_loaded(groups: Sequence[tuple[MapGroup, int]], chip: ChipSpec) -> _Starts:
+def _least_loaded(groups: Sequence[_Demand], chip: ChipSpec) -> _Starts:
     loads = [0] * chip.processors
     starts: _Starts = {}
     for group, words in groups:

@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from torchthin.max7800x.ai8x.quantization import (
-    ACTIVATION_BITS,
-    WIDE_BITS,
-    WIDE_LIMIT,
-    Clamp,
-    LargestValueShift,
-    Quantize,
-    Truncate,
-)
+from torchthin.max7800x.ai8x.quantization import in_bits, largest_value_shift, limited, stored, truncated
 from torchthin.max7800x.cost.layer import INPUT, Layer
 from torchthin.max7800x.synthesis.weights import LayerWeights, folded_input, input_fold
 
-_LEVELS = 2 ** (ACTIVATION_BITS - 1)
+_LEVELS = 128
+"""Of the chip's grid, from 0 to 1."""
 
 
-@dataclass(frozen=True)
-class _Style:
+class _Style(NamedTuple):
     """How a network stores numbers between layers."""
 
     limited: bool
@@ -49,11 +40,6 @@ def simulate(
     return tuple(values[number] for number in range(len(layers)))
 
 
-def _through(step: nn.Module, value: Tensor) -> Tensor:
-    result: Tensor = step(value)
-    return result
-
-
 def _entering(layer: Layer, parts: list[Tensor], style: _Style) -> Tensor:
     """Pool, and combine or concatenate."""
     if layer.operands == 1:
@@ -69,7 +55,7 @@ def _pooled(layer: Layer, value: Tensor, style: _Style) -> Tensor:
     if layer.pool_mode == "max":
         return functional.max_pool2d(value, layer.pool, layer.pool_stride, dilation=layer.pool_dilation)
     value = functional.avg_pool2d(value, layer.pool, layer.pool_stride)
-    return _through(Truncate(ACTIVATION_BITS), value) if style.rounded else value
+    return truncated(value) if style.rounded else value
 
 
 def _combined(layer: Layer, parts: list[Tensor], style: _Style) -> Tensor:
@@ -81,7 +67,7 @@ def _combined(layer: Layer, parts: list[Tensor], style: _Style) -> Tensor:
             result = bits.to(part.dtype) / _LEVELS
         else:
             result = result + part if layer.eltwise == "add" else result - part
-    return _through(Clamp.to_bits(ACTIVATION_BITS), result) if style.limited else result
+    return limited(result) if style.limited else result
 
 
 def _convolved(layer: Layer, numbers: LayerWeights, value: Tensor) -> Tensor:
@@ -91,11 +77,7 @@ def _convolved(layer: Layer, numbers: LayerWeights, value: Tensor) -> Tensor:
     value = _operation(layer, value, weight, bias)
     value = value * scale if not layer.wide else value
     value = value.relu() if layer.activation == "relu" else value.abs() if layer.activation else value
-    if numbers.settings is None:
-        return value
-    if numbers.quantised:
-        value = _through(Quantize(WIDE_BITS if layer.wide else ACTIVATION_BITS), value)
-    return _through(Clamp(-WIDE_LIMIT, WIDE_LIMIT) if layer.wide else Clamp.to_bits(ACTIVATION_BITS), value)
+    return value if numbers.settings is None else stored(value, wide=layer.wide, on_grid=numbers.quantised)
 
 
 def _on_grid(numbers: LayerWeights) -> tuple[Tensor, Tensor | None, float]:
@@ -103,16 +85,12 @@ def _on_grid(numbers: LayerWeights) -> tuple[Tensor, Tensor | None, float]:
     settings: dict[str, Any] = {"shift_quantile": 1.0, **(numbers.settings or {})}
     flat = numbers.weight.flatten()
     flat = flat if numbers.bias is None else torch.cat((flat, numbers.bias))
-    shift = float(LargestValueShift(float(settings["shift_quantile"]))(flat, flat[:1]))
-    weight = _rounded(numbers.weight * 2.0**-shift, int(settings["weight_bits"]) or 8)
-    bias = None
-    if numbers.bias is not None:
-        bias = _rounded(numbers.bias * 2.0**-shift, int(settings["bias_bits"]) or 8)
+    shift = float(largest_value_shift(flat, float(settings["shift_quantile"])))
+    weight = in_bits(numbers.weight * 2.0**-shift, int(settings["weight_bits"]) or 8)
+    bias = numbers.bias
+    if bias is not None:
+        bias = in_bits(bias * 2.0**-shift, int(settings["bias_bits"]) or 8)
     return weight, bias, 2.0**shift
-
-
-def _rounded(values: Tensor, bits: int) -> Tensor:
-    return _through(Clamp.to_bits(bits), _through(Quantize(bits), values))
 
 
 def _operation(layer: Layer, value: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
