@@ -118,8 +118,8 @@ def plan(
 
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
     >>> found = plan(net, torch.randn(1, 3, 8, 8), 0.25)
-    >>> found.explain().splitlines()[-1]
-    '  2.weight: 4x8x3x3 -> 4x6x3x3'
+    >>> found.explain().splitlines()[2]
+    '| 0.weight | 2 of 8 channels | 8x3x3x3 | 6x3x3x3 |'
     >>> found.apply().model[0].out_channels
     6
     """

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from torch import Tensor, nn
 
 from torchthin.config import PruneConfig
-from torchthin.graph.clone import clone, duplicate
+from torchthin.graph.clone import clone, duplicate, state_tensors
 from torchthin.graph.cost import measure
 from torchthin.graph.inputs import Inputs
 from torchthin.graph.trace import trace
 from torchthin.pruning.result import PruneResult
-from torchthin.report.pruning import PruneReport
+from torchthin.report.pruning import PruneReport, change, headline
+from torchthin.report.tables import table
 from torchthin.selection.selectors import DeadChannelSelector, effective_weights
 from torchthin.thinning.apply import apply_
 from torchthin.thinning.plan import (
@@ -26,6 +28,9 @@ from torchthin.thinning.plan import (
 )
 from torchthin.thinning.proof import Proof
 from torchthin.thinning.recipe import Recipe
+
+_SHOWN = 6
+"""Notes, and layers that are not exact, that `PruningPlan.explain` shows; of the rest it gives the number."""
 
 
 @dataclass(frozen=True)
@@ -54,17 +59,15 @@ class PruningPlan:
         return None if self.thinning is None else self.thinning.outcome.proof
 
     def explain(self) -> str:
-        """Return as text what would be masked and removed, from which layers, and what is in the way of the rest."""
-        text = str(self.report)
-        recipe = self.recipe
-        if recipe is None:
-            return text
-        shapes = {name: tuple(p.shape) for name, p in self.model.named_parameters() if name in recipe.keep}
-        lines = [
-            f"  {name}: {'x'.join(map(str, shape))} -> {'x'.join(map(str, recipe.shape_after(name)))}"
-            for name, shape in shapes.items()
-        ]
-        return "\n".join([text, f"Thinning would change {len(lines)} parameters:", *lines])
+        """Return as text which layers lose how many channels, all sizes before and after, and how the trial ended."""
+        lines = [*_layers(self), "", *headline(self.report), *_sizes(self), *_verdict(self)]
+        if self.report.kept:
+            lines.append(f"Excluded as asked: {', '.join(self.report.kept)}.")
+        notes = [f"Note: {note}" for note in self.report.notes]
+        more = len(notes) - _SHOWN
+        return "\n".join(
+            [*lines, *notes[:_SHOWN], *([f"{more} more notes are in report.notes."] if more > 0 else [])]
+        )
 
     def __str__(self) -> str:
         return self.explain()
@@ -82,19 +85,14 @@ class PruningPlan:
         report, found = self.report, self.thinning
         if not self.config.thin or self.inputs is None:
             return PruneResult(masked, masks, report, self.recipe, self.proof, self.config)
-        if (
-            found is None
-        ):  # every weight was ranked alone: what came out dead in all coupled layers is removed
+        if found is None:  # every weight was ranked alone: what is dead in all coupled layers is removed
             found = find_plan(trace(masked, self.inputs), DeadChannelSelector(effective_weights(masked)))
         before = measure(masked, self.inputs)
         if found.recipe:
             apply_(masked, found.recipe, values=changed_tensors(masked, found))
         after = measure(masked, self.inputs)
-        removed = (
-            ()
-            if found.recipe
-            else ("Nothing was removed: no channel that can be removed is masked in all layers.",)
-        )
+        nothing = "Nothing was removed: no channel that can be removed is masked in all layers."
+        removed = () if found.recipe else (nothing,)
         report = replace(
             report,
             notes=(*report.notes, *removed, *scaled_layers(found), *unsaved_tensors(masked, found)),
@@ -106,3 +104,68 @@ class PruningPlan:
             inexact=inexact_layers(found),
         )
         return PruneResult(masked, masks, report, found.recipe or None, found.outcome.proof, self.config)
+
+
+def _layers(plan: PruningPlan) -> list[str]:
+    """Return a table of the weights that are masked or become smaller."""
+    recipe, facts = plan.recipe, {layer.name: layer for layer in plan.report.layers}
+    shapes = {name: tuple(tensor.shape) for name, tensor in state_tensors(plan.model)}
+    rows = []
+    for name, shape in shapes.items():
+        cut = recipe is not None and name in recipe.keep
+        if name not in facts and (not cut or len(shape) < 2):
+            continue
+        after = recipe.shape_after(name) if cut and recipe is not None else shape
+        layer = facts.get(name)
+        if layer is None:
+            pruned = ""
+        elif plan.report.structured:
+            pruned = f"{layer.pruned_channels} of {layer.filters} channels"
+        else:
+            pruned = f"{layer.zeroed_weights:,} of {layer.weights:,} weights"
+        rows.append((name, pruned, _text(shape), _text(after)))
+    return table(("weight", "pruned", "shape", "after"), rows)
+
+
+def _text(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
+
+
+def _sizes(plan: PruningPlan) -> list[str]:
+    """Return the parameters and bytes before and after."""
+    report, recipe = plan.report, plan.recipe
+    if recipe is None:
+        return [f"{report.zeroed_weights:,} of {report.parameters:,} parameters would be zero."]
+    parameters = dict(plan.model.named_parameters())
+    counts = {
+        name: math.prod(recipe.shape_after(name)) if name in recipe.keep else p.numel()
+        for name, p in parameters.items()
+    }
+    counts |= {name: math.prod(shape) for name, shape in recipe.added.items()}
+    bytes_each = {name: p.element_size() for name, p in parameters.items()}
+    default = max(bytes_each.values())
+    after = sum(count * bytes_each.get(name, default) for name, count in counts.items())
+    sizes = [
+        change("parameters", report.parameters, sum(counts.values())),
+        change("bytes", report.parameter_bytes, after),
+    ]
+    return [f"Thinning: {', '.join(sizes)}."]
+
+
+def _verdict(plan: PruningPlan) -> list[str]:
+    """Return how the trial on copies ended."""
+    if plan.thinning is None:
+        if plan.inputs is None or not plan.config.thin:
+            return ["Nothing would be removed."]
+        return [
+            "Every weight is ranked alone: apply removes the channels that are masked in all layers that share them."
+        ]
+    proof, inexact = plan.proof, inexact_layers(plan.thinning)
+    if proof is None:
+        return ["Nothing would be removed: no channel that can be removed is masked in all layers."]
+    lines = [
+        f"Proof: {'approximate' if inexact else 'exact'}. A thinned copy ran; it differs from the masked model by "
+        f"{proof.relative_to_masked:.1e} of the output's largest value ({proof.dtype})."
+    ]
+    more = f"; and {len(inexact) - _SHOWN} more" if len(inexact) > _SHOWN else ""
+    return lines + ([f"Not exact by nature: {'; '.join(inexact[:_SHOWN])}{more}."] if inexact else [])

@@ -282,26 +282,27 @@ def _row(name: str, shape: str, facts: LayerFacts | PruneReport) -> tuple[str, .
     )
 
 
-def _summary(report: PruneReport) -> list[str]:
+def headline(report: PruneReport) -> list[str]:
+    """Return what was asked and what the masks achieve of it, as lines of text."""
     unit = "channels" if report.structured else "weights"
-    achieved = report.channel_sparsity if report.structured else report.weight_sparsity
+    achieved = _percent(report.channel_sparsity if report.structured else report.weight_sparsity)
     where = "over all groups together" if report.scope == "global" else "per layer, rounded down"
     compat = f", as {report.compat}" if report.compat else ""
     asked = (
         f"{report.method}{compat}: asked {_percent(report.target_sparsity)} of the {unit} ({where}), "
-        f"achieved {_percent(achieved)}" + ("." if report.target_reached else ": TARGET MISSED.")
+        f"achieved {achieved}" + ("." if report.target_reached else ": TARGET MISSED.")
     )
     for section in report.sections:
-        asked = f"{report.method}: channels {section.choice}, {_percent(achieved)} of them go."
+        asked = f"{report.method}: channels {section.choice}, {achieved} of them go."
     if report.budgets:
         where = "by score over all groups" if report.scope == "global" else "the same share of every group"
-        asked = (
-            f"{report.method}: {_percent(achieved)} of the channels go to stay within the budget ({where})."
-        )
+        asked = f"{report.method}: {achieved} of the channels go to stay within the budget ({where})."
+    return [*map(str, report.budgets), *map(str, report.sections), asked]
+
+
+def _summary(report: PruneReport) -> list[str]:
     lines = [
-        *map(str, report.budgets),
-        *map(str, report.sections),
-        asked,
+        *headline(report),
         f"All parameters: {report.zeroed_weights:,} of {report.parameters:,} zeroed "
         f"({_percent(report.model_weight_sparsity)}); {report.parameter_bytes:,} bytes.",
     ]
@@ -313,7 +314,8 @@ def _summary(report: PruneReport) -> list[str]:
     return lines + [f"Note: {note}" for note in report.notes]
 
 
-def _change(name: str, before: int, after: int) -> str:
+def change(name: str, before: int, after: int) -> str:
+    """Return a number before and after, and the share that is left, as text."""
     return f"{name} {before:,} -> {after:,} ({_percent(after / before if before else 1.0)})"
 
 
@@ -322,11 +324,11 @@ def _thinning(report: PruneReport) -> list[str]:
     if report.thinned_parameters is None or report.thinned_parameter_bytes is None:
         return []
     parts = [
-        _change("parameters", report.parameters, report.thinned_parameters),
-        _change("bytes", report.parameter_bytes, report.thinned_parameter_bytes),
+        change("parameters", report.parameters, report.thinned_parameters),
+        change("bytes", report.parameter_bytes, report.thinned_parameter_bytes),
     ]
     if report.macs is not None and report.thinned_macs is not None:
-        parts.append(_change("MACs", report.macs, report.thinned_macs))
+        parts.append(change("MACs", report.macs, report.thinned_macs))
     lines = [f"Thinned: {', '.join(parts)}."]
     if report.proof is None:
         return [*lines, "Nothing was removed."]
