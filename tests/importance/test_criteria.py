@@ -9,7 +9,7 @@ import torchthin
 from torchthin.config import CHANNEL_CRITERIA
 from torchthin.dependency.groups import uncoupled
 from torchthin.errors import ConfigError
-from torchthin.importance.filters import lamp_scores
+from torchthin.importance.criteria import lamp_scores
 from torchthin.importance.registry import row_criterion
 from torchthin.importance.scores import ranked
 

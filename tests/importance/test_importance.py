@@ -7,8 +7,7 @@ import torch
 from torchthin.dependency.groups import Group, Member, uncoupled
 from torchthin.errors import ConfigError, InputError
 from torchthin.importance.registry import criteria, criterion, register_criterion, row_criterion
-from torchthin.importance.scores import filter_rows, group_scores
-from torchthin.importance.values import check_values
+from torchthin.importance.scores import check_values, filter_rows, group_scores
 
 ROWS = torch.tensor([[3.0, -4.0], [0.0, 1.0]])
 

@@ -14,7 +14,7 @@ from torchthin.dependency.propagate import propagate
 from torchthin.errors import InputError
 from torchthin.graph.inputs import as_inputs
 from torchthin.graph.trace import trace
-from torchthin.importance.filters import lamp_scores
+from torchthin.importance.criteria import lamp_scores
 from torchthin.importance.scores import Ranking, ranked
 
 IMAGES = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(2))

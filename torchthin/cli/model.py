@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from torchthin.io.checkpoints import Checkpoint, load_into, read_checkpoint
 from torchthin.io.factory import build_model
-from torchthin.pruning.load import shrink_to_, with_recipe
+from torchthin.pruning.checkpoint import shrink_to_, with_recipe
 
 if TYPE_CHECKING:
     from torch import nn

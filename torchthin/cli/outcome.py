@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torchthin.pruning.save import save_pruned
+from torchthin.pruning.checkpoint import save_pruned
 
 if TYPE_CHECKING:
     from torchthin.config import PruneConfig
@@ -65,7 +65,7 @@ def save(
 
 def whole_recipe(thinned: PruneResult | None, checkpoint: Checkpoint | None) -> Recipe | None:
     """Return what leads from the user's full-size class to the result: a thinned source carries the first part."""
-    from torchthin.pruning.load import stored_recipe
+    from torchthin.pruning.checkpoint import stored_recipe
 
     earlier = stored_recipe(checkpoint) if checkpoint else None
     recipe = thinned.recipe if thinned else None

@@ -15,9 +15,8 @@ from torchthin.graph.inputs import Inputs, as_inputs, on_device_of, own_example
 from torchthin.graph.model import check_model
 from torchthin.graph.trace import Traced, trace
 from torchthin.importance.registry import criterion as registered
-from torchthin.importance.scores import FALLBACK, Ranking
+from torchthin.importance.scores import FALLBACK, Ranking, check_values
 from torchthin.importance.statistics import Loss
-from torchthin.importance.values import check_values
 from torchthin.io.calibration import calibration
 from torchthin.pruning.per_weight import plan_per_weight
 from torchthin.pruning.plan import PruningPlan

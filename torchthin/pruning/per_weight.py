@@ -11,13 +11,11 @@ from torchthin.config import NM, Distiller, PruneConfig, Ratio, Target, Unstruct
 from torchthin.errors import ConfigError, InputError
 from torchthin.graph.inputs import Inputs
 from torchthin.graph.parametrized import derived_weights
-from torchthin.importance.scores import ranked
-from torchthin.importance.values import check_values
+from torchthin.importance.scores import check_values, ranked
 from torchthin.pruning.plan import PruningPlan
 from torchthin.report.pruning import Filters, build_report
 from torchthin.selection.channels import select_channels, select_weights
-from torchthin.selection.distiller import distiller_masks
-from torchthin.selection.distiller_backend import backend_masks
+from torchthin.selection.distiller import backend_masks, distiller_masks
 from torchthin.selection.masks import channel_masks
 from torchthin.selection.nm import pattern_masks
 from torchthin.selection.schedule import planned_sparsities

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from torchthin.config import PruneConfig
-from torchthin.pruning.save import save_pruned
+from torchthin.pruning.checkpoint import save_pruned
 from torchthin.report.pruning import PruneReport
 from torchthin.thinning.proof import Proof
 from torchthin.thinning.recipe import Recipe

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from torchthin.dependency.groups import Group, IntArray
 from torchthin.errors import ConfigError
-from torchthin.importance.filters import lamp_scores
+from torchthin.importance.criteria import lamp_scores
 from torchthin.selection.balance import balanced_keep, even_shares, must_stay
 
 FloatArray = NDArray[np.float64]

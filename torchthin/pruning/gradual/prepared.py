@@ -16,8 +16,8 @@ from torchthin.dependency.groups import Group
 from torchthin.errors import ConfigError
 from torchthin.graph.inputs import Inputs, as_inputs, on_device_of, own_example
 from torchthin.importance.registry import criterion as registered
+from torchthin.importance.scores import check_values
 from torchthin.importance.statistics import Loss
-from torchthin.importance.values import check_values
 from torchthin.io.distributed import require_equal
 from torchthin.pruning.gradual.channels import CalibrationData, ChannelMasks
 from torchthin.pruning.gradual.mask_state import MaskState
