@@ -89,7 +89,7 @@ def test_groups_members_and_sizes(models: Workplace) -> None:
     ]
     assert "2 groups of 14 channels can be pruned; a trial cut" in outcome.out
     assert "Frozen: 4 filters of head.weight, part of the model's output" in outcome.out
-    assert "did not use, they stay whole: spare.weight, spare.bias." in outcome.out
+    assert "did not use are not pruned: spare.weight, spare.bias." in outcome.out
 
 
 def test_json_is_all_that_stdout_holds(models: Workplace) -> None:
@@ -142,7 +142,7 @@ def test_the_reason_names_operator_module_and_line(models: Workplace) -> None:
     assert "Nothing can be pruned." in outcome.out
     assert "Frozen: 8 filters of conv.weight, no rule for this operator: aten._linalg_svd" in outcome.out
     assert f"models.py:{line})" in outcome.out
-    assert "Operators without a rule, what goes in stays: aten._linalg_svd" in outcome.out
+    assert "Operators without a rule, their inputs are frozen: aten._linalg_svd" in outcome.out
     assert outcome.err.startswith("error: Nothing of the model can be pruned. conv.weight: 8 filters stay")
     assert outcome.err.count("\n") == 1
 

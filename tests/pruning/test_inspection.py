@@ -28,11 +28,11 @@ def chain() -> nn.Sequential:
 @pytest.mark.parametrize("batch", [1, 2])
 def test_a_chain_has_a_group_for_every_layer_but_the_last(batch: int) -> None:
     found = inspect(chain(), IMAGES[:batch])
-    assert [(group.channels, group.makers) for group in found.groups] == [
+    assert [(group.channels, group.producers) for group in found.groups] == [
         (16, ("0.weight",)),
         (32, ("3.weight",)),
     ]
-    assert found.groups[1].followers == ("3.bias[0]", "7.weight[1]")
+    assert found.groups[1].coupled == ("3.bias[0]", "7.weight[1]")
     assert [(item.weight, item.channels) for item in found.frozen] == [("7.weight", 10)]
     assert "output" in found.frozen[0].reason
     assert found.proved
@@ -58,7 +58,7 @@ def test_coupled_layers_share_a_group() -> None:
             return self.last(x + self.second(x).relu())
 
     (group,) = inspect(Residual(), IMAGES).groups
-    assert set(group.makers) == {"first.weight", "second.weight"}
+    assert set(group.producers) == {"first.weight", "second.weight"}
 
 
 def test_weights_that_are_computed_are_found() -> None:
@@ -101,7 +101,7 @@ def test_what_no_output_depends_on_is_followed_and_named() -> None:
 
     found = inspect(Forgotten(), IMAGES)
     assert [(group.name, group.channels) for group in found.groups] == [("stem.weight", 8)]
-    assert "forgotten.weight[1]" in found.groups[0].followers
+    assert "forgotten.weight[1]" in found.groups[0].coupled
     assert {item.weight: item.reason for item in found.frozen} == {
         "forgotten.weight": "computed, but part of no output",
         "head.weight": "part of the model's output",

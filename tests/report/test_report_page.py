@@ -15,7 +15,7 @@ from torch import nn
 
 import torchthin
 from torchthin.pruning.overview import overview
-from torchthin.report.lanes import diagram
+from torchthin.report.diagram import diagram
 from torchthin.report.page import render_page
 from torchthin.report.record import run_record
 
@@ -51,7 +51,8 @@ def record(**more: Any) -> dict[str, Any]:
         "scored_on": "held-out pictures",
         **more,
     }
-    made = run_record(result.report.to_dict(), result.config.to_dict(), **given)
+    report = {**result.report.to_dict(), "schedule": [0.25, 0.4, 0.5]}
+    made = run_record(report, result.config.to_dict(), **given)
     return json.loads(json.dumps(made))  # type: ignore[no-any-return]
 
 

@@ -21,7 +21,7 @@ from torchthin.cli import (
     verify,
 )
 from torchthin.cli.console import Parser, run_command
-from torchthin.report.version import version
+from torchthin.report.record import version
 
 _EXAMPLE = """\
 example:

@@ -22,7 +22,7 @@ from torchthin.io.checkpoints import (
 )
 from torchthin.io.distiller.recipe import from_distiller
 from torchthin.report.pruning import PruneReport
-from torchthin.report.version import version
+from torchthin.report.record import version
 from torchthin.thinning.apply import apply_
 from torchthin.thinning.recipe import Recipe
 
@@ -40,12 +40,12 @@ def save_pruned(
     arch: str | None = None,
     extras: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a pruned model, whole or not at all.
+    """Write a pruned model, complete or not at all.
 
     Args:
         path: a torch file, or safetensors by its ending.
         state_dict: of the pruned model.
-        masks: weight name -> bool tensor, True = keep.
+        masks: weight name -> bool tensor, True = kept.
         report: what was achieved.
         config: what was asked for.
         recipe: what leads from the full-size class to the model; None for a model of full size.
@@ -55,7 +55,7 @@ def save_pruned(
         extras: entries of the source to hand on.
 
     Raises:
-        CheckpointError: the file cannot be written; what was there before is untouched.
+        CheckpointError: the file cannot be written; a file that was there is untouched.
     """
     entry: dict[str, Any] = {
         "version": version(),
@@ -76,9 +76,9 @@ Model = TypeVar("Model", bound=nn.Module)
 def load(model: Model, path: str | Path) -> Model:
     """Load a checkpoint into `model` and return it.
 
-    A thinned checkpoint carries its recipe: `model`, a full-size instance of the class that was pruned, is shrunk
-    by it in place first. So does one of ADI's train.py that Distiller's recipe stands in. Every tensor must then fit
-    exactly. Checkpoints that are only masked, or not ours, load as they are.
+    A thinned checkpoint has a recipe: `model`, a full-size instance of the class that was pruned, is first shrunk by it in
+    place. One of ADI's train.py may have Distiller's recipe. Every tensor must then fit exactly. Checkpoints that are only
+    masked, or not this package's, load as they are.
 
     Raises:
         CheckpointError: the file cannot be read, or does not fit the model; the message names what differs, and the
@@ -96,7 +96,7 @@ def load(model: Model, path: str | Path) -> Model:
 
 
 def with_recipe(checkpoint: Checkpoint, model: nn.Module) -> Checkpoint:
-    """Return the checkpoint with Distiller's recipes, where it has such and none of ours, as one of ours.
+    """Return the checkpoint with Distiller's recipes, if it has some and none of this package's, as one of this package's.
 
     Raises:
         CheckpointError: they do not fit `model`, the class of full size.
@@ -113,7 +113,7 @@ def with_recipe(checkpoint: Checkpoint, model: nn.Module) -> Checkpoint:
 
 
 def stored_recipe(checkpoint: Checkpoint) -> Recipe | None:
-    """Return the recipe that a checkpoint was thinned by; None when it is not a thinned one of ours."""
+    """Return the recipe that a checkpoint was thinned by; None when this package did not thin it."""
     entry = checkpoint.torchthin or {}
     data = entry.get("recipe")
     return Recipe.from_dict(data) if isinstance(data, dict) else None

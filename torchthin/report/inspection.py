@@ -18,21 +18,21 @@ class GroupFacts:
 
     name: str
     channels: int
-    makers: tuple[str, ...]
+    producers: tuple[str, ...]
     """Weights whose filters are the group's channels."""
-    followers: tuple[str, ...]
+    coupled: tuple[str, ...]
     """Every other parameter axis that is cut with them, as ``name[axis]``."""
     balanced: bool
-    """Equal numbers must go from parts of the group."""
+    """Equal numbers must be removed from parts of the group."""
 
 
 @dataclass(frozen=True)
 class FrozenFacts:
-    """Channels of a weight that stay."""
+    """Filters of a weight that cannot be pruned."""
 
     weight: str
     channels: int
-    """How many of its filters stay for this reason."""
+    """How many of its filters are frozen for this reason."""
     reason: str
     """What is in the way, the operator, the module's path and the line of its code."""
 
@@ -43,17 +43,17 @@ class Inspection:
 
     groups: tuple[GroupFacts, ...]
     frozen: tuple[FrozenFacts, ...]
-    """Filters of weights that make channels and may not go, with op, module and source line."""
+    """Filters of weights that cannot be removed, with op, module and source line."""
     unknown_ops: tuple[str, ...]
-    """Operators without a rule that met channels; what went in is frozen."""
+    """Operators without a rule that channels reach; their inputs are frozen."""
     unused: tuple[str, ...]
-    """Parameters that the recorded run did not read; they stay whole."""
+    """Parameters that the recorded run did not read; they are not pruned."""
     proved: bool
     """Whether a trial cut of half of every group ran and agreed with the masked model."""
 
     @property
     def prunable(self) -> int:
-        """Number of channels in groups from which something can go."""
+        """Number of channels in groups that can lose some."""
         return sum(group.channels for group in self.groups if group.channels > 1)
 
     def to_dict(self) -> dict[str, Any]:
@@ -71,8 +71,8 @@ def _group_table(groups: Sequence[GroupFacts]) -> list[str]:
         (
             group.name,
             str(group.channels),
-            _some(group.makers),
-            _some(group.followers),
+            _some(group.producers),
+            _some(group.coupled),
             "yes" if group.balanced else "",
         )
         for group in groups
@@ -94,9 +94,11 @@ def _summary(inspection: Inspection) -> list[str]:
         f"Frozen: {item.channels} filters of {item.weight}, {item.reason}." for item in inspection.frozen
     ]
     if inspection.unknown_ops:
-        lines.append(f"Operators without a rule, what goes in stays: {', '.join(inspection.unknown_ops)}.")
+        lines.append(
+            f"Operators without a rule, their inputs are frozen: {', '.join(inspection.unknown_ops)}."
+        )
     if inspection.unused:
-        lines.append(f"Parameters that the run did not use, they stay whole: {_some(inspection.unused)}.")
+        lines.append(f"Parameters that the run did not use are not pruned: {_some(inspection.unused)}.")
     return lines
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torchthin.report.lanes import diagram
+from torchthin.report.diagram import diagram
 
 _CHIP_FIGURES = (
     ("cycles", "cycles"),
@@ -107,7 +107,7 @@ def _chip(chip: Mapping[str, Any] | None) -> list[Figure]:
 
 
 def _schedule(steps: list[float]) -> Curve | None:
-    """Draw the sparsity over the steps, from 0; None where all goes at once."""
+    """Draw the sparsity over the steps, from 0; None for a single step."""
     if len(steps) < 2:
         return None
     top = max(steps) or 1.0
@@ -116,14 +116,14 @@ def _schedule(steps: list[float]) -> Curve | None:
 
 
 def _curves(table: Mapping[str, Any] | None) -> list[Curve]:
-    """Draw the loss of every group over the share of it that goes, all to one scale, the most sensitive first."""
+    """Draw the loss of every group over the share of it that is removed, all to one scale, the most sensitive first."""
     if not table or not table["groups"]:
         return []
     top = max((max(group["losses"], default=0.0) for group in table["groups"]), default=0.0) or 1.0
     found = []
     for group in sorted(table["groups"], key=lambda group: -max(group["losses"], default=0.0)):
         pairs = zip(group["gone"], group["losses"], strict=True)
-        points = [(0.0, 0.0), *((gone / group["size"], max(loss, 0.0) / top) for gone, loss in pairs)]
+        points = [(0.0, 0.0), *((removed / group["size"], max(loss, 0.0) / top) for removed, loss in pairs)]
         worst = max(group["losses"], default=0.0)
         found.append(Curve(group["name"], _points(points), f"up to {worst:.3g}"))
     return found

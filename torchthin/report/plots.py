@@ -71,10 +71,10 @@ def _schedule(ax: Any, report: Mapping[str, Any]) -> tuple[float, float]:
 def _sensitivity(ax: Any, table: Mapping[str, Any]) -> tuple[float, float]:
     groups = sorted(table["groups"], key=lambda group: -max(group["losses"], default=0.0))
     for number, group in enumerate(groups):
-        shares = [0.0, *(gone / group["size"] for gone in group["gone"])]
+        shares = [0.0, *(removed / group["size"] for removed in group["gone"])]
         named = group["name"].lstrip("_") if number < 8 else None  # the legend names the most sensitive
         ax.plot(shares, [0.0, *group["losses"]], linewidth=1, label=named, alpha=1.0 if number < 8 else 0.35)
-    ax.set_xlabel("share of the group's channels that goes")
+    ax.set_xlabel("share of the group's channels that is removed")
     ax.set_ylabel(f"loss ({table['metric']})", parse_math=False)
     ax.legend(fontsize=6, frameon=False)
     return 6.0, 4.0

@@ -1,10 +1,11 @@
-"""A run as one JSON document, the twin of the HTML report: what was achieved, on what, how, and with which versions."""
+"""A run as one JSON document, with what the HTML page shows: what was achieved, on what, how, and with which versions."""
 
 from __future__ import annotations
 
 import json
 import platform
 from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +51,17 @@ def run_record(
     }
 
 
+def version() -> str:
+    """Return the version of the installed package."""
+    try:
+        return metadata.version("torchthin")
+    except metadata.PackageNotFoundError:  # run from a source tree that is not installed
+        return "unknown"
+
+
 def _versions() -> dict[str, str]:
     import numpy
     import torch
-
-    from torchthin.report.version import version
 
     return {
         "torchthin": version(),

@@ -16,7 +16,7 @@ from torchthin.graph.inputs import Inputs, as_inputs, call, on_device_of
 from torchthin.io.atomic import check_destination, write_whole
 from torchthin.max7800x.class_file.chain import FLATTEN, KEEP, RELU, follow, layers_of
 from torchthin.max7800x.class_file.expressions import AI8X_HOMES, expression, is_ai8x
-from torchthin.report.version import version
+from torchthin.report.record import version
 
 _HOLDERS = (nn.Sequential, nn.ModuleList)
 _CLASS = '''"""{kind} at the widths that it was thinned to, written by torchthin {version}."""

@@ -17,7 +17,7 @@ from torchthin.io.checkpoints import write_torch
 from torchthin.max7800x.synthesis.description import description_text
 from torchthin.max7800x.synthesis.network import ChipNetwork, chip_network
 from torchthin.max7800x.synthesis.user_description import corrected_text, read_description
-from torchthin.report.version import version
+from torchthin.report.record import version
 
 DATASET = "sample"
 """Where no data set is named: ai8xize.py then wants ``--sample-input``."""

@@ -33,7 +33,7 @@ class Row:
     channels: int
     marks: tuple[Mark, ...]
     frozen: bool
-    """None of its filters can go."""
+    """None of its filters can be removed."""
 
 
 @dataclass(frozen=True)
