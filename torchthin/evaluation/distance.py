@@ -23,6 +23,7 @@ from torchthin.graph.outputs import output_tensors
 
 _ROUNDING = 8
 """An output does not vary if its deviation is below so many units in the last place of its size."""
+NOT_FINITE = "The outputs of the model are not finite. Look for weights or data that overflow."
 _INCOMPARABLE = (
     "The outputs cannot be compared with the dense model's: none is floating point and of the same shape in both. "
     "Give a metric where one can be given, or a model that returns numbers."
@@ -35,10 +36,11 @@ def output_distance(dense: Any, other: Any) -> Tensor:
     Raises:
         InputError: no output can be compared.
     """
-    pairs = [(a, b) for a, b in zip(floating(dense), floating(other), strict=False) if _comparable(a, b)]
-    if not pairs:
+    pairs = zip(floating(dense), floating(other), strict=False)
+    parts = [_error(a, b) / _unit(a) for a, b in pairs if a.shape == b.shape and a.numel()]
+    if not parts:
         raise InputError(_INCOMPARABLE)
-    return torch.stack([(_wide(a) - _wide(b)).square().mean() / _unit(a) for a, b in pairs]).mean()
+    return torch.stack(parts).mean()
 
 
 def floating(outputs: Any) -> list[Tensor]:
@@ -67,9 +69,7 @@ class DenseOutputs:
         if not units:
             raise InputError(_INCOMPARABLE)
         if not all(unit < float("inf") for unit in units):
-            raise InputError(
-                "The outputs of the model are not finite. Look for weights or data that overflow."
-            )
+            raise InputError(NOT_FINITE)
         return cls(kept, units)
 
     def distance(self, others: Iterable[list[Tensor]]) -> float:
@@ -78,32 +78,28 @@ class DenseOutputs:
         Raises:
             InputError: no output can be compared.
         """
-        left_out = set[int]()
         errors, sizes = [0.0] * len(self.units), [0] * len(self.units)
+        comparable = set(range(len(self.units)))
         for dense, other in zip(self.batches, others, strict=True):
-            left_out |= set(range(len(other), len(self.units)))
-            for number, (a, b) in enumerate(zip(dense[: len(self.units)], other, strict=False)):
-                if a.shape != b.shape:
-                    left_out.add(number)
-                elif a.numel():
-                    errors[number] += float((_wide(a) - _wide(b)).square().mean()) * a.numel()
-                    sizes[number] += a.numel()
-        parts = [
-            error / size / unit
-            for number, (error, size, unit) in enumerate(zip(errors, sizes, self.units, strict=True))
-            if size and number not in left_out
-        ]
+            comparable = {n for n in comparable if n < len(other) and dense[n].shape == other[n].shape}
+            for n in comparable:
+                size = dense[n].numel()
+                errors[n] += float(_error(dense[n], other[n])) * size if size else 0.0
+                sizes[n] += size
+        parts = [errors[n] / sizes[n] / self.units[n] for n in sorted(comparable) if sizes[n]]
         if not parts:
             raise InputError(_INCOMPARABLE)
         return sum(parts) / len(parts)
 
 
-def _comparable(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and a.numel() > 0
+def _error(a: Tensor, b: Tensor) -> Tensor:
+    return (_wide(a) - _wide(b)).square().mean()
 
 
 def _unit(output: Tensor) -> Tensor:
     """Return what squared differences from a dense output (inputs, ...) are divided by."""
+    if not output.numel():
+        return torch.ones(())
     values = _wide(output)
     mean = values.mean(0, keepdim=True) if values.dim() and len(values) > 1 else values.mean()
     variance, size = (values - mean).square().mean(), values.square().mean()
@@ -120,4 +116,4 @@ def _wide(output: Tensor) -> Tensor:
 def _joined(column: Sequence[Tensor]) -> Tensor:
     """Return one output over all batches: (inputs, ...), or flat where its shape is not always the same."""
     fits = all(t.dim() and t.shape[1:] == column[0].shape[1:] for t in column)
-    return torch.cat(list(column)) if fits else torch.cat([t.reshape(-1) for t in column])
+    return torch.cat([t if fits else t.reshape(-1) for t in column])

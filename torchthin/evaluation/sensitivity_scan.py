@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from torchthin.dependency.groups import Group
 from torchthin.errors import ConfigError, InputError
-from torchthin.evaluation.evaluator import DISTANCE, Evaluator, Metric, metric_name
+from torchthin.evaluation.evaluator import Evaluator, Metric, metric_name
 from torchthin.evaluation.results import Progress, ResultFormat, Results, fingerprint
 from torchthin.evaluation.workers import check_workers
 from torchthin.graph.clone import clone, duplicate, state_tensors
@@ -31,27 +31,6 @@ from torchthin.thinning.plan import find_plan
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 Key = tuple[str, int]
 """Group and number of channels masked."""
-
-
-@dataclass(frozen=True)
-class Scan:
-    """How groups are scanned."""
-
-    batches: tuple[Inputs, ...]
-    """For the distance to the dense outputs."""
-    metric: Metric | None = None
-    ratios: tuple[float, ...] = RATIOS
-    cache: str | Path | None = None
-    """JSON-lines file of the losses that are known."""
-    workers: int = 1
-
-    def __post_init__(self) -> None:
-        ratios: Any = self.ratios
-        good = [isinstance(r, Real) and 0 < float(r) < 1 for r in ratios]
-        if not good or not all(good):
-            raise ConfigError(f"The ratios of sensitivity must be numbers between 0 and 1. Got {ratios!r}.")
-        object.__setattr__(self, "ratios", tuple(sorted({float(ratio) for ratio in ratios})))
-        check_workers(self.workers, "sensitivity")
 
 
 @dataclass(frozen=True)
@@ -96,48 +75,62 @@ def _masked(model: nn.Module, masks: Mapping[str, Tensor]) -> Iterator[None]:
 
 
 def scanned(
-    select: ImportanceSelector, traced: Traced, scan: Scan, progress: Progress | None = None
+    select: ImportanceSelector,
+    traced: Traced,
+    batches: Sequence[Inputs],
+    *,
+    metric: Metric | None = None,
+    ratios: Iterable[float] = RATIOS,
+    cache: str | Path | None = None,
+    workers: int = 1,
+    progress: Progress | None = None,
 ) -> Sensitivity:
-    """Return what every group that `select` decides about costs at every ratio.
+    """Return what every group that `select` decides about loses at every ratio.
 
-    select: finds the groups, and the scores that say which of their channels are removed first. traced: its model.
+    select: finds the groups, and the scores that say which of their channels are removed first. traced: its model. batches:
+    for the distance to the dense outputs. For the others see `torchthin.sensitivity`.
 
     Raises:
         InputError: nothing can be pruned, or model, data or metric cannot be used.
-        ConfigError: the cache cannot be used.
+        ConfigError: the cache or another option cannot be used.
     """
+    shares = _checked(ratios)
+    check_workers(workers, "sensitivity")
     selection = find_plan(traced, select).proposal.selection  # groups that cannot be thinned are frozen by it
     groups = {group.name: group for group in selection.groups}
     if not groups:
         raise InputError("No group of the model can be pruned. See the reasons with torchthin inspect.")
-    metric = metric_name(scan.metric)
+    assert selection.ranking is not None
+    model, scores = traced.model, selection.ranking.scores
     options = {
-        "metric": "distance in units of the variance" if metric == DISTANCE else metric,
+        "metric": "distance in units of the variance" if metric is None else metric_name(metric),
         "criterion": select.criterion,
         "seed": select.seed,
     }
-    assert selection.ranking is not None
-    model, scores = traced.model, selection.ranking.scores
-    mark = "" if scan.cache is None else fingerprint(model, scan.batches, options)
-    losses = Results(scan.cache, mark, _FORMAT)
-    evaluator = Evaluator(model, scan.batches, scan.metric)
+    losses = Results(cache, "" if cache is None else fingerprint(model, batches, options), _FORMAT)
+    evaluator = Evaluator(model, batches, metric)
     losses.begin(evaluator.dense)
     work = _Work(evaluator, clone(model, duplicate), traced.derived, groups, scores, selection.axes)
-    wanted = [(name, n) for name, group in groups.items() for n in _counts(group, scan.ratios, scores[name])]
-    losses.complete(wanted, work.loss, scan.workers, model, progress)
-    curves = tuple(_curve(group, wanted, losses.known) for group in groups.values())
-    return Sensitivity(curves, scan.ratios, metric, evaluator.dense, select.criterion)
+    counts = {name: _counts(group, shares, scores[name]) for name, group in groups.items()}
+    losses.complete([(name, n) for name in groups for n in counts[name]], work.loss, workers, model, progress)
+    curves = tuple(
+        GroupCurve(name, group.size, counts[name], tuple(losses.known[name, n] for n in counts[name]))
+        for name, group in groups.items()
+    )
+    return Sensitivity(curves, shares, metric_name(metric), evaluator.dense, select.criterion)
 
 
-def _counts(group: Group, ratios: Sequence[float], scores: FloatArray) -> list[int]:
+def _checked(ratios: Iterable[Any]) -> tuple[float, ...]:
+    ratios = tuple(ratios)
+    if not ratios or not all(isinstance(r, Real) and 0 < float(r) < 1 for r in ratios):
+        raise ConfigError(f"The ratios of sensitivity must be numbers between 0 and 1. Got {ratios!r}.")
+    return tuple(sorted({float(ratio) for ratio in ratios}))
+
+
+def _counts(group: Group, ratios: Sequence[float], scores: FloatArray) -> tuple[int, ...]:
     """Return the numbers of channels to mask, without those that the group's balances do not allow."""
     asked = sorted({math.floor(ratio * group.size) for ratio in ratios} - {0})
-    return [count for count in asked if int((~lowest(group, scores, count)).sum()) == count]
-
-
-def _curve(group: Group, wanted: Sequence[Key], losses: Mapping[Key, float]) -> GroupCurve:
-    counts = tuple(count for name, count in wanted if name == group.name)
-    return GroupCurve(group.name, group.size, counts, tuple(losses[group.name, count] for count in counts))
+    return tuple(count for count in asked if int((~lowest(group, scores, count)).sum()) == count)
 
 
 _FORMAT = ResultFormat[Key, float](

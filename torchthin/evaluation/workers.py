@@ -6,7 +6,7 @@ import multiprocessing
 import signal
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from numbers import Integral
 from typing import Any, TypeVar
@@ -32,7 +32,7 @@ def evaluated(
 ) -> Iterator[tuple[Key, Value]]:
     """Yield each key with ``task(key)``: in order with one worker, else as they end, each process with one thread.
 
-    Values and keys are pickled; the task and `model`, which it works on, are not: the processes are forked with them.
+    Keys and values are pickled. The task, and `model`, which it evaluates, are not: the processes are forked with them.
 
     Raises:
         ConfigError: several workers, and the system cannot fork or the model is not on the CPU.
@@ -40,16 +40,16 @@ def evaluated(
     """
     workers = min(workers, len(keys))
     if workers <= 1:
-        for key in keys:
-            yield key, task(key)
+        yield from ((key, task(key)) for key in keys)
         return
-    with _forked(task, workers, model) as pool:
+    if "fork" not in multiprocessing.get_all_start_methods():
+        raise ConfigError("More than one worker needs a system that can fork processes. Use --workers 1.")
+    if any(tensor.device.type != "cpu" for tensor in model.parameters()):
+        raise ConfigError("More than one worker needs the model on the CPU. Use --workers 1.")
+    _TASK[:] = [task]
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("fork"), _begin) as pool:
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter(
-                    "ignore", DeprecationWarning
-                )  # of forks beside threads: children use one thread
-                futures = {pool.submit(_run, key): key for key in keys}
+            futures = _submitted(pool, keys)
             for future in as_completed(futures):
                 yield futures[future], future.result()
         except BrokenProcessPool as error:
@@ -68,17 +68,12 @@ _TASK: list[Callable[[Any], Any]] = []
 """The task of this process's children: they are forked with it, since models need not be picklable."""
 
 
-def _forked(task: Callable[[Any], Any], workers: int, model: nn.Module) -> ProcessPoolExecutor:
-    if "fork" not in multiprocessing.get_all_start_methods():
-        raise ConfigError("More than one worker needs a system that can fork processes. Use --workers 1.")
-    if any(tensor.device.type != "cpu" for tensor in model.parameters()):
-        raise ConfigError("More than one worker needs the model on the CPU. Use --workers 1.")
-    _TASK[:] = [task]
+def _submitted(pool: ProcessPoolExecutor, keys: Sequence[Key]) -> dict[Future[Any], Key]:
+    """Fork the processes and give them the keys."""
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", DeprecationWarning
-        )  # of forks beside threads: children use one thread
-        return ProcessPoolExecutor(workers, multiprocessing.get_context("fork"), _begin)
+        # Python warns of forks beside threads; the children use one thread.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return {pool.submit(_run, key): key for key in keys}
 
 
 def _begin() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from torchthin.config import Budget, PruneConfig, Ratio, Target, refuse
 from torchthin.errors import TargetMissedError
-from torchthin.evaluation.sensitivity_scan import Scan, scanned
+from torchthin.evaluation.sensitivity_scan import scanned
 from torchthin.graph.cost import Cost, measure
 from torchthin.graph.inputs import Inputs
 from torchthin.graph.trace import Traced
@@ -107,4 +107,4 @@ def _losses(target: Budget, run: Run) -> Sensitivity | None:
     if given != "auto":
         return read_table(os.fspath(given))
     batches = run.batches or (run.traced.inputs,)
-    return scanned(run.selector(RatioRule(Ratio())), run.traced, Scan(batches))
+    return scanned(run.selector(RatioRule(Ratio())), run.traced, batches)

@@ -11,7 +11,7 @@ from torch import nn
 from torchthin.config import PruneConfig, Ratio
 from torchthin.evaluation.evaluator import Metric
 from torchthin.evaluation.results import Progress
-from torchthin.evaluation.sensitivity_scan import RATIOS, Scan, scanned
+from torchthin.evaluation.sensitivity_scan import RATIOS, scanned
 from torchthin.graph.inputs import as_inputs, on_device_of
 from torchthin.graph.model import check_model
 from torchthin.pruning.one_shot import batches_of, check_criterion, traced_targets
@@ -46,14 +46,14 @@ def sensitivity(
         example_inputs: a tensor, a tuple of positional or a dict of keyword arguments.
         data: what `torchthin.io.calibration.calibration` takes: the inputs on which the distance to the dense outputs is
             taken, and from which criteria learn. None: the example inputs.
-        metric: a function of the model (in evaluation mode) that returns a number, higher is better; the loss is what of
-            it is lost. None: the squared distance to the dense outputs, as a share of their squared size.
+        metric: a function of the model (in evaluation mode) that returns a number, higher is better; the loss is how much of
+            it is lost. None: the distance to the dense outputs, in units of their variance (`torchthin.evaluation.distance`).
         ratios: shares of a group's channels, between 0 and 1; rounded down.
         criterion, include, exclude, seed: as in `prune`.
-        cache: JSON lines file to which each result is written at once, and from which a later run of the same weights,
-            data and metric goes on.
+        cache: JSON-lines file to which each result is written at once; a later run of the same weights, data and metric
+            continues from it.
         workers: processes that evaluate, each with one thread (on the CPU of systems that can fork).
-        progress: called with the evaluations that are done and those in all.
+        progress: called with the number of evaluations that are done and of all.
 
     Raises:
         InputError: nothing can be pruned, or model, data, metric or cache cannot be used.
@@ -69,5 +69,7 @@ def sensitivity(
     inputs = on_device_of(model, as_inputs(example_inputs))
     traced, targets = traced_targets(model, inputs, config)
     run = Run(traced, targets, config, batches_of(model, inputs, data))
-    how = Scan(run.batches or (inputs,), metric, tuple(ratios), cache, workers)
-    return scanned(run.selector(RatioRule(Ratio())), traced, how, progress)
+    return scanned(
+        run.selector(RatioRule(Ratio())), traced, run.batches or (inputs,),
+        metric=metric, ratios=ratios, cache=cache, workers=workers, progress=progress,
+    )  # fmt: skip

@@ -1,4 +1,4 @@
-"""`bench`: two models run in turns, so that what else the machine does falls on both alike."""
+"""`bench`: two models run in turns, so that other load of the machine slows both alike."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import platform
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from torchthin.graph.inputs import Inputs, as_inputs, call, on_device_of
 from torchthin.graph.model import check_model
 
 RUNTIMES = ("torch", "onnxruntime")
-Work = Callable[[], object]
+Call = Callable[[], object]
 
 
 def bench(
@@ -50,42 +52,43 @@ def bench(
     Raises:
         InputError: a model does not run on the inputs, or an argument is out of range.
     """
-    for name, value, least in (
+    limits = (
         ("repeats", repeats, 1),
         ("warmup", warmup, 0),
         ("threads", 1 if threads is None else threads, 1),
-    ):
+    )
+    for name, value, least in limits:
         if value < least:
             raise ConfigError(f"The {name} of bench must be at least {least}. Got {value}.")
     chosen = _runtimes(runtimes)
-    pair = []
     for model in (dense, thinned):
         check_model(model, "bench")
-        pair.append(clone(model, duplicate).eval())
+    pair = [clone(model, duplicate).eval() for model in (dense, thinned)]
     inputs = on_device_of(pair[0], as_inputs(example_inputs))
-    device = next(inputs.tensors()).device
+    timings: list[Timing] = []
+    onnx = _Onnx()
     with _threads(threads) as used:
-        works = [_in_torch(model, inputs) for model in pair]
-        timings = [_timed(f"torch {torch.__version__}", works, repeats, warmup)] if "torch" in chosen else []
-        onnx_bytes: list[int | None] = [None, None]
-        notes: tuple[str, ...] = ()
+        calls = [_in_torch(model, inputs) for model in pair]
+        if "torch" in chosen:
+            timings.append(_timed(f"torch {torch.__version__}", calls, repeats, warmup))
         if "onnxruntime" in chosen:
-            found, onnx_bytes, notes = _with_onnx(pair, inputs, used, repeats, warmup)
-            timings += found
-    sizes = [_size(model, inputs, size) for model, size in zip(pair, onnx_bytes, strict=True)]
+            onnx = _in_onnx(pair, inputs, used, repeats, warmup)
+            timings += onnx.timings
+    sizes = [_size(model, inputs, size) for model, size in zip(pair, onnx.file_bytes, strict=True)]
+    device = str(next(inputs.tensors()).device)
     return BenchResult(
-        sizes[0], sizes[1], tuple(timings), used, repeats, warmup, str(device), _processor(), notes
+        sizes[0], sizes[1], tuple(timings), used, repeats, warmup, device, _processor(), onnx.notes
     )
 
 
 def _runtimes(asked: tuple[str, ...] | None) -> tuple[str, ...]:
-    there = importlib.util.find_spec("onnxruntime") is not None
+    installed = importlib.util.find_spec("onnxruntime") is not None
     if asked is None:
-        return RUNTIMES if there else RUNTIMES[:1]
+        return RUNTIMES if installed else RUNTIMES[:1]
     for name in asked:
         if name not in RUNTIMES:
             raise ConfigError(f"The runtimes of bench must be of {', '.join(RUNTIMES)}. Got {name!r}.")
-    if "onnxruntime" in asked and not there:
+    if "onnxruntime" in asked and not installed:
         raise ConfigError(
             "The runtime onnxruntime is not installed. Install the extra: pip install 'torchthin[export]'."
         )
@@ -102,61 +105,64 @@ def _threads(count: int | None) -> Iterator[int]:
         torch.set_num_threads(before)
 
 
-def _in_torch(model: nn.Module, inputs: Inputs) -> Work:
+def _in_torch(model: nn.Module, inputs: Inputs) -> Call:
     on_gpu = next(inputs.tensors()).is_cuda
 
-    def work() -> None:
+    def run() -> None:
         with torch.inference_mode():
             call(model, inputs)
         if on_gpu:
             torch.cuda.synchronize()
 
     try:
-        work()
+        run()
     except Exception as error:  # whatever the user's code raises
         raise InputError(
             f"The model ({type(model).__name__}) does not run on the example_inputs: {one_line(error)}. "
             "Give inputs of the shapes and dtypes that its forward takes."
         ) from error
-    return work
+    return run
 
 
-def _timed(runtime: str, works: list[Work], repeats: int, warmup: int) -> Timing:
+def _timed(runtime: str, calls: list[Call], repeats: int, warmup: int) -> Timing:
     """Run both in turns; return milliseconds."""
-    for _ in range(warmup):
-        for work in works:
-            work()
     times: tuple[list[float], list[float]] = ([], [])
-    for _ in range(repeats):
-        for work, found in zip(works, times, strict=True):
+    for number in range(warmup + repeats):
+        for run, found in zip(calls, times, strict=True):
             begin = time.perf_counter()
-            work()
-            found.append(1000 * (time.perf_counter() - begin))
+            run()
+            if number >= warmup:
+                found.append(1000 * (time.perf_counter() - begin))
     return Timing(runtime, tuple(times[0]), tuple(times[1]))
 
 
-def _with_onnx(
-    pair: list[nn.Module], inputs: Inputs, threads: int, repeats: int, warmup: int
-) -> tuple[list[Timing], list[int | None], tuple[str, ...]]:
-    """Export both, run both; a model that cannot be exported is a note, not an error."""
-    from torchthin.io.export import export
+@dataclass(frozen=True)
+class _Onnx:
+    """What ONNX gave: nothing where it was not run, a note where a model cannot be exported."""
+
+    timings: tuple[Timing, ...] = ()
+    file_bytes: tuple[int | None, int | None] = (None, None)
+    notes: tuple[str, ...] = ()
+
+
+def _in_onnx(pair: list[nn.Module], inputs: Inputs, threads: int, repeats: int, warmup: int) -> _Onnx:
+    """Export both, run both."""
+    import onnxruntime
+
+    from torchthin.io.export import Exported, export
     from torchthin.io.export.formats import run_onnx
 
-    works: list[Work] = []
-    sizes: list[int | None] = []
     on_cpu = inputs.map(lambda tensor: tensor.cpu())
     with tempfile.TemporaryDirectory() as folder:
-        for name, model in zip(("dense", "thinned"), pair, strict=True):
-            try:
-                made = export(model, Path(folder) / f"{name}.onnx", on_cpu)
-            except TorchthinError as error:
-                return [], [None, None], (f"Not run in onnxruntime, the {name} model: {error}",)
-            sizes.append(made.file_bytes)
-            run = run_onnx(made.path, threads)
-            works.append(lambda run=run: run(on_cpu))  # type: ignore[misc]
-        import onnxruntime
-
-        return [_timed(f"onnxruntime {onnxruntime.__version__}", works, repeats, warmup)], sizes, ()
+        made: list[Exported] = []
+        try:
+            for name, model in zip(("dense", "thinned"), pair, strict=True):
+                made.append(export(model, Path(folder) / f"{name}.onnx", on_cpu))
+        except TorchthinError as error:
+            return _Onnx(notes=(f"Not run in onnxruntime, the {name} model: {error}",))
+        calls: list[Call] = [partial(run_onnx(file.path, threads), on_cpu) for file in made]
+        timing = _timed(f"onnxruntime {onnxruntime.__version__}", calls, repeats, warmup)
+        return _Onnx((timing,), (made[0].file_bytes, made[1].file_bytes))
 
 
 def _size(model: nn.Module, inputs: Inputs, onnx_bytes: int | None) -> Size:
@@ -173,7 +179,7 @@ def _size(model: nn.Module, inputs: Inputs, onnx_bytes: int | None) -> Size:
 
 
 def _processor() -> str:
-    """Return the name of the CPU, or of the machine where it does not tell."""
+    """Return the name of the CPU, or else of the machine."""
     path = Path("/proc/cpuinfo")
     if path.exists():
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():

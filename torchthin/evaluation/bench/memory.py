@@ -15,12 +15,12 @@ from torchthin.graph.inputs import Inputs, call
 
 
 class _Alive(TorchDispatchMode):
-    """Sums the storages that ops made and that are still alive, after every op."""
+    """Sums, after every op, the storages that ops made and that are still alive."""
 
-    def __init__(self, there: set[int]) -> None:
+    def __init__(self, known: set[int]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.peak: int = 0
-        self._there = there
+        self._known = known
         self._made: dict[int, tuple[StorageWeakRef, int]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -28,7 +28,7 @@ class _Alive(TorchDispatchMode):
         for leaf in tree_flatten(out)[0]:
             if isinstance(leaf, Tensor):
                 storage = leaf.untyped_storage()
-                if storage._cdata not in self._there:
+                if storage._cdata not in self._known:
                     self._made[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
         self._made = {key: item for key, item in self._made.items() if not item[0].expired()}
         self.peak = max(self.peak, sum(size for _, size in self._made.values()))
@@ -41,9 +41,7 @@ def peak_bytes(model: nn.Module, inputs: Inputs) -> int:
     What kernels use inside an op is not seen.
     """
     tensors = [*(tensor for _, tensor in state_tensors(model)), *inputs.tensors()]
-    storages: dict[int, int] = {
-        tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in tensors
-    }
+    storages = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors}
     with torch.no_grad(), _Alive(set(storages)) as alive:
         call(model, inputs)
     return sum(storages.values()) + int(alive.peak)

@@ -15,6 +15,7 @@ from torch import nn
 from torchthin.config import Budget, PruneConfig, Recovery, Target
 from torchthin.errors import BudgetError, ConfigError, InputError, ProofError, TargetMissedError
 from torchthin.evaluation.bench.latency import bench
+from torchthin.evaluation.distance import NOT_FINITE
 from torchthin.evaluation.evaluator import Evaluator
 from torchthin.graph.cost import measure
 from torchthin.graph.inputs import Inputs
@@ -128,9 +129,7 @@ class Measurement:
             costs["notes"] = ("less was removed than was asked for", *costs["notes"])
         value = self.evaluator.value(result.model)
         if not math.isfinite(value):
-            raise InputError(
-                "The outputs of the model are not finite. Look for weights or data that overflow."
-            )
+            raise InputError(NOT_FINITE)
         row = replace(named, value=value, channel_sparsity=result.report.channel_sparsity, **costs)
         return replace(row, seconds=time.perf_counter() - begin)
 
