@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torchthin.pruning.comparison.comparison import front, smallest, within_of
+from torchthin.pruning.comparison.comparison import Comparison, Row, pareto_front
 
 # Few values, so that ties are common.
 POINTS = st.lists(st.tuples(st.integers(-3, 3), st.integers(0, 5)), max_size=12)
@@ -16,7 +16,7 @@ def beats(a: tuple[int, int], b: tuple[int, int]) -> bool:
 @given(POINTS)
 def test_the_front_is_what_no_other_beats(points: list[tuple[int, int]]) -> None:
     wanted = {n for n, point in enumerate(points) if not any(beats(other, point) for other in points)}
-    found = front([value for value, _ in points], [cost for _, cost in points])
+    found = pareto_front([value for value, _ in points], [cost for _, cost in points])
     assert set(found) == wanted
     assert len(found) == len(wanted)
     assert [points[n][1] for n in found] == sorted(points[n][1] for n in found)
@@ -26,13 +26,13 @@ def test_the_front_is_what_no_other_beats(points: list[tuple[int, int]]) -> None
 def test_the_smallest_is_good_and_none_good_is_smaller(
     points: list[tuple[int, int]], dense: int, within: float
 ) -> None:
-    values, costs = [value for value, _ in points], [cost for _, cost in points]
-    good = within_of(values, dense, within)
-    assert all(ok == (dense - value <= within * abs(dense)) for ok, value in zip(good, values, strict=True))
-    found = smallest(values, costs, good)
+    rows = tuple(Row("m", value=value, macs=cost) for value, cost in points)
+    good = [row for row in rows if row.value is not None and dense - row.value <= within * abs(dense)]
+    found = Comparison(Row("dense", value=dense, macs=6), rows, "accuracy").smallest(within)
     if found is None:
-        assert not any(good)
+        assert not good
     else:
-        assert good[found]
-        assert not any(ok and beats(point, points[found]) for ok, point in zip(good, points, strict=True))
-        assert costs[found] == min(cost for cost, ok in zip(costs, good, strict=True) if ok)
+        assert found in good
+        figures = [(row.value, row.macs) for row in good]
+        assert not any(beats(other, (found.value, found.macs)) for other in figures)  # type: ignore[arg-type]
+        assert found.macs == min(row.macs for row in good if row.macs is not None)

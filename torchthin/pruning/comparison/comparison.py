@@ -7,8 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-
 from torchthin.errors import ConfigError, near_matches
 from torchthin.evaluation.evaluator import DISTANCE
 
@@ -19,7 +17,7 @@ DENSE = "dense"
 
 @dataclass(frozen=True)
 class Row:
-    """What one candidate costs and what it leaves of the model. A candidate that failed has a reason instead of figures."""
+    """What one candidate costs and what it is worth. A candidate that failed has a reason instead of figures."""
 
     method: str
     """``dense`` for the model before pruning."""
@@ -30,7 +28,7 @@ class Row:
     parameters: int | None = None
     parameter_bytes: int | None = None
     channel_sparsity: float | None = None
-    """Share of channels that went, of the targeted weights."""
+    """Share of the channels of the targeted weights that is removed."""
     value: float | None = None
     """The metric (higher is better), or without one the distance to the dense outputs (lower is better)."""
     latency_ms: float | None = None
@@ -69,20 +67,30 @@ class Row:
         return row
 
 
+@dataclass(frozen=True)
+class CostKind:
+    """A figure that a model can be small in."""
+
+    of: Callable[[Row], float | None]
+    name: str
+    axis: str
+    """Label in a picture."""
+
+
 def _latency_share(row: Row) -> float | None:
     if row.latency_ms is None or row.dense_latency_ms is None:
         return None
     return row.latency_ms / row.dense_latency_ms
 
 
-COSTS: dict[str, Callable[[Row], float | None]] = {
-    "macs": lambda row: row.macs,
-    "parameters": lambda row: row.parameters,
-    "bytes": lambda row: row.parameter_bytes,
-    "latency": _latency_share,
-    "cycles": lambda row: row.cycles,
+COSTS = {
+    "macs": CostKind(lambda row: row.macs, "MACs", "multiply-accumulates"),
+    "parameters": CostKind(lambda row: row.parameters, "parameters", "parameters"),
+    "bytes": CostKind(lambda row: row.parameter_bytes, "bytes", "bytes of parameters"),
+    "latency": CostKind(_latency_share, "latency", "latency, as a share of the dense model's"),
+    "cycles": CostKind(lambda row: row.cycles, "cycles", "chip cycles"),
 }
-"""What a model can be small in. Latency counts as a share of the dense model's in the same turns, since machines drift."""
+"""Latency counts as a share of the dense model's in the same turns, since machines drift."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +105,7 @@ class Comparison:
 
     @property
     def labelled(self) -> bool:
-        """Whether a metric judged, not the distance."""
+        """Whether values are of a metric, not distances."""
         return self.metric != DISTANCE
 
     @property
@@ -106,13 +114,13 @@ class Comparison:
         return all(row.failure is not None for row in self.rows)
 
     def front(self, cost: str = "macs") -> tuple[Row, ...]:
-        """Return the rows that no other beats in both value and `cost`, by rising cost; the dense model is one of them.
+        """Return the rows that no other beats in both value and `cost`, by rising cost; the dense model is a row too.
 
         Raises:
             ConfigError: there is no such cost, or no row has it.
         """
         rows, values, costs = self._points(cost)
-        return tuple(rows[number] for number in front(values, costs))
+        return tuple(rows[number] for number in pareto_front(values, costs))
 
     def smallest(self, within: float = WITHIN, cost: str = "macs") -> Row | None:
         """Return the row of least `cost` that is near enough to the dense model; None if none is, or the dense one is least.
@@ -127,25 +135,23 @@ class Comparison:
         """
         check_within(within)
         rows, values, costs = self._points(cost)
-        if self.labelled:
-            good: Sequence[bool] = within_of(values, self.dense.value or 0.0, within)
-        else:
-            good = [-value <= within for value in values]
-        number = smallest(values, costs, good)
+        dense = self.dense.value or 0.0
+        least = dense - within * abs(dense) if self.labelled else -within
+        good = [number for number, value in enumerate(values) if value >= least]
+        number = min(good, key=lambda n: (costs[n], -values[n], n), default=None)
         return None if number is None or rows[number] is self.dense else rows[number]
 
     def _points(self, cost: str) -> tuple[list[Row], list[float], list[float]]:
         """Return the rows that have the cost, dense first, with value (higher is better) and cost."""
-        figure = COSTS.get(check_cost(cost))
-        assert figure is not None
-        found = [(row, row.value, figure(row)) for row in (self.dense, *self.rows)]
-        whole = [(row, v, c) for row, v, c in found if v is not None and c is not None]
-        if not whole and not self.all_failed:
+        check_cost(cost)
+        figures = [(row, row.value, COSTS[cost].of(row)) for row in (self.dense, *self.rows)]
+        sign = 1.0 if self.labelled else -1.0
+        found = [(row, sign * v, float(c)) for row, v, c in figures if v is not None and c is not None]
+        if not found and not self.all_failed:
             raise ConfigError(
                 f"No model has the cost {cost!r}. Latency needs --latency; cycles need --chip and a model that maps to it."
             )
-        sign = 1.0 if self.labelled else -1.0
-        return [row for row, _, _ in whole], [sign * v for _, v, _ in whole], [float(c) for _, _, c in whole]
+        return [row for row, _, _ in found], [v for _, v, _ in found], [c for _, _, c in found]
 
     def to_dict(self, cost: str = "macs", within: float = WITHIN) -> dict[str, Any]:
         """Return JSON types: all rows, each with whether it is on the front, and the answer."""
@@ -167,57 +173,32 @@ class Comparison:
         return comparison_text(self)
 
 
-def check_cost(cost: str) -> str:
-    """Return the name of a cost; `ConfigError` with near matches if there is no such."""
+def check_cost(cost: str) -> None:
+    """Raise ConfigError with near matches if there is no such cost."""
     if cost not in COSTS:
         raise ConfigError(
             f"The cost of compare must be one of {', '.join(COSTS)}. Got {cost!r}.{near_matches(cost, COSTS)}"
         )
-    return cost
 
 
 def check_within(within: float) -> None:
     """Raise ConfigError unless `within` is a number of at least 0."""
-    if not 0 <= within < float("inf"):
+    if not 0 <= within < math.inf:
         raise ConfigError(f"The within of compare must be a number of at least 0. Got {within!r}.")
 
 
-def front(values: Sequence[float], costs: Sequence[float]) -> tuple[int, ...]:
+def pareto_front(values: Sequence[float], costs: Sequence[float]) -> tuple[int, ...]:
     """Return the numbers of the points that no other beats, by rising cost; equal points are all kept.
 
-    A point beats another if it is as good in both figures and better in one (Pareto dominance). Takes n log n steps.
+    A point beats another if it is as good in both figures and better in one (Pareto dominance).
 
-    >>> front([0.9, 0.8, 0.7, 0.85], [100, 50, 60, 40])
+    >>> pareto_front([0.9, 0.8, 0.7, 0.85], [100, 50, 60, 40])
     (3, 0)
     """
-    if not len(values):
-        return ()
-    value, cost = np.asarray(values, dtype=np.float64), np.asarray(costs, dtype=np.float64)
-    order = np.lexsort((-value, cost))
-    value, cost = value[order], cost[order]
-    best = np.maximum.accumulate(value)
-    cheaper = np.concatenate(([-np.inf], best[:-1]))  # the best value before a point
-    fresh = value > cheaper
-    # A point that ties with the best before it is kept only if that one is the same point.
-    start = np.maximum.accumulate(np.where(fresh, np.arange(len(order)), 0))
-    same = (value == value[start]) & (cost == cost[start])
-    return tuple(int(number) for number in order[fresh | same])
-
-
-def within_of(values: Sequence[float], dense: float, within: float) -> tuple[bool, ...]:
-    """Return which values lose at most the share `within` of the dense one: ``v >= dense - within * |dense|``.
-
-    >>> within_of([0.90, 0.80], dense=0.905, within=0.01)
-    (True, False)
-    """
-    return tuple(value >= dense - within * abs(dense) for value in values)
-
-
-def smallest(values: Sequence[float], costs: Sequence[float], good: Sequence[bool]) -> int | None:
-    """Return the number of the cheapest point among the good ones (of equal ones the best, then the first); None: no such.
-
-    >>> smallest([0.9, 0.8, 0.7], [100, 50, 10], [True, True, False])
-    1
-    """
-    numbers = [number for number, ok in enumerate(good) if ok]
-    return min(numbers, key=lambda n: (costs[n], -values[n], n), default=None)
+    found: list[int] = []
+    for number in sorted(range(len(values)), key=lambda n: (costs[n], -values[n])):
+        last = found[-1] if found else number
+        equal = (values[number], costs[number]) == (values[last], costs[last])
+        if equal or values[number] > values[last]:
+            found.append(number)
+    return tuple(found)

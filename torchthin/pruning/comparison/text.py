@@ -8,14 +8,6 @@ from typing import Any
 from torchthin.pruning.comparison.comparison import COSTS, WITHIN, Comparison, Row
 from torchthin.report.tables import table
 
-_NAMES = {
-    "macs": "MACs",
-    "parameters": "parameters",
-    "bytes": "bytes",
-    "latency": "latency",
-    "cycles": "cycles",
-}
-
 
 def comparison_text(found: Comparison, cost: str = "macs", within: float = WITHIN) -> str:
     """Return the table and the answer as lines of ASCII."""
@@ -24,8 +16,8 @@ def comparison_text(found: Comparison, cost: str = "macs", within: float = WITHI
     lines = [
         *_table(found, cost),
         "",
-        _told_value(found),
-        f"* no other row is as good and has as few {_NAMES[cost]}."
+        _value_line(found),
+        f"* no other row is as good and has as few {COSTS[cost].name}."
         if cost != "latency"
         else "* no other row is as good and as quick.",
         answer_line(found, cost, within),
@@ -37,7 +29,7 @@ def answer_line(found: Comparison, cost: str = "macs", within: float = WITHIN) -
     """Return the smallest model that is near enough to the dense one, in one line."""
     near = f"within {100 * within:g} % of dense" if found.labelled else f"within a distance of {within:g}"
     row = found.smallest(within, cost)
-    what = f"Smallest in {_NAMES[cost]} {near}"
+    what = f"Smallest in {COSTS[cost].name} {near}"
     if row is None:
         return f"{what}: none of the candidates."
     value = f"{found.metric} {row.value:.4g}" if found.labelled else f"distance {row.value:.3g}"
@@ -51,7 +43,7 @@ def _share(now: int | None, before: int | None) -> str:
     return f"{100 * (now or 0) / before:.1f} %" if before else "all"
 
 
-def _told_value(found: Comparison) -> str:
+def _value_line(found: Comparison) -> str:
     if found.labelled:
         return f"{found.metric}: higher is better."
     return "distance: mean squared error of the outputs in units of the dense outputs' variance; lower is better."
@@ -78,22 +70,12 @@ def _cells(row: Row, latency: bool, cycles: bool) -> list[str]:
     cells = [f"{n:,}" if n is not None else "" for n in (row.macs, row.parameters, row.parameter_bytes)]
     cells.append("" if row.channel_sparsity is None else f"{100 * row.channel_sparsity:.1f} %")
     cells.append("" if row.value is None else f"{row.value:.4g}")
+    share = COSTS["latency"].of(row)
     if latency:
-        both = row.latency_ms is not None and row.dense_latency_ms is not None
-        cells.append(f"{row.latency_ms:.3f}" if both else "")
-        cells.append(f"{100 * row.latency_ms / row.dense_latency_ms:.0f} %" if both else "")  # type: ignore[operator]
+        cells += ["", ""] if share is None else [f"{row.latency_ms:.3f}", f"{100 * share:.0f} %"]
     if cycles:
         cells.append("" if row.cycles is None else f"{row.cycles:,}")
     return cells
-
-
-_AXES = {
-    "macs": "multiply-accumulates",
-    "parameters": "parameters",
-    "bytes": "bytes of parameters",
-    "latency": "latency, as a share of the dense model's",
-    "cycles": "chip cycles",
-}
 
 
 def draw(found: Comparison, path: Path, cost: str = "macs") -> None:
@@ -102,15 +84,17 @@ def draw(found: Comparison, path: Path, cost: str = "macs") -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 4), layout="constrained")
-    ax = figure.add_subplot()
-    ways: dict[str, list[Row]] = {}
+    ax: Any = figure.add_subplot()
+    kinds: dict[str, list[Row]] = {}
     for row in found.rows:
-        ways.setdefault(f"{row.method} {row.criterion}", []).append(row)
-    _step(ax, found.front(cost), cost)
-    for (name, rows), mark in zip(ways.items(), "osD^vP*Xp<>h" * len(ways), strict=False):
+        kinds.setdefault(f"{row.method} {row.criterion}", []).append(row)
+    front = found.front(cost)  # a staircase: the best value for at most so much cost
+    x, y = [COSTS[cost].of(row) for row in front], [row.value for row in front]
+    ax.step(x, y, where="post", color="0.6", label="front", zorder=0)
+    for (name, rows), mark in zip(kinds.items(), "osD^vP*Xp<>h" * len(kinds), strict=False):
         _points(ax, rows, cost, marker=mark, label=name)
     _points(ax, [found.dense], cost, marker="s", color="black", label="dense")
-    ax.set_xlabel(_AXES[cost])
+    ax.set_xlabel(COSTS[cost].axis)
     ax.set_ylabel(found.metric if found.labelled else "distance to the dense outputs", parse_math=False)
     ax.grid(alpha=0.3)
     ax.legend(frameon=False, fontsize=8)
@@ -119,19 +103,7 @@ def draw(found: Comparison, path: Path, cost: str = "macs") -> None:
 
 
 def _points(ax: Any, rows: list[Row], cost: str, **style: Any) -> None:
-    found = [(COSTS[cost](row), row.value) for row in rows]
+    found = [(COSTS[cost].of(row), row.value) for row in rows]
     whole = [(x, y) for x, y in found if x is not None and y is not None]
     if whole:
         ax.plot(*zip(*whole, strict=True), linestyle="none", **style)
-
-
-def _step(ax: Any, best: tuple[Row, ...], cost: str) -> None:
-    """Draw the best value for at most so much cost: a staircase."""
-    ax.step(
-        [COSTS[cost](row) for row in best],
-        [row.value for row in best],
-        where="post",
-        color="0.6",
-        label="front",
-        zorder=0,
-    )
