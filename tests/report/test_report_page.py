@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import torchthin
-from torchthin.pruning.overview import overview
+from torchthin.pruning.inspection import overview
 from torchthin.report.diagram import diagram
 from torchthin.report.page import render_page
 from torchthin.report.record import run_record
@@ -138,7 +138,13 @@ def test_a_lane_holds_one_group_at_a_time() -> None:
     assert [row.frozen for row in drawn.rows] == [False, False, True]
     chain = {
         "layers": [
-            {"name": str(n), "kind": "Linear", "channels": 2, "makes": [n], "takes": [n - 1] if n else []}
+            {
+                "name": str(n),
+                "kind": "Linear",
+                "channels": 2,
+                "produces": [n],
+                "consumes": [n - 1] if n else [],
+            }
             for n in range(9)
         ],
         "groups": [{"name": str(n), "channels": 2} for n in range(9)],

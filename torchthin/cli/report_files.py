@@ -39,7 +39,7 @@ def json_twin(report: str) -> Path:
 
 def network_of(model: Any, inputs: Any) -> dict[str, Any] | None:
     """Return the layers and groups of a model for the diagram; None without inputs to follow channels with."""
-    from torchthin.pruning.overview import overview
+    from torchthin.pruning.inspection import overview
 
     return None if inputs is None else overview(model, inputs).to_dict()
 

@@ -1,7 +1,8 @@
-"""`inspect`: what of a model can be pruned, in which groups, and what is in the way of the rest."""
+"""`inspect`: what of a model can be pruned, in which groups, and what is in the way; `overview`: its layers and groups."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,12 +10,13 @@ import numpy as np
 from torch import nn
 
 from torchthin.dependency.components import Grouping, find_groups, producers
-from torchthin.dependency.groups import ChannelGroups, Group
+from torchthin.dependency.groups import Group
 from torchthin.dependency.propagate import Labels, propagate
 from torchthin.graph.inputs import as_inputs, on_device_of
 from torchthin.graph.model import check_model
 from torchthin.graph.trace import Traced, trace
-from torchthin.report.inspection import FrozenFacts, GroupFacts, Inspection
+from torchthin.importance.scores import is_filter_member
+from torchthin.report.inspection import FrozenFacts, GroupFacts, Inspection, LayerChannels, Overview
 from torchthin.selection.channels import select_channels
 from torchthin.selection.selection import Selection
 from torchthin.selection.selectors import maskable, masks_of, producers_of
@@ -25,13 +27,13 @@ PROBE = 0.5
 
 
 def inspect(model: nn.Module, example_inputs: Any, *, prove: bool = True) -> Inspection:
-    """Find the groups of `model`, which is left as it is.
+    """Find the dependency groups of `model`, which is left as it is.
 
     Args:
         model: any model; on the meta device only the recorded graph is looked at, nothing is tried.
         example_inputs: a tensor, a tuple of positional or a dict of keyword arguments.
         prove: cut half of every group on a copy and compare; what fails is frozen and named. False is faster and may
-            show groups that turn out not to go.
+            show groups of which nothing can be removed.
 
     Raises:
         InputError: model or inputs cannot be used.
@@ -46,12 +48,11 @@ def inspect(model: nn.Module, example_inputs: Any, *, prove: bool = True) -> Ins
         labels = propagate(traced.graph)
         grouping = find_groups(labels)
     axes = producers(labels)
-    unused = tuple(name for name, _ in model.named_parameters() if name not in labels.graph.state)
     return Inspection(
         tuple(_group_facts(group, axes) for group in grouping.groups.groups if producers_of(group, axes)),
-        _frozen_facts(grouping.groups, axes),
+        _frozen_facts(grouping, axes),
         tuple(dict.fromkeys(op.name for op in labels.unknown)),
-        unused,
+        tuple(name for name, _ in model.named_parameters() if name not in labels.graph.state),
         proved,
     )
 
@@ -73,28 +74,55 @@ class _HalfSelector:
         return Selection(keeps, masks, axes=axes, mask_biases=True)
 
 
-def _group_facts(group: Group, axes: dict[str, int]) -> GroupFacts:
-    names = producers_of(group, axes)
-    return GroupFacts(
-        group.name,
-        group.size,
-        tuple(
-            dict.fromkeys(
-                m.parameter for m in group.members if m.parameter in names and axes[m.parameter] == m.axis
-            )
-        ),
-        tuple(
-            dict.fromkeys(
-                f"{m.parameter}[{m.axis}]" for m in group.members if axes.get(m.parameter) != m.axis
-            )
-        ),
-        bool(group.balances),
+def overview(model: nn.Module, example_inputs: Any) -> Overview:
+    """Follow the channels of `model`, which is left as it is, through one run. Nothing is cut on trial.
+
+    Args:
+        model: any model.
+        example_inputs: a tensor, a tuple of positional or a dict of keyword arguments.
+
+    Raises:
+        InputError: model or inputs cannot be used.
+    """
+    check_model(model, "overview")
+    graph = trace(model, on_device_of(model, as_inputs(example_inputs))).graph
+    labels = propagate(graph)
+    grouping = find_groups(labels)
+    axes = producers(labels)
+    groups = [group for group in grouping.groups.groups if producers_of(group, axes)]
+    read = dict.fromkeys(graph.names[value] for op in graph.ops for value in op.reads if value in graph.names)
+    produced: dict[str, list[int]] = {}
+    consumed: dict[str, list[int]] = {}
+    for number, group in enumerate(groups):
+        for member in group.members:
+            side = produced if is_filter_member(member, axes) else consumed
+            side.setdefault(member.parameter, []).append(number)
+    shapes = {name: graph.values[value].shape for name, value in graph.state.items()}
+    layers = tuple(
+        LayerChannels(
+            name,
+            type(model.get_submodule(name.rpartition(".")[0])).__name__,
+            shapes[name][axes[name]],
+            tuple(dict.fromkeys(produced.get(name, ()))),
+            tuple(dict.fromkeys(consumed.get(name, ()))),
+        )
+        for name in read
+        if name in axes and len(shapes[name]) > 1
+    )
+    return Overview(
+        layers, tuple(_group_facts(group, axes) for group in groups), _frozen_facts(grouping, axes)
     )
 
 
-def _frozen_facts(groups: ChannelGroups, axes: dict[str, int]) -> tuple[FrozenFacts, ...]:
+def _group_facts(group: Group, axes: Mapping[str, int]) -> GroupFacts:
+    filters = dict.fromkeys(m.parameter for m in group.members if is_filter_member(m, axes))
+    others = dict.fromkeys(f"{m.parameter}[{m.axis}]" for m in group.members if not is_filter_member(m, axes))
+    return GroupFacts(group.name, group.size, tuple(filters), tuple(others), bool(group.balances))
+
+
+def _frozen_facts(grouping: Grouping, axes: Mapping[str, int]) -> tuple[FrozenFacts, ...]:
     return tuple(
         FrozenFacts(item.parameter, item.count, item.reason)
-        for item in groups.frozen
+        for item in grouping.groups.frozen
         if axes.get(item.parameter) == item.axis
     )

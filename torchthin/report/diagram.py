@@ -20,8 +20,8 @@ class Mark:
     lane: int
     colour: int
     group: int
-    makes: bool
-    """Its filters are the group's channels; else it takes them."""
+    produces: bool
+    """Its filters are the group's channels; else it consumes them."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,11 @@ class Diagram:
 
 
 def diagram(network: Mapping[str, Any]) -> Diagram:
-    """Lay out what `torchthin.pruning.overview.Overview.to_dict` holds."""
+    """Lay out what `torchthin.report.inspection.Overview.to_dict` holds."""
     layers: Sequence[Mapping[str, Any]] = network["layers"]
     spans: dict[int, tuple[int, int]] = {}
     for row, layer in enumerate(layers):
-        for group in (*layer["makes"], *layer["takes"]):
+        for group in (*layer["produces"], *layer["consumes"]):
             first, _ = spans.get(group, (row, row))
             spans[group] = (first, row)
     placed = _placed(spans)
@@ -85,11 +85,11 @@ def diagram(network: Mapping[str, Any]) -> Diagram:
             layer["kind"],
             layer["channels"],
             tuple(
-                Mark(*placed[group], group, makes)
-                for makes in (False, True)
-                for group in layer["makes" if makes else "takes"]
+                Mark(*placed[group], group, produces)
+                for produces in (False, True)
+                for group in layer["produces" if produces else "consumes"]
             ),
-            not layer["makes"],
+            not layer["produces"],
         )
         for layer in layers
     )

@@ -14,7 +14,7 @@ _SHOWN = 4
 
 @dataclass(frozen=True)
 class GroupFacts:
-    """A group in numbers."""
+    """A dependency group in numbers."""
 
     name: str
     channels: int
@@ -35,6 +35,35 @@ class FrozenFacts:
     """How many of its filters are frozen for this reason."""
     reason: str
     """What is in the way, the operator, the module's path and the line of its code."""
+
+
+@dataclass(frozen=True)
+class LayerChannels:
+    """One weight that produces channels, and the groups it has a part in."""
+
+    name: str
+    """Of its parameter."""
+    kind: str
+    """Class of its module."""
+    channels: int
+    produces: tuple[int, ...]
+    """Numbers of the groups that its filters belong to; none where all of them are frozen."""
+    consumes: tuple[int, ...]
+    """Numbers of the groups that its inputs belong to."""
+
+
+@dataclass(frozen=True)
+class Overview:
+    """A network as its layers and groups, for the diagram of the report."""
+
+    layers: tuple[LayerChannels, ...]
+    """In the order in which their weights are first read."""
+    groups: tuple[GroupFacts, ...]
+    frozen: tuple[FrozenFacts, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all facts as JSON types."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -61,8 +90,8 @@ class Inspection:
         return asdict(self)
 
     def __str__(self) -> str:
-        lines = _group_table(self.groups) if self.groups else []
-        return "\n".join([*lines, *([""] if lines else []), *_summary(self)])
+        lines = [*_group_table(self.groups), ""] if self.groups else []
+        return "\n".join([*lines, *_summary(self)])
 
 
 def _group_table(groups: Sequence[GroupFacts]) -> list[str]:

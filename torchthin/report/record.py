@@ -32,7 +32,7 @@ def run_record(
         config: `PruneConfig.to_dict`.
         title: what was pruned.
         command: the command line.
-        network: `torchthin.pruning.overview.Overview.to_dict`.
+        network: `torchthin.report.inspection.Overview.to_dict`.
         sensitivity: what ``torchthin sensitivity --save-to`` wrote.
         scores: name -> value before and after, higher is better.
         scored_on: the data of the scores.
