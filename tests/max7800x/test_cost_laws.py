@@ -9,9 +9,9 @@ from networks import conv
 from torchthin.max7800x.chips import MAX78000, MAX78002
 from torchthin.max7800x.cost.cycles import cycles
 from torchthin.max7800x.cost.data_memory import place_maps
+from torchthin.max7800x.cost.kernel_memory import LayerKernels, place_kernels
 from torchthin.max7800x.cost.layer import INPUT, Layer, kernel_words, output_slots, passes
 from torchthin.max7800x.cost.network import network_cost
-from torchthin.max7800x.cost.weight_memory import LayerKernels, place_kernels
 
 CHIPS = st.sampled_from([MAX78000, MAX78002])
 CHANNELS = st.integers(1, 300)

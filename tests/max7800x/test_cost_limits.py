@@ -52,7 +52,7 @@ SEQUENCE = Layer(name="s", kind="conv1d", in_channels=8, out_channels=8, in_size
         (replace(SEQUENCE, kernel=(10, 1)), "kernel 10; at most 9"),
         (replace(SEQUENCE, stride=(2, 1)), "stride 2"),
         (replace(SEQUENCE, dilation=(8, 1), padding=(1, 0)), "dilation 8 with kernel 3"),
-        (replace(SEQUENCE, operands=2, eltwise="add", sources=(0, 1)), "in front of a 1-d convolution"),
+        (replace(SEQUENCE, operands=2, eltwise="add", sources=(0, 1)), "before a 1-d convolution"),
     ],
 )
 def test_a_layer_that_cannot_run(layer: Layer, words: str) -> None:

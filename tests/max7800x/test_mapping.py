@@ -94,7 +94,7 @@ def test_a_stride_that_no_fold_takes_is_a_violation() -> None:
     assert folded_kernel(25, 3, 2, 1, (1, 3)) is None
     assert folded_kernel(24, 7, 2, 3, (1, 3)) is None
     report = chip_cost(nn.Sequential(conv(3, 8), conv(8, 8, stride=2)), torch.randn(1, 3, 16, 16))
-    assert report.cost.violations == ("1: stride 2x2; it must be 1, pool in front of the layer instead",)
+    assert report.cost.violations == ("1: stride 2x2; it must be 1, pool before the layer instead",)
     assert [row.runs for row in report.cost.layers] == [True, False]
 
 

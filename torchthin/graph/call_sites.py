@@ -27,6 +27,17 @@ def _is_library(file: str) -> bool:
     return file.startswith(_LIBRARY)
 
 
+def user_line() -> tuple[str, int]:
+    """Return file and number of the innermost running line that is neither torch's nor ours; ("", 0): there is none."""
+    frame: Any = sys._getframe(1)
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if not _is_library(file):
+            return file, frame.f_lineno
+        frame = frame.f_back
+    return "", 0
+
+
 @dataclass(slots=True)
 class _Frame:
     """One running call of a module."""
@@ -73,11 +84,4 @@ class ModuleStack:
 
     def source(self) -> Source:
         """The running module and the innermost line of code that is neither torch's nor ours."""
-        path = self._stack[-1].module
-        frame: Any = sys._getframe(1)
-        while frame is not None:
-            file = frame.f_code.co_filename
-            if not _is_library(file):
-                return Source(path, file, frame.f_lineno)
-            frame = frame.f_back
-        return Source(path, "", 0)
+        return Source(self._stack[-1].module, *user_line())

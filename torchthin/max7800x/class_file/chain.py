@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils.hooks import RemovableHandle
 
-import torchthin
 from torchthin.errors import InputError
+from torchthin.graph.call_sites import user_line
 from torchthin.graph.evaluation_mode import evaluation_mode
 from torchthin.graph.inputs import Inputs, call
+from torchthin.graph.outputs import output_tensors
 from torchthin.max7800x.class_file.expressions import is_layer
 
 RELU, FLATTEN = "torch.relu(x)", "x.flatten(1)"
@@ -27,7 +27,6 @@ _RELUS: tuple[Any, ...] = (
     *(torch.relu_, Tensor.relu_, nn.functional.relu_),
 )
 _FLATTENS: tuple[Any, ...] = (torch.flatten, Tensor.flatten, Tensor.view, Tensor.reshape, torch.reshape)
-_LIBRARY = tuple(f"{Path(str(package.__file__)).parent}/" for package in (torch, torchthin))
 
 
 def layers_of(model: nn.Module) -> dict[str, nn.Module]:
@@ -63,16 +62,6 @@ def _broken(where: str) -> InputError:
     )
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, dict):
-        yield from _tensors(list(value.values()))
-    elif isinstance(value, list | tuple):
-        for part in value:
-            yield from _tensors(part)
-
-
 class _Run(TorchFunctionMode):
     """Sees layers by hooks, and the functions that forward calls between them."""
 
@@ -98,7 +87,7 @@ class _Run(TorchFunctionMode):
 
     def _enter(self, name: str) -> Callable[..., None]:
         def enter(layer: nn.Module, given: Any, named: Any) -> None:
-            tensors = list(_tensors([given, named]))
+            tensors = output_tensors([given, named])
             if not self._inside and (len(tensors) != 1 or tensors[0] is not self.now):
                 raise _broken(f"at {name}: it is not given what {self._last()} gave, or not that alone")
             self._inside += 1
@@ -134,9 +123,9 @@ class _Run(TorchFunctionMode):
             self._inside -= 1
         if self._inside or not isinstance(output, Tensor | list | tuple) or output is self.now:
             return self._in_place(function, output)
-        given = _tensors([args, kwargs or {}])
+        given = output_tensors([args, kwargs])
         used = [tensor for tensor in given if any(tensor is own for own in self._seen)]
-        if used and any(True for _ in _tensors(output)):
+        if used and output_tensors(output):
             self._append(*self._step(function, used, output))
         return output
 
@@ -164,8 +153,5 @@ def _name(function: Any) -> str:
 
 
 def _line() -> str:
-    """Return the innermost line of code that is neither torch's nor ours, in words."""
-    frame: Any = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename.startswith(_LIBRARY):
-        frame = frame.f_back
-    return "" if frame is None else f" ({Path(frame.f_code.co_filename).name}, line {frame.f_lineno})"
+    file, number = user_line()
+    return f" ({Path(file).name}, line {number})" if file else ""

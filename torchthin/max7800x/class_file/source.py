@@ -90,24 +90,16 @@ def class_source(model: nn.Module, example_inputs: Any) -> tuple[str, str]:
     copied = clone(model, duplicate)  # hooks, and what forward stores in the model, do not reach the caller's
     steps = follow(copied, inputs)
     layers = layers_of(copied)
-    _refuse_other_values(copied, layers)
-    name = _class_name(copied)
-    text = _text(name, copied, layers, steps, inputs)
-    _check(name, text, copied.eval(), inputs)
-    return name, text
-
-
-def _refuse_other_values(model: nn.Module, layers: dict[str, nn.Module]) -> None:
-    for key in model.state_dict():
+    for key in copied.state_dict():
         if not any(key.startswith(f"{name}.") for name in layers):
             raise InputError(
                 f"A class can be written for a plain chain of layers only, and {key} belongs to no known layer. {KEEP}"
             )
-
-
-def _class_name(model: nn.Module) -> str:
-    name = type(model).__name__
-    return f"Thin{name}" if name.isidentifier() else "Thin"
+    kind = type(copied).__name__
+    name = f"Thin{kind}" if kind.isidentifier() else "Thin"
+    text = _text(name, copied, layers, steps, inputs)
+    _check(name, text, copied.eval(), inputs)
+    return name, text
 
 
 def _text(
@@ -124,7 +116,10 @@ def _text(
         base="Sequential" if isinstance(model, nn.Sequential) else "Module",
         shape="x".join(map(str, example.shape)),
         building="\n".join(f"        {line}" for line in _building(model, layers)),
-        steps="\n".join(f"        x = {_called(model, step)}" for step in steps),
+        steps="\n".join(
+            f"        x = {step if step in (RELU, FLATTEN) else f'{_place(model, step)}(x)'}"
+            for step in steps
+        ),
     )
     if not homes:
         return text
@@ -138,10 +133,11 @@ def _building(model: nn.Module, layers: dict[str, nn.Module]) -> list[str]:
     done: dict[int, str] = {}
     built: list[str] = []
     for name, module in model.named_modules(remove_duplicate=False):
-        inside = any(name.startswith(f"{outer}.") for outer in layers)
-        if not name or inside or not _needed(name, layers):
+        holds = any(layer.startswith(f"{name}.") for layer in layers)
+        if not name or not (name in layers or holds) or any(name.startswith(f"{one}.") for one in layers):
             continue
-        value = done.get(id(module)) or (expression(module) if name in layers else _holder(module))
+        holder = f"nn.{(type(module) if type(module) in _HOLDERS else nn.Module).__name__}()"
+        value = done.get(id(module)) or (expression(module) if name in layers else holder)
         done.setdefault(id(module), _place(model, name))
         built.append(name)
         owner, _, local = name.rpartition(".")
@@ -158,15 +154,6 @@ def _adding(built: list[str], owner: str, local: str) -> str:
     return "append(" if local == str(before) else f'add_module("{local}", '
 
 
-def _needed(name: str, layers: dict[str, nn.Module]) -> bool:
-    return name in layers or any(layer.startswith(f"{name}.") for layer in layers)
-
-
-def _holder(module: nn.Module) -> str:
-    kind = type(module) if type(module) in _HOLDERS else nn.Module
-    return f"nn.{kind.__name__}()"
-
-
 def _place(model: nn.Module, name: str) -> str:
     """Return how code of the class names a module: ``self.stem.conv``, ``self.features[3]``."""
     text, path = "self", ""
@@ -181,10 +168,6 @@ def _place(model: nn.Module, name: str) -> str:
             text = f'getattr({text}, "{part}")'
         path = f"{path}.{part}" if path else part
     return text
-
-
-def _called(model: nn.Module, step: str) -> str:
-    return step if step in (RELU, FLATTEN) else f"{_place(model, step)}(x)"
 
 
 def _check(name: str, text: str, model: nn.Module, inputs: Inputs) -> None:

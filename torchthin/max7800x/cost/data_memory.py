@@ -49,13 +49,12 @@ class MapGroup:
     """Number of the first layer that writes one of them."""
     last_use: int
     """Number of the last layer that reads one of them."""
+    processor_step: int = 1
+    """4 in CHW form."""
 
     def feeds(self, layer: Layer) -> bool:
         """Whether `layer` reads one of them."""
         return not set(self.maps).isdisjoint(layer.sources)
-
-
-_Placed = Sequence[tuple[MapGroup, MapPlace]]
 
 
 def map_bytes(channels: int, size: Size, chip: ChipSpec, *, wide: bool = False, planar: bool = False) -> int:
@@ -78,27 +77,64 @@ def place_maps(
         Layer number (`INPUT` for the network's input) -> place, and a line for each map that did not fit. Such a map gets
         offset 0.
     """
-    placed: list[tuple[MapGroup, MapPlace]] = []
+    memory = _DataMemory(chip)
     found: dict[int, MapPlace] = {}
     problems = []
     for group in map_groups(layers, chip):
-        starts = _starts(group, layers, chip, found, (preferred or {}).get(group.maps[0], 0))
-        place = _find(group, placed, chip, starts)
+        place = memory.place(
+            group, _starts(group, layers, chip, found, (preferred or {}).get(group.maps[0], 0))
+        )
         if place is None and group.maps == (INPUT,):
-            group, place = _planar(group, layers[0], placed, chip)
+            place = _place_planar(memory, group, layers[0], chip)
         if place is None:
             problems.append(_refusal(group, layers, chip))
-            place = MapPlace(0, group.processors, 1, 0, group.size)
-        placed.append((group, place))
+            place = memory.put(group, MapPlace(0, group.processors, 1, 0, group.size))
         found.update(_parts(group, place, layers))
     return found, tuple(problems)
+
+
+class _DataMemory:
+    """What lies in the data memories of a chip."""
+
+    def __init__(self, chip: ChipSpec) -> None:
+        self._chip = chip
+        self._taken: list[tuple[MapGroup, MapPlace]] = []
+
+    def put(self, group: MapGroup, place: MapPlace) -> MapPlace:
+        """Note that a group lies at a place."""
+        self._taken.append((group, place))
+        return place
+
+    def place(self, group: MapGroup, starts: Iterable[int]) -> MapPlace | None:
+        """Put a group at the first place that overlaps with nothing that is needed at the same time; None: there is none."""
+        span = group.processors * group.processor_step
+        for first in starts:
+            if first + span > self._chip.processors:
+                continue
+            taken = [
+                (place.offset, place.offset + place.size)
+                for other, place in self._taken
+                if other.last_use >= group.first_use and self._share_memory(place, first, span)
+            ]
+            for offset in sorted({0, *(end for _, end in taken)}):
+                end = offset + group.size
+                if end <= self._chip.data_bytes and all(end <= low or offset >= high for low, high in taken):
+                    step = group.processor_step
+                    return self.put(group, MapPlace(first, group.processors, step, offset, group.size))
+        return None
+
+    def _share_memory(self, place: MapPlace, first: int, span: int) -> bool:
+        per = self._chip.processors_per_memory
+        low = place.first_processor // per
+        high = (place.first_processor + place.processors * place.processor_step - 1) // per
+        return low <= (first + span - 1) // per and high >= first // per
 
 
 def _output(layers: Sequence[Layer], number: int) -> tuple[int, Size, bool]:
     """Return channels, size and width of a map."""
     if number == INPUT:
-        reader = next(layer for layer in layers if INPUT in layer.sources)
-        return reader.in_channels, reader.in_size, False
+        consumer = next(layer for layer in layers if INPUT in layer.sources)
+        return consumer.in_channels, consumer.in_size, False
     return layers[number].out_channels, layers[number].out_size, layers[number].wide
 
 
@@ -122,14 +158,14 @@ def map_groups(layers: Sequence[Layer], chip: ChipSpec) -> list[MapGroup]:
 
 
 def _group(maps: tuple[int, ...], layers: Sequence[Layer], chip: ChipSpec, last_use: int) -> MapGroup:
-    readers = {
+    consumers = {
         (layer.sources, layer.operands): layer
         for layer in layers
         if len(layer.sources) > 1 and set(layer.sources) <= set(maps)
     }
-    if readers:
-        processors = max(passes(layer.in_channels, chip)[1] for layer in readers.values())
-        size = sum(map_bytes(one.in_channels, one.in_size, chip) * one.operands for one in readers.values())
+    if consumers:
+        processors = max(passes(layer.in_channels, chip)[1] for layer in consumers.values())
+        size = sum(map_bytes(one.in_channels, one.in_size, chip) * one.operands for one in consumers.values())
     else:
         channels, pixels, wide = _output(layers, maps[0])
         processors, size = passes(channels, chip)[1], map_bytes(channels, pixels, chip, wide=wide)
@@ -139,7 +175,7 @@ def _group(maps: tuple[int, ...], layers: Sequence[Layer], chip: ChipSpec, last_
 def _starts(
     group: MapGroup, layers: Sequence[Layer], chip: ChipSpec, found: Mapping[int, MapPlace], preferred: int
 ) -> Iterable[int]:
-    """Return the processors at which a group may start, those to try first in front.
+    """Return the processors at which a group may start, those to try first come first.
 
     A layer without kernels passes every channel on to the processor it comes from.
     """
@@ -163,44 +199,14 @@ def _parts_before(number: int, layers: Sequence[Layer]) -> int:
     return 0
 
 
-def _find(
-    group: MapGroup, placed: _Placed, chip: ChipSpec, starts: Iterable[int], step: int = 1
-) -> MapPlace | None:
-    """Return the first place that overlaps with nothing that is needed at the same time."""
-    span = group.processors * step
-    for first in starts:
-        if first + span > chip.processors:
-            continue
-        taken = [
-            (place.offset, place.offset + place.size)
-            for other, place in placed
-            if other.last_use >= group.first_use and _share_memory(place, first, span, chip)
-        ]
-        for offset in sorted({0, *(end for _, end in taken)}):
-            end = offset + group.size
-            if end <= chip.data_bytes and all(end <= low or offset >= high for low, high in taken):
-                return MapPlace(first, group.processors, step, offset, group.size)
-    return None
-
-
-def _share_memory(place: MapPlace, first: int, span: int, chip: ChipSpec) -> bool:
-    per = chip.processors_per_memory
-    low = place.first_processor // per
-    high = (place.first_processor + place.processors * place.processor_step - 1) // per
-    return low <= (first + span - 1) // per and high >= first // per
-
-
-def _planar(
-    group: MapGroup, reader: Layer, placed: _Placed, chip: ChipSpec
-) -> tuple[MapGroup, MapPlace | None]:
+def _place_planar(memory: _DataMemory, group: MapGroup, consumer: Layer, chip: ChipSpec) -> MapPlace | None:
     """Try the network's input in CHW form, where there are memories enough for its channels."""
     step = chip.processors_per_memory
-    if reader.in_channels * step > chip.processors or reader.operands > 1:
-        return group, None
-    size = map_bytes(reader.in_channels, reader.in_size, chip, planar=True)
-    planar = MapGroup(group.maps, reader.in_channels, size, group.first_use, group.last_use)
-    place = _find(planar, placed, chip, range(0, chip.processors, step), step)
-    return (planar, place) if place else (group, None)
+    if consumer.in_channels * step > chip.processors or consumer.operands > 1:
+        return None
+    size = map_bytes(consumer.in_channels, consumer.in_size, chip, planar=True)
+    planar = replace(group, processors=consumer.in_channels, size=size, processor_step=step)
+    return memory.place(planar, range(0, chip.processors, step))
 
 
 def _parts(group: MapGroup, place: MapPlace, layers: Sequence[Layer]) -> dict[int, MapPlace]:

@@ -64,7 +64,7 @@ def _convolution(layer: Layer, chip: ChipSpec) -> Iterator[str]:
         yield f"kernel {_shape(layer.kernel)}; allowed is {' or '.join(map(_shape, kernels))}"
     stride = (2, 2) if transposed else (1, 1)
     if layer.stride != stride:
-        cure = "" if transposed else ", pool in front of the layer instead"
+        cure = "" if transposed else ", pool before the layer instead"
         yield f"stride {_shape(layer.stride)}; it must be {stride[0]}{cure}"
     if layer.dilation != (1, 1):
         yield f"dilation {_shape(layer.dilation)}; it must be 1 in 2-d layers"
@@ -94,7 +94,7 @@ def _sequence(layer: Layer, chip: ChipSpec) -> Iterator[str]:
     if kernel > chip.conv1d_kernel:
         yield f"kernel {kernel}; at most {chip.conv1d_kernel}"
     if layer.stride[0] != 1:
-        yield f"stride {layer.stride[0]}; it must be 1, pool in front of the layer instead"
+        yield f"stride {layer.stride[0]}; it must be 1, pool before the layer instead"
     if padding > 2 or padding >= kernel > 1:
         yield f"padding {padding}; at most 2 and smaller than the kernel"
     if gap > 1 and (kernel - 1) * gap >= 9 and (kernel not in (2, 3) or padding or layer.pools):
@@ -102,7 +102,7 @@ def _sequence(layer: Layer, chip: ChipSpec) -> Iterator[str]:
     if padding and wide and not chip.pads_wide_conv1d:
         yield f"padding with {layer.in_channels} inputs; none with more than {chip.processors}"
     if layer.operands > 1:
-        yield "an element-wise operation in front of a 1-d convolution; put a layer of its own between"
+        yield "an element-wise operation before a 1-d convolution; make it a layer of its own"
 
 
 def _linear(layer: Layer, chip: ChipSpec) -> Iterator[str]:
@@ -126,7 +126,7 @@ def _linear(layer: Layer, chip: ChipSpec) -> Iterator[str]:
             f"{count * chip.processors_per_memory}"
         )
     if layer.pools:
-        yield "pooling in front of a flattening layer; put a layer of its own between"
+        yield "pooling before a flattening layer; make it a layer of its own"
 
 
 def _pooling(layer: Layer, chip: ChipSpec) -> Iterator[str]:
@@ -158,7 +158,7 @@ def _eltwise(layer: Layer, chip: ChipSpec) -> Iterator[str]:
             f"{chip.processors} channels two operands of at most {2 * chip.processors}, or a layer of its own"
         )
     if layer.has_weights and layer.bias and not chip.bias_after_eltwise:
-        yield "an element-wise operation and a convolution with a bias; put a layer of its own between"
+        yield "an element-wise operation and a convolution with a bias; make it a layer of its own"
 
 
 def joins_eltwise(operands: int, channels: int, chip: ChipSpec) -> bool:

@@ -9,10 +9,10 @@ from typing import Any
 from torchthin.max7800x.chips import ChipSpec
 from torchthin.max7800x.cost.cycles import START_CYCLES, cycles
 from torchthin.max7800x.cost.data_memory import map_bytes
+from torchthin.max7800x.cost.kernel_memory import stored_weight_bytes
 from torchthin.max7800x.cost.layer import Layer, output_slots, passes
 from torchthin.max7800x.cost.limits import network_violations
-from torchthin.max7800x.cost.placement import Placement, place_network
-from torchthin.max7800x.cost.weight_memory import place_biases, stored_weight_bytes
+from torchthin.max7800x.cost.placement import Placement, place_biases, place_network
 
 
 @dataclass(frozen=True)
@@ -93,11 +93,7 @@ class NetworkCost:
 def network_cost(layers: Sequence[Layer], chip: ChipSpec) -> NetworkCost:
     """Return what `layers`, in the order in which they run, cost on `chip`."""
     placement = place_network(layers, chip)
-    reads = [place.processor_numbers for place in placement.inputs]
-    used = [*reads, *(place.processor_numbers for place in placement.maps.values())]
-    quadrants = sorted({number // chip.processors_per_quadrant for each in used for number in each})
-    outputs = [placement.maps[number].first_processor for number in range(len(layers))]
-    bias_bytes, bias_problems = place_biases(layers, reads, outputs, quadrants, chip)
+    bias_bytes, bias_problems = place_biases(layers, placement, chip)
     rows = tuple(_layer_cost(number, layer, placement, chip) for number, layer in enumerate(layers))
     return NetworkCost(
         chip=chip.name,

@@ -1,4 +1,4 @@
-"""Where all feature maps and kernels of a network lie.
+"""Where all feature maps, kernels and biases of a network lie.
 
 Every map may start at any fourth processor, and with it start the kernels of the layers that read it. ADI's tool leaves the
 choice to the user. Maps that start at processor 0 are the usual choice and are kept where they fit; where kernel memory or data
@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 
 from torchthin.max7800x.chips import ChipSpec
 from torchthin.max7800x.cost.data_memory import MapGroup, MapPlace, map_groups, place_maps
-from torchthin.max7800x.cost.layer import Layer, passes
+from torchthin.max7800x.cost.kernel_memory import KernelMap, LayerKernels, layer_kernels, place_kernels
+from torchthin.max7800x.cost.layer import Layer, passes, round_up
 from torchthin.max7800x.cost.limits import violations
-from torchthin.max7800x.cost.weight_memory import KernelMap, LayerKernels, layer_kernels, place_kernels
 
 _Starts = dict[int, int]
 """First map of a group -> its first processor; 0 where there is none."""
@@ -128,3 +128,54 @@ def _descend(
         if best is before:
             break
     return best
+
+
+def place_biases(
+    layers: Sequence[Layer], placement: Placement, chip: ChipSpec
+) -> tuple[int, tuple[str, ...]]:
+    """Return the bytes used in all quadrants together, and a line for each layer whose biases did not fit.
+
+    Those of a layer lie in one quadrant: the largest first, each in the quadrant that has most room.
+    """
+    maps = (*placement.inputs, *placement.maps.values())
+    numbers = {number for place in maps for number in place.processor_numbers}
+    used = dict.fromkeys(sorted({number // chip.processors_per_quadrant for number in numbers}), 0)
+    problems = []
+    movable = []
+    for number, (layer, place) in enumerate(zip(layers, placement.inputs, strict=True)):
+        if not layer.bias_bytes or layer.shares is not None:
+            continue
+        if layer.depthwise:
+            in_place = place.first_processor == placement.maps[number].first_processor
+            _place_depthwise(used, place.processor_numbers, layer, in_place, chip)
+        else:
+            movable.append(layer)
+    movable.sort(key=lambda one: (not (chip.flatten_bias_first and one.flatten), -one.bias_bytes))
+    for layer in movable:
+        roomiest = min(used, key=lambda quadrant: used[quadrant])
+        if used[roomiest] + layer.bias_bytes > chip.bias_bytes:
+            problems.append(
+                f"{layer.name}: {layer.bias_bytes} biases; the roomiest of {len(used)} quadrants has "
+                f"{chip.bias_bytes - used[roomiest]} of {chip.bias_bytes} bytes left, train layers without bias"
+            )
+        used[roomiest] += layer.bias_bytes
+    return sum(used.values()), tuple(problems)
+
+
+def _place_depthwise(
+    used: dict[int, int], processors: Sequence[int], layer: Layer, in_place: bool, chip: ChipSpec
+) -> None:
+    """Add the biases of a depthwise layer: each quadrant needs those of its own channels, for every pass.
+
+    Where channels stay at their processors, four data memories are read at once: biases start at a multiple of 4 and lie in
+    the order of channels 0, 4, 8, 12, 1, ..., with gaps for the channels that a quadrant lacks.
+    """
+    count = passes(layer.out_channels, chip)[0]
+    width, step = chip.processors_per_quadrant, chip.processors_per_memory
+    for quadrant in sorted({number // width for number in processors}):
+        mine = [number % width for number in processors if number // width == quadrant]
+        if not in_place:
+            used[quadrant] += count * len(mine)
+            continue
+        last = max(place for place in range(width) if place % step * step + place // step in mine)
+        used[quadrant] = round_up(used[quadrant], step) + (count - 1) * width + last + 1

@@ -8,13 +8,13 @@ from typing import NamedTuple
 
 from torchthin.max7800x.chips import ChipSpec
 from torchthin.max7800x.cost.cycles import START_CYCLES, cycles
-from torchthin.max7800x.cost.layer import INPUT, Layer, output_slots, passes
-from torchthin.max7800x.cost.weight_memory import (
+from torchthin.max7800x.cost.kernel_memory import (
     LayerKernels,
     layer_kernels,
     place_kernels,
     stored_weight_bytes,
 )
+from torchthin.max7800x.cost.layer import INPUT, Layer, output_slots, passes
 
 
 def useful_widths(channels: int, chip: ChipSpec) -> tuple[int, ...]:

@@ -119,7 +119,7 @@ class ChipMapping:
     notes: tuple[str, ...]
     """Layers that look different on the chip: folded inputs and copies."""
     outputs: tuple[int, ...]
-    """Numbers of the layers whose maps the model returns, or the host goes on with."""
+    """Numbers of the layers whose maps the model returns, or the host reads."""
 
     @property
     def weights(self) -> tuple[str | None, ...]:

@@ -171,9 +171,9 @@ def _with_copies(layers: Sequence[Layer], chip: ChipSpec) -> tuple[tuple[Layer, 
     copies: dict[tuple[int, int], int] = {}  # (map, layer that reads it as an operand) -> copy
 
     def copy_for_operations(number: int) -> None:
-        for reader in _needing_copies(number, layers, chip):
-            copies[number, reader] = len(found)
-            found.append(_copy(number, layers, layers[reader], place[number]))
+        for consumer in _needing_copies(number, layers, chip):
+            copies[number, consumer] = len(found)
+            found.append(_copy(number, layers, layers[consumer], place[number]))
             numbers.append(None)
 
     copy_for_operations(INPUT)
@@ -189,22 +189,22 @@ def _with_copies(layers: Sequence[Layer], chip: ChipSpec) -> tuple[tuple[Layer, 
 
 def _needing_copies(number: int, layers: Sequence[Layer], chip: ChipSpec) -> list[int]:
     """Return the layers that need the map of layer `number` as an operand of their own."""
-    readers = [reader for reader, layer in enumerate(layers) if number in layer.sources]
-    operations = [reader for reader in readers if layers[reader].operands > 1]
-    if len(readers) < 2 or not operations:
+    consumers = [consumer for consumer, layer in enumerate(layers) if number in layer.sources]
+    operations = [consumer for consumer in consumers if layers[consumer].operands > 1]
+    if len(consumers) < 2 or not operations:
         return []
     if chip.reads_gaps and layers[operations[0]].in_channels <= chip.processors:
         return operations[1:]  # the others read over the gaps of the first
-    return operations if len(operations) < len(readers) else operations[1:]
+    return operations if len(operations) < len(consumers) else operations[1:]
 
 
-def _copy(number: int, layers: Sequence[Layer], reader: Layer, source: int) -> Layer:
+def _copy(number: int, layers: Sequence[Layer], consumer: Layer, source: int) -> Layer:
     return Layer(
         name=f"copy of {'the input' if number == INPUT else layers[number].name}",
         kind="passthrough",
-        in_channels=reader.in_channels,
-        out_channels=reader.in_channels,
-        in_size=reader.in_size,
+        in_channels=consumer.in_channels,
+        out_channels=consumer.in_channels,
+        in_size=consumer.in_size,
         bias=False,
         sources=(source,),
     )

@@ -17,6 +17,20 @@ Entry = dict[str, Any]
 OFFSETS = ("in_offset", "out_offset")
 MASKS = ("processors", "output_processors")
 """One bit for each processor."""
+DEFAULTS: Entry = {
+    "read_gap": 0,
+    "write_gap": 0,
+    "pool_dilation": 1,
+    "pool_first": True,
+    "operands": 2,
+    "flatten": False,
+    "dilation": 1,
+    "groups": 1,
+    "quantization": 8,
+    "output_width": 8,
+    "output": False,
+}
+"""What ai8xize.py assumes for a key that is left out."""
 
 
 def entries(
@@ -33,21 +47,12 @@ def entries(
     Raises:
         InputError: a description cannot say it; the message names the layer.
     """
-    where = addresses(layers, cost, chip, outputs)
     several = tuple(outputs) != (len(layers) - 1,)
-    found = []
-    for number, (layer, row, address) in enumerate(zip(layers, cost.layers, where, strict=True)):
-        entry = {
-            **_places(layer, row, address, chip),
-            **_sources(number, layer, layers),
-            **_input(number, layer, row, layers),
-            **_pooling(layer),
-            **_operation(layer),
-        }
-        if several and number in outputs:
-            entry["output"] = True
-        found.append(entry)
-    return tuple(found)
+    rows = zip(cost.layers, addresses(layers, cost, chip, outputs), strict=True)
+    return tuple(
+        _entry(number, layers, row, address, chip, several and number in outputs)
+        for number, (row, address) in enumerate(rows)
+    )
 
 
 def processor_mask(first: int, count: int, step: int = 1) -> int:
@@ -59,84 +64,56 @@ def processor_mask(first: int, count: int, step: int = 1) -> int:
     return sum(1 << (first + step * number) for number in range(count))
 
 
-def _places(layer: Layer, row: LayerCost, address: Address, chip: ChipSpec) -> Entry:
-    entry = {
+def _entry(
+    number: int, layers: Sequence[Layer], row: LayerCost, address: Address, chip: ChipSpec, output: bool
+) -> Entry:
+    layer = layers[number]
+    source = layer.sources[0]
+    sources = source if len(layer.sources) == 1 else list(layer.sources)
+    resized = source != INPUT and layers[source].out_size != layer.in_size
+    pools = layer.pool != (1, 1) or layer.pool_stride != (1, 1)
+    pool = _one(layer, layer.pool) if pools else None
+    convolves, sequence = layer.kind.startswith("conv"), layer.kind == "conv1d"
+    kernel = layer.kernel[0] if sequence else f"{layer.kernel[0]}x{layer.kernel[1]}"
+    if convolves and not sequence and layer.padding[0] != layer.padding[1]:
+        raise InputError(
+            f"{layer.name}: padding {layer.padding[0]} x {layer.padding[1]}; a network description has one for both axes."
+        )
+    activation = {"relu": "ReLU", "abs": "Abs", None: "None"}[layer.activation]
+    said: Entry = {
         "processors": processor_mask(row.first_processor, row.processors, row.processor_step),
         "output_processors": processor_mask(row.output_processor, passes(layer.out_channels, chip)[1]),
         "in_offset": address.in_offset,
         "out_offset": address.out_offset,
+        "read_gap": address.read_gap,
+        "write_gap": address.write_gap,
+        "in_sequences": None if layer.sources == (number - 1,) else sources,
+        "data_format": None if number else "CHW" if row.processor_step > 1 else "HWC",
+        "in_dim": list(layer.in_size) if resized else None,
+        "max_pool": pool if layer.pool_mode == "max" else None,
+        "avg_pool": pool if layer.pool_mode == "average" else None,
+        "pool_stride": _one(layer, layer.pool_stride) if pools else None,
+        "pool_dilation": _one(layer, layer.pool_dilation),
+        "pool_first": layer.pool_first or layer.operands == 1 or not layer.pools,
+        "eltwise": layer.eltwise,
+        "operands": layer.operands if layer.eltwise else None,
+        "op": layer.kind,
+        "flatten": layer.flatten,
+        "kernel_size": kernel if convolves else None,
+        "pad": layer.padding[0] if convolves else None,
+        "dilation": layer.dilation[0] if convolves else None,
+        "groups": layer.conv_groups,
+        "activate": activation if layer.has_weights else None,
+        "quantization": layer.weight_bits,
+        "output_width": 32 if layer.wide else 8,
+        "output": output,
     }
-    gaps = {"read_gap": address.read_gap, "write_gap": address.write_gap}
-    return {**entry, **{name: gap for name, gap in gaps.items() if gap}}
-
-
-def _sources(number: int, layer: Layer, layers: Sequence[Layer]) -> Entry:
-    if layer.sources == (number - 1,):
-        return {}
-    return {"in_sequences": layer.sources[0] if len(layer.sources) == 1 else list(layer.sources)}
-
-
-def _input(number: int, layer: Layer, row: LayerCost, layers: Sequence[Layer]) -> Entry:
-    entry: Entry = {}
-    if number == 0:
-        entry["data_format"] = "CHW" if row.processor_step > 1 else "HWC"
-    source = layer.sources[0]
-    if source != INPUT and layers[source].out_size != layer.in_size:
-        entry["in_dim"] = list(layer.in_size)
-    return entry
-
-
-def _pooling(layer: Layer) -> Entry:
-    if layer.pool == (1, 1) and layer.pool_stride == (1, 1):
-        return {}
-    name = "max_pool" if layer.pool_mode == "max" else "avg_pool"
-    entry = {name: _one(layer, layer.pool), "pool_stride": _one(layer, layer.pool_stride)}
-    if layer.pool_dilation != (1, 1):
-        entry["pool_dilation"] = _one(layer, layer.pool_dilation)
-    if not layer.pool_first and layer.operands > 1 and layer.pools:
-        entry["pool_first"] = False
-    return entry
+    return {key: value for key, value in said.items() if value is not None and value != DEFAULTS.get(key)}
 
 
 def _one(layer: Layer, size: Size) -> int | list[int]:
     """Return a size as one number where both are equal, or where there is one axis."""
     return size[0] if layer.one_axis or size[0] == size[1] else list(size)
-
-
-def _operation(layer: Layer) -> Entry:
-    entry: Entry = {}
-    if layer.eltwise is not None:
-        entry["eltwise"] = layer.eltwise
-        if layer.operands > 2:
-            entry["operands"] = layer.operands
-    entry["op"] = layer.kind
-    if layer.kind == "passthrough":
-        return entry
-    if layer.kind == "linear":
-        entry |= {"flatten": True} if layer.flatten else {}
-    else:
-        entry |= _kernel(layer)
-    if layer.depthwise:
-        entry["groups"] = layer.conv_groups
-    entry["activate"] = {"relu": "ReLU", "abs": "Abs", None: "None"}[layer.activation]
-    if layer.weight_bits != 8:
-        entry["quantization"] = layer.weight_bits
-    if layer.wide:
-        entry["output_width"] = 32
-    return entry
-
-
-def _kernel(layer: Layer) -> Entry:
-    flat = layer.kind == "conv1d"
-    if not flat and layer.padding[0] != layer.padding[1]:
-        raise InputError(
-            f"{layer.name}: padding {layer.padding[0]} x {layer.padding[1]}; a network description has one for both axes."
-        )
-    size = layer.kernel[0] if flat else f"{layer.kernel[0]}x{layer.kernel[1]}"
-    entry: Entry = {"kernel_size": size, "pad": layer.padding[0]}
-    if layer.dilation[0] != 1:
-        entry["dilation"] = layer.dilation[0]
-    return entry
 
 
 def description_text(

@@ -20,7 +20,7 @@ from torchthin.max7800x.synthesis.user_description import corrected_text, read_d
 from torchthin.report.record import version
 
 DATASET = "sample"
-"""Where no data set is named: ai8xize.py then wants ``--sample-input``."""
+"""Where no data set is named: ai8xize.py then needs ``--sample-input``."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from torchthin.errors import InputError, one_line
-from torchthin.max7800x.synthesis.description import MASKS, OFFSETS, Entry
+from torchthin.max7800x.synthesis.description import DEFAULTS, MASKS, OFFSETS, Entry
 
 if TYPE_CHECKING:
     from torchthin.max7800x.synthesis.network import ChipNetwork
@@ -170,11 +170,10 @@ def _meaning(entry: Entry, number: int, one_axis: bool, names: Mapping[str, int]
         "pool_stride": pair("pool_stride", bool(pools)),
         "pool_dilation": pair("pool_dilation", bool(pools)),
         "eltwise": eltwise,
-        "operands": entry.get("operands", 2) if eltwise else 1,
-        "pool_first": bool(entry.get("pool_first", True)),
-        "flatten": bool(entry.get("flatten", False)),
+        "operands": entry.get("operands", DEFAULTS["operands"]) if eltwise else 1,
+        **{key: bool(entry.get(key, DEFAULTS[key])) for key in ("pool_first", "flatten")},
         "activate": str(entry.get(_spelled(entry, "activate"), "none")).lower(),
-        "output_width": entry.get("output_width", 8),
+        "output_width": entry.get("output_width", DEFAULTS["output_width"]),
         "stride": 2 if op == "convtranspose2d" else stride[0] if isinstance(stride, list) else stride,
         "sequence": entry.get("sequence", number),
         "in_sequences": tuple(sorted(read, key=str)) if eltwise in _COMMUTE else read,

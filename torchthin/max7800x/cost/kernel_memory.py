@@ -1,8 +1,7 @@
-"""Where kernels lie in kernel memory, and biases in bias memory.
+"""Where kernels lie in kernel memory: first fit at multiples of 4 words, the same offset in all processors of a layer.
 
-Kernels: first fit at multiples of 4 words, the same offset in all processors of a layer. Layers that use all processors come
-first, then the others in their order; holes are filled. Layers that only use processors with larger memories go to the end of
-those first. Biases: those of one layer in one quadrant's memory, the largest first, each in the quadrant that has most room.
+Layers that use all processors come first, then the others in their order; holes are filled. Layers that only use processors with
+larger memories go to the end of those first.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from torchthin.max7800x.chips import ChipSpec
-from torchthin.max7800x.cost.layer import Layer, kernel_words, passes, round_up, written_words
+from torchthin.max7800x.cost.layer import Layer, kernel_words, round_up, written_words
 
 _Span = tuple[int, int]
 
@@ -135,7 +134,7 @@ def _first_fit(layer: LayerKernels, spans: Sequence[_Span], chip: ChipSpec) -> i
 def _at_far_end(layer: LayerKernels, spans: Sequence[_Span], chip: ChipSpec) -> int | None:
     """Return the place nearest to the end of the larger memories that ADI's tool finds, or None when it goes to the front.
 
-    Having met something in the way, the tool goes on below it only where the layer would also fit above.
+    Where other kernels block a place, the tool goes on below them only if the layer would also fit above.
     """
     if not chip.large_processors.issuperset(layer.processors) or not layer.processors:
         return None
@@ -155,63 +154,3 @@ def _at_far_end(layer: LayerKernels, spans: Sequence[_Span], chip: ChipSpec) -> 
         if last + layer.words > chip.large_kernel_words:
             return None
     return None
-
-
-def place_biases(
-    layers: Sequence[Layer],
-    processors: Sequence[Sequence[int]],
-    outputs: Sequence[int],
-    quadrants: Sequence[int],
-    chip: ChipSpec,
-) -> tuple[int, tuple[str, ...]]:
-    """Return the bytes used in all quadrants together, and a line for each layer whose biases did not fit.
-
-    Args:
-        layers: a network.
-        processors: that read each layer's input.
-        outputs: first processor that each layer's output is written for.
-        quadrants: those that the network uses.
-        chip: where it runs.
-    """
-    used = dict.fromkeys(quadrants, 0)
-    problems = []
-    movable = []
-    for layer, numbers, output in zip(layers, processors, outputs, strict=True):
-        if not layer.bias_bytes or layer.shares is not None:
-            continue
-        if layer.depthwise:
-            count = passes(layer.out_channels, chip)[0]
-            _place_depthwise(used, numbers, count, numbers[0] == output, chip)
-        else:
-            movable.append(layer)
-    for layer in sorted(movable, key=lambda one: _rank(one, chip)):
-        roomiest = min(used, key=lambda quadrant: used[quadrant])
-        if used[roomiest] + layer.bias_bytes > chip.bias_bytes:
-            problems.append(
-                f"{layer.name}: {layer.bias_bytes} biases; the roomiest of {len(used)} quadrants has "
-                f"{chip.bias_bytes - used[roomiest]} of {chip.bias_bytes} bytes left, train layers without bias"
-            )
-        used[roomiest] += layer.bias_bytes
-    return sum(used.values()), tuple(problems)
-
-
-def _place_depthwise(
-    used: dict[int, int], processors: Sequence[int], count: int, in_place: bool, chip: ChipSpec
-) -> None:
-    """Add the biases of a depthwise layer, in `count` passes: each quadrant needs those of its own channels.
-
-    Where channels stay at their processors, four data memories are read at once: biases start at a multiple of 4 and lie in
-    the order of channels 0, 4, 8, 12, 1, ..., with gaps for the channels that a quadrant lacks.
-    """
-    width, step = chip.processors_per_quadrant, chip.processors_per_memory
-    for quadrant in sorted({number // width for number in processors}):
-        mine = [number % width for number in processors if number // width == quadrant]
-        if not in_place:
-            used[quadrant] += count * len(mine)
-            continue
-        last = max(place for place in range(width) if place % step * step + place // step in mine)
-        used[quadrant] = round_up(used[quadrant], step) + (count - 1) * width + last + 1
-
-
-def _rank(layer: Layer, chip: ChipSpec) -> int:
-    return -1 if chip.flatten_bias_first and layer.flatten else chip.bias_bytes - layer.bias_bytes
