@@ -1,8 +1,8 @@
-"""Keeps derived weights what they were when their statistics lose channels.
+"""Keeps the values of derived weights whose statistics lose channels.
 
 ``weight_norm`` divides every filter by its length, spectral norm the whole weight by its norm: when a layer loses input
-channels, what stays would grow. One factor in a tensor that the layer has anyway (the length g, the vector u) makes good
-for it. Which tensor takes it is tried, as in `torchthin/graph/parametrized.py`; where none does, the weight stays.
+channels, the rest of its weight would grow. One factor in a tensor that the layer has anyway (the length g, the vector u)
+prevents that. Which tensor it is is tried, as in `torchthin/graph/parametrized.py`; where none helps, the weight changes.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from torchthin.thinning.recipe import Recipe, cut
 
 
 def rescaled_tensors(
-    masked: nn.Module, small: nn.Module, recipe: Recipe, derived: Iterable[DerivedWeight]
+    masked: nn.Module, thinned: nn.Module, recipe: Recipe, derived: Iterable[DerivedWeight]
 ) -> dict[str, dict[str, Tensor]]:
-    """Return per computed weight (its original) that can be kept as it was what to put into tensors of the thinned model.
+    """Return the values of tensors of the thinned model with which a derived weight keeps its values: original -> name -> value.
 
     Args:
         masked: full-size masked model.
-        small: the same, thinned by `recipe`; left as it is.
-        recipe: what goes.
+        thinned: the same, thinned by `recipe`; left as it is.
+        recipe: what is removed.
         derived: the derived weights of the model.
     """
-    names = {id(tensor): name for name, tensor in state_tensors(small)}
+    names = {id(tensor): name for name, tensor in state_tensors(thinned)}
     found = {}
     for item in derived:
         axes = recipe.keep.get(item.original)
         if axes is not None:
             path = item.weight.rpartition(".")[0]
             wanted = cut(_weight(masked.get_submodule(path)), axes)
-            changes = _made_good(small.get_submodule(path), wanted)
+            changes = _correction(thinned.get_submodule(path), wanted)
             if changes is not None:
                 found[item.original] = {names[id(tensor)]: value for tensor, value in changes}
     return found
@@ -50,13 +50,13 @@ def preserved_ops(labels: Labels, originals: Iterable[str]) -> frozenset[int]:
     found = set()
     for op in labels.graph.ops:
         made = {ref.value for ref in op.outputs if ref is not None}
-        if not made & labels.from_input and any(value in read for value in op.reads):
+        if not made & labels.from_input and not read.isdisjoint(op.reads):
             found.add(op.index)
             read |= made
     return frozenset(found)
 
 
-def _made_good(layer: nn.Module, wanted: Tensor) -> list[tuple[Tensor, Tensor]] | None:
+def _correction(layer: nn.Module, wanted: Tensor) -> list[tuple[Tensor, Tensor]] | None:
     """Return what to change in a thinned layer so that its weight is `wanted`; None when nothing helps."""
     now = _weight(layer)
     if _same(now, wanted):

@@ -1,4 +1,4 @@
-"""Optimizer state follows the shrink: what an optimizer remembers per weight is cut as the weight is."""
+"""The state of an optimizer (momentum, squared gradients) is cut as the weights are that it belongs to."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def cut_state(
 ) -> StateCuts:
     """Return the optimizer's state after thinning, for every parameter that changes; nothing is changed yet.
 
-    Entries of the parameter's shape (momentum, squared gradients) are cut, numbers and one-element tensors stay.
+    Entries of the parameter's shape (momentum, squared gradients) are cut, numbers and one-element tensors are kept.
 
     Raises:
         InputError: for an optimizer of another model, and for an entry of another shape (factored second moments, the
@@ -60,7 +60,7 @@ def _entry(
     return cut(value, axes) if isinstance(value, Tensor) and value.shape == parameter.shape else value
 
 
-def remembered(optimizer: torch.optim.Optimizer) -> Callable[[], None]:
+def way_back(optimizer: torch.optim.Optimizer) -> Callable[[], None]:
     """Return a function that puts the optimizer's groups and state back as they are now."""
     groups = [(group["params"], list(group["params"])) for group in optimizer.param_groups]
     state = {parameter: (entries, dict(entries)) for parameter, entries in optimizer.state.items()}
@@ -78,20 +78,20 @@ def remembered(optimizer: torch.optim.Optimizer) -> Callable[[], None]:
 
 
 def follow_(
-    optimizer: torch.optim.Optimizer, cuts: StateCuts, adopted: Mapping[nn.Parameter, nn.Parameter]
+    optimizer: torch.optim.Optimizer, cuts: StateCuts, added: Mapping[nn.Parameter, nn.Parameter]
 ) -> None:
-    """Take over the cut state, and put new parameters into the groups of their neighbours.
+    """Set the cut state, and put new parameters into the groups of their neighbours.
 
     Args:
         optimizer: what is changed.
         cuts: from `cut_state`.
-        adopted: new parameter -> a parameter of the same module. Where the optimizer does not train the neighbour,
+        added: new parameter -> a parameter of the same module. Where the optimizer does not train the neighbour,
             it does not train the new one.
     """
     state: dict[Any, Any] = optimizer.state
     for parameter, entries in cuts.items():
         state[parameter].update(entries)
-    for new, neighbour in adopted.items():
+    for new, neighbour in added.items():
         for group in optimizer.param_groups:
             if any(parameter is neighbour for parameter in group["params"]):
                 group["params"].append(new)
