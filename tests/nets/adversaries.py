@@ -1,4 +1,4 @@
-"""Small nets that are hard for whoever follows channels: each with the widths its layers must have at half the channels.
+"""Small nets whose channels are hard to follow: each with the widths its layers must have at half the channels.
 
 All take (n, 3, 10, 10) and give (n, 5). Layers are 8 wide, so 4 is a width that was cut and 8 one that was not.
 """
@@ -407,9 +407,9 @@ def every_other_channel() -> nn.Module:
 
 @adversary(a=4, b=8, inexact="head")
 def outer_product() -> nn.Module:
-    """Every channel of one stream times every channel of the other; the second stands on an axis flattened with the first.
+    """Every channel of one stream times every channel of the other; the second is on an axis flattened with the first.
 
-    Dead channels of the first give a bias times the second: no constant, so the head takes over a mean.
+    Dead channels of the first give a bias times the second: no constant, so the head absorbs a mean.
     """
 
     def run(self: Apply, x: Tensor) -> Tensor:

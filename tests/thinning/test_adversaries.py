@@ -1,4 +1,4 @@
-"""Nets made to be hard: exact at 50 %, cut where channels obviously can go, whole where none can, and thinned again."""
+"""Nets made to be hard: exact at 50 %, cut where channels can obviously be removed, not cut where none can, and thinned again."""
 
 from __future__ import annotations
 

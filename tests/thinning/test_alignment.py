@@ -1,4 +1,4 @@
-"""Ops of the recorded and the thinned run stand side by side, and what comes from the input is known."""
+"""Ops of the recorded and the thinned run are matched, and what comes from the input is known."""
 
 from __future__ import annotations
 

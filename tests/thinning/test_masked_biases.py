@@ -1,4 +1,4 @@
-"""A layer called twice can take over one constant only; where the calls ask for two, dead channels fall silent."""
+"""A layer that is called twice can absorb one constant only; where the calls ask for two, biases are masked."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_what_is_masked_only_is_thinned_alike_later() -> None:
 
 
 def test_biases_of_the_users_own_masks_stay() -> None:
-    """What the user masked is the reference: its biases count, so the stream stays."""
+    """What the user masked is the reference: its biases count, so the stream is kept."""
     torch.manual_seed(0)
     model, x = Repeated().eval(), torch.randn(2, 6)
     masked = torchthin.prune(model, x, include=["*"], thin=False)

@@ -1,4 +1,4 @@
-"""`nn.MultiheadAttention`: whole heads or parts of heads go, its width follows, whatever the sizes happen to be equal to."""
+"""`nn.MultiheadAttention`: whole heads or parts of heads are removed; its width follows, even where sizes are equal by chance."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Law: tensors that modules hold as plain attributes are cut like buffers; what no checkpoint holds takes over nothing."""
+"""Law: tensors that modules hold as plain attributes are cut like buffers; what no checkpoint holds absorbs nothing."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Positions(nn.Module):
 
 
 class BorrowedBias(nn.Module):
-    """The layer behind what goes takes its bias from where `keep_bias` puts it."""
+    """The layer after the removed channels takes its bias from where `keep_bias` puts it."""
 
     def __init__(self, kind: str) -> None:
         super().__init__()
@@ -132,7 +132,7 @@ def test_what_a_checkpoint_does_not_hold_takes_no_constant(kind: str, tmp_path: 
     saved = kind in {"parameter", "buffer"}
     assert (
         "first.weight" in result.recipe.keep
-    ) is saved  # sigmoid(bias) of a dead channel needs a place, or it stays
+    ) is saved  # sigmoid(bias) of a dead channel must be absorbed, or the channel is kept
     kept = list(result.recipe.keep["shift"][0])
     assert torch.equal(result.model.shift, net.shift[kept]) is not saved
     result.save(tmp_path / "small.pt")

@@ -51,7 +51,7 @@ class AtRandom:
     seed: int
     share: float
     given: Mapping[str, Keep] = field(default_factory=dict)
-    """Decisions that stand, by group name."""
+    """Selections that are given, by group name."""
 
     def __call__(self, grouping: Grouping, labels: Labels) -> Selection:
         axes = producers(labels)
@@ -71,7 +71,7 @@ def built(plan: list[tuple[str, int, int]], head: int) -> nn.Module:
     return lively(Net(plan, head).double()).eval()
 
 
-def silent(model: nn.Module) -> nn.Module:
+def without_biases(model: nn.Module) -> nn.Module:
     """Without biases and shifts, most masked channels emit nothing."""
     with torch.no_grad():
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
@@ -109,11 +109,11 @@ def damaged(recipe: Recipe) -> Recipe:
 
 
 def check(model: nn.Module, plan: ThinningPlan, share: float) -> None:
-    decision = plan.proposal.selection
+    selection = plan.proposal.selection
     for group in plan.proposal.grouping.groups.groups:
-        if group.name in decision.keeps and not group.balances:
-            gone = int((~decision.keeps[group.name]).sum())
-            assert gone == prune_count(share, group.size), group.name
+        if group.name in selection.keeps and not group.balances:
+            removed = int((~selection.keeps[group.name]).sum())
+            assert removed == prune_count(share, group.size), group.name
     if not plan.recipe:
         return
     assert plan.outcome.proof is not None
@@ -161,7 +161,7 @@ def test_one_after_the_other_is_both_at_once(net: tuple[list[tuple[str, int, int
     (Where they did, the second cut meets that constant as a bias, which a mask leaves alone. Under spectral norm every mask
     rescales what stays, so the second one starts from other weights.)
     """
-    model = silent(built(*net)) if seed % 2 else built(*net)
+    model = without_biases(built(*net)) if seed % 2 else built(*net)
     inputs = as_inputs(picture())
     first = find_plan(trace(model, inputs), AtRandom(model, seed, 0.25))
     _, small = thinned(model, first)

@@ -1,4 +1,4 @@
-"""``round_to``: what stays of every group's part of an axis is a multiple, and no more channels stay than that needs."""
+"""``round_to``: what is kept of every group's part of an axis is a multiple, and no more channels are kept than that needs."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Integer attributes that the model's code uses as sizes follow what is cut, whatever they are called."""
+"""Integer attributes that the model's code uses as sizes follow what is cut, under any name."""
 
 from __future__ import annotations
 

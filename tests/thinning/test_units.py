@@ -24,7 +24,7 @@ class Fused(nn.Module):
 
 
 class Biased(nn.Module):
-    """Heads can only go whole; the bias of the values is divided on its own, and nothing ties it to the queries."""
+    """Only whole heads can be removed; the bias of the values is divided on its own, and nothing ties it to the queries."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,8 +38,8 @@ class Biased(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.divided(self.qkv(self.first(x))).chunk(3, -1)
         v = v + self.divided(self.v_bias[None, None])
-        temperature = q.shape[-1] ** -0.5
-        y = ((q @ k.transpose(-1, -2)).sigmoid() * temperature).softmax(-1) @ v
+        scale = q.shape[-1] ** -0.5
+        y = ((q @ k.transpose(-1, -2)).sigmoid() * scale).softmax(-1) @ v
         return self.out(y.transpose(1, 2).flatten(2))
 
 
