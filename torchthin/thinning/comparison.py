@@ -321,10 +321,10 @@ def _may_be_rounding(models: Models, index: int) -> bool:
     graph, from_input = models.traced.graph, models.proposal.labels.from_input
     values = graph.values
     return can_double(models.traced.model) and any(
-        op.index <= index and ref is not None and not values[ref.value].dtype.is_floating_point
+        op.index <= index and not values[made].dtype.is_floating_point
         for op in graph.ops
         if any(number in from_input and values[number].dtype.is_floating_point for number in op.reads)
-        for ref in op.outputs
+        for made in op.results
     )
 
 

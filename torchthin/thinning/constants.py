@@ -251,8 +251,7 @@ def absorbed_tensors(
     """
     found: dict[str, Tensor] = {}
     for item in absorptions:
-        ref = item.constant.op.outputs[0]
-        kept = None if ref is None else survivors.along(ref.value, item.constant.contraction.out_axis)
+        kept = survivors.along(item.constant.op.results[0], item.constant.contraction.out_axis)
         change = item.change
         if kept is not None:
             change = change[torch.from_numpy(kept).to(change.device)]

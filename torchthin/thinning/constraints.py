@@ -66,7 +66,7 @@ class Constraints:
 
     def without_attributes(self, index: int, graph: OpGraph) -> Constraints | None:
         """Take back the attributes that were made to follow at an op; None where there are none."""
-        made = {ref.value for op in graph.ops if op.index == index for ref in op.outputs if ref is not None}
+        made = graph.by_index[index].results if index in graph.by_index else ()
         keys = {key for key, (value, _) in self.attributes.items() if value in made}
         keys |= set(self.new_attributes.keys if self.new_attributes.op == index else ())
         if not keys:

@@ -88,4 +88,4 @@ class Setback:
 
 def values_of(op: Op) -> list[int]:
     """Return the values that an op takes, then those that it makes."""
-    return [*op.reads, *(ref.value for ref in op.outputs if ref is not None)]
+    return [*op.reads, *op.results]

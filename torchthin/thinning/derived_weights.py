@@ -49,10 +49,9 @@ def preserved_ops(labels: Labels, originals: Iterable[str]) -> frozenset[int]:
     read = {state[name] for name in originals if name in state}
     found = set()
     for op in labels.graph.ops:
-        made = {ref.value for ref in op.outputs if ref is not None}
-        if not made & labels.from_input and not read.isdisjoint(op.reads):
+        if labels.from_input.isdisjoint(op.results) and not read.isdisjoint(op.reads):
             found.add(op.index)
-            read |= made
+            read.update(op.results)
     return frozenset(found)
 
 

@@ -31,11 +31,9 @@ class _Fingerprints(CountingMode):
 
     def __init__(self, labels: Labels, survivors: Survivors | None, start: int) -> None:
         super().__init__(start, labels.graph.call_sites[start])
-        self._ops = {op.index: op for op in labels.graph.ops}
+        self._ops = labels.graph.by_index
         self._survivors = survivors
-        self._consumed = {number for op in labels.graph.ops for number in op.reads} | set(
-            labels.graph.outputs
-        )
+        self._consumed = labels.graph.users.keys() | set(labels.graph.outputs)
         self.found: dict[int, list[Fingerprint]] = {}
 
     def note(self, result: Any) -> None:

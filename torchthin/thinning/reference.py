@@ -78,7 +78,7 @@ class ReferenceMode(CountingMode):
         self._in_training_branch = start >= BRANCH
         self._contractions, self._statistics = labels.contractions, labels.statistics
         self._from_input = labels.from_input
-        self._ops = {op.index: op for op in labels.graph.ops}
+        self._ops = labels.graph.by_index
         self.constants: list[Constant] = []
         self.left_out: list[Op] = []
         """Ops whose statistics lost channels."""
@@ -115,7 +115,7 @@ class ReferenceMode(CountingMode):
         if kept is None:
             return func(*args, **kwargs)
         given = by_name(func, args, kwargs)
-        name = next(n for n, a in op.arguments.items() if isinstance(a, Ref) and a.value == contraction.data)
+        name = op.argument_of(contraction.data)
         data: Tensor = given[name]
         axis = contraction.data_axis
         shape = [1] * data.dim()

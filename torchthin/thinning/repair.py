@@ -55,12 +55,13 @@ def repaired(failure: Failure, proposal: Proposal, modules: Mapping[str, nn.Modu
 def leave_unscaled(setback: Setback) -> Constraints | None:
     """Scale no layer for a number where the model now computes something else."""
     failure, constraints = setback.failure, setback.constraints
-    where = {op.index: op.source.module for op in setback.graph.ops}
-    last = failure.op == max(index for index in where if index < BRANCH)
+    ops = setback.graph.by_index
+    module = ops[failure.op].source.module if failure.op in ops else None
+    last = failure.op == max(index for index in ops if index < BRANCH)
     wrong = {
         item.op.index
         for item in failure.scalings
-        if last or (item.op.index <= failure.op and item.op.source.module == where.get(failure.op))
+        if last or (item.op.index <= failure.op and item.op.source.module == module)
     }
     return replace(constraints, unscaled=constraints.unscaled | wrong) if wrong else None
 
@@ -93,7 +94,7 @@ def follow_attribute(setback: Setback, culprit: Culprit) -> Constraints | None:
     module = setback.modules.get(op.source.module)
     if module is None or has_known_sizes(module):
         return None
-    made = [(ref.value, axis) for ref in op.outputs if ref for axis in setback.survivors.cut_axes(ref.value)]
+    made = [(value, axis) for value in op.results for axis in setback.survivors.cut_axes(value)]
     taken = constraints.attributes.keys() | constraints.rejected | setback.proposal.sized
     for value, axis in [*made, *culprit.seen]:
         size = setback.graph.values[value].shape[axis]
@@ -229,9 +230,8 @@ def _with_couples(constraints: Constraints, couples: Mapping[int, CoupledAxes]) 
 
 
 def _input_with_result(op: Op, contraction: Contraction) -> CoupledAxes:
-    result = op.outputs[0]
-    assert result is not None
-    return CoupledAxes(op.index, contraction.data, contraction.data_axis, result.value, contraction.out_axis)
+    axes = (contraction.data, contraction.data_axis, op.results[0], contraction.out_axis)
+    return CoupledAxes(op.index, *axes)
 
 
 def _view_couples(ops: Iterable[Op], setback: Setback, culprit: Culprit) -> dict[int, CoupledAxes]:
@@ -252,13 +252,13 @@ def _view_couple(op: Op, setback: Setback, culprit: Culprit) -> CoupledAxes | No
     if op.name not in DIVIDING:
         return None
     constraints = culprit.constraints
-    for ref in op.outputs:
-        for axis, joined in enumerate(setback.proposal.labels.values[ref.value] if ref is not None else ()):
+    for result in op.results:
+        for axis, joined in enumerate(setback.proposal.labels.values[result]):
             source = _axis_of_same_size(op, joined, setback)
-            if source is not None and ref is not None:
+            if source is not None:
                 last, value, data_axis = source
                 if last not in constraints.coupled and last not in constraints.rejected:
-                    return CoupledAxes(last, value, data_axis, ref.value, axis)
+                    return CoupledAxes(last, value, data_axis, result, axis)
     return None
 
 
