@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from torchthin import InputError, Pruner
-from torchthin.integrations.interval import checked
+from torchthin.integrations.callbacks import check_arguments
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -72,4 +72,4 @@ def test_arguments_that_cannot_be_used_are_refused(arguments: tuple[Any, ...], m
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
     pruner = Pruner(net, torch.randn(1, 3, 8, 8)) if given else None
     with pytest.raises(InputError, match=message):
-        checked(pruner, *rest)
+        check_arguments(pruner, *rest)

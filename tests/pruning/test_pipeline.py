@@ -10,11 +10,12 @@ import torch
 from torch import nn
 
 import torchthin
-from torchthin import METHODS, Distiller, InputError, Unstructured, prune
+from torchthin import Distiller, InputError, PruneConfig, Ratio, Schedule, Unstructured, prune
 from torchthin.errors import ConfigError, WeightNameError
+from torchthin.pruning.one_shot import plan_pruning
 
-SHARES = [name for name, method in METHODS.items() if method.pattern is None]
-"""Methods that take a share; of n:m see test_patterns."""
+TARGETS = [Ratio, Unstructured]
+"""Targets that take a share; of n:m see test_patterns."""
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
@@ -36,20 +37,19 @@ def state(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in model.state_dict().items()}
 
 
-@pytest.mark.parametrize("method", SHARES)
-@pytest.mark.parametrize("target", [0.0, 0.29, 0.5, 0.99])
-def test_counts_are_exact_and_the_model_untouched(method: str, target: float) -> None:
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("share", [0.0, 0.29, 0.5, 0.99])
+def test_counts_are_exact_and_the_model_untouched(target: Any, share: float) -> None:
     model = net().train()
     before = state(model)
-    result = prune(model, method=method, target_sparsity=target)
+    result = prune(model, None, target(share), thin=False)
     assert all(torch.equal(model.state_dict()[name], value) for name, value in before.items())
     assert result.model is not model
     assert result.model.training
-    structured = METHODS[method].structured
     for layer in result.report.layers:
-        size = layer.filters if structured else layer.weights
-        gone = layer.pruned_channels if structured else layer.zeroed_weights
-        assert gone == layer.asked == math.floor(target * size)
+        size = layer.filters if target.structured else layer.weights
+        pruned = layer.pruned_channels if target.structured else layer.zeroed_weights
+        assert pruned == layer.asked == math.floor(share * size)
     for name, value in result.model.state_dict().items():
         mask = result.masks.get(name)
         wanted = before[name] if mask is None else before[name] * mask
@@ -76,30 +76,30 @@ def test_a_grouped_transposed_convolution_loses_its_outputs() -> None:
 
 @pytest.mark.parametrize("steps", [1, 2, 50])
 def test_without_training_the_steps_end_where_one_shot_ends(steps: int) -> None:
-    gradual, at_once = prune(net(), thin=False), prune(net(), thin=False)
+    config = PruneConfig(thin=False, schedule=Schedule("agp", steps))
+    gradual, at_once = plan_pruning(net(), None, config).apply(), prune(net(), thin=False)
     assert all(torch.equal(gradual.masks[name], mask) for name, mask in at_once.masks.items())
     assert len(gradual.report.schedule) == steps
     assert gradual.report.schedule[-1] == 0.5
     assert at_once.report.schedule == (0.5,)
 
 
-@pytest.mark.parametrize("method", SHARES)
+@pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_every_dtype_counts_exactly(method: str, dtype: torch.dtype) -> None:
-    result = prune(net().to(dtype), method=method)
+def test_every_dtype_counts_exactly(target: Any, dtype: torch.dtype) -> None:
+    result = prune(net().to(dtype), None, target(), thin=False)
     assert result.report.target_reached
-    structured = METHODS[method].structured
     for layer in result.report.layers:
-        size = layer.filters if structured else layer.weights
-        assert (layer.pruned_channels if structured else layer.zeroed_weights) == size // 2
+        size = layer.filters if target.structured else layer.weights
+        assert (layer.pruned_channels if target.structured else layer.zeroed_weights) == size // 2
     assert all(p.dtype == dtype for p in result.model.parameters())
 
 
-@pytest.mark.parametrize("method", SHARES)
-def test_memory_format_changes_no_mask(method: str) -> None:
+@pytest.mark.parametrize("target", TARGETS)
+def test_memory_format_changes_no_mask(target: Any) -> None:
     plain, last = (
-        prune(net(), method=method),
-        prune(net().to(memory_format=torch.channels_last), method=method),
+        prune(model, None, target(), thin=False)
+        for model in (net(), net().to(memory_format=torch.channels_last))
     )
     assert all(torch.equal(last.masks[name], mask) for name, mask in plain.masks.items())
     assert last.model[0].weight.is_contiguous(memory_format=torch.channels_last)  # type: ignore[index]
@@ -107,9 +107,9 @@ def test_memory_format_changes_no_mask(method: str) -> None:
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("scope", ["group", "global"])
-@pytest.mark.parametrize("method", SHARES)
-def test_masks_are_where_the_weights_are(method: str, scope: str, device: str) -> None:
-    result = prune(net().to(device), method=method, scope=scope)
+@pytest.mark.parametrize("target", TARGETS)
+def test_masks_are_where_the_weights_are(target: Any, scope: str, device: str) -> None:
+    result = prune(net().to(device), None, target(scope=scope), thin=False)
     assert result.report.target_reached
     for name, mask in result.masks.items():
         weight = result.model.get_parameter(name)
@@ -133,18 +133,18 @@ def test_weights_made_in_inference_mode_can_be_pruned() -> None:
 
 
 @pytest.mark.parametrize("scope", ["group", "global"])
-@pytest.mark.parametrize("method", SHARES)
-def test_scope(method: str, scope: str) -> None:
-    report = prune(net(), method=method, scope=scope, target_sparsity=0.3).report
+@pytest.mark.parametrize("target", TARGETS)
+def test_scope(target: Any, scope: str) -> None:
+    report = prune(net(), None, target(0.3, scope=scope), thin=False).report
     total = report.filters if report.structured else report.weights
-    gone = report.pruned_channels if report.structured else report.zeroed_weights
+    pruned = report.pruned_channels if report.structured else report.zeroed_weights
     assert report.target_reached
-    assert gone == report.asked
+    assert pruned == report.asked
     if scope == "global":
-        assert gone == math.floor(0.3 * total)
+        assert pruned == math.floor(0.3 * total)
 
 
-def test_keep_leaves_the_output_layer_whole() -> None:
+def test_an_excluded_layer_is_not_pruned() -> None:
     result = prune(net(), exclude=["4", "*.bias"], thin=False)
     assert "4.weight" not in result.masks
     assert result.report.kept == ("4.weight",)
@@ -197,59 +197,71 @@ def poisoned(value: float) -> nn.Module:
 
 
 @pytest.mark.parametrize(
-    ("model", "choice", "error", "sentence"),
+    ("model", "target", "choice", "error", "sentence"),
     [
         (
             net(),
-            {"target_sparsity": 1.2},
+            1.2,
+            {},
             ConfigError,
-            "The target_sparsity of prune must be in [0, 1). Got 1.2.",
+            "The ratio of Ratio (--target-sparsity) must be in [0, 1). Got 1.2.",
         ),
-        (net(), {"thin": True}, ConfigError, "The thin of prune needs example_inputs"),
-        (net(), {"weights": ["1.weight"]}, WeightNameError, "1.weight cannot be pruned"),
-        (net(), {"keep": ["nowhere"]}, WeightNameError, "'nowhere' matches no weight"),
+        (net(), 0.5, {"thin": True}, ConfigError, "The example_inputs are needed for Ratio: channels are"),
+        (net(), 0.5, {"include": ["1.weight"]}, WeightNameError, "1.weight cannot be pruned"),
+        (net(), 0.5, {"exclude": ["nowhere"]}, WeightNameError, "'nowhere' matches no weight"),
         (
             net(),
-            {"compat": "distiller", "agp_steps": 1},
+            Distiller(agp_steps=1),
+            {},
             ConfigError,
             "agp_steps of Distiller's AGP must be at least 2",
         ),
-        (net(), {"compat": "distiller", "target_sparsity": 0}, ConfigError, "must be above its initial 0"),
+        (net(), Distiller(sparsity=0), {}, ConfigError, "must be above its initial 0"),
         (
             net(),
-            {"compat": "distiller", "weights": ["7.weight"]},
+            Distiller(),
+            {"include": ["7.weight"]},
             InputError,
-            "7.weight cannot be pruned with compat='distiller'. Distiller ranks the filters of 4-d",
+            "7.weight cannot be pruned as Distiller does. Distiller ranks the filters of 4-d",
         ),
         (
             poisoned(math.nan),
+            0.5,
             {},
             InputError,
             "The weight 4.weight holds 1 NaN and 0 infinite of 1710 values.",
         ),
         (
             poisoned(math.inf),
+            0.5,
             {},
             InputError,
             "The weight 4.weight holds 0 NaN and 1 infinite of 1710 values.",
         ),
-        (net().to("meta"), {}, InputError, "The weight 0.weight is on the meta device and has no values."),
-        (nn.ReLU(), {}, InputError, "The model has nothing to prune"),
+        (
+            net().to("meta"),
+            0.5,
+            {},
+            InputError,
+            "The weight 0.weight is on the meta device and has no values.",
+        ),
+        (nn.ReLU(), 0.5, {}, InputError, "The model has nothing to prune"),
         (
             Stubborn(),
+            0.5,
             {},
             InputError,
             "The model (Stubborn) cannot be copied: cannot pickle",
         ),
-        ("a.pth", {}, ConfigError, "The model of prune must be a torch.nn.Module. Got str."),
+        ("a.pth", 0.5, {}, ConfigError, "The model of prune must be a torch.nn.Module. Got str."),
     ],
 )
 def test_refusals_are_one_line_and_change_nothing(
-    model: Any, choice: dict[str, Any], error: type[Exception], sentence: str
+    model: Any, target: Any, choice: dict[str, Any], error: type[Exception], sentence: str
 ) -> None:
     before = copy.copy(state(model)) if isinstance(model, nn.Module) else {}
     with pytest.raises(error) as caught:
-        prune(model, **choice)
+        prune(model, None, target, **{"thin": False, **choice})
     assert isinstance(caught.value, ValueError)
     assert isinstance(caught.value, torchthin.TorchthinError)
     assert sentence in str(caught.value)
@@ -280,7 +292,7 @@ def test_the_table() -> None:
         "| 2.weight | 5x8x3x3 |          2 of 5 |          40.00 % |     144 of 360 |         40.00 % |",
         "| total    |         |         6 of 13 |          46.15 % |     252 of 576 |         43.75 % |",
         "",
-        "agp-structured: asked 50.00 % of the channels (per layer, rounded down), achieved 46.15 %.",
+        "l1-structured: asked 50.00 % of the channels (per layer, rounded down), achieved 46.15 %.",
         "All parameters: 252 of 589 zeroed (42.78 %); 2,356 bytes.",
     ]
     assert text.isascii()

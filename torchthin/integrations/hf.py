@@ -2,7 +2,7 @@
 
 ::
 
-    pruner = torchthin.Pruner(model, example_inputs, config, steps=20)
+    pruner = torchthin.Pruner(model, example_inputs, 0.5, schedule=torchthin.Schedule(steps=20))
     transformers.Trainer(model, args, train_dataset=data, callbacks=[PruneCallback(pruner)]).train()
 """
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from torchthin.errors import ConfigError
-from torchthin.integrations.interval import EPOCH, checked
+from torchthin.integrations.callbacks import EPOCH, check_arguments, made_when_asked
 from torchthin.io.checkpoints import read_state, write_state
 from torchthin.pruning.gradual.pruner import Pruner
 
@@ -30,7 +30,7 @@ def _make() -> type[Any]:
         ) from error
 
     class PruneCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
-        """Calls ``pruner.step()`` at the start of every epoch or every so many optimizer steps; holds the masks.
+        """Calls ``pruner.step()`` at the start of every epoch or every so many optimizer steps; masks hold in between.
 
         The Pruner's state is written into every checkpoint folder, and read from there when training is resumed.
 
@@ -44,11 +44,11 @@ def _make() -> type[Any]:
         """
 
         def __init__(self, pruner: Pruner, every: str | int = EPOCH, thin: bool = False) -> None:
-            checked(pruner, every, thin)
+            check_arguments(pruner, every, thin)
             self.pruner, self.every, self.thin = pruner, every, thin
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            """Attach the optimizer, and go on where a checkpoint was written."""
+            """Attach the optimizer, and resume from the checkpoint, if there is one."""
             # transformers 4.49.0 hands the optimizer to its state, and None to callbacks
             optimizer: Any = kwargs["optimizer"] or getattr(state, "optimizer", None)
             self.pruner.attach_(optimizer)
@@ -59,13 +59,13 @@ def _make() -> type[Any]:
                 self.pruner.load_state_dict(saved)
 
         def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            """Step, if every epoch is asked for; an epoch that a resumed run goes on with had its step."""
+            """Step, if every epoch is asked for; an epoch in which a run is resumed had its step."""
             begun = abs(float(state.epoch or 0.0) - round(float(state.epoch or 0.0))) > 1e-6
             if self.every == EPOCH and not begun:
                 self.pruner.step()
 
         def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            """Step, if it is time; called once for each optimizer step, whatever gradients are accumulated."""
+            """Step, if it is time; called once for each optimizer step, also where gradients are accumulated."""
             if self.every != EPOCH and state.global_step % int(self.every) == 0:
                 self.pruner.step()
 
@@ -76,17 +76,11 @@ def _make() -> type[Any]:
                 write_state(folder / STATE_FILE, "state of the Pruner", self.pruner.state_dict())
 
         def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            """Thin, if that is asked for."""
+            """Thin the model, if that is asked for."""
             if self.thin:
                 self.pruner.thin_()
 
-    PruneCallback.__module__ = __name__
-    PruneCallback.__qualname__ = "PruneCallback"
     return PruneCallback
 
 
-def __getattr__(name: str) -> Any:
-    if name != "PruneCallback":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = made = _make()
-    return made
+__getattr__ = made_when_asked(__name__, _make)

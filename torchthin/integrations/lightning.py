@@ -2,7 +2,7 @@
 
 ::
 
-    pruner = torchthin.Pruner(module.net, example_inputs, config, steps=20)
+    pruner = torchthin.Pruner(module.net, example_inputs, 0.5, schedule=torchthin.Schedule(steps=20))
     lightning.Trainer(callbacks=[PruneCallback(pruner)]).fit(module)
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from torchthin.errors import ConfigError, InputError
-from torchthin.integrations.interval import EPOCH, checked
+from torchthin.integrations.callbacks import EPOCH, check_arguments, made_when_asked
 from torchthin.pruning.gradual.pruner import Pruner
 
 
@@ -25,24 +25,24 @@ def _make() -> type[Any]:
         ) from error
 
     class PruneCallback(Callback):
-        """Calls ``pruner.step()`` at the start of every epoch or every so many optimizer steps; holds the masks.
+        """Calls ``pruner.step()`` at the start of every epoch or every so many optimizer steps; masks hold in between.
 
-        The Pruner's state stands in Lightning's checkpoints, so that ``fit(ckpt_path=...)`` goes on in the middle of the
+        The Pruner's state is part of Lightning's checkpoints, so that ``fit(ckpt_path=...)`` resumes in the middle of the
         schedule.
 
         Args:
             pruner: made for the network inside the LightningModule, before the fit. The first optimizer is attached.
             every: "epoch", or a number of optimizer steps.
-            thin: remove what is masked when the fit ends. A run that goes on after that begins with a Pruner of its own.
+            thin: remove what is masked when the fit ends. A run that is resumed after that needs a new Pruner.
 
         Raises:
             ConfigError: an argument cannot be used. `InputError`: more than one optimizer, or one of another model.
         """
 
         def __init__(self, pruner: Pruner, every: str | int = EPOCH, thin: bool = False) -> None:
-            checked(pruner, every, thin)
+            check_arguments(pruner, every, thin)
             self.pruner, self.every, self.thin = pruner, every, thin
-            self._seen = -1  # epoch, or optimizer steps done, at the latest look
+            self._seen = -1  # epoch, or optimizer steps done, when last looked at
 
         def on_train_start(self, trainer: Any, pl_module: Any) -> None:
             """Attach the optimizer."""
@@ -54,14 +54,14 @@ def _make() -> type[Any]:
             self.pruner.attach_(trainer.optimizers[0])
 
         def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-            """Step, if every epoch is asked for; an epoch that a resumed run goes on with had its step."""
+            """Step, if every epoch is asked for; an epoch in which a run is resumed had its step."""
             epoch = int(trainer.current_epoch)
             if self.every == EPOCH and epoch != self._seen:
                 self.pruner.step()
                 self._seen = epoch
 
         def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-            """Step, if it is time: once for each optimizer step, whatever gradients are accumulated."""
+            """Step, if it is time: once for each optimizer step, also where gradients are accumulated."""
             done = int(trainer.global_step)
             if self.every != EPOCH and done != self._seen:
                 if done % int(self.every) == 0:
@@ -69,26 +69,20 @@ def _make() -> type[Any]:
                 self._seen = done
 
         def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
-            """Thin, if that is asked for."""
+            """Thin the model, if that is asked for."""
             if self.thin:
                 self.pruner.thin_()
 
         def state_dict(self) -> dict[str, Any]:
-            """Return what goes on in a checkpoint."""
+            """Return what a checkpoint holds."""
             return {"pruner": self.pruner.state_dict(), "seen": self._seen}
 
         def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-            """Go on where a checkpoint was written."""
+            """Resume from a checkpoint."""
             self.pruner.load_state_dict(state_dict["pruner"])
             self._seen = state_dict["seen"]
 
-    PruneCallback.__module__ = __name__
-    PruneCallback.__qualname__ = "PruneCallback"
     return PruneCallback
 
 
-def __getattr__(name: str) -> Any:
-    if name != "PruneCallback":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = made = _make()
-    return made
+__getattr__ = made_when_asked(__name__, _make)

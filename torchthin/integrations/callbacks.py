@@ -1,16 +1,19 @@
-"""When a callback calls `Pruner.step`."""
+"""What the callbacks of all frameworks share: their arguments, and a class that is made when it is asked for."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from typing import Any
 
 from torchthin.errors import ConfigError
 from torchthin.pruning.gradual.pruner import Pruner
 
 EPOCH = "epoch"
+NAME = "PruneCallback"
 
 
-def checked(pruner: Any, every: Any, thin: Any) -> None:
+def check_arguments(pruner: Any, every: Any, thin: Any) -> None:
     """Refuse arguments of a callback that cannot be used.
 
     Raises:
@@ -27,3 +30,17 @@ def checked(pruner: Any, every: Any, thin: Any) -> None:
         )
     if not isinstance(thin, bool):
         raise ConfigError(f"The thin of PruneCallback must be true or false. Got {thin!r}.")
+
+
+def made_when_asked(module: str, make: Callable[[], type[Any]]) -> Callable[[str], Any]:
+    """Return a ``__getattr__`` for `module`, whose class `PruneCallback` derives from one of a package that may be missing."""
+
+    def attribute(name: str) -> Any:
+        if name != NAME:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        made = make()
+        made.__module__, made.__qualname__ = module, NAME
+        setattr(sys.modules[module], NAME, made)
+        return made
+
+    return attribute
