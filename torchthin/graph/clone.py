@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextvars import ContextVar
-from dataclasses import dataclass
-from types import MappingProxyType
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -20,47 +16,15 @@ from torchthin.errors import InputError
 _ATOMS = frozenset({int, float, complex, bool, str, bytes, type(None), torch.dtype, torch.device, type})
 """Types of attributes that hold nothing and are never copied."""
 _CONTAINERS = frozenset({dict, OrderedDict, set, list, tuple})
+_PLAIN = _ATOMS | _CONTAINERS
 _REGISTERED = frozenset({"_parameters", "_buffers", "_modules"})
 
 Exchange = Callable[[str, Tensor], Tensor]
 """(name, tensor) -> the tensor that stands in its place in the copy."""
 
 
-@dataclass(frozen=True)
-class _Parts:
-    """A model with all that it is made of."""
-
-    model: nn.Module
-    modules: list[tuple[str, nn.Module]]
-    tensors: list[tuple[str, Tensor]]
-
-
-_held: ContextVar[Mapping[int, _Parts]] = ContextVar("_held", default=MappingProxyType({}))
-
-
-@contextlib.contextmanager
-def held(model: nn.Module) -> Iterator[None]:
-    """Say that no module or tensor of `model` comes, goes or is exchanged inside the block: they are listed only once."""
-    known = _held.get()
-    if id(model) in known:
-        yield
-        return
-    parts = _Parts(model, modules_of(model), list(state_tensors(model)))
-    token = _held.set({**known, id(model): parts})
-    try:
-        yield
-    finally:
-        _held.reset(token)
-
-
 def modules_of(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Return every module once with its path, as ``named_modules`` does, whose generators cost a step per level.
-
-    The list is not the caller's: it is only read.
-    """
-    parts = _held.get().get(id(model))
-    if parts is not None:
-        return parts.modules
+    """Return every module once with its path, as ``named_modules`` does, whose generators cost a step per level."""
     found: list[tuple[str, nn.Module]] = []
     seen: set[int] = set()
     waiting = [("", model)]
@@ -79,28 +43,35 @@ def modules_of(model: nn.Module) -> list[tuple[str, nn.Module]]:
     return found
 
 
-def state_tensors(model: nn.Module) -> Iterable[tuple[str, Tensor]]:
+def state_tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
     """Return every parameter, then every buffer (also non-persistent ones), once, under its first name.
 
-    Last come tensors that modules hold as plain attributes (positions that a constructor computed), but not those that were
-    computed from others with a gradient: they are made anew.
+    Last come tensors that modules hold as plain attributes (positions that a constructor computed), except those that were
+    computed from others with a gradient: their modules compute them again.
     """
-    parts = _held.get().get(id(model))
-    return _state_tensors(modules_of(model)) if parts is None else parts.tensors
+    return _state_tensors(modules_of(model))
 
 
-def _state_tensors(modules: list[tuple[str, nn.Module]]) -> Iterator[tuple[str, Tensor]]:
+def _state_tensors(modules: list[tuple[str, nn.Module]]) -> list[tuple[str, Tensor]]:
     seen: set[int] = set()
-    for kind in ("_parameters", "_buffers", "__dict__"):
+    found: list[tuple[str, Tensor]] = []
+
+    def add(path: str, name: str, tensor: Tensor | None) -> None:
+        if tensor is not None and id(tensor) not in seen:
+            seen.add(id(tensor))
+            found.append((f"{path}.{name}" if path else name, tensor))
+
+    for kind in ("_parameters", "_buffers"):
         for path, module in modules:
-            own = getattr(module, kind)
-            if own:
-                prefix = f"{path}." if path else ""
-                for name, tensor in own.items():
-                    known = kind != "__dict__" or (isinstance(tensor, Tensor) and tensor.is_leaf)
-                    if known and tensor is not None and id(tensor) not in seen:
-                        seen.add(id(tensor))
-                        yield prefix + name, tensor
+            for name, tensor in getattr(module, kind).items():
+                add(path, name, tensor)
+    for path, module in modules:
+        attributes = module.__dict__
+        if not _PLAIN.issuperset(map(type, attributes.values())):  # rarely
+            for name, value in attributes.items():
+                if isinstance(value, Tensor) and value.is_leaf:
+                    add(path, name, value)
+    return found
 
 
 def saved_names(model: nn.Module) -> set[str]:
@@ -124,10 +95,10 @@ class _Attributes(NamedTuple):
     """Everything else."""
 
 
-def _attributes(model: nn.Module) -> list[_Attributes]:
+def _attributes(modules: list[tuple[str, nn.Module]]) -> list[_Attributes]:
     """Look through the attributes of all modules once: nearly all are numbers or empty containers."""
     found = []
-    for path, module in modules_of(model):
+    for path, module in modules:
         copied, rest = dict(vars(module)), []
         for name, value in copied.items():
             kind = type(value)
@@ -167,13 +138,9 @@ def clone(model: nn.Module, exchange: Exchange) -> nn.Module:
     Raises:
         InputError: when the model cannot be deep-copied.
     """
-    with held(model):
-        return _clone(model, exchange)
-
-
-def _clone(model: nn.Module, exchange: Exchange) -> nn.Module:
+    modules = modules_of(model)
     memo: dict[int, Any] = {}
-    for name, tensor in state_tensors(model):
+    for name, tensor in _state_tensors(modules):
         new = exchange(name, tensor)
         if new.requires_grad and not isinstance(tensor, nn.Parameter):
             new = new.detach().requires_grad_()
@@ -182,7 +149,7 @@ def _clone(model: nn.Module, exchange: Exchange) -> nn.Module:
         memo[id(tensor)] = new
         if tensor.grad is not None:
             memo[id(tensor.grad)] = None
-    attributes = _attributes(model)
+    attributes = _attributes(modules)
     for name, tensor in _plain_tensors(attributes):
         if id(tensor) not in memo:
             wants_grad = tensor.is_leaf and tensor.requires_grad

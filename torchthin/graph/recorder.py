@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from torchthin.graph.call_sites import ModuleStack
-from torchthin.graph.clone import held, state_tensors
+from torchthin.graph.clone import state_tensors
 from torchthin.graph.evaluation_mode import evaluation_mode
 from torchthin.graph.fake import ReadGuard
 from torchthin.graph.inputs import Inputs, call
@@ -149,18 +149,17 @@ def record(
     Raises:
         DataDependent: a fake run met code that looks at numbers.
     """
-    with held(model):
-        paths = ModuleStack(model)
-        recorder = _Recorder(paths, {id(tensor): name for name, tensor in state_tensors(model)}, fake)
-        watcher = SizeWatcher(model, recorder) if watch else None
-        with (
-            evaluation_mode(model, training_branch=training, disposable=disposable),
-            paths.watch(),
-            watcher or contextlib.nullcontext(),
-        ):
-            given = [recorder.number(tensor) for tensor in inputs.tensors()]
-            with ReadGuard() if fake else contextlib.nullcontext(), recorder.sparing(model), recorder:
-                outputs = call(model, inputs)
+    paths = ModuleStack(model)
+    recorder = _Recorder(paths, {id(tensor): name for name, tensor in state_tensors(model)}, fake)
+    watcher = SizeWatcher(model, recorder) if watch else None
+    with (
+        evaluation_mode(model, training_branch=training, disposable=disposable),
+        paths.watch(),
+        watcher or contextlib.nullcontext(),
+    ):
+        given = [recorder.number(tensor) for tensor in inputs.tensors()]
+        with ReadGuard() if fake else contextlib.nullcontext(), recorder.sparing(model), recorder:
+            outputs = call(model, inputs)
     made = [recorder.number(item) for item in output_tensors(outputs)]
     ops = tuple(recorder.ops)
     return OpGraph(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from torchthin.graph.clone import clone, held, modules_of, share
+from torchthin.graph.clone import clone, modules_of, share
 from torchthin.graph.evaluation_mode import evaluation_mode
 from torchthin.graph.fake import DataDependent
 from torchthin.graph.inputs import Inputs, call
@@ -193,7 +193,6 @@ def read_sizes(model: nn.Module, inputs: Inputs, graph: OpGraph, *, fake: bool =
     watcher = SizeWatcher(copy, counter)
     try:
         with (
-            held(copy),
             evaluation_mode(copy, disposable=True),
             counter.sparing(copy),
             watcher,

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
-from torch import nn
+from torch import Tensor, nn
 
 from torchthin.errors import InputError, one_line
-from torchthin.graph.clone import clone, share, state_tensors
+from torchthin.graph.clone import clone, modules_of, share, state_tensors
 from torchthin.graph.collector import collection_paused
 from torchthin.graph.inputs import Inputs
 from torchthin.graph.opgraph import OpGraph
@@ -32,6 +33,16 @@ class Traced:
     """The record of the run."""
     derived: Mapping[str, DerivedWeight] = field(default_factory=dict)
     """Weights that layers compute from other parameters, by the name of the original; see `derived_weights`."""
+
+    @cached_property
+    def modules(self) -> Mapping[str, nn.Module]:
+        """Every module by its path."""
+        return dict(modules_of(self.model))
+
+    @cached_property
+    def tensors(self) -> Mapping[str, Tensor]:
+        """Every parameter and buffer by its name; see `state_tensors`."""
+        return dict(state_tensors(self.model))
 
     @property
     def is_large(self) -> bool:

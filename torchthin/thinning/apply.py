@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchthin.graph.clone import Exchange, clone, held, modules_of, state_tensors
+from torchthin.graph.clone import Exchange, clone, modules_of, state_tensors
 from torchthin.graph.fake import SMALL
 from torchthin.graph.parametrized import recompute_
 from torchthin.thinning.optimizer import cut_state, follow_, way_back
@@ -29,9 +29,8 @@ def thin_copy(
         prepare: change each tensor when it has been cut (mask it, convert it).
         values: False: large tensors only get their shape, for a run without arithmetic.
     """
-    with held(model):
-        check_fits(recipe, dict(state_tensors(model)), dict(modules_of(model)))
-        small = _cut_clone(model, recipe, prepare, values)
+    check_fits(recipe, dict(state_tensors(model)), dict(modules_of(model)))
+    small = _cut_clone(model, recipe, prepare, values)
     _set_attributes_(small, recipe.attributes)
     if recipe.added:
         like = next((t for _, t in state_tensors(small) if t.is_floating_point()), torch.zeros(()))

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torchthin.dependency.components import Grouping, find_groups
 from torchthin.dependency.propagate import CoupledAxes, FrozenAxis, Labels, propagate
 from torchthin.dependency.registry import SplitChoice
-from torchthin.graph.clone import modules_of, state_tensors
 from torchthin.graph.collector import collection_paused
 from torchthin.graph.opgraph import OpGraph, SizeUses
 from torchthin.graph.trace import Traced
@@ -128,7 +127,7 @@ def propose(
         constraints: what failed trials have taught.
         read_sizes: tells what the model's code does with integer attributes; asked where axes are divided.
     """
-    tensors, modules = dict(state_tensors(traced.model)), dict(modules_of(traced.model))
+    tensors, modules = traced.tensors, traced.modules
     labels = propagate(
         traced.graph, constraints.splits, constraints.frozen.values(), constraints.coupled.values()
     )

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from torchthin.dependency.propagate import Labels
-from torchthin.graph.clone import held
 from torchthin.graph.evaluation_mode import evaluation_mode
 from torchthin.graph.inputs import Inputs, call
 from torchthin.graph.op_counter import CountingMode, following
@@ -136,7 +135,6 @@ def run(model: nn.Module, inputs: Inputs, mode: CountingMode, *, disposable: boo
     """Call a model under `mode`; in training mode if its ops count from `BRANCH`. `disposable`: it is not run again."""
     training = mode.completed >= BRANCH
     with (
-        held(model),
         evaluation_mode(model, training_branch=training, disposable=disposable),
         following(model, mode),
     ):

@@ -14,7 +14,7 @@ from functools import cache
 from torch import Tensor, nn
 
 from torchthin.errors import BudgetError, ProofError, TargetMissedError
-from torchthin.graph.clone import held, modules_of, saved_names, state_tensors
+from torchthin.graph.clone import saved_names, state_tensors
 from torchthin.graph.size_uses import read_sizes
 from torchthin.graph.trace import Traced
 from torchthin.selection.selection import Select
@@ -64,17 +64,16 @@ def find_plan(
     """
     rounds, varying = iter(range(1, ROUNDS + 1)), False
     constraints = constraints or Constraints()
-    with held(traced.model):
+    found = _plan(traced, select, prove, varying, constraints, rounds)
+    while isinstance(found, Diverged):
+        if varying:
+            raise ProofError(str(found)) from found
+        # The record was made without arithmetic or with integers that are not plain, or what the first run cached, later
+        # runs do not compute again: record once more. If ops still come and go, the data decide.
+        varying = not traced.graph.fake
+        traced = traced.with_numbers()
         found = _plan(traced, select, prove, varying, constraints, rounds)
-        while isinstance(found, Diverged):
-            if varying:
-                raise ProofError(str(found)) from found
-            # The record was made without arithmetic or with integers that are not plain, or what the first run cached,
-            # later runs do not compute again: record once more. If ops still come and go, the data decide.
-            varying = not traced.graph.fake
-            traced = traced.with_numbers()
-            found = _plan(traced, select, prove, varying, constraints, rounds)
-        return found
+    return found
 
 
 def _plan(
@@ -87,7 +86,6 @@ def _plan(
 ) -> ThinningPlan | Diverged:
     fake = not prove and traced.is_large
     sizes = cache(lambda: read_sizes(traced.model, traced.inputs, traced.graph, fake=fake))
-    modules = dict(modules_of(traced.model))
     for number in rounds:
         try:
             proposal = propose(traced, select, constraints, sizes)
@@ -103,7 +101,7 @@ def _plan(
             return error
         if isinstance(outcome, Success):
             return ThinningPlan(traced, proposal, outcome, number)
-        constraints = repaired(outcome, proposal, modules)
+        constraints = repaired(outcome, proposal, traced.modules)
     raise ProofError(
         f"No way to thin the model was found in {ROUNDS} attempts. Exclude layers with exclude=[...]."
     )

@@ -6,7 +6,7 @@ import contextlib
 
 from torch import nn
 
-from torchthin.graph.clone import held, saved_names
+from torchthin.graph.clone import saved_names
 from torchthin.graph.evaluation_mode import evaluation_mode
 from torchthin.graph.inputs import Inputs, call
 from torchthin.graph.op_counter import CountingMode
@@ -59,7 +59,7 @@ def attempt(traced: Traced, proposal: Proposal, *, prove: bool, varying: bool) -
 def _runs(traced: Traced, recipe: Recipe) -> bool:
     """Whether the thinned model runs; if not, a run that counts its ops tells where."""
     thinned, branched = thin_copy(traced.model, recipe), traced.graph.branched
-    with contextlib.suppress(Exception), held(thinned):
+    with contextlib.suppress(Exception):
         for training in (False, True) if branched else (False,):
             with evaluation_mode(thinned, training_branch=training, disposable=not branched):
                 call(thinned, traced.inputs)
