@@ -100,11 +100,11 @@ def _torchthin(model: nn.Module, inputs: Inputs, row: dict[str, Any], stage: Sta
     report = result.report
     row |= {
         "parameters": report.parameters,
-        "parameters_left": report.thinned_parameters,
-        "macs": report.macs,
-        "macs_left": report.thinned_macs,
+        "parameters_left": report.thinned.after.parameters,
+        "macs": report.thinned.before.macs,
+        "macs_left": report.thinned.after.macs,
         "notes": len(report.notes),
-        "inexact": len(report.inexact),
+        "inexact": len(report.thinned.inexact),
     }
     stage("proof")
     if result.proof is None:

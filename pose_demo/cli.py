@@ -172,7 +172,7 @@ def _write_report(
     first, *_, last = scores.values()
     record = run_record(
         result.report.to_dict(),
-        {**options.config.to_dict(), "target_sparsity": result.report.target_sparsity},
+        {**options.config.to_dict(), "target_sparsity": result.report.request.target_sparsity},
         title="Pose student, pruned",
         command=command_line(),
         network=network,

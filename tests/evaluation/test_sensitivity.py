@@ -157,7 +157,7 @@ def test_an_allocation_cuts_where_it_hurts_least(budget: dict[str, str], tmp_pat
         dense = Net()(X)
         off = [float((result.model(X) - dense).square().mean()) for result in (even, told)]
     assert off[1] < 0.5 * off[0]
-    (facts,) = told.report.budgets
+    (facts,) = told.report.section("budgets").facts
     assert 0.85 * facts.limit < facts.after <= facts.limit
     assert told.proof is not None
     assert told.proof.holds
@@ -165,7 +165,7 @@ def test_an_allocation_cuts_where_it_hurts_least(budget: dict[str, str], tmp_pat
 
 def test_with_a_sparsity_as_well_that_share_of_all_channels_goes() -> None:
     result = torchthin.prune(Net(), X[:1], Budget(macs="0.95x", ratio=0.5, allocation="auto"), data=X)
-    assert result.report.pruned_channels == 18  # of 36 that can go, wherever that hurts least
+    assert result.report.total.pruned_channels == 18  # of 36 that can go, wherever that hurts least
     lost = {layer.name: layer.pruned_channels for layer in result.report.layers}
     assert lost["b.weight"] > 12
 

@@ -56,7 +56,7 @@ def halved(model: nn.Module) -> PruneResult:
 @pytest.mark.parametrize("bias", [True, False])
 def test_float(bias: bool) -> None:
     result = halved(detector(bias=bias))
-    assert result.report.inexact == ("second: a constant of dead channels meets padding",)
+    assert result.report.thinned.inexact == ("second: a constant of dead channels meets padding",)
     assert result.model.get_submodule("second.op").bias.shape == (12,)
 
 
@@ -67,7 +67,8 @@ def test_quantised(bits: int) -> None:
     initiate_qat(model, bits=bits)
     result = halved(model)
     assert (
-        "third.op.bias: the constant of dead channels is scaled and rounded with it" in result.report.inexact
+        "third.op.bias: the constant of dead channels is scaled and rounded with it"
+        in result.report.thinned.inexact
     )
     small = result.model
     assert not torch.equal(small.get_parameter("third.op.bias"), model.third.op.bias[:8])

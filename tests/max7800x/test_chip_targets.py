@@ -83,12 +83,12 @@ def test_fit() -> None:
     result = prune(model, IMAGES[..., :16, :16], Chip("MAX78000", fit=True))
     after = chip_cost(result.model, IMAGES[..., :16, :16])
     assert after.fits
-    assert result.report.pruned_channels < 0.1 * result.report.filters
+    assert result.report.total.pruned_channels < 0.1 * result.report.total.filters
 
 
 def test_nothing_goes_where_the_targets_hold_already() -> None:
     result = prune(net(), IMAGES, Chip("MAX78000", fit=True), thin=False)
-    assert result.report.pruned_channels == 0
+    assert result.report.total.pruned_channels == 0
     assert result.report.target_reached
 
 
@@ -153,7 +153,7 @@ def test_a_sparsity_and_cycles_both_hold(sparsity: float, cycles: str) -> None:
     assert chip_cost(result.model, IMAGES).cost.cycles <= float(cycles[:-1]) * change.before.cycles
     assert f"asked at most {cycles} cycles, at least {100 * sparsity:g} % of the channels gone" in str(result)
     assert f"channels removed: {change.channels_removed} of 144" in str(result)
-    assert result.report.target_sparsity == change.channels_removed / 144
+    assert result.report.request.target_sparsity == change.channels_removed / 144
 
 
 def test_a_sparsity_asks_for_no_more_than_the_chip_takes_anyway() -> None:

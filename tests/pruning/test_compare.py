@@ -51,11 +51,14 @@ def test_rows_are_what_prune_gives() -> None:
     assert len(found.rows) == len(GRID) == 6
     for config, row in zip(GRID, found.rows, strict=True):
         result = torchthin.prune(model, X, config.target, criterion=config.criterion)
-        assert (row.macs, row.parameters) == (result.report.thinned_macs, result.report.thinned_parameters)
+        assert (row.macs, row.parameters) == (
+            result.report.thinned.after.macs,
+            result.report.thinned.after.parameters,
+        )
         assert row.value == pytest.approx(score(result.model))
-        assert row.channel_sparsity == result.report.channel_sparsity
+        assert row.channel_sparsity == result.report.total.channel_sparsity
     assert found.dense.value == pytest.approx(score(model))
-    assert found.dense.macs == torchthin.prune(model, example_inputs=X).report.macs
+    assert found.dense.macs == torchthin.prune(model, example_inputs=X).report.thinned.before.macs
 
 
 def test_processes_and_an_ended_run_give_the_same_rows(tmp_path: Path) -> None:

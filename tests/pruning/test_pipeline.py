@@ -79,9 +79,9 @@ def test_without_training_the_steps_end_where_one_shot_ends(steps: int) -> None:
     config = PruneConfig(thin=False, schedule=Schedule("agp", steps))
     gradual, at_once = plan_pruning(net(), None, config).apply(), prune(net(), thin=False)
     assert all(torch.equal(gradual.masks[name], mask) for name, mask in at_once.masks.items())
-    assert len(gradual.report.schedule) == steps
-    assert gradual.report.schedule[-1] == 0.5
-    assert at_once.report.schedule == (0.5,)
+    assert len(gradual.report.request.schedule) == steps
+    assert gradual.report.request.schedule[-1] == 0.5
+    assert at_once.report.request.schedule == (0.5,)
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -129,17 +129,18 @@ def test_shared_weights_stay_shared_and_are_pruned_once() -> None:
 def test_weights_made_in_inference_mode_can_be_pruned() -> None:
     with torch.inference_mode():
         model = nn.Conv2d(3, 4, 1)
-    assert prune(model, thin=False).report.pruned_channels == 2
+    assert prune(model, thin=False).report.total.pruned_channels == 2
 
 
 @pytest.mark.parametrize("scope", ["group", "global"])
 @pytest.mark.parametrize("target", TARGETS)
 def test_scope(target: Any, scope: str) -> None:
     report = prune(net(), None, target(0.3, scope=scope), thin=False).report
-    total = report.filters if report.structured else report.weights
-    pruned = report.pruned_channels if report.structured else report.zeroed_weights
+    structured, facts = report.request.structured, report.total
+    total = facts.filters if structured else facts.weights
+    pruned = facts.pruned_channels if structured else facts.zeroed_weights
     assert report.target_reached
-    assert pruned == report.asked
+    assert pruned == facts.asked
     if scope == "global":
         assert pruned == math.floor(0.3 * total)
 
@@ -147,13 +148,13 @@ def test_scope(target: Any, scope: str) -> None:
 def test_an_excluded_layer_is_not_pruned() -> None:
     result = prune(net(), exclude=["4", "*.bias"], thin=False)
     assert "4.weight" not in result.masks
-    assert result.report.kept == ("4.weight",)
-    assert "Kept whole as asked: 4.weight." in str(result)
+    assert result.report.request.excluded == ("4.weight",)
+    assert "Excluded as asked: 4.weight." in str(result)
 
 
 def test_nothing_pruned_is_said_and_counts_as_missed() -> None:
     report = prune(net(), None, 0.01, thin=False).report
-    assert report.zeroed_weights == 0
+    assert report.total.zeroed_weights == 0
     assert not report.target_reached
     assert "Nothing was pruned: 0.01 of every layer is less than one channel." in report.notes
     assert "TARGET MISSED" in str(report)
@@ -167,7 +168,7 @@ def test_target_zero_is_reached_by_doing_nothing() -> None:
 
 def test_compat_overshoots_with_few_steps_and_ranks_each_tensor_alone() -> None:
     result = prune(net(), None, Distiller("agp-structured", 0.3, agp_steps=3), exclude=["3"], thin=False)
-    assert result.report.schedule[-1] == pytest.approx(0.3375)
+    assert result.report.request.schedule[-1] == pytest.approx(0.3375)
     assert [layer.pruned_channels for layer in result.report.layers] == [8, 6]
     assert "as distiller" in str(result)
 

@@ -103,5 +103,5 @@ def test_the_sizes_of_the_text_are_those_of_the_thinned_model(block: str) -> Non
     found = plan_pruning(net, torch.randn(2, 3, 10, 10), config)
     report = found.apply().report
     if found.recipe is not None:
-        assert f"-> {report.thinned_parameters:,} (" in found.explain()
-        assert f"-> {report.thinned_parameter_bytes:,} (" in found.explain()
+        assert f"-> {report.thinned.after.parameters:,} (" in found.explain()
+        assert f"-> {report.thinned.after.parameter_bytes:,} (" in found.explain()

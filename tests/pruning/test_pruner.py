@@ -231,7 +231,7 @@ def test_the_report_says_where_the_schedule_stands() -> None:
     _, _, pruner = setting(steps=4)
     pruner.step()
     report = pruner.report()
-    assert report.target_sparsity == schedule.agp(1, target=0.5, steps=4)
+    assert report.request.target_sparsity == schedule.agp(1, target=0.5, steps=4)
     assert any("step 1 of 4" in note for note in report.notes)
     assert report.target_reached
 

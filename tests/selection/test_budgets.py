@@ -85,9 +85,9 @@ def test_no_group_can_be_wider_within_the_budgets(targets: dict[str, str], scope
     whole = measure(net, X)
     target = torchthin.Budget(**targets, scope=scope)
     run = _run(net, target)
-    found, more = thinning_for(target, run)
-    assert all(budget.after <= budget.limit for budget in more["budgets"])
-    most = {budget.name: budget.limit for budget in more["budgets"]}
+    found, (budgets,) = thinning_for(target, run)
+    assert all(budget.after <= budget.limit for budget in budgets.facts)
+    most = {budget.name: budget.limit for budget in budgets.facts}
     proposal = found.proposal
     costs = CostModel(net, proposal.labels, proposal.grouping, whole)
     selection = proposal.selection
@@ -106,9 +106,9 @@ def test_no_group_can_be_wider_within_the_budgets(targets: dict[str, str], scope
 def test_a_uniform_cut_stays_within_a_channel_of_uniform_or_gives_back() -> None:
     net = lively(Residual(64))
     result = torchthin.prune(net, image(), Budget(macs="0.5x"))
-    (budget,) = result.report.budgets
+    (budget,) = result.report.section("budgets").facts
     assert 0.97 * budget.limit < budget.after <= budget.limit
-    assert budget.after == result.report.thinned_macs
+    assert budget.after == result.report.thinned.after.macs
     gone = [layer.channel_sparsity for layer in result.report.layers if layer.pruned_channels]
     assert max(gone) - min(gone) < 0.1
     assert result.proof is not None
@@ -117,7 +117,7 @@ def test_a_uniform_cut_stays_within_a_channel_of_uniform_or_gives_back() -> None
 
 def test_the_report_says_asked_and_reached() -> None:
     result = torchthin.prune(Residual(), image(), Budget(macs=400_000, params="0.4x"), thin=False)
-    facts = {budget.name: budget for budget in result.report.budgets}
+    facts = {budget.name: budget for budget in result.report.section("budgets").facts}
     before = measure(Residual(), X)
     assert facts["parameters"].before == before.parameters
     assert facts["parameters"].limit == int(0.4 * before.parameters)
@@ -143,14 +143,14 @@ def test_biases_that_thinning_adds_are_within_the_budget() -> None:
     for share in np.linspace(0.3, 0.9, 13):
         result = torchthin.prune(net, image(), Budget(params=f"{share:.3f}x"))
         assert result.recipe is not None
-        assert result.report.thinned_parameters == sum(p.numel() for p in result.model.parameters())
-        assert result.report.thinned_parameters <= result.report.budgets[0].limit
+        assert result.report.thinned.after.parameters == sum(p.numel() for p in result.model.parameters())
+        assert result.report.thinned.after.parameters <= result.report.section("budgets").facts[0].limit
     assert result.recipe.added
 
 
 def test_all_of_what_there_was_prunes_nothing() -> None:
     result = torchthin.prune(Residual(), image(), Budget(params="1x"), thin=False)
-    assert result.report.pruned_channels == 0
+    assert result.report.total.pruned_channels == 0
 
 
 @pytest.mark.parametrize("scope", ["group", "global"])
@@ -160,8 +160,8 @@ def test_with_a_sparsity_as_well_both_hold(scope: str) -> None:
     plain = torchthin.prune(net, image(), Ratio(0.5, scope=scope), thin=False)
     assert all(torch.equal(mask, plain.masks[name]) for name, mask in loose.masks.items())
     tight = torchthin.prune(net, image(), Budget(macs="0.1x", ratio=0.5, scope=scope), thin=False)
-    assert tight.report.pruned_channels > plain.report.pruned_channels
-    assert tight.report.budgets[0].after <= tight.report.budgets[0].limit
+    assert tight.report.total.pruned_channels > plain.report.total.pruned_channels
+    assert tight.report.section("budgets").facts[0].after <= tight.report.section("budgets").facts[0].limit
 
 
 def test_less_than_one_channel_of_every_group_is_refused_with_the_least() -> None:
@@ -173,7 +173,7 @@ def test_less_than_one_channel_of_every_group_is_refused_with_the_least() -> Non
     assert "where one channel of every group is kept" in str(caught.value)
     least = int(str(caught.value).partition("the least is ")[2].split()[0].replace(",", ""))
     result = torchthin.prune(net, image(), Budget(params=least))
-    assert result.report.thinned_parameters == least
+    assert result.report.thinned.after.parameters == least
     assert [layer.filters - layer.pruned_channels for layer in result.report.layers] == [1, 1, 1]
     with pytest.raises(InputError):
         torchthin.prune(net, image(), Budget(params=least - 1), thin=False)

@@ -51,7 +51,7 @@ def test_every_layer_that_divides_has_the_pattern(n: int, m: int) -> None:
         weight = net.get_parameter(name).detach().abs().movedim(axis, -1).unflatten(-1, (-1, m))
         kept = mask.unflatten(-1, (-1, m))
         assert (weight.masked_fill(~kept, 9).amin(-1) >= weight.masked_fill(kept, 0).amax(-1)).all()
-    assert result.report.weight_sparsity == pytest.approx(1 - n / m)
+    assert result.report.total.weight_sparsity == pytest.approx(1 - n / m)
     assert result.report.target_reached
     assert any(
         note == f"0.weight is not pruned: its 3 inputs are no multiple of {m}."
@@ -64,7 +64,7 @@ def test_counts_are_exact_where_the_share_is_no_binary_fraction() -> None:
     for n, m in product(range(1, 8), (3, 5, 6, 7, 11)):
         if n < m:
             result = torchthin.prune(nn.Linear(7 * m, 9), None, torchthin.NM(n, m))
-            assert result.report.asked == result.report.zeroed_weights == 9 * 7 * (m - n)
+            assert result.report.total.asked == result.report.total.zeroed_weights == 9 * 7 * (m - n)
 
 
 def test_nothing_that_divides_is_refused() -> None:

@@ -40,9 +40,9 @@ def pruned(model: nn.Module, inexact: str) -> nn.Module:
     masked = copy.deepcopy(model)
     apply_masks_(masked, result.masks)
     if inexact and result.recipe:
-        assert any(inexact in line for line in result.report.inexact)
+        assert any(inexact in line for line in result.report.thinned.inexact)
     else:
-        assert result.report.inexact == ()
+        assert result.report.thinned.inexact == ()
         assert off_by(masked, result.model) <= EXACT
     return result.model
 

@@ -27,7 +27,7 @@ def test_a_compiled_part_is_thinned_like_a_plain_one() -> None:
         result = prune(net, images, 0.5)
         assert result.proof is not None
         assert result.proof.holds
-        return result.report.thinned_parameters
+        return result.report.thinned.after.parameters
 
     assert pruned(compiled=True) == pruned(compiled=False)
 

@@ -71,8 +71,8 @@ def test_thinned_is_masked_exactly(name: str) -> None:
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     result = torchthin.prune(model, image().double())
     assert set(result.masks) == {f"0.{masked}", f"3.{masked}", "5.weight"}
-    assert result.report.channel_sparsity == 10 / 22
-    assert result.report.inexact == ()
+    assert result.report.total.channel_sparsity == 10 / 22
+    assert result.report.thinned.inexact == ()
     assert result.proof is not None
     assert result.proof.relative_to_masked <= 1e-9
     only_masked = torchthin.prune(model, image().double(), thin=False).model
@@ -118,7 +118,9 @@ def test_statistics_that_nothing_makes_good_for_are_named() -> None:
     result = torchthin.prune(net(under(Centred)), image())
     assert result.proof is not None
     assert result.proof.holds
-    assert result.report.inexact == ("3.parametrizations.weight.0: statistics run over fewer channels",)
+    assert result.report.thinned.inexact == (
+        "3.parametrizations.weight.0: statistics run over fewer channels",
+    )
 
 
 def test_one_function_of_two_weights() -> None:

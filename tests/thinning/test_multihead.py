@@ -54,5 +54,5 @@ def test_attention_gets_narrower(kind: type[nn.Module], width: int, heads: int, 
     result = torchthin.prune(model, given, torchthin.Ratio(0.4, scope=scope), include=["*"])
     assert result.proof is not None
     assert result.proof.holds
-    assert result.report.thinned_parameters is not None
-    assert result.report.thinned_parameters < 0.6 * result.report.parameters
+    assert result.report.thinned.after.parameters is not None
+    assert result.report.thinned.after.parameters < 0.6 * result.report.parameters

@@ -60,7 +60,7 @@ def test_half_of_the_states_go_exactly(name: str) -> None:
     result = torchthin.prune(model, steps(), include=["*"])
     assert result.proof is not None
     assert result.proof.holds
-    assert result.report.inexact == ()
+    assert result.report.thinned.inexact == ()
     layer = result.model.r
     assert layer.hidden_size == model.r.hidden_size // 2
     assert layer.input_size == 4

@@ -128,7 +128,7 @@ def test_budgets_hold_with_it(how: dict[str, object]) -> None:
     net = lively(Wide())
     result = torchthin.prune(net, image(), target_macs="0.5x", thin=True, round_to=8, **how)  # type: ignore[arg-type]
     assert assert_multiples(net, result.model, 8) > 3
-    (budget,) = result.report.budgets
+    (budget,) = result.report.section("budgets").facts
     assert budget.after <= budget.limit
 
 

@@ -35,7 +35,7 @@ def test_thins_and_proves(case: Case) -> None:
 
     assert result.proof is not None and result.proof.holds, str(result.proof)
     assert not result.proof.vacuous
-    assert result.report.thinned_parameters == _parameters(result.model) < _parameters(model)
+    assert result.report.thinned.after.parameters == _parameters(result.model) < _parameters(model)
     with torch.no_grad():
         after = tensors(run(result.model.eval(), inputs))
     assert [t.shape for t in after] == [t.shape for t in before]

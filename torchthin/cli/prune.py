@@ -102,7 +102,7 @@ def _prune(options: PruneOptions, rank: int) -> dict[str, Any]:
         title = f"{options.model_factory}, pruned"
         record = run_record(
             result.report.to_dict(),
-            {**how.to_dict(), "target_sparsity": result.report.target_sparsity},
+            {**how.to_dict(), "target_sparsity": result.report.request.target_sparsity},
             title=title,
             command=command_line(),
             network=network,

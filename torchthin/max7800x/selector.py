@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
@@ -20,6 +19,7 @@ from torchthin.max7800x.mapping import ChipMapping, map_runnable
 from torchthin.max7800x.report import ChipChange
 from torchthin.max7800x.target import Chip
 from torchthin.pruning.rules import Run
+from torchthin.report.sections import Section
 from torchthin.selection.allocation import Allocator, Levels
 from torchthin.selection.channels import lowest
 from torchthin.selection.selection import BoolArray, Keeps
@@ -34,7 +34,7 @@ _PASS = 64
 """Inputs of one pass: a width that is a multiple saves more than those just above."""
 
 
-def thinning_for_chip(target: Chip, run: Run) -> tuple[ThinningPlan, dict[str, Any]]:
+def thinning_for_chip(target: Chip, run: Run) -> tuple[ThinningPlan, tuple[Section, ...]]:
     """Return a plan, tried and proved, that reaches `target`, and the report's section on the chip.
 
     Raises:
@@ -43,7 +43,7 @@ def thinning_for_chip(target: Chip, run: Run) -> tuple[ThinningPlan, dict[str, A
     """
     mapped = map_runnable(run.traced, chip_named(target.name), "its channels cannot be chosen for it")
     found = find_plan(run.traced, run.selector(ChipRule(target, mapped)))
-    return found, {"sections": (found.proposal.selection.facts,)}
+    return found, (found.proposal.selection.facts,)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from torchthin.graph.inputs import Inputs
     from torchthin.pruning.rules import Run
+    from torchthin.report.sections import Section
     from torchthin.thinning.plan import ThinningPlan
 
 _LEAST = "With --target-sparsity as well, at least that share of the channels is removed."
@@ -68,7 +69,7 @@ class Chip(Target):
         note = "" if report.fits else f"does not fit {report.cost.chip}: {report.obstacles[0]}"
         return None if report.unmapped else report.cost.cycles, note
 
-    def thinning(self, run: Run) -> tuple[ThinningPlan, dict[str, Any]]:
+    def thinning(self, run: Run) -> tuple[ThinningPlan, tuple[Section, ...]]:
         """Return a plan, tried and proved, that reaches the target, and the report's section on the chip."""
         from torchthin.max7800x.selector import thinning_for_chip
 

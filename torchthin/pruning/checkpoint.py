@@ -59,13 +59,21 @@ def save_pruned(
     """
     entry: dict[str, Any] = {
         "version": version(),
-        "config": {**config.to_dict(), "target_sparsity": report.target_sparsity},
+        "config": {**config.to_dict(), "target_sparsity": report.request.target_sparsity},
         "report": report.to_dict(),
     }
     if recipe is not None:
         entry["recipe"] = recipe.to_dict()
     contents = PrunedCheckpoint(
-        state_dict, masks, report.target_sparsity, config.method, source, epoch, arch, extras or {}, entry
+        state_dict,
+        masks,
+        report.request.target_sparsity,
+        config.method,
+        source,
+        epoch,
+        arch,
+        extras or {},
+        entry,
     )
     write_checkpoint(path, contents)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -21,7 +20,8 @@ from torchthin.io.calibration import calibration
 from torchthin.pruning.per_weight import plan_per_weight
 from torchthin.pruning.plan import PruningPlan
 from torchthin.pruning.rules import Run, thinning_for
-from torchthin.report.pruning import Filters, build_report
+from torchthin.report.pruning import Filters, Request, build_report
+from torchthin.report.sections import Section
 from torchthin.selection.schedule import planned_sparsities
 from torchthin.selection.selection import Keeps
 from torchthin.selection.targets import Targets, find_targets
@@ -40,8 +40,8 @@ def plan_pruning(
         return plan_per_weight(model, inputs, config)
     traced, targets = traced_targets(model, inputs, config)
     run = Run(traced, targets, config, batches_of(model, inputs, data), loss)
-    thinning, more = thinning_for(config.target, run)
-    return _plan(traced, targets, config, thinning, more)
+    thinning, sections = thinning_for(config.target, run)
+    return _plan(traced, targets, config, thinning, sections)
 
 
 def traced_targets(model: nn.Module, inputs: Inputs, config: PruneConfig) -> tuple[Traced, Targets]:
@@ -108,22 +108,24 @@ def batches_of(model: nn.Module, inputs: Inputs, data: Any) -> tuple[Inputs, ...
 
 
 def _plan(
-    traced: Traced, targets: Targets, config: PruneConfig, thinning: ThinningPlan, more: Mapping[str, Any]
+    traced: Traced,
+    targets: Targets,
+    config: PruneConfig,
+    thinning: ThinningPlan,
+    sections: tuple[Section, ...],
 ) -> PruningPlan:
     selection = thinning.proposal.selection
     masks = {name: mask.contiguous() for name, mask in selection.masks.items()}
     ranked = {name: mask for name, mask in masks.items() if name in selection.masked_axes}
     filters, asked = asked_of_groups(selection.groups, selection.keeps, config, selection.masked_axes, ranked)
     share = config.target.share if config.target.exact else selection.share_removed
+    schedule = planned_sparsities(config) if config.target.exact else (share,)
     report = build_report(
         traced.model,
         ranked,
         filters,
-        config,
-        target_share=share,
-        schedule=planned_sparsities(config) if config.target.exact else (share,),
-        asked=asked,
-        excluded=targets.excluded,
+        Request.of(config, share, schedule, targets.excluded),
+        asked,
         notes=(
             *targets.notes,
             *_fallen_back(selection.ranking, config.ranked_by),
@@ -132,9 +134,10 @@ def _plan(
             *masked_biases(thinning),
             *filter(None, [traced.graph.note, thinning.outcome.note]),
         ),
+        sections=sections,
     )
     zeroed = {**masks, **selection.masked_biases}
-    return PruningPlan(traced.model, config, zeroed, replace(report, **more), thinning, traced.inputs)
+    return PruningPlan(traced.model, config, zeroed, report, thinning, traced.inputs)
 
 
 def asked_of_groups(

@@ -13,7 +13,7 @@ from torchthin.graph.inputs import Inputs
 from torchthin.graph.parametrized import derived_weights
 from torchthin.importance.scores import check_values, ranked
 from torchthin.pruning.plan import PruningPlan
-from torchthin.report.pruning import Filters, build_report
+from torchthin.report.pruning import Filters, Request, build_report
 from torchthin.selection.channels import select_channels, select_weights
 from torchthin.selection.distiller import backend_masks, distiller_masks
 from torchthin.selection.masks import channel_masks
@@ -47,11 +47,8 @@ def plan_per_weight(model: nn.Module, inputs: Inputs | None, config: PruneConfig
         model,
         masks,
         filters,
-        config,
-        target_share=target.share,
-        schedule=planned_sparsities(config),
-        asked=target.units_of_all(sizes),
-        excluded=targets.excluded,
+        Request.of(config, target.share, planned_sparsities(config), targets.excluded),
+        target.units_of_all(sizes),
         notes=targets.notes,
     )
     return PruningPlan(model, config, masks, report, None, inputs)

@@ -14,7 +14,7 @@ from torchthin.graph.cost import measure
 from torchthin.graph.inputs import Inputs
 from torchthin.graph.trace import trace
 from torchthin.pruning.result import PruneResult
-from torchthin.report.pruning import PruneReport, change, headline
+from torchthin.report.pruning import PruneReport, ThinnedFacts, change, excluded_line, headline, inexact_line
 from torchthin.report.tables import table
 from torchthin.selection.selectors import DeadChannelSelector, effective_weights
 from torchthin.thinning.apply import apply_
@@ -61,8 +61,7 @@ class PruningPlan:
     def explain(self) -> str:
         """Return as text which layers lose how many channels, all sizes before and after, and how the trial ended."""
         lines = [*_layers(self), "", *headline(self.report), *_sizes(self), *_verdict(self)]
-        if self.report.kept:
-            lines.append(f"Excluded as asked: {', '.join(self.report.kept)}.")
+        lines += excluded_line(self.report)
         notes = [f"Note: {note}" for note in self.report.notes]
         more = len(notes) - _SHOWN
         return "\n".join(
@@ -96,12 +95,7 @@ class PruningPlan:
         report = replace(
             report,
             notes=(*report.notes, *removed, *scaled_layers(found), *unsaved_tensors(masked, found)),
-            macs=before.macs,
-            thinned_parameters=after.parameters,
-            thinned_parameter_bytes=after.parameter_bytes,
-            thinned_macs=after.macs,
-            proof=found.outcome.proof,
-            inexact=inexact_layers(found),
+            thinned=ThinnedFacts(before, after, found.outcome.proof, inexact_layers(found)),
         )
         return PruneResult(masked, masks, report, found.recipe or None, found.outcome.proof, self.config)
 
@@ -119,7 +113,7 @@ def _layers(plan: PruningPlan) -> list[str]:
         layer = facts.get(name)
         if layer is None:
             pruned = ""
-        elif plan.report.structured:
+        elif plan.report.request.structured:
             pruned = f"{layer.pruned_channels} of {layer.filters} channels"
         else:
             pruned = f"{layer.zeroed_weights:,} of {layer.weights:,} weights"
@@ -135,7 +129,7 @@ def _sizes(plan: PruningPlan) -> list[str]:
     """Return the parameters and bytes before and after."""
     report, recipe = plan.report, plan.recipe
     if recipe is None:
-        return [f"{report.zeroed_weights:,} of {report.parameters:,} parameters would be zero."]
+        return [f"{report.total.zeroed_weights:,} of {report.parameters:,} parameters would be zero."]
     parameters = dict(plan.model.named_parameters())
     counts = {
         name: math.prod(recipe.shape_after(name)) if name in recipe.keep else p.numel()
@@ -167,5 +161,4 @@ def _verdict(plan: PruningPlan) -> list[str]:
         f"Proof: {'approximate' if inexact else 'exact'}. A thinned copy ran; it differs from the masked model by "
         f"{proof.relative_to_masked:.1e} of the output's largest value ({proof.dtype})."
     ]
-    more = f"; and {len(inexact) - _SHOWN} more" if len(inexact) > _SHOWN else ""
-    return lines + ([f"Not exact by nature: {'; '.join(inexact[:_SHOWN])}{more}."] if inexact else [])
+    return lines + inexact_line(inexact, _SHOWN)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 from functools import cached_property, singledispatch
-from typing import Any
 
 from torchthin.config import Budget, PruneConfig, Ratio, Target, refuse
 from torchthin.errors import TargetMissedError
@@ -18,7 +17,7 @@ from torchthin.graph.inputs import Inputs
 from torchthin.graph.trace import Traced
 from torchthin.importance.registry import criterion as registered
 from torchthin.importance.statistics import Loss, Measure
-from torchthin.report.pruning import BudgetFacts
+from torchthin.report.sections import BudgetFacts, Budgets, Section
 from torchthin.selection.budget import BudgetRule
 from torchthin.selection.selectors import ImportanceSelector, RatioRule, Rule
 from torchthin.selection.sensitivity_table import Sensitivity, read_table
@@ -56,7 +55,7 @@ class Run:
 
 
 @singledispatch
-def thinning_for(target: Target, run: Run) -> tuple[ThinningPlan, dict[str, Any]]:
+def thinning_for(target: Target, run: Run) -> tuple[ThinningPlan, tuple[Section, ...]]:
     """Return a plan, tried and proved, that reaches `target`, and further fields of the report.
 
     Raises:
@@ -64,17 +63,17 @@ def thinning_for(target: Target, run: Run) -> tuple[ThinningPlan, dict[str, Any]
         TargetMissedError: it cannot be reached, as trials have shown.
         ProofError: no way to thin the model held.
     """
-    found: tuple[ThinningPlan, dict[str, Any]] = target.thinning(run)
+    found: tuple[ThinningPlan, tuple[Section, ...]] = target.thinning(run)
     return found
 
 
 @thinning_for.register
-def _ratio(target: Ratio, run: Run) -> tuple[ThinningPlan, dict[str, Any]]:
-    return find_plan(run.traced, run.selector(RatioRule(target, target.round_to))), {}
+def _ratio(target: Ratio, run: Run) -> tuple[ThinningPlan, tuple[Section, ...]]:
+    return find_plan(run.traced, run.selector(RatioRule(target, target.round_to))), ()
 
 
 @thinning_for.register
-def _budget(target: Budget, run: Run) -> tuple[ThinningPlan, dict[str, Any]]:
+def _budget(target: Budget, run: Run) -> tuple[ThinningPlan, tuple[Section, ...]]:
     traced = run.traced
     rule = BudgetRule(target, measure(traced.model, traced.inputs), _losses(target, run))
     for _ in range(_ATTEMPTS):
@@ -82,7 +81,7 @@ def _budget(target: Budget, run: Run) -> tuple[ThinningPlan, dict[str, Any]]:
         cost = measure(thin_copy(traced.model, found.recipe), traced.inputs) if found.recipe else rule.whole
         counts = {"parameters": cost.parameters, "macs": cost.macs}
         if all(counts[name] <= limit for name, limit in rule.limits.items()):
-            return found, {"budgets": _facts(rule, cost)}
+            return found, (Budgets(_facts(rule, cost), target.scope),)
         expected = found.proposal.selection.facts
         rule = replace(rule, reserve={name: max(0, counts[name] - expected.of(name)) for name in rule.limits})
     raise TargetMissedError(

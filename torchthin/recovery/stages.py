@@ -22,7 +22,7 @@ from torchthin.io.distributed import broadcast_, rank_and_world_size
 from torchthin.recovery.batchnorm import recalibrate_
 from torchthin.recovery.distillation import Progress, distill_
 from torchthin.recovery.reconstruction import Reconstruction, reconstruct_
-from torchthin.report.recovery import RecoveryFacts, Stage
+from torchthin.report.sections import RecoveryFacts, Stage
 from torchthin.thinning.apply import thin_copy
 from torchthin.thinning.recipe import Recipe, check_fits
 

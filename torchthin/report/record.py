@@ -11,7 +11,8 @@ from typing import Any
 
 from torchthin.errors import InputError
 
-VERSION = 1
+VERSION = 2
+"""1 named the producers and consumers of groups otherwise, so its network is not drawn."""
 
 
 def run_record(
@@ -86,6 +87,8 @@ def read_record(path: Path) -> dict[str, Any]:
         raise InputError(
             f"The report {path} must be JSON: {error}. Give what prune --report wrote."
         ) from error
+    if isinstance(record, dict) and record.get("torchthin_record") == 1:
+        return {**record, "torchthin_record": VERSION, "network": None}
     if isinstance(record, dict) and record.get("torchthin_record") == VERSION:
         return record
     if isinstance(record, dict) and {"layers", "parameters", "schedule"} <= set(record):

@@ -130,7 +130,7 @@ class Measurement:
         value = self.evaluator.value(result.model)
         if not math.isfinite(value):
             raise InputError(NOT_FINITE)
-        row = replace(named, value=value, channel_sparsity=result.report.channel_sparsity, **costs)
+        row = replace(named, value=value, channel_sparsity=result.report.total.channel_sparsity, **costs)
         return replace(row, seconds=time.perf_counter() - begin)
 
     def _costs(self, model: nn.Module) -> dict[str, Any]:

@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 
 from torchthin.graph.clone import clone
+from torchthin.graph.cost import Cost
 from torchthin.pruning.gradual.mask_state import MaskState
 from torchthin.pruning.gradual.prepared import Prepared
 from torchthin.pruning.in_place import Thinned
 from torchthin.pruning.result import PruneResult
-from torchthin.report.pruning import build_report
+from torchthin.report.pruning import Request, ThinnedFacts, build_report
 from torchthin.thinning.recipe import Recipe
 
 
@@ -43,25 +44,17 @@ def result_of(model: nn.Module, prepared: Prepared, progress: Progress) -> Prune
         full_size,
         {name: mask for name, mask in masks.items() if name in filters},
         filters,
-        config,
-        target_share=config.target.share,
-        schedule=schedule.planned,
-        asked=asked,
-        excluded=prepared.excluded,
+        Request.of(config, config.target.share, schedule.planned, prepared.excluded),
+        asked,
         notes=notes,
     )
     if thinned is None or progress.macs is None:
         return PruneResult(model, masks, report, recipe or None, None, config)
     parameters = list(model.parameters())
-    report = replace(
-        report,
-        macs=progress.macs[0],
-        thinned_parameters=sum(p.numel() for p in parameters),
-        thinned_parameter_bytes=sum(p.numel() * p.element_size() for p in parameters),
-        thinned_macs=progress.macs[1],
-        proof=thinned.proof,
-        inexact=thinned.inexact,
-    )
+    before = Cost(report.parameters, report.parameter_bytes, progress.macs[0])
+    parameter_bytes = sum(p.numel() * p.element_size() for p in parameters)
+    after = Cost(sum(p.numel() for p in parameters), parameter_bytes, progress.macs[1])
+    report = replace(report, thinned=ThinnedFacts(before, after, thinned.proof, thinned.inexact))
     return PruneResult(model, masks, report, recipe, thinned.proof, config)
 
 

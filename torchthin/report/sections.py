@@ -1,0 +1,112 @@
+"""What targets and recovery add to the report of a pruning run, each as facts and as text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+SECTIONS: Mapping[str, Any] = {"budgets": [], "chip": None}
+"""Keys of sections that are in the JSON of every run -> what they hold where there is no such section."""
+
+
+class Section(Protocol):
+    """What a kind of target adds to the report, which shows it without knowing it; as text by ``str``."""
+
+    @property
+    def key(self) -> str:
+        """Its key in the JSON of the report."""
+
+    @property
+    def choice(self) -> str:
+        """How the channels were chosen, after "channels ": ``chosen for MAX78000``."""
+
+    def to_dict(self) -> Any:
+        """Return all facts as JSON types."""
+
+
+@dataclass(frozen=True)
+class BudgetFacts:
+    """One budget."""
+
+    name: str
+    """``parameters`` or ``macs`` (of one forward pass on the example inputs)."""
+    limit: int
+    before: int
+    after: int
+
+    def __str__(self) -> str:
+        unit = "MACs" if self.name == "macs" else self.name
+        left = 100 * (self.after / self.before if self.before else 1.0)
+        return f"Budget: at most {self.limit:,} of {self.before:,} {unit}, reached {self.after:,} ({left:.2f} %)."
+
+
+@dataclass(frozen=True)
+class Budgets:
+    """What budgets allowed, and what the thinned model costs: a section of the report."""
+
+    facts: tuple[BudgetFacts, ...]
+    scope: str
+
+    @property
+    def key(self) -> str:
+        """Its key in the JSON of the report."""
+        return "budgets"
+
+    @property
+    def choice(self) -> str:
+        """How the channels were chosen."""
+        how = "by score over all groups" if self.scope == "global" else "the same share of every group"
+        return f"chosen to stay within the budget ({how})"
+
+    def to_dict(self) -> list[dict[str, Any]]:
+        """Return all facts as JSON types."""
+        return [asdict(budget) for budget in self.facts]
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.facts))
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a recovery and where it led."""
+
+    name: str
+    distance: float
+    """Of the outputs from the dense ones, on inputs that nothing was fitted to: 0 equal, 1 no better than their mean."""
+    taken: bool
+    """Whether the model went on from here; a step that brings nothing is taken back."""
+
+
+@dataclass(frozen=True)
+class RecoveryFacts:
+    """How a thinned model was brought back towards the dense one."""
+
+    samples: int
+    """Calibration inputs that were used."""
+    held_out: int
+    """Of those, inputs on which only distances were measured; 0: there were too few, and the distances are of the fitted ones."""
+    before: float
+    after: float
+    stages: tuple[Stage, ...]
+    refitted: int
+    """Layers with new weights."""
+    left: tuple[str, ...]
+    """What could not be refitted, with the reason."""
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all facts as JSON types."""
+        lists = {"left": list(self.left), "notes": list(self.notes)}
+        return {**asdict(self), "stages": [asdict(stage) for stage in self.stages], **lists}
+
+    def __str__(self) -> str:
+        tested = f"{self.held_out} held-out inputs" if self.held_out else "the same inputs"
+        steps = ", ".join(
+            f"{stage.name} {stage.distance:.3g}{'' if stage.taken else ' (not taken)'}"
+            for stage in self.stages
+        )
+        return (
+            f"Recovered from {self.samples} inputs without labels: distance from the dense outputs on {tested} "
+            f"{self.before:.3g} -> {self.after:.3g} ({steps}); {self.refitted} layers refitted."
+        )
