@@ -17,7 +17,7 @@ import torchthin
 from torchthin.pruning.inspection import overview
 from torchthin.report.diagram import diagram
 from torchthin.report.page import render_page
-from torchthin.report.record import run_record
+from torchthin.report.record import read_record, run_record
 
 IMAGES = torch.randn(1, 3, 8, 8)
 EVIL = "<script>alert('x')</script> & \"quoted\""
@@ -196,3 +196,12 @@ def test_a_browser_shows_it_on_a_phone_without_sideways_scrolling(tmp_path: Path
     )
     assert found["light"]["ground"] != found["dark"]["ground"]
     assert found["light"]["colour"] != found["dark"]["colour"]
+
+
+def test_a_record_from_before_the_network_had_producers_is_read(tmp_path: Path) -> None:
+    facts = record()
+    old = {**facts, "torchthin_record": 1, "network": {"layers": [{"makes": [0], "takes": []}]}}
+    (tmp_path / "old.json").write_text(json.dumps(old))
+    read = read_record(tmp_path / "old.json")
+    assert read == {**facts, "network": None}
+    assert "Not drawn" in render_page(read)
