@@ -131,6 +131,6 @@ def test_a_state_that_an_earlier_version_wrote_goes_on(kind: str) -> None:
     asked = schedule.agp(3, target=0.5, steps=6)
     assert 0 < pruner.sparsity <= asked
     assert_zero_where_masked(net, pruner.masks)
-    assert (pruner.report().thinned_parameters is not None) == (kind == "channels")
+    assert (pruner.report().thinned is not None) == (kind == "channels")
     train(net, optimizer, pruner, range(3, 6))
     assert pruner.sparsity == pytest.approx(0.5, abs=0.01)
