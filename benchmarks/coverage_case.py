@@ -13,14 +13,15 @@ from zoo import Case, cases
 from zoo.case import Inputs, run, tensors, train_step
 
 from torchthin import prune
-from torchthin.config import PruneConfig
+from torchthin.config import PruneConfig, Ratio
 from torchthin.dependency.components import find_groups, producers
 from torchthin.dependency.propagate import propagate
 from torchthin.graph.cost import measure
 from torchthin.graph.inputs import as_inputs
 from torchthin.graph.trace import trace
-from torchthin.selection.selectors import ByImportance
-from torchthin.selection.targets import find_targets
+from torchthin.pruning.one_shot import traced_targets
+from torchthin.pruning.rules import Run
+from torchthin.selection.selectors import RatioRule
 from torchthin.thinning.apply import thin_copy
 from torchthin.thinning.plan import find_plan
 
@@ -123,10 +124,10 @@ def _torchthin(model: nn.Module, inputs: Inputs, row: dict[str, Any], stage: Sta
 
 def _unproved(model: nn.Module, inputs: Inputs) -> int:
     """Trace, groups, selection and thinning, without the comparison of outputs; return the rounds of the search."""
-    config = PruneConfig(SHARE, include=("*",))
-    targets = find_targets(model, structured=True, include=config.weights).targets
-    decide = ByImportance(model, targets, frozenset(), SHARE, config.scope, config.rule.criterion)
-    plan = find_plan(trace(model, as_inputs(inputs)), decide, prove=False)
+    config = PruneConfig(Ratio(SHARE), include=("*",))
+    traced, targets = traced_targets(model, as_inputs(inputs), config)
+    select = Run(traced, targets, config).selector(RatioRule(config.target))
+    plan = find_plan(traced, select, prove=False)
     thin_copy(model, plan.recipe)
     return plan.rounds
 

@@ -9,12 +9,18 @@ import time
 import torch
 from torch import nn
 
-from torchthin import METHODS, prune
+from torchthin import Distiller, Ratio, Unstructured, prune
 from torchthin.pruning.result import PruneResult
 
 # (blocks, inner width) of the four stages; a block's output is four times as wide (He et al. 2016, table 1).
 STAGES = ((3, 64), (4, 128), (6, 256), (3, 512))
 PARAMETERS = 25_557_032
+METHODS = ("agp-structured", "l1-structured", "agp-unstructured")
+TARGETS = {
+    "Ratio": Ratio(0.5),
+    "Unstructured": Unstructured(0.5),
+    **{f"Distiller {method}": Distiller(method, 0.5, agp_steps=50) for method in METHODS},
+}
 
 
 def resnet50_weights() -> nn.Module:
@@ -39,11 +45,11 @@ def resnet50_weights() -> nn.Module:
 def check(result: PruneResult, structured: bool) -> None:
     """A time is worth printing only if the work was done: exactly half of every layer."""
     for layer in result.report.layers:
-        gone, size = (
+        removed, size = (
             (layer.pruned_channels, layer.filters) if structured else (layer.zeroed_weights, layer.weights)
         )
-        if gone != size // 2:
-            raise SystemExit(f"{layer.name}: {gone} of {size} went, not half")
+        if removed != size // 2:
+            raise SystemExit(f"{layer.name}: {removed} of {size} were removed, not half")
 
 
 def main() -> None:
@@ -58,20 +64,17 @@ def main() -> None:
         raise SystemExit("the model does not have ResNet-50's parameters")
     threads, repeats = options.threads, options.repeats
     print(f"ResNet-50, 50 %, torch {torch.__version__}, threads: {threads}, median of {repeats} runs")
-    print("| method | compat | seconds |")
-    print("|---|---|---|")
-    for compat in (None, "distiller"):
-        for method, rule in METHODS.items():
-            if rule.pattern is not None:
-                continue  # it takes no share
-            seconds = []
-            for _ in range(repeats + 1):
-                start = time.perf_counter()
-                result = prune(model, method=method, agp_steps=50, compat=compat)
-                seconds.append(time.perf_counter() - start)
-            if compat is None:
-                check(result, rule.structured)
-            print(f"| {method} | {compat or ''} | {statistics.median(seconds[1:]):.3f} |", flush=True)
+    print("| target | seconds |")
+    print("|---|---|")
+    for name, target in TARGETS.items():
+        seconds = []
+        for _ in range(repeats + 1):
+            start = time.perf_counter()
+            result = prune(model, None, target, thin=False)
+            seconds.append(time.perf_counter() - start)
+        if not isinstance(target, Distiller):
+            check(result, target.structured)
+        print(f"| {name} | {statistics.median(seconds[1:]):.3f} |", flush=True)
 
 
 if __name__ == "__main__":

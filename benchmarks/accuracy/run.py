@@ -68,7 +68,7 @@ def _measured(network: str, seed: int, share: float, way: Way, tune: bool) -> di
     torch.manual_seed(seed)
     start = time.process_time()
     try:
-        small = way.prune(Job(task, full, int(share * whole), *task.calibration(seed)), thin=False)
+        small = way.prune(Job(task, full, int(share * whole), *task.calibration(seed)))
     except Exception as error:  # what a tool raises on this network is its row
         return row | {"failed": f"{type(error).__name__}: {error}".splitlines()[0]}
     row |= {
