@@ -78,7 +78,7 @@ def test_a_run_that_was_ended_goes_on(tmp_path: Path) -> None:
     whole = _table(cache=cache)
     lines = cache.read_bytes().splitlines(keepends=True)
     assert len(lines) == 1 + sum(len(curve.gone) for curve in whole.groups)
-    for ending in (b"", b'{"group": "b.wei'):  # killed between two lines, and in the middle of one
+    for ending in (b"", b'{"key": ["b.wei'):  # killed between two lines, and in the middle of one
         cache.write_bytes(b"".join(lines[:7]) + ending)
         counts: list[tuple[int, int]] = []
         again = _table(cache=cache, progress=lambda *at, counts=counts: counts.append(at))

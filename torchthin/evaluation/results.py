@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -19,72 +18,76 @@ from torchthin.io.json_lines import Lines
 
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
-Facts = Mapping[str, Any]
 Progress = Callable[[int, int], None]
 """(evaluations done, evaluations in all)."""
 
 
-def fingerprint(model: nn.Module, batches: Iterable[Inputs], options: Facts) -> str:
+def fingerprint(model: nn.Module, batches: Iterable[Inputs], options: Mapping[str, Any]) -> str:
     """Return a digest of all that a result depends on: weights, data and how it is evaluated."""
     digest = hashlib.sha256(json.dumps(dict(options), sort_keys=True).encode())
-    saved = saved_names(model)
+    saved = saved_names(model)  # other tensors may be what an earlier run left on the model
     tensors = [(name, tensor) for name, tensor in state_tensors(model) if name in saved]
-    # Tensors that no state dict holds may be what an earlier run left on the model.
     for name, tensor in (*tensors, *(("", tensor) for batch in batches for tensor in batch.tensors())):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".strip().encode())
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
-@dataclass(frozen=True)
-class ResultFormat(Generic[Key, Value]):
-    """How results are written as JSON types."""
-
-    encode: Callable[[Key, Value], Facts]
-    decode: Callable[[Facts], tuple[Key, Value]]
-    encode_dense: Callable[[Value], Any]
-    decode_dense: Callable[[Any], Value]
-    role: str
-    """What messages call the file."""
-    command: str
-    """What writes it."""
-
-
 class Results(Generic[Key, Value]):
-    """The known results, and the file that keeps them. Without a path nothing is kept on disk."""
+    """The known results, and the file that keeps them. Without a path nothing is kept on disk.
 
-    def __init__(self, path: str | Path | None, mark: str, form: ResultFormat[Key, Value]) -> None:
-        """Read what is there. mark: see `fingerprint`.
+    A key is a text, or a tuple of texts and numbers.
+    """
+
+    def __init__(
+        self,
+        path: str | Path | None,
+        mark: str,
+        *,
+        encode: Callable[[Value], Any],
+        decode: Callable[[Any], Value],
+        role: str,
+        command: str,
+    ) -> None:
+        """Read what is there.
+
+        Args:
+            path: a JSON-lines file.
+            mark: see `fingerprint`.
+            encode: a result -> JSON types.
+            decode: the reverse; raises ValueError, KeyError or TypeError for something else.
+            role: what messages call the file.
+            command: what writes it.
 
         Raises:
             ConfigError: the file cannot be used, or its results are of something else.
         """
         self.known: dict[Key, Value] = {}
         self.dense: Value | None = None
-        self._form = form
-        self._lines = Lines(path, mark, self._take, role=form.role, command=form.command)
+        self._encode, self._decode = encode, decode
+        self._lines = Lines(path, mark, self._take, role=role, command=command)
 
-    def _take(self, number: int, facts: Facts) -> None:
+    def _take(self, number: int, facts: Mapping[str, Any]) -> None:
         if number == 0:
-            self.dense = self._form.decode_dense(facts["dense"])
+            self.dense = self._decode(facts["dense"])
         else:
-            key, value = self._form.decode(facts)
-            self.known[key] = value
+            key: Any = tuple(facts["key"]) if isinstance(facts["key"], list) else facts["key"]
+            self.known[key] = self._decode(facts["result"])
 
     def begin(self, dense: Value) -> None:
-        """Write the first line, with the dense model's value, if there is none yet.
+        """Write the first line, with the dense model's result, if there is none yet.
 
         Raises:
             ConfigError: the file cannot be written.
         """
         if self.dense is None:
             self.dense = dense
-        self._lines.begin({"dense": self._form.encode_dense(dense)})
+        self._lines.begin({"dense": self._encode(dense)})
 
     def add(self, key: Key, value: Value) -> None:
         """Keep one result; it is on the disk when this returns."""
         self.known[key] = value
-        self._lines.add(self._form.encode(key, value))
+        self._lines.add({"key": key, "result": self._encode(value)})
 
     def complete(
         self,

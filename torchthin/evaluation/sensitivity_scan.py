@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torchthin.dependency.groups import Group
 from torchthin.errors import ConfigError, InputError
 from torchthin.evaluation.evaluator import Evaluator, Metric, metric_name
-from torchthin.evaluation.results import Progress, ResultFormat, Results, fingerprint
+from torchthin.evaluation.results import Progress, Results, fingerprint
 from torchthin.evaluation.workers import check_workers
 from torchthin.graph.clone import clone, duplicate, state_tensors
 from torchthin.graph.inputs import Inputs
@@ -107,7 +107,8 @@ def scanned(
         "criterion": select.criterion,
         "seed": select.seed,
     }
-    losses = Results(cache, "" if cache is None else fingerprint(model, batches, options), _FORMAT)
+    mark = "" if cache is None else fingerprint(model, batches, options)
+    losses = Results[Key, float](cache, mark, encode=float, decode=float, role="cache", command="sensitivity")
     evaluator = Evaluator(model, batches, metric)
     losses.begin(evaluator.dense)
     work = _Work(evaluator, clone(model, duplicate), traced.derived, groups, scores, selection.axes)
@@ -131,13 +132,3 @@ def _counts(group: Group, ratios: Sequence[float], scores: FloatArray) -> tuple[
     """Return the numbers of channels to mask, without those that the group's balances do not allow."""
     asked = sorted({math.floor(ratio * group.size) for ratio in ratios} - {0})
     return tuple(count for count in asked if int((~lowest(group, scores, count)).sum()) == count)
-
-
-_FORMAT = ResultFormat[Key, float](
-    encode=lambda key, loss: {"group": key[0], "gone": key[1], "loss": loss},
-    decode=lambda facts: ((str(facts["group"]), int(facts["gone"])), float(facts["loss"])),
-    encode_dense=float,
-    decode_dense=float,
-    role="cache",
-    command="sensitivity",
-)

@@ -32,18 +32,20 @@ from torchthin.io.distributed import (
     rank_and_world_size,
     require_equal,
 )
-from torchthin.recovery.layer_distance import LayerDistance
+from torchthin.recovery.layer_distance import layer_distance
 from torchthin.recovery.training_state import TrainingState
 from torchthin.thinning.recipe import Recipe
 
 BATCH = 32
 Progress = Callable[[int, int, float], None]
 """(epochs done, epochs in all, mean loss of the last one)"""
-BatchLoss = Callable[[nn.Module, nn.Module, LayerDistance, str, Inputs], Tensor]
-"""(dense, small, layers, kind of loss, batch) -> the loss on this process's part of a batch."""
+BatchLoss = Callable[[nn.Module, nn.Module, Callable[[], Tensor], str, Inputs], Tensor]
+"""(dense, small, distance of their layers in the last call, kind of loss, batch) -> the loss on a batch."""
 
 
-def batch_loss(dense: nn.Module, small: nn.Module, layers: LayerDistance, kind: str, batch: Inputs) -> Tensor:
+def batch_loss(
+    dense: nn.Module, small: nn.Module, layers: Callable[[], Tensor], kind: str, batch: Inputs
+) -> Tensor:
     """Return the loss of the outputs plus that of the layers; in mixed precision on CUDA. kind: see `Recovery.loss`."""
     device = next(batch.tensors()).device
     with torch.autocast(device.type, enabled=device.type == "cuda"):
@@ -51,7 +53,7 @@ def batch_loss(dense: nn.Module, small: nn.Module, layers: LayerDistance, kind: 
             wanted = call(dense, batch)
         got = call(small, batch)
     loss = _divergence(wanted, got) if kind == "logits" else output_distance(wanted, got)
-    return loss + layers.take()
+    return loss + layers()
 
 
 def _divergence(wanted: Any, got: Any) -> Tensor:
@@ -99,8 +101,11 @@ def distill_(
         InputError: the loss is not finite.
         ProofError: several processes have different models, numbers of inputs or states.
     """
-    layers = LayerDistance(dense, small, recipe, picked(inputs, torch.arange(1)))
-    with _trainable(dense, small) as parameters, layers:
+    example = picked(inputs, torch.arange(1))
+    with (
+        _trainable(dense, small) as parameters,
+        layer_distance(dense, small, recipe, example) as layers,
+    ):
         training = _begin(small, parameters, next(inputs.tensors()).shape[0], recovery)
         if state is not None and state.exists():
             training.resume_(state)

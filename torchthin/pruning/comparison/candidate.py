@@ -6,13 +6,14 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any, Protocol
 
 from torch import nn
 
-from torchthin.config import Budget, PruneConfig, Recovery, Target
+from torchthin.config import Limit, PruneConfig, Recovery, Target
 from torchthin.errors import BudgetError, ConfigError, InputError, ProofError, TargetMissedError
 from torchthin.evaluation.bench.latency import bench
 from torchthin.evaluation.distance import NOT_FINITE
@@ -39,18 +40,14 @@ def grid(
     Raises:
         ConfigError: the grid is empty, or one of its points is no configuration.
 
-    >>> [target_of(config) for config in grid([0.5, Budget(macs="0.25x")], ["l1"])]
-    ['sparsity 0.5', 'MACs 0.25x']
+    >>> [(target_of(config), config.criterion) for config in grid([0.5, 0.75], ["l1"])]
+    [('sparsity 0.5', 'l1'), ('sparsity 0.75', 'l1')]
     """
-    ways = list(criteria)
-    made = [
-        PruneConfig(target, criterion, **common)  # type: ignore[arg-type]
-        for target in targets
-        for criterion in ways
-    ]
+    points = product(targets, criteria)
+    made = tuple(dict.fromkeys(PruneConfig(*point, **common) for point in points))  # type: ignore[arg-type]
     if not made:
         raise ConfigError("The grid of compare is empty. Give at least one target and one criterion.")
-    return tuple(dict.fromkeys(made))
+    return made
 
 
 def key_of(config: PruneConfig) -> str:
@@ -60,12 +57,10 @@ def key_of(config: PruneConfig) -> str:
 
 def target_of(config: PruneConfig) -> str:
     """Return the target in words, such as ``sparsity 0.5`` or ``MACs 0.5x``."""
-    if isinstance(config.target, Budget):
-        limits = config.target.limits
-        return ", ".join(
-            f"{'MACs' if name == 'macs' else name} {limits[name].text}" for name in sorted(limits)
-        )
-    return f"sparsity {config.target.share:g}"
+    limits: Mapping[str, Limit] = getattr(config.target, "limits", {})  # of a budget or a chip
+    words = {"macs": "MACs", "kernel_words": "kernel words"}
+    found = [f"{words.get(name, name)} {limits[name].text}" for name in sorted(limits)]
+    return ", ".join(found) or f"sparsity {config.target.share:g}"
 
 
 class OnChip(Protocol):
@@ -79,22 +74,18 @@ class OnChip(Protocol):
         """Return the cycles of one run (None where the model does not map), and what keeps it from fitting."""
 
 
-@dataclass(frozen=True)
-class Maker:
-    """Prunes, thins and recovers one model."""
-
-    model: nn.Module
-    inputs: Inputs
-    data: Calibration | None
-    """What criteria and recovery learn from."""
-    recovery: Recovery | None
-
-    def __call__(self, config: PruneConfig) -> PruneResult:
-        """Return what a configuration makes of the model."""
-        result = plan_pruning(self.model, self.inputs, config, data=self.data).apply()
-        if self.data is None or self.recovery is None or result.recipe is None:
-            return result
-        return recover(self.model, result, self.inputs, self.data, recovery=self.recovery)
+def recovered_result(
+    model: nn.Module,
+    inputs: Inputs,
+    data: Calibration | None,
+    recovery: Recovery | None,
+    config: PruneConfig,
+) -> PruneResult:
+    """Return what a configuration makes of `model`; criteria and recovery learn from `data`."""
+    result = plan_pruning(model, inputs, config, data=data).apply()
+    if data is None or recovery is None or result.recipe is None:
+        return result
+    return recover(model, result, inputs, data, recovery=recovery)
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,13 @@ from torch import nn
 from torchthin.config import Distiller, PruneConfig, Recovery
 from torchthin.errors import ConfigError
 from torchthin.evaluation.evaluator import Evaluator, Metric, metric_name
-from torchthin.evaluation.results import Progress, ResultFormat, Results, fingerprint
+from torchthin.evaluation.results import Progress, Results, fingerprint
 from torchthin.evaluation.workers import check_workers
 from torchthin.graph.inputs import Inputs, as_inputs, on_device_of
 from torchthin.graph.model import check_model
 from torchthin.io.calibration import Calibration, calibration, picked
 from torchthin.io.data_sources import BATCH
-from torchthin.pruning.comparison.candidate import Maker, Measurement, OnChip, key_of
+from torchthin.pruning.comparison.candidate import Measurement, OnChip, key_of, recovered_result
 from torchthin.pruning.comparison.comparison import Comparison, Row
 from torchthin.pruning.one_shot import check_criterion
 
@@ -74,10 +74,8 @@ def compare(
     """
     check_model(model, "compare")
     asked = tuple(dict.fromkeys(candidates))
-    _check(asked, example_inputs, data, latency)
+    _check(asked, example_inputs, data, recovery)
     _check_running(workers, latency, rows, storage)
-    if data is None and recovery is not None and recovery.epochs:
-        raise ConfigError("The recovery of compare must have no epochs without data. Give data.")
     inputs = on_device_of(model, as_inputs(example_inputs))
     given = None if data is None else calibration(data, like=inputs)
     parts = _Parts.of(model, inputs, given, held_out=metric is None)
@@ -88,10 +86,11 @@ def compare(
         "latency": latency,
     }
     mark = fingerprint(model, (inputs, *(() if given is None else given.batches)), options)
-    results = Results(rows, mark, _FORMAT)
-    evaluator = Evaluator(model, parts.evaluated, metric)
-    measurement = Measurement(model, inputs, evaluator, cost, latency)
-    row_of = partial(measurement.row, Maker(model, inputs, parts.learned, recovery))
+    results = Results[str, Row](
+        rows, mark, encode=Row.to_dict, decode=Row.from_dict, role="rows file", command="compare"
+    )
+    measurement = Measurement(model, inputs, Evaluator(model, parts.evaluated, metric), cost, latency)
+    row_of = partial(measurement.row, partial(recovered_result, model, inputs, parts.learned, recovery))
     dense = results.dense or measurement.dense()
     results.begin(dense)
     wanted = {key_of(config): config for config in asked}
@@ -102,12 +101,11 @@ def compare(
 
         results.known.update(shared(storage, mark, wanted, row_of, progress))
     done = tuple(results.known[key] for key in wanted if key in results.known)
-    notes = list(parts.notes)
-    if len(done) < len(asked):
-        notes.append(
-            f"{len(asked) - len(done)} of {len(asked)} candidates are still with other runs. The same command shows them later."
-        )
-    return Comparison(dense, done, metric_name(metric), tuple(notes))
+    missing = len(asked) - len(done)
+    note = (
+        f"{missing} of {len(asked)} candidates are still with other runs. The same command shows them later."
+    )
+    return Comparison(dense, done, metric_name(metric), (*parts.notes, *([note] if missing else ())))
 
 
 @dataclass(frozen=True)
@@ -125,21 +123,19 @@ class _Parts:
             return cls(None, (inputs,))
         count = data.samples // HELD_OUT if held_out and data.samples >= FEWEST else 0
         if not count:
-            note = (
-                f"The distance is taken on the {data.samples} inputs that criteria and recovery learn from as well.",
-            )
+            note = f"The distance is taken on the {data.samples} inputs that criteria and recovery learn from as well."
             batches = tuple(on_device_of(model, batch) for batch in data.batches)
-            return cls(data, batches, (*data.notes, *(note if held_out else ())))
-        joined = data.joined()
+            return cls(data, batches, (*data.notes, *([note] if held_out else ())))
+        joined, first = data.joined(), data.samples - count
         learned, evaluated = (
             tuple(on_device_of(model, picked(joined, part)) for part in numbers.split(BATCH))
-            for numbers in torch.arange(data.samples).split([data.samples - count, count])
+            for numbers in torch.arange(data.samples).split([first, count])
         )
-        note = (f"The distance is taken on {count} of {data.samples} inputs, from which nothing learns.",)
-        return cls(Calibration(learned, data.samples - count, data.notes), evaluated, (*data.notes, *note))
+        note = f"The distance is taken on {count} of {data.samples} inputs, from which nothing learns."
+        return cls(Calibration(learned, first, data.notes), evaluated, (*data.notes, note))
 
 
-def _check(asked: Sequence[PruneConfig], example_inputs: Any, data: Any, latency: Any) -> None:
+def _check(asked: Sequence[PruneConfig], example_inputs: Any, data: Any, recovery: Recovery | None) -> None:
     if not asked:
         raise ConfigError(
             "The candidates of compare are empty. Give at least one; torchthin.pruning.comparison.candidate.grid makes them."
@@ -149,29 +145,21 @@ def _check(asked: Sequence[PruneConfig], example_inputs: Any, data: Any, latency
             raise ConfigError("The candidates of compare must be thinned. Give them thin=True.")
         if config.structured and not isinstance(config.target, Distiller):
             check_criterion(config, example_inputs, data)
+    if data is None and recovery is not None and recovery.epochs:
+        raise ConfigError("The recovery of compare must have no epochs without data. Give data.")
+
+
+def _check_running(workers: Any, latency: Any, rows: str | Path | None, storage: str | None) -> None:
     if isinstance(latency, bool) or not isinstance(latency, int) or latency < 0:
         raise ConfigError(
             f"The latency of compare must be a whole number of runs of at least 0. Got {latency!r}."
         )
-
-
-def _check_running(workers: Any, latency: int, rows: str | Path | None, storage: str | None) -> None:
-    several = check_workers(workers, "compare") > 1
-    if several and latency:
+    parallel = check_workers(workers, "compare") > 1
+    if parallel and latency:
         raise ConfigError(
             "The latency of compare needs one worker: processes beside each other slow each other down."
         )
-    if storage is not None and (several or rows is not None):
+    if storage is not None and (parallel or rows is not None):
         raise ConfigError(
             "The storage of compare is shared by runs of the same command. Give neither workers nor rows with it."
         )
-
-
-_FORMAT = ResultFormat[str, Row](
-    encode=lambda key, row: {"key": key, "row": row.to_dict()},
-    decode=lambda facts: (str(facts["key"]), Row.from_dict(facts["row"])),
-    encode_dense=Row.to_dict,
-    decode_dense=Row.from_dict,
-    role="rows file",
-    command="compare",
-)
