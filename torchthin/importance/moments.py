@@ -58,7 +58,7 @@ class MomentsMode(CountingMode):
         """Look at what goes in, and run the op."""
         op = self._ops.get(self.completed) if self.recorded else None
         if op is not None and op.target is func and operator_name(func) in LAYER_PRODUCTS:
-            self._add(op.index, Product(func, args, kwargs))
+            self._add(op.index, Product.of(func, args, kwargs))
         return func(*args, **kwargs)
 
     def _add(self, number: int, product: Product) -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from torchthin.graph.operators import CONVOLUTIONS, LAYER_PRODUCTS, operator_name
+from torchthin.graph.operators import CONVOLUTIONS, operator_name
 
 LEAST = 4096
 """Rows that a fit takes at least, where there are as many."""
@@ -38,86 +39,70 @@ class Product:
     """One call of an operator of `LAYER_PRODUCTS`."""
 
     func: Any
-    args: tuple[Any, ...]
+    data: Tensor
+    """The activations."""
+    weight: Tensor
+    """(outputs, inputs of a conv group, *kernel)."""
+    bias: Tensor | None
+    """What is added."""
+    options: tuple[Any, ...] | None
+    """Of a convolution: stride, padding, dilation, transposed, output padding, conv groups; None: a product of matrices."""
     kwargs: Mapping[str, Any]
 
-    @property
-    def is_convolution(self) -> bool:
-        """Whether it is one."""
-        return operator_name(self.func) in CONVOLUTIONS
+    @classmethod
+    def of(cls, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Product:
+        """Return the call with these arguments."""
+        if operator_name(func) in CONVOLUTIONS:
+            data, weight, bias, *options = args
+            return cls(func, data, weight, bias, tuple(options), kwargs)
+        *addend, data, weight = args
+        return cls(func, data, weight.mT, addend[0] if addend else None, None, kwargs)
 
     @property
     def is_transposed(self) -> bool:
         """Whether it is a transposed convolution, of which there are no rows."""
-        return self.is_convolution and bool(self.args[6])
-
-    @property
-    def data(self) -> Tensor:
-        """The activations."""
-        data: Tensor = self.args[0 if self.is_convolution or not self._has_addend else 1]
-        return data
-
-    @property
-    def weight(self) -> Tensor:
-        """(outputs, inputs of a conv group, *kernel)."""
-        weight: Tensor = self.args[1] if self.is_convolution else self.args[-1].mT
-        return weight
-
-    @property
-    def bias(self) -> Tensor | None:
-        """What is added."""
-        if not self._has_addend:
-            return None
-        bias: Tensor | None = self.args[2 if self.is_convolution else 0]
-        return bias
-
-    @property
-    def _has_addend(self) -> bool:
-        return LAYER_PRODUCTS[operator_name(self.func)].bias is not None
+        return self.options is not None and bool(self.options[3])
 
     @property
     def groups(self) -> int:
         """Conv groups."""
-        return int(self.args[8]) if self.is_convolution else 1
+        return 1 if self.options is None else int(self.options[5])
 
     def run(self) -> Tensor:
-        """Return what the call returns."""
-        result: Tensor = self.func(*self.args, **self.kwargs)
-        return result
-
-    def run_with(self, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Return what the call returns with another weight and bias; bias: None where there was none."""
-        if self.is_convolution:
-            args: tuple[Any, ...] = (self.data, weight, bias, *self.args[3:])
+        """Return the result."""
+        if self.options is None:
+            addend = () if self.bias is None else (self.bias,)
+            args: tuple[Any, ...] = (*addend, self.data, self.weight.mT)
         else:
-            args = (self.data, weight.mT) if bias is None else (bias, self.data, weight.mT)
+            args = (self.data, self.weight, self.bias, *self.options)
         result: Tensor = self.func(*args, **self.kwargs)
         return result
 
     def places(self, seed: int) -> Tensor:
         """Return which outputs are looked at (see `sampled`): pixels of every sample; for matrices (1, rows)."""
         unknowns = self.weight[0].numel()
-        if not self.is_convolution:
+        if self.options is None:
             return sampled(1, len(self.data), unknowns, seed)
-        return sampled(len(self.data), int(torch.Size(self._output_size()).numel()), unknowns, seed)
+        return sampled(len(self.data), prod(self._output_size()), unknowns, seed)
 
     def output_rows(self, result: Tensor, places: Tensor) -> Tensor:
         """Return outputs of the call at the places: (rows, channels)."""
-        if not self.is_convolution:
-            return result[places[0].to(result.device)]
+        places = places.to(result.device)
+        if self.options is None:
+            return result[places[0]]
         flat = result.flatten(2)
-        index = places.to(flat.device)[:, None].expand(-1, flat.shape[1], -1)
+        index = places[:, None].expand(-1, flat.shape[1], -1)
         return flat.gather(2, index).transpose(1, 2).flatten(0, 1)
 
     def input_rows(self, places: Tensor) -> Tensor:
         """Return the inputs of which those outputs are sums: (conv groups, rows, weights of a filter)."""
-        if not self.is_convolution:
-            return self.data[places[0].to(self.data.device)][None]
-        stride, padding, dilation = self._options()
+        index = places.to(self.data.device)
+        if self.options is None:
+            return self.data[index[0]][None]
+        stride, padding, dilation = self._steps()
         values = functional.pad(self.data, [side for pad in reversed(padding) for side in (pad, pad)])
         kernel, size = self.weight.shape[2:], self._output_size()
         dims = len(size)
-        index = places.to(values.device)
         where: list[Tensor] = []
         for d in reversed(range(dims)):
             along, index = index % size[d], index // size[d]
@@ -129,15 +114,14 @@ class Product:
         taken = taken.movedim(-1, 2).flatten(0, 1)  # rows, channels, *kernel
         return taken.reshape(len(taken), self.groups, -1).transpose(0, 1)
 
-    def _options(self) -> list[tuple[int, ...]]:
+    def _steps(self) -> list[tuple[int, ...]]:
         """Return stride, padding and dilation along each axis; in the call one number may stand for all axes."""
-        dims = self.weight.dim() - 2
-        options: Sequence[Sequence[int]] = self.args[3:6]
-        return [tuple(option) * dims if len(option) == 1 else tuple(option) for option in options]
+        dims, options = self.weight.dim() - 2, self.options or ()
+        return [tuple(option) * dims if len(option) == 1 else tuple(option) for option in options[:3]]
 
     def _output_size(self) -> list[int]:
         """Return height, width, ... of the output."""
-        stride, padding, dilation = self._options()
+        stride, padding, dilation = self._steps()
         sides = zip(self.data.shape[2:], padding, dilation, self.weight.shape[2:], stride, strict=True)
         return [
             (length + 2 * pad - step * (taps - 1) - 1) // jump + 1 for length, pad, step, taps, jump in sides

@@ -25,6 +25,7 @@ from torchthin.evaluation.distance import floating, output_distance
 from torchthin.graph.clone import state_tensors
 from torchthin.graph.inputs import Inputs, call
 from torchthin.io.calibration import picked
+from torchthin.io.data_sources import sample_count
 from torchthin.io.distributed import (
     average_,
     broadcast_,
@@ -36,7 +37,7 @@ from torchthin.recovery.layer_distance import layer_distance
 from torchthin.recovery.training_state import TrainingState
 from torchthin.thinning.recipe import Recipe
 
-BATCH = 32
+BATCH_SIZE = 32
 Progress = Callable[[int, int, float], None]
 """(epochs done, epochs in all, mean loss of the last one)"""
 BatchLoss = Callable[[nn.Module, nn.Module, Callable[[], Tensor], str, Inputs], Tensor]
@@ -77,7 +78,7 @@ def distill_(
     state: Path | None = None,
     progress: Progress | None = None,
     loss: BatchLoss = batch_loss,
-) -> tuple[float, ...]:
+) -> None:
     """Train `small` in place with AdamW, its learning rate along a ramp and a cosine; BatchNorm statistics and dropout are off.
 
     With several processes (torch.distributed initialised) every batch is shared among them and gradients are averaged; all
@@ -93,20 +94,14 @@ def distill_(
         progress: called after every epoch.
         loss: of a batch.
 
-    Returns:
-        mean loss of every epoch.
-
     Raises:
         CheckpointError: `state` is of another run.
         InputError: the loss is not finite.
         ProofError: several processes have different models, numbers of inputs or states.
     """
-    example = picked(inputs, torch.arange(1))
-    with (
-        _trainable(dense, small) as parameters,
-        layer_distance(dense, small, recipe, example) as layers,
-    ):
-        training = _begin(small, parameters, next(inputs.tensors()).shape[0], recovery)
+    one = picked(inputs, torch.arange(1))
+    with _trainable(dense, small) as parameters, layer_distance(dense, small, recipe, one) as layers:
+        training = _begin(small, parameters, sample_count(inputs), recovery)
         if state is not None and state.exists():
             training.resume_(state)
         _begin_together(dense, small, recipe, inputs, len(training.losses))
@@ -117,7 +112,6 @@ def distill_(
                 training.save(state)
             if progress is not None:
                 progress(len(training.losses), recovery.epochs, training.losses[-1])
-    return tuple(training.losses)
 
 
 @contextlib.contextmanager
@@ -126,9 +120,8 @@ def _trainable(dense: nn.Module, small: nn.Module) -> Iterator[list[nn.Parameter
     modes = [(module, module.training) for model in (dense, small) for module in model.modules()]
     flags = [(parameter, parameter.requires_grad) for parameter in small.parameters()]
     trained = [p for p, _ in flags if p.is_floating_point() and not _is_setting(p)]
-    for parameter, _ in flags:
-        if parameter.is_floating_point():
-            parameter.requires_grad_(not _is_setting(parameter))
+    for parameter in trained:
+        parameter.requires_grad_()
     dense.eval()
     small.eval()
     try:
@@ -149,7 +142,7 @@ def _is_setting(parameter: nn.Parameter) -> bool:
 def _begin(small: nn.Module, parameters: list[nn.Parameter], count: int, recovery: Recovery) -> TrainingState:
     """Return the state before the first epoch; count: inputs."""
     optimizer = torch.optim.AdamW(parameters, recovery.lr, weight_decay=0.0)
-    share = lr_curve(recovery.epochs * -(-count // BATCH), recovery.warmup)
+    share = lr_curve(recovery.epochs * -(-count // BATCH_SIZE), recovery.warmup)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
     plan = asdict(recovery)
     return TrainingState(small, optimizer, schedule, torch.Generator().manual_seed(recovery.seed), plan)
@@ -165,9 +158,8 @@ def _epoch_(
     training: TrainingState, inputs: Inputs, mixup: bool, loss_of: Callable[[Inputs], Tensor]
 ) -> float:
     """Train on every input once, and return the mean loss."""
-    count = next(inputs.tensors()).shape[0]
-    total = 0.0
-    for index in torch.randperm(count, generator=training.generator).split(BATCH):
+    count, total = sample_count(inputs), 0.0
+    for index in torch.randperm(count, generator=training.generator).split(BATCH_SIZE):
         batch = _mixed(inputs, index, training.generator) if mixup else picked(inputs, index)
         loss = loss_of(_own_part(batch))
         mean = loss.detach().clone()
@@ -189,7 +181,7 @@ def _mixed(inputs: Inputs, index: Tensor, generator: torch.Generator) -> Inputs:
     """Return the batch, each input mixed with up to a half of another; batches with whole numbers are left as they are."""
     batch = picked(inputs, index)
     share = torch.rand(len(index), generator=generator) / 2
-    other = torch.randint(next(inputs.tensors()).shape[0], (len(index),), generator=generator)
+    other = torch.randint(sample_count(inputs), (len(index),), generator=generator)
     if not all(t.is_floating_point() for t in batch.tensors()):
         return batch
     partners = iter(picked(inputs, other).tensors())
@@ -207,7 +199,7 @@ def _mixed(inputs: Inputs, index: Tensor, generator: torch.Generator) -> Inputs:
 def _own_part(batch: Inputs) -> Inputs:
     """Return this process's part of a batch, at least one input."""
     rank, world = rank_and_world_size()
-    size = next(batch.tensors()).shape[0]
+    size = sample_count(batch)
     if world == 1 or size < world:
         return batch
     return picked(batch, torch.arange(rank, size, world))
@@ -224,10 +216,8 @@ def _begin_together(dense: nn.Module, small: nn.Module, recipe: Recipe, inputs: 
     """Require the same task of all processes, and give them rank 0's thinned model: their inputs may differ."""
     if not is_distributed():
         return
-    state = {name: tensor.detach().cpu() for name, tensor in dense.state_dict().items()}
-    bits = (
-        tensor.contiguous().flatten().view(torch.uint8).numpy() for tensor in state.values() if tensor.numel()
-    )
+    state = (tensor.detach().cpu() for tensor in dense.state_dict().values() if tensor.numel())
+    bits = (tensor.contiguous().flatten().view(torch.uint8).numpy() for tensor in state)
     sizes = [tuple(tensor.shape) for tensor in inputs.tensors()]
     device = next(inputs.tensors()).device
     parts = (recipe.to_dict(), sizes, done, *bits)

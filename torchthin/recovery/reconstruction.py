@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -85,7 +85,7 @@ class _ProductMode(CountingMode, ABC):
         if operator_name(func) not in LAYER_PRODUCTS:
             return func(*args, **kwargs)
         self._seen += 1
-        return self.on_product(self._seen - 1, Product(func, args, kwargs))
+        return self.on_product(self._seen - 1, Product.of(func, args, kwargs))
 
     @abstractmethod
     def on_product(self, number: int, product: Product) -> Tensor:
@@ -151,7 +151,7 @@ class _Refit(_ProductMode):
         weight = found.weight.reshape(product.weight.shape).to(product.weight)
         shift = None if found.bias is None else found.bias.flatten().to(weight)
         self._store_(layer, weight, shift, factors)
-        return product.run_with(weight, None if product.bias is None else shift)
+        return replace(product, weight=weight, bias=None if product.bias is None else shift).run()
 
     def _fit(self, layer: Layer, product: Product, target: _Target) -> Fit | None:
         groups, weight, bias = product.groups, product.weight, product.bias

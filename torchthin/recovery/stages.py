@@ -64,23 +64,15 @@ def recovered(
     state: str | Path | None = None,
     progress: Progress | None = None,
 ) -> tuple[nn.Module, RecoveryFacts]:
-    """Return a copy of a thinned model that is nearer to the dense one, from inputs without labels, and what was done.
+    """Return a copy of `small`, which `recipe` made of `dense`, that is nearer to it again, and what was done.
 
-    Args:
-        dense: the model before thinning; left as it is.
-        small: the thinned model; left as it is.
-        recipe: how the one was made of the other.
-        example_inputs: inputs as the models take them.
-        data: where inputs come from, see `calibration`.
-        recovery: the options.
-        state: file from which an interrupted distillation continues; removed when it ends.
-        progress: called after every epoch.
+    The models are left as they are. For the other arguments see `torchthin.recover`.
 
     Raises:
         InputError: data, recipe or models do not fit together.
     """
-    check_model(dense, "recover")
-    check_model(small, "recover")
+    for model in (dense, small):
+        check_model(model, "recover")
     _require_made_by(recipe, dense, small)
     teacher, current = clone(dense, share), clone(small, duplicate)
     samples = _Samples.of(teacher, example_inputs, data, recovery)

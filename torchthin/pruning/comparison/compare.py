@@ -76,21 +76,16 @@ def compare(
     asked = tuple(dict.fromkeys(candidates))
     _check(asked, example_inputs, data, recovery)
     _check_running(workers, latency, rows, storage)
-    inputs = on_device_of(model, as_inputs(example_inputs))
-    given = None if data is None else calibration(data, like=inputs)
-    parts = _Parts.of(model, inputs, given, held_out=metric is None)
-    options = {
-        "metric": metric_name(metric),
-        "recovery": None if data is None or recovery is None else asdict(recovery),
-        "chip": None if cost is None else cost.name,
-        "latency": latency,
-    }
-    mark = fingerprint(model, (inputs, *(() if given is None else given.batches)), options)
+    parts = _Parts.of(model, example_inputs, data, held_out=metric is None)
+    chip = None if cost is None else cost.name
+    mark = parts.fingerprint(model, metric=metric_name(metric), recovery=recovery, chip=chip, latency=latency)
     results = Results[str, Row](
         rows, mark, encode=Row.to_dict, decode=Row.from_dict, role="rows file", command="compare"
     )
-    measurement = Measurement(model, inputs, Evaluator(model, parts.evaluated, metric), cost, latency)
-    row_of = partial(measurement.row, partial(recovered_result, model, inputs, parts.learned, recovery))
+    evaluator = Evaluator(model, parts.evaluated, metric)
+    measurement = Measurement(model, parts.example, evaluator, cost, latency)
+    make = partial(recovered_result, model, parts.example, parts.learned, recovery)
+    row_of = partial(measurement.row, make)
     dense = results.dense or measurement.dense()
     results.begin(dense)
     wanted = {key_of(config): config for config in asked}
@@ -110,29 +105,38 @@ def compare(
 
 @dataclass(frozen=True)
 class _Parts:
-    """What of the data criteria and recovery learn from, and what models are evaluated on."""
+    """The example inputs and the data, what of it criteria and recovery learn from, and what models are evaluated on."""
 
-    learned: Calibration | None
-    evaluated: tuple[Inputs, ...]
+    example: Inputs
+    given: tuple[Inputs, ...] = ()
+    learned: Calibration | None = None
+    evaluated: tuple[Inputs, ...] = ()
     notes: tuple[str, ...] = ()
 
+    def fingerprint(self, model: nn.Module, *, recovery: Recovery | None, **options: Any) -> str:
+        """Return the digest of model, data and options."""
+        learned = None if self.learned is None or recovery is None else asdict(recovery)
+        return fingerprint(model, (self.example, *self.given), {**options, "recovery": learned})
+
     @classmethod
-    def of(cls, model: nn.Module, inputs: Inputs, data: Calibration | None, held_out: bool) -> _Parts:
+    def of(cls, model: nn.Module, example_inputs: Any, data: Any, held_out: bool) -> _Parts:
         """Hold out the last quarter; nothing with fewer than `FEWEST` inputs, or where `held_out` is False."""
+        example = on_device_of(model, as_inputs(example_inputs))
         if data is None:
-            return cls(None, (inputs,))
-        count = data.samples // HELD_OUT if held_out and data.samples >= FEWEST else 0
+            return cls(example, evaluated=(example,))
+        found = calibration(data, like=example)
+        given = tuple(on_device_of(model, batch) for batch in found.batches)
+        count = found.samples // HELD_OUT if held_out and found.samples >= FEWEST else 0
         if not count:
-            note = f"The distance is taken on the {data.samples} inputs that criteria and recovery learn from as well."
-            batches = tuple(on_device_of(model, batch) for batch in data.batches)
-            return cls(data, batches, (*data.notes, *([note] if held_out else ())))
-        joined, first = data.joined(), data.samples - count
+            note = f"The distance is taken on the {found.samples} inputs that criteria and recovery learn from as well."
+            return cls(example, given, found, given, (*found.notes, *([note] if held_out else ())))
+        joined, first = found.joined(), found.samples - count
         learned, evaluated = (
             tuple(on_device_of(model, picked(joined, part)) for part in numbers.split(BATCH))
-            for numbers in torch.arange(data.samples).split([first, count])
+            for numbers in torch.arange(found.samples).split([first, count])
         )
-        note = f"The distance is taken on {count} of {data.samples} inputs, from which nothing learns."
-        return cls(Calibration(learned, first, data.notes), evaluated, (*data.notes, note))
+        note = f"The distance is taken on {count} of {found.samples} inputs, from which nothing learns."
+        return cls(example, given, Calibration(learned, first, found.notes), evaluated, (*found.notes, note))
 
 
 def _check(asked: Sequence[PruneConfig], example_inputs: Any, data: Any, recovery: Recovery | None) -> None:

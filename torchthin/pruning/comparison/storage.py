@@ -85,28 +85,27 @@ def _optuna() -> Iterator[Any]:
 
 
 def _study(optuna: Any, url: str, mark: str, heartbeat: int) -> Any:
-    """Return the study of all runs with this mark."""
-    try:
-        storage = _opened(optuna, url, heartbeat)
-        return optuna.create_study(
-            storage=storage,
-            study_name=f"torchthin compare {mark}",
-            load_if_exists=True,
-            sampler=optuna.samplers.RandomSampler(0),
-        )
-    except Exception as error:  # sqlalchemy's are of many kinds
-        raise ConfigError(
-            f"The storage {url} cannot be used: {one_line(error)[:200]}. Give a database such as sqlite:///grid.db."
-        ) from error
+    """Return the study of all runs with this mark.
 
-
-def _opened(optuna: Any, url: str, heartbeat: int) -> Any:
-    """Return the storage; try again for a while, since runs that begin together all make the tables of a new database."""
+    Runs that begin together all make the tables of a new database, so that opening it may fail at first.
+    """
     for attempt in range(ATTEMPTS):
-        with contextlib.suppress(Exception):
-            return optuna.storages.RDBStorage(url, heartbeat_interval=heartbeat, grace_period=2 * heartbeat)
+        try:
+            storage = optuna.storages.RDBStorage(
+                url, heartbeat_interval=heartbeat, grace_period=2 * heartbeat
+            )
+            return optuna.create_study(
+                storage=storage,
+                study_name=f"torchthin compare {mark}",
+                load_if_exists=True,
+                sampler=optuna.samplers.RandomSampler(0),
+            )
+        except Exception as error:  # sqlalchemy's are of many kinds
+            failure = error
         time.sleep(0.2 * 2**attempt)
-    return optuna.storages.RDBStorage(url, heartbeat_interval=heartbeat, grace_period=2 * heartbeat)
+    raise ConfigError(
+        f"The storage {url} cannot be used: {one_line(failure)}. Give a database such as sqlite:///grid.db."
+    ) from failure
 
 
 def _waits(optuna: Any, study: Any, wanted: Mapping[str, PruneConfig]) -> bool:
