@@ -43,7 +43,7 @@ def full() -> nn.Module:
 @pytest.mark.parametrize("file", ["thin.pth", "thin.safetensors"])
 def test_into_a_full_size_and_into_a_thinned_instance(prune: Callable[..., None], file: str) -> None:
     prune("--thin", "--save-to", file)
-    expected = torchthin.prune(lively(Plain()).eval(), image(), thin=True).model
+    expected = torchthin.prune(lively(Plain()).eval(), image()).model
     model = torchthin.load(full(), file)
     assert isinstance(model, Plain)
     assert (model.conv1.out_channels, model.conv2.out_channels) == (4, 3)
@@ -60,7 +60,7 @@ def test_into_a_full_size_and_into_a_thinned_instance(prune: Callable[..., None]
 def test_saved_from_python_as_from_the_command_line(
     prune: Callable[..., None], file: str, thin: bool
 ) -> None:
-    prune(*(["--thin"] if thin else []), "--save-to", f"cli_{file}")
+    prune("--method", "l1-structured", *(["--thin"] if thin else []), "--save-to", f"cli_{file}")
     result = torchthin.prune(lively(Plain()).eval(), image(), thin=thin)
     result.save(file)
     mine, theirs = read_checkpoint(file), read_checkpoint(f"cli_{file}")
@@ -74,7 +74,7 @@ def test_saved_from_python_as_from_the_command_line(
 
 
 def test_saving_that_fails_leaves_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    result = torchthin.prune(lively(Plain()).eval(), image(), thin=True)
+    result = torchthin.prune(lively(Plain()).eval(), image())
     file = tmp_path / "a.pth"
     result.save(file)
     before = file.read_bytes()
@@ -104,8 +104,8 @@ def test_thinning_twice_composes(prune: Callable[..., None], files: tuple[str, s
     prune("--thin", "--target-sparsity", "0.5", "--checkpoint", first, "--save-to", second)
     model = torchthin.load(full(), second)
     assert (model.conv1.out_channels, model.conv2.out_channels) == (3, 3)
-    once = torchthin.prune(lively(Plain()).eval(), image(), thin=True, target_sparsity=0.25)
-    twice = torchthin.prune(once.model, image(), thin=True, target_sparsity=0.5)
+    once = torchthin.prune(lively(Plain()).eval(), image(), 0.25)
+    twice = torchthin.prune(once.model, image(), 0.5)
     torch.testing.assert_close(model(image()), twice.model(image()))
     assert once.recipe is not None and twice.recipe is not None
     entry = read_checkpoint(second).torchthin
