@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pose_demo.options import PICTURES, Options, parse
-from torchthin.cli.console import run_command
+from torchthin.cli.console import Console, run_command
 from torchthin.config import Recovery
 from torchthin.errors import ConfigError
 
@@ -35,17 +35,17 @@ def _run(options: Options) -> int:
     import torch
 
     from pose_demo.calibration import calibration_inputs
-    from torchthin.cli.inputs import usable_device
-    from torchthin.cli.outcome import Voice, save
+    from torchthin.cli.model_args import usable_device
     from torchthin.cli.prune import refuse_missed_target
-    from torchthin.cli.report_files import network_of
+    from torchthin.cli.prune_files import save
+    from torchthin.cli.report import network_of
     from torchthin.graph.inputs import from_shapes
     from torchthin.pruning.one_shot import plan_pruning
 
     _check_files(options)
     device = usable_device(options.device)
     score = _scorer(options.coco, str(device))
-    console, target = Voice(), options.target
+    console, target = Console(), options.target
     source = str(options.source) if options.source else "the student shipped with torchthin"
     model, checkpoint = _student(options.source)
     console.say(f"Source: {source}")
@@ -57,7 +57,7 @@ def _run(options: Options) -> int:
     result = plan_pruning(model, example, options.config, data=data).apply()
     scores["after"] = score(result.model)
     if options.recover_epochs is not None and data is not None:
-        result = _recovered(model, result, example, data, options.recover_epochs)
+        result = _recovered(model, result, example, data, options.recover_epochs, console)
         scores["recovered"] = score(result.model)
     synthesis = _synthesis(options, result.model, checkpoint)
     console.say(result)
@@ -75,12 +75,10 @@ def _run(options: Options) -> int:
 
 def _check_files(options: Options) -> None:
     """Raise before anything runs when a file cannot be written, or the description for synthesis cannot be read."""
-    from torchthin.cli.paths import refuse_same_files
-    from torchthin.cli.report_files import check_report
-    from torchthin.io.atomic import check_destination
+    from torchthin.cli.files import check_files
+    from torchthin.cli.report import check_report
 
-    check_destination(options.target)
-    refuse_same_files(
+    check_files(
         {"--out-dir": str(options.target), "--report": options.report},
         {"the --source itself": str(options.source) if options.source else None},
     )
@@ -120,14 +118,13 @@ def _scorer(coco: tuple[str | None, str | None], device: str) -> Callable[[nn.Mo
 
 
 def _recovered(
-    model: nn.Module, result: PruneResult, example: Inputs, data: Tensor, epochs: int
+    model: nn.Module, result: PruneResult, example: Inputs, data: Tensor, epochs: int, console: Console
 ) -> PruneResult:
     """Return the result with a model that is nearer to the full one, from pictures without labels."""
-    from torchthin.cli.recovery import progress_bar
     from torchthin.pruning.recover import recover
 
     # Inputs are not mixed: a mixture of two people is no picture of people.
-    with progress_bar("Recovering") as progress:
+    with console.progress("Recovering", "epochs") as progress:
         recovery = Recovery(epochs=epochs, mixup=False, max_samples=PICTURES)
         return recover(model, result, example, data, recovery=recovery, progress=progress)
 
@@ -141,7 +138,7 @@ def _synthesis(options: Options, model: nn.Module, checkpoint: Checkpoint) -> Sy
     from pose_demo.score import normalise
     from pose_demo.student import ARCH
     from pose_demo.validation import load_data
-    from torchthin.cli.synthesis import DEFAULT_CHIP
+    from torchthin.cli.ai8x_files import DEFAULT_CHIP
     from torchthin.max7800x.synthesis import ready_for_synthesis
 
     return ready_for_synthesis(
@@ -166,7 +163,7 @@ def _write_report(
     """Write the HTML report and its JSON where they are asked for, and return their paths."""
     if options.report is None:
         return ()
-    from torchthin.cli.report_files import command_line, write_report
+    from torchthin.cli.report import command_line, write_report
     from torchthin.report.record import run_record
 
     first, *_, last = scores.values()

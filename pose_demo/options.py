@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from torchthin.cli.console import Parser
-from torchthin.cli.options import add_chip_targets, add_synthesis_arguments
-from torchthin.cli.targets import DEFAULT_METHOD, METHODS, prune_config
-from torchthin.config import PruneConfig, Ratio
+from torchthin.cli.flags import add_group, flags_of
+from torchthin.cli.model_args import ModelArgs
+from torchthin.cli.options import ReportArgs, SynthesisArgs, add_chip_flags
+from torchthin.cli.targets import DEFAULT_METHOD, METHODS, prune_config, prune_flags
+from torchthin.config import PruneConfig
 from torchthin.errors import ConfigError
 from torchthin.max7800x import Chip
 
@@ -144,18 +146,15 @@ def _parser() -> Parser:
     )
     _add_student(parser)
     _add_pruning(parser)
-    add_chip_targets(parser)
-    synthesis = "Written to the output folder with --chip and --thin, or where --synthesis-to says."
-    add_synthesis_arguments(parser.add_argument_group("files for ai8x-synthesis", synthesis))
+    add_chip_flags(parser)
+    files = [flag for key, flag in flags_of(SynthesisArgs).items() if key != "synthesis_chip"]
+    written = "Written to the output folder with --chip and --thin, or where --synthesis-to says."
+    add_group(parser, "files for ai8x-synthesis", files, written)
     parser.add_argument(
         "--coco-annotations", metavar="FILE", help="score on these COCO keypoints, not on synthetic people"
     )
     parser.add_argument("--coco-images", metavar="FOLDER", help="the pictures that the annotations name")
-    parser.add_argument(
-        "--report",
-        metavar="FILE.html",
-        help="report as one page that needs no network, with its JSON beside it",
-    )
+    flags_of(ReportArgs)["report"].add_to(parser)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
@@ -174,19 +173,9 @@ def _add_student(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_pruning(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--target-sparsity",
-        metavar="SHARE",
-        type=float,
-        help=f"share of channels or weights to prune, in [0, 1) (default: {Ratio().ratio})",
-    )
-    parser.add_argument("--method", help=f"one of {', '.join(METHODS)} (default: {DEFAULT_METHOD})")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: cpu)")
-    parser.add_argument(
-        "--thin",
-        action="store_true",
-        help="remove what is masked, and check the smaller model against the masked one",
-    )
+    for key in ("target_sparsity", "method", "thin"):
+        prune_flags()[key].add_to(parser)
+    flags_of(ModelArgs)["device"].add_to(parser)
     parser.add_argument(
         "--recover",
         action="store_true",

@@ -1,10 +1,11 @@
-"""Bad input: one line saying what and how to mend it, exit code 2, no file touched."""
+"""Bad input: one line saying what and how to correct it, exit code 2, no file touched."""
 
 import contextlib
 import os
 import signal
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -12,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 from workplace import ROOT, Outcome, Workplace
+
+from torchthin.cli.console import run_command
 
 GOOD = ("--model-factory", "net.py:net", "--checkpoint", "best.pth", "--save-to", "pruned.pth")
 
@@ -99,7 +102,7 @@ def test_factories(place: Workplace, case: str) -> None:
 OPTIONS = {
     "sparsity above": (
         ["--target-sparsity", "1.2"],
-        "The target_sparsity of prune must be in [0, 1). Got 1.2.",
+        "The ratio of Ratio (--target-sparsity) must be in [0, 1). Got 1.2.",
     ),
     "sparsity one": (["--target-sparsity", "1"], "must be in [0, 1). Got 1.0."),
     "sparsity below": (["--target-sparsity", "-0.5"], "must be in [0, 1). Got -0.5."),
@@ -110,14 +113,14 @@ OPTIONS = {
     ),
     "agp steps": (
         ["--agp-steps", "0"],
-        "The agp_steps of prune must be a whole number of at least 1. Got 0.",
+        "(--agp-steps) must be a whole number of at least 1. Got 0.",
     ),
     "weight": (["--weights", "conv1.weight", "conv3.weight"], "no weight 'conv3.weight'. Did you mean"),
     "unprunable": (["--weights", "bn.weight"], "The weight bn.weight cannot be pruned"),
-    "keep": (["--keep", "head*"], "The keep pattern 'head*' matches no weight"),
+    "keep": (["--keep", "head*"], "The exclude pattern (--keep) 'head*' matches no weight"),
     "method": (["--method", "l1-structure"], "Did you mean 'l1-structured'"),
-    "compat": (["--compat", "distill"], "The compat of prune must be"),
-    "scope": (["--scope", "all"], "The scope of prune must be"),
+    "compat": (["--compat", "distill"], "The compat (--compat) must be"),
+    "scope": (["--scope", "all"], "(--scope) must be 'group' or 'global'. Got 'all'."),
     "device": (["--device", "gpu"], "The device must be cpu, cuda, cuda:<number> or mps. Got 'gpu'."),
     "shape": (["--input-shape", "3x32x32"], "An input shape must be sizes such as 1,3,128,128"),
     "shape zero": (["--input-shape", "1,0,32"], "An input shape must be sizes"),
@@ -154,7 +157,19 @@ OPTIONS = {
         ["--config", "nowhere.yaml"],
         "The configuration file nowhere.yaml cannot be read: No such file",
     ),
-    "thin without an input": (["--thin"], "The thin of prune"),
+    "thin without an input": (["--thin"], "The option --thin needs example inputs"),
+    "thin single weights without an input": (
+        ["--thin", "--method", "agp-unstructured"],
+        "The option --thin needs example inputs",
+    ),
+    "thin a pattern without an input": (
+        ["--thin", "--method", "nm-unstructured"],
+        "The option --thin needs example inputs",
+    ),
+    "thin Distiller's masks without an input": (
+        ["--thin", "--compat", "distiller"],
+        "The option --thin needs example inputs",
+    ),
 }
 
 
@@ -174,8 +189,13 @@ CONFIGS = {
     ),
     "not a mapping": ("[1, 2]", "must map options to values"),
     "not yaml": ("a: [", "must be YAML"),
-    "wrong type": ("save-to: 3", "The option save_to must be a path. Got 3."),
-    "wrong value": ("target-sparsity: much", "The target_sparsity of prune must be"),
+    "wrong type": ("save-to: 3", "The option save_to (FILE) must be text. Got 3."),
+    "wrong value": ("target-sparsity: much", "(--target-sparsity) must be in [0, 1). Got 'much'."),
+    "given twice": ("agp-steps: 1\nagp_steps: 2", "has the option 'agp_steps' twice"),
+    "an allocation that is no file": (
+        "target-macs: 0.5x\nallocation: 3",
+        "The allocation (--allocation) must be 'auto' or a file of torchthin sensitivity. Got 3.",
+    ),
 }
 
 
@@ -270,44 +290,41 @@ def test_debug_shows_the_traceback(place: Workplace) -> None:
     )
 
 
-def test_an_error_of_ours_is_one_line_too(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
-    def wrong(*_: object) -> None:
+def test_an_error_of_ours_is_one_line_too(place: Workplace) -> None:
+    def wrong(arguments: object) -> int:
         raise ZeroDivisionError("a\nb\x1b[1m")
 
-    monkeypatch.setattr("torchthin.cli.prune._prune", wrong)
-    outcome = place.run(*GOOD)
+    outcome = place.run(main=partial(run_command, wrong))
     assert (outcome.code, outcome.out) == (1, "")
     assert outcome.err == "error: ZeroDivisionError: a b [1m. Run again with --debug for the traceback.\n"
 
 
-def test_ctrl_c_says_in_one_line_how_to_go_on(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(*_: object) -> None:
+def test_ctrl_c_says_in_one_line_how_to_continue(place: Workplace) -> None:
+    def interrupt(arguments: object) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("torchthin.cli.prune._prune", interrupt)
     before = place.files()
-    outcome = place.run(*GOOD)
+    outcome = place.run(*GOOD, main=partial(run_command, interrupt))
     assert (outcome.code, outcome.out, outcome.err.count("\n")) == (130, "", 1)
-    assert "Run the same command to begin anew." in outcome.err
-    outcome = place.run(*GOOD, "--recover-epochs", "5")
-    assert "The same command goes on after the last epoch that ended" in outcome.err
+    assert "The same command starts over." in outcome.err
+    outcome = place.run(*GOOD, "--recover-epochs", "5", main=partial(run_command, interrupt))
+    assert "If an epoch was finished, the same command continues after it." in outcome.err
     assert place.files() == before
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for one process")
-def test_ctrl_c_that_some_library_swallowed(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_that_some_library_swallowed(place: Workplace) -> None:
     """Importing torch does, and leaves numpy half imported: what comes of it is no error inside."""
 
-    def swallow(*_: object) -> None:
+    def swallow(arguments: object) -> int:
         with contextlib.suppress(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
         raise RecursionError("numpy")
 
-    monkeypatch.setattr("torchthin.cli.prune._prune", swallow)
     before = signal.getsignal(signal.SIGINT)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        outcome = place.run(*GOOD)
+        outcome = place.run(main=partial(run_command, swallow))
         assert (outcome.code, outcome.err.count("\n")) == (130, 1)
         assert "interrupted." in outcome.err
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

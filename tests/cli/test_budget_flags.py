@@ -25,7 +25,7 @@ def test_a_budget_is_reached_from_below_and_saved(place: Workplace) -> None:
     assert "Budget: at most" in outcome.out
 
 
-def test_what_stays_is_a_multiple(place: Workplace) -> None:
+def test_what_is_kept_is_a_multiple(place: Workplace) -> None:
     arguments = (
         *MODEL,
         "--thin",
@@ -46,17 +46,23 @@ def test_what_stays_is_a_multiple(place: Workplace) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--target-macs", "1.5x"), "The target_macs of prune must be a share such as 0.6x, up to 1x"),
+        (
+            ("--target-macs", "1.5x"),
+            "The macs of Budget (--target-macs) must be a share such as 0.6x, up to 1x",
+        ),
         (
             ("--target-params", "1"),
-            "The budget of prune cannot be reached: asked parameters of 1, the least is",
+            "The budget cannot be reached: asked parameters of 1, the least is",
         ),
-        (("--round-to", "0"), "The round_to of prune must be a whole number of at least 1. Got 0."),
+        (
+            ("--round-to", "0"),
+            "The round_to of Ratio (--round-to) must be a whole number of at least 1. Got 0.",
+        ),
         (("--criterion", "fpmg"), "Did you mean 'fpgm'"),
-        (("--criterion", "taylor"), "'taylor' of prune needs data"),
+        (("--criterion", "taylor"), "'taylor' needs data"),
         (
             ("--keep-at-least", "2", "--scope", "global"),
-            "The keep_at_least of prune must be in [0, 1). Got 2.0.",
+            "The at_least of Ratio (--keep-at-least) must be in [0, 1). Got 2.0.",
         ),
     ],
 )

@@ -84,7 +84,7 @@ def test_a_model_that_does_not_fit_exits_with_3(models: Workplace) -> None:
     [
         ((*CHIP, *SHAPE), "A model factory is needed"),
         (("models.py:small", *SHAPE), "A chip is needed. Give --chip, one of MAX78000, MAX78002"),
-        (("models.py:small", *CHIP), "An input size is needed"),
+        (("models.py:small", *CHIP), "Example inputs are needed"),
         (("models.py:small", "--chip", "MAX7800", *SHAPE), "Did you mean 'MAX78002' or 'MAX78000'?"),
         (("models.py:small", "--model-factory", "models.py:odd", *CHIP, *SHAPE), "must be given once"),
         (("models.py:none", *CHIP, *SHAPE), "models.py has no 'none'"),
@@ -126,16 +126,24 @@ def test_a_sparsity_beside_the_chips_targets(models: Workplace) -> None:
     assert outcome.code == 0, outcome.err
     chip = json.loads(outcome.out)["chip"]
     assert (chip["channels"], chip["channels_gone"], chip["sparsity_asked"]) == (8, 4, 0.5)
-    assert chip["asked"] == "at most 0.9x cycles, at least 50 % of the channels gone"
+    assert chip["asked"] == "at most 0.9x cycles, at least 50 % of the channels removed"
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ((*CHIP, "--fit", "--target-sparsity", "1.5"), "must be in [0, 1)"),
-        ((*CHIP, "--target-sparsity", "0.5"), "given with target_cycles, target_kernel_words or fit"),
-        (CHIP, "given with target_cycles, target_kernel_words or fit"),
-        (("--fit",), "must be one of MAX78000, MAX78002"),
+        (
+            (*CHIP, "--target-sparsity", "0.5"),
+            "The chip (--chip) needs a target: --target-cycles, --target-kernel-words or --fit.",
+        ),
+        (CHIP, "The chip (--chip) needs a target: --target-cycles, --target-kernel-words or --fit."),
+        (("--fit",), "The option --fit does not go with --method agp-structured"),
+        (
+            (*CHIP, "--method", "agp-unstructured"),
+            "The option --chip does not go with --method agp-unstructured",
+        ),
+        ((*CHIP, "--fit", "--scope", "global"), "The option --scope does not go with a chip"),
         ((*CHIP, "--target-cycles", "fast"), "must be a share such as 0.6x"),
     ],
 )

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import fields
 from pathlib import Path
 
 import cli_page
@@ -17,8 +16,8 @@ from workplace import Outcome, Workplace
 
 import torchthin
 from torchthin.cli.main import COMMANDS, main, program
-from torchthin.cli.options import RUN_TYPES
-from torchthin.config import METHODS, PruneConfig
+from torchthin.cli.options import file_flags
+from torchthin.cli.targets import METHODS
 
 ENV = {"PYTHONPATH": str(Path(torchthin.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
 
@@ -83,7 +82,7 @@ def test_the_schema_names_what_the_reader_accepts() -> None:
         env={**os.environ, **ENV}, capture_output=True, text=True, check=True,
     )  # fmt: skip
     schema = json.loads(outcome.stdout)
-    names = {*RUN_TYPES, *(field.name for field in fields(PruneConfig))}
+    names = set(file_flags())
     assert {name for name in schema["properties"] if "-" not in name} == names
     assert {name for name in schema["properties"] if "-" in name} == {
         name.replace("_", "-") for name in names if "_" in name
@@ -96,7 +95,7 @@ def test_the_schema_names_what_the_reader_accepts() -> None:
     assert {"type": "number"} in schema["properties"]["target_macs"]["anyOf"]
     jsonschema = pytest.importorskip("jsonschema")
     printed = {"method": "l1-structured", "keep": ["a"], "target-macs": "0.5x", "thin": True}
-    jsonschema.validate(printed, schema)
+    jsonschema.validate({**printed, "data_std": [0.2, 0.3], "recover": False, "save_to": None}, schema)
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({"methd": "l1-structured"}, schema)
 

@@ -69,7 +69,7 @@ def test_a_thinned_checkpoint_becomes_files(place: Workplace, script: Path) -> N
     [
         ((*MODEL,), "A file to write is needed"),
         ((*SHAPE, "--to", "a.pt2"), "A model factory is needed"),
-        (("net.py:net", "--to", "a.pt2"), "An input size is needed"),
+        (("net.py:net", "--to", "a.pt2"), "Example inputs are needed"),
         ((*MODEL, "--to", "a.tflite"), "must end in .pt2 or .onnx"),
         ((*MODEL, "--to", "a.pt2", "--opset", "x"), "invalid int value"),
         ((*MODEL, "--to", "a.pt2", "--dynamic-bach"), "Did you mean '--dynamic-batch'"),

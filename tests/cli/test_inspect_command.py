@@ -143,7 +143,9 @@ def test_the_reason_names_operator_module_and_line(models: Workplace) -> None:
     assert "Frozen: 8 filters of conv.weight, no rule for this operator: aten._linalg_svd" in outcome.out
     assert f"models.py:{line})" in outcome.out
     assert "Operators without a rule, their inputs are frozen: aten._linalg_svd" in outcome.out
-    assert outcome.err.startswith("error: Nothing of the model can be pruned. conv.weight: 8 filters stay")
+    assert outcome.err.startswith(
+        "error: Nothing of the model can be pruned. conv.weight: 8 filters are kept"
+    )
     assert outcome.err.count("\n") == 1
 
 
@@ -160,7 +162,7 @@ def test_exit_codes_of_the_real_program(models: Workplace, script: Path) -> None
     assert json.loads(single.out)["groups"] == []
     assert single.err.splitlines()[-1].startswith("error: Nothing of the model can be pruned.")
     assert "Traceback" not in single.err
-    assert "4 filters stay, part of the model's output" in single.err
+    assert "4 filters are kept, part of the model's output" in single.err
     missing = code("residual")
     assert (missing.code, missing.out) == (2, "building\n" if "building" in missing.out else "")
     assert "--input-shape" in missing.err

@@ -12,10 +12,11 @@ import torch
 from torch import nn
 from workplace import ROOT, Workplace, trained_state
 
-import torchthin
 from torchthin.cli import main as program
+from torchthin.config import ONE_SHOT, PruneConfig, Ratio, Schedule, Target, Unstructured
 from torchthin.io.checkpoints import read_checkpoint
 from torchthin.io.factory import build_model
+from torchthin.pruning.one_shot import plan_pruning
 
 MODEL = ("--model-factory", "net.py:net", "--checkpoint", "best.pth")
 
@@ -32,11 +33,19 @@ def source_model(place: Workplace) -> nn.Module:
     return model
 
 
-@pytest.mark.parametrize("method", ["agp-structured", "l1-structured", "agp-unstructured"])
-def test_the_file_holds_what_prune_returns(place: Workplace, method: str) -> None:
+@pytest.mark.parametrize(
+    ("method", "target"),
+    [
+        ("agp-structured", Ratio(0.25)),
+        ("l1-structured", Ratio(0.25)),
+        ("agp-unstructured", Unstructured(0.25)),
+    ],
+)
+def test_the_file_holds_what_prune_returns(place: Workplace, method: str, target: Target) -> None:
     outcome = place.run(*MODEL, "--method", method, "--target-sparsity", "0.25", "--save-to", "out/p.pth")
     assert (outcome.code, outcome.err) == (0, "")
-    expected = torchthin.prune(source_model(place), method=method, target_sparsity=0.25)
+    config = PruneConfig(target, thin=False, schedule=Schedule() if method.startswith("agp") else ONE_SHOT)
+    expected = plan_pruning(source_model(place), None, config).apply()
     content = loaded("out/p.pth")
     state = expected.model.state_dict()
     assert list(content["state_dict"]) == list(state)
@@ -62,7 +71,7 @@ def test_pruning_a_pruned_file_again(place: Workplace) -> None:
     first, second = read_checkpoint("p.pth"), read_checkpoint("q.safetensors")
     assert (second.epoch, second.arch) == (7, "tiny")
     for name, mask in second.masks.items():
-        assert not (mask & ~first.masks[name]).any()  # what was gone stays gone
+        assert not (mask & ~first.masks[name]).any()  # what was removed is not kept
         assert not second.state_dict[name][~mask].any()
 
 

@@ -1,4 +1,4 @@
-"""``torchthin prune --train``: the user's function trains between the steps, and a run that was ended goes on."""
+"""``torchthin prune --train``: the user's function trains between the steps, and an interrupted run continues."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def train(model, step, optimizer=None):
         print(step, int((model.conv1.weight.flatten(1) == 0).all(1).sum()), file=file)
     model.train()
     for _ in range(3):
-        x = torch.randn(4, 3, 8, 8)  # from the global generator, whose state goes on too
+        x = torch.randn(4, 3, 8, 8)  # from the global generator, whose state is saved too
         optimizer.zero_grad()
         nn.functional.cross_entropy(model(x), torch.randint(2, (4,))).backward()
         optimizer.step()
@@ -42,8 +42,8 @@ def killed(model, step, optimizer=None):
         os.kill(os.getpid(), signal.SIGKILL)
 
 def fails(model, step, optimizer=None):
-    if step == 3 and not os.path.exists("mended"):
-        raise RuntimeError("the disk of the data\\nis gone")
+    if step == 3 and not os.path.exists("repaired"):
+        raise RuntimeError("the disk of the data\\nis full")
     train(model, step, optimizer)
 
 def no_optimizer(model): return model
@@ -128,24 +128,24 @@ def test_a_killed_run_goes_on_and_gives_the_same_file(place: Workplace, extra: l
     assert (refused.code, "--resume" in refused.err) == (2, True)
     second = script(place, "train", "out.pth", "--resume", *extra)
     assert second.returncode == 0, second.stderr
-    assert "Going on after step 2 of 4" in second.stdout
+    assert "Continuing after step 2 of 4" in second.stdout
     assert (place.path / "out.pth").read_bytes() == (place.path / "whole.pth").read_bytes()
     assert not (place.path / "out.pth.state").exists()
 
 
 def test_a_criterion_of_data_needs_some(place: Workplace) -> None:
     flags = given("train", "out.pth", "--criterion", "taylor")
-    place.assert_refused("criterion 'taylor' of Pruner needs data", *flags)
+    place.assert_refused("criterion 'taylor' needs data", *flags)
 
 
 def test_a_function_that_raises_leaves_its_state(place: Workplace) -> None:
     outcome = place.run(*given("fails", "out.pth"))
     assert outcome.code == 1
     assert outcome.err.count("\n") == 1
-    assert "training.py:fails raised RuntimeError: the disk of the data is gone at step 3 of 4" in outcome.err
-    assert "out.pth.state; go on from there with --resume" in outcome.err
+    assert "training.py:fails raised RuntimeError: the disk of the data is full at step 3 of 4" in outcome.err
+    assert "out.pth.state; continue from it with --resume" in outcome.err
     assert not (place.path / "out.pth").exists()
-    (place.path / "mended").touch()
+    (place.path / "repaired").touch()
     again = place.run(*given("fails", "out.pth", "--resume"))
     assert again.code == 0, again.err
     assert (place.path / "calls.txt").read_text().split()[::2] == ["1", "2", "3", "4"]
@@ -165,14 +165,15 @@ REFUSED = {
     "train without a place": (["--train", "training.py:train"], "--train needs --save-to"),
     "resume without train": (["--resume", "--save-to", "o.pth"], "--resume goes with --train"),
     "optimizer without train": (["--optimizer", "training.py:make"], "--optimizer goes with --train"),
-    "nothing to resume": (["--train", "training.py:train", "--save-to", "o.pth", "--resume"], "no state to go on from"),
+    "nothing to resume": (["--train", "training.py:train", "--save-to", "o.pth", "--resume"], "No saved state at o.pth.state"),
     "no such function": (["--train", "training.py:trian", "--save-to", "o.pth"], "Did you mean 'train'"),
     "no such module": (["--train", "nowhere:train", "--save-to", "o.pth"], "training function nowhere:train cannot be"),
     "no optimizer": (
         ["--train", "training.py:train", "--optimizer", "training.py:no_optimizer", "--save-to", "o.pth"],
         "must return a torch.optim.Optimizer. It returned Net",
     ),
-    "compat": (["--train", "training.py:train", "--save-to", "o.pth", "--compat", "distiller"], "compat of Pruner"),
+    "compat": (["--train", "training.py:train", "--save-to", "o.pth", "--compat", "distiller"], "--train needs a target"),
+    "budget": (["--train", "training.py:train", "--save-to", "o.pth", "--target-macs", "0.5x"], "--train needs a target"),
 }  # fmt: skip
 
 
@@ -188,10 +189,10 @@ def test_a_state_of_another_run_is_refused(place: Workplace) -> None:
     (place.path / "out.pth.state").write_bytes(b"not a state")
     place.assert_refused("cannot be read", *given("fails", "out.pth", "--resume"))
     for content, message in (
-        (b"", "is empty. Remove it to begin anew."),
+        (b"", "is empty. Remove it to start over."),
         (
             (place.path / "best.pth").read_bytes()[:3000],
-            "is damaged: it is cut short. Remove it to begin anew.",
+            "is damaged: it is cut short. Remove it to start over.",
         ),
         ((place.path / "best.pth").read_bytes(), "must hold settings, pruner, model, optimizer, random."),
     ):
@@ -216,4 +217,4 @@ def test_training_that_diverges_is_told_at_once(place: Workplace) -> None:
     (place.path / "burn.py").write_text(source.replace("nan", "0.5"))
     again = place.run(*FLAGS, "--train", "burn.py:burn", "--save-to", "out.pth", "--resume")
     assert again.code == 0, again.err
-    assert "Going on after step 1 of 4." in again.out
+    assert "Continuing after step 1 of 4." in again.out

@@ -2,54 +2,35 @@
 
 from __future__ import annotations
 
-import argparse
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torchthin.cli.console import Parser
+from torchthin.cli.flags import Command
+from torchthin.config import option
 from torchthin.errors import ConfigError
 
 SHELLS = ("bash", "zsh", "fish")
-DESCRIPTION = "Print what makes a shell complete torchthin's commands and flags."
-EXAMPLE = """\
-example:
-  %(prog)s bash > ~/.local/share/bash-completion/completions/torchthin
-  %(prog)s zsh > ~/.zfunc/_torchthin
-  %(prog)s fish > ~/.config/fish/completions/torchthin.fish
-"""
 
 
 @dataclass(frozen=True)
 class CompletionOptions:
     """Which shell."""
 
-    shell: str
+    shell: str | None = option(None, "shell", f"one of {', '.join(SHELLS)}", "SHELL")
 
-
-def add_completion_arguments(parser: Parser) -> None:
-    """Add the argument of ``completion`` to `parser`."""
-    parser.add_argument("shell", metavar="SHELL", nargs="?", help=f"one of {', '.join(SHELLS)}")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-
-
-def completion_options(namespace: argparse.Namespace) -> CompletionOptions:
-    """Return the shell that was named.
-
-    Raises:
-        ConfigError: none was, or one that is not known.
-    """
-    shell = getattr(namespace, "shell", None)
-    if shell not in SHELLS:
-        raise ConfigError(f"The shell must be one of {', '.join(SHELLS)}. Got {shell!r}.")
-    return CompletionOptions(shell)
+    def __post_init__(self) -> None:
+        if self.shell not in SHELLS:
+            raise ConfigError(f"The shell must be one of {', '.join(SHELLS)}. Got {self.shell!r}.")
 
 
 def run(options: CompletionOptions) -> int:
     """Print the script and return the exit code."""
     from torchthin.cli.main import program  # main knows this command
 
-    print({"bash": bash, "zsh": zsh, "fish": fish}[options.shell](program().commands()), end="")
+    script = {"bash": bash, "zsh": zsh, "fish": fish}[str(options.shell)]
+    print(script(program().commands()), end="")
     return 0
 
 
@@ -114,3 +95,16 @@ def fish(commands: Mapping[str, Parser]) -> str:
 
 def _flags(parser: Parser) -> str:
     return " ".join(flag for flag in parser._option_string_actions if flag.startswith("--"))
+
+
+COMMAND = Command.of(
+    "Print what makes a shell complete torchthin's commands and flags.",
+    """\
+example:
+  %(prog)s bash > ~/.local/share/bash-completion/completions/torchthin
+  %(prog)s zsh > ~/.zfunc/_torchthin
+  %(prog)s fish > ~/.config/fish/completions/torchthin.fish
+""",
+    CompletionOptions,
+    run,
+)

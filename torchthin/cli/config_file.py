@@ -1,85 +1,134 @@
-"""The configuration file of ``prune``: what a run would write (``--print-config``), and its JSON Schema (``--print-schema``)."""
+"""Files that hold options of ``prune``: its own (read, printed, described by a JSON Schema), and schedules of Distiller."""
 
 from __future__ import annotations
 
-import json
-import types
-import typing
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torchthin.cli.targets import DEFAULT_METHOD, KINDS, METHODS, options_of
-from torchthin.config import DISTILLER_METHODS, SCOPES, PruneConfig
+from torchthin.cli.flags import Flag, values_of
+from torchthin.cli.targets import METHODS, prune_flags
+from torchthin.config import DISTILLER_METHODS, SCOPES
+from torchthin.errors import ConfigError, near_matches
 
 if TYPE_CHECKING:
     from torchthin.cli.options import PruneOptions
+    from torchthin.io.distiller.schedule import PrunerSchedule
 
-_ENUMS: dict[str, tuple[str, ...]] = {
-    "method": (*METHODS, *(name for name in DISTILLER_METHODS if name not in METHODS)),
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "method": tuple(dict.fromkeys((*METHODS, *DISTILLER_METHODS))),
     "scope": SCOPES,
     "compat": ("distiller",),
     "backend": ("distiller",),
 }
-_LIMITS = ("target_cycles", "target_kernel_words", "target_params", "target_macs")
-"""Shares such as 0.4x, or numbers."""
-_TYPES: dict[object, dict[str, Any]] = {
-    str: {"type": "string"},
-    int: {"type": "integer"},
-    float: {"type": "number"},
-    bool: {"type": "boolean"},
-    dict: {"type": "object"},
-    tuple: {"type": ["array", "string"], "items": {"type": "string"}},
-    type(None): {"type": "null"},
-}
+_OF_SCHEDULES = ("method", "target_sparsity", "agp_steps", "weights", "criterion", "compat")
 
 
-def config_text(options: PruneOptions, run_keys: Mapping[str, Any]) -> str:
-    """Return all options that are not None as YAML; read back it makes the same run.
+def read_config(path: str, flags: Mapping[str, Flag]) -> dict[str, Any]:
+    """Return the options in a YAML file; dashes and underscores in keys are the same. An empty value is one that is not given.
 
-    Args:
-        options: what was given, over the defaults.
-        run_keys: names of the options that are not about how to prune.
+    Raises:
+        ConfigError: the file cannot be read, or has an unknown option, one twice, or a value of another type.
     """
+    options: dict[str, Any] = {}
+    for name, value in _mapping(path).items():
+        key = str(name).replace("-", "_")
+        if key not in flags:
+            raise ConfigError(
+                f"The configuration file {path} has the unknown option {key!r}.{near_matches(key, flags)} See --help."
+            )
+        if key in options:
+            raise ConfigError(f"The configuration file {path} has the option {key!r} twice. Give it once.")
+        options[key] = value
+    given = {key: value for key, value in options.items() if value is not None}
+    checked_later = prune_flags()  # by the target and PruneConfig, whose messages say more
+    return {key: value if key in checked_later else flags[key].checked(value) for key, value in given.items()}
+
+
+def _mapping(path: str) -> Mapping[Any, Any]:
     import yaml
 
-    values = {key: getattr(options, key) for key in run_keys}
-    values |= options.prune.to_dict()
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"The configuration file {path} cannot be read: {error.strerror}. Check --config."
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"The configuration file {path} must be YAML: {error}. Correct it or write JSON."
+        ) from error
+    if content is not None and not isinstance(content, dict):
+        raise ConfigError(
+            f"The configuration file {path} must map options to values, such as method: l1-structured."
+        )
+    if {"pruners", "policies"} & set(content or {}):
+        raise ConfigError(
+            f"The configuration file {path} is a schedule of Distiller. Give it as --distiller-schedule {path}."
+        )
+    return content or {}
+
+
+def schedule_options(path: str | None, name: str | None) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return the options of one pruner in a schedule of Distiller, and what of the file was left out.
+
+    Args:
+        path: the schedule; None: there is none.
+        name: the pruner, where the schedule has several.
+
+    Raises:
+        ConfigError: the file is no such schedule, or has several pruners and none was chosen.
+    """
+    if path is None:
+        if name is not None:
+            raise ConfigError(
+                "The --pruner is one of a schedule. Give the file with --distiller-schedule as well."
+            )
+        return {}, ()
+    from torchthin.io.distiller.schedule import read_schedule
+
+    schedule = read_schedule(path)
+    chosen = schedule.pruner(name)
+    facts = chosen.config.to_dict()
+    options = {key: facts[key] for key in _OF_SCHEDULES if facts.get(key) is not None}
+    notes = [*schedule.notes, *_epochs(chosen)]
+    others = [pruner.name for pruner in schedule.pruners if pruner is not chosen]
+    if others:
+        notes.append(f"pruners not in this run: {', '.join(others)}.")
+    return options, tuple(f"Distiller schedule: {note}" for note in notes)
+
+
+def _epochs(chosen: PrunerSchedule) -> list[str]:
+    if not chosen.steps:
+        return []
+    end = chosen.start + chosen.steps * chosen.interval
+    return [
+        f"the epochs {chosen.start} to {end} by {chosen.interval}, from {chosen.initial:g} on, are for training "
+        "(torchthin.Pruner); this run reaches the end at once."
+    ]
+
+
+def config_text(options: PruneOptions, flags: Mapping[str, Flag]) -> str:
+    """Return all options that have a value as YAML; a run of this file is the same run."""
+    import yaml
+
+    values = {
+        key: value for key, value in values_of(options).items() if key in flags
+    } | options.prune.to_dict()
     given = {
         key: list(value) if isinstance(value, tuple) else value
         for key, value in values.items()
-        if value is not None and value != ""
+        if value is not None and value not in ("", ())
     }
-    if not given.get("input_shape"):
-        given.pop("input_shape", None)
-    return yaml.safe_dump(given, sort_keys=False, allow_unicode=True)
+    return str(yaml.safe_dump(given, sort_keys=False, allow_unicode=True))
 
 
-def config_schema(run_types: Mapping[str, tuple[type[Any], str]], helps: Mapping[str, str]) -> dict[str, Any]:
-    """Return the JSON Schema (draft 2020-12) of a configuration file.
-
-    Args:
-        run_types: options that are not about how to prune -> their type and what is allowed in words.
-        helps: option -> help text of its flag.
-    """
-    found: dict[str, dict[str, Any]] = {}
-    for name, (kind, _) in run_types.items():
-        found[name] = dict(_TYPES[kind])
-    found |= {
-        "method": _typed("method", str),
-        "compat": _typed("compat", str | None),
-        "pattern": _typed("pattern", str),
+def config_schema(flags: Mapping[str, Flag]) -> dict[str, Any]:
+    """Return the JSON Schema (draft 2020-12) of a configuration file with these options."""
+    found = {
+        key: flag.schema(_CHOICES.get(key, ()), False if key == "thin" else None)
+        for key, flag in flags.items()
     }
-    found["method"]["default"] = DEFAULT_METHOD
-    for kind in (*KINDS, PruneConfig):
-        hints = typing.get_type_hints(kind)
-        for key, item in options_of(kind).items():
-            default = False if key == "thin" else item.default
-            found.setdefault(
-                key, {**_typed(key, hints[item.name]), "default": json.loads(json.dumps(default))}
-            )
-    for name, schema in found.items():
-        if name in helps:
-            schema["description"] = helps[name].replace("%%", "%")
     dashed = {name.replace("_", "-"): {"$ref": f"#/properties/{name}"} for name in found if "_" in name}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -88,17 +137,3 @@ def config_schema(run_types: Mapping[str, tuple[type[Any], str]], helps: Mapping
         "properties": {**found, **dashed},
         "additionalProperties": False,
     }
-
-
-def _typed(name: str, hint: Any) -> dict[str, Any]:
-    """Return what values of an option may be."""
-    parts = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    options = [dict(_TYPES[typing.get_origin(part) or part]) for part in parts]
-    if name in _ENUMS:
-        options = [
-            {"type": "string", "enum": list(_ENUMS[name])} if option["type"] == "string" else option
-            for option in options
-        ]
-    if name in _LIMITS:
-        options.append({"type": "number"})
-    return options[0] if len(options) == 1 else {"anyOf": options}

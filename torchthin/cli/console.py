@@ -1,4 +1,4 @@
-"""What every command shares: a parser with errors of one line, and exceptions turned into exit codes.
+"""What every command shares: a parser with errors of one line, what it prints, and exceptions turned into exit codes.
 
 Exit codes: 0 done; 1 an error inside; 2 bad usage or input; 3 target missed or proof failed; 130 interrupted.
 """
@@ -6,15 +6,17 @@ Exit codes: 0 done; 1 an error inside; 2 bad usage or input; 3 target missed or 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import json
 import os
 import re
 import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol, TypeVar
 
 from torchthin.errors import ConfigError, TorchthinError, near_matches
 
@@ -71,6 +73,66 @@ class Parser(argparse.ArgumentParser):
         }
 
 
+class Console:
+    """Prints what a run has to say; nothing when it is quiet."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._quiet = quiet
+
+    def say(self, text: object) -> None:
+        """Print one thing on stdout."""
+        if not self._quiet:
+            print(text)
+
+    @contextlib.contextmanager
+    def progress(self, title: str, unit: str = "") -> Iterator[Callable[..., None] | None]:
+        """Give a function of (done, total) that moves a bar on stderr; None where stderr is no terminal."""
+        if self._quiet or not sys.stderr.isatty():
+            yield None
+            return
+        from rich.console import Console as Terminal
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        count = TextColumn(f"{{task.completed}}/{{task.total}} {unit}")
+        columns = (TextColumn(title), BarColumn(), count, TimeRemainingColumn())
+        with Progress(*columns, console=Terminal(stderr=True), transient=True) as bar:
+            task = bar.add_task(title, total=None)
+            yield lambda done, total, *_: bar.update(task, completed=done, total=total)
+
+
+class Facts(Protocol):
+    """What a command found: prints as text, or as JSON."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all facts as JSON types."""
+
+
+Found = TypeVar("Found", bound=Facts)
+
+
+@contextlib.contextmanager
+def stdout_to_stderr(active: bool) -> Iterator[None]:
+    """Within the block, send all output to stderr, that of the user's model too, so that stdout holds a command's JSON alone."""
+    with contextlib.redirect_stdout(sys.stderr) if active else contextlib.nullcontext():
+        yield
+
+
+def print_json(facts: Any) -> None:
+    """Print JSON types on stdout."""
+    print(json.dumps(facts, indent=2))
+
+
+def print_facts(work: Callable[[], Found], *, as_json: bool) -> Found:
+    """Do the work and print what it found: as text, or as JSON and nothing else on stdout."""
+    with stdout_to_stderr(as_json):
+        facts = work()
+        if not as_json:
+            print(facts)
+    if as_json:
+        print_json(facts.to_dict())
+    return facts
+
+
 def run_command(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None) -> int:
     """Run `command` on the arguments; turn every exception into one line on stderr and an exit code.
 
@@ -85,24 +147,20 @@ def run_command(command: Callable[[Sequence[str]], int], argv: Sequence[str] | N
         return code
     except KeyboardInterrupt:
         return _interrupted(arguments)
-    except (
-        BrokenPipeError
-    ):  # the reader, such as head, has gone; keep the interpreter from flushing into it at exit
+    except BrokenPipeError:  # what read stdout, such as head, has ended: do not flush into it at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_PIPE_CLOSED
     except TorchthinError as error:
         return _fail(str(error), error.exit_code, arguments)
     except Exception as error:  # the last place before the user
-        if (
-            interrupts.seen
-        ):  # swallowed, as importing torch does where it looks for numpy, and this came of it
+        if interrupts.seen:  # an import caught it, as torch's of numpy does, and failed because of it
             return _interrupted(arguments)
         cure = "" if "--debug" in arguments else " Run again with --debug for the traceback."
         return _fail(f"{type(error).__name__}: {error}.{cure}", EXIT_INTERNAL, arguments)
 
 
 class _Interrupts:
-    """Remembers within its block whether Ctrl-C was pressed, where Python's own handler would answer it."""
+    """Records whether Ctrl-C was pressed within its block, where Python's own handler is in place."""
 
     def __init__(self) -> None:
         self.seen = False
@@ -124,23 +182,21 @@ class _Interrupts:
 
 def _interrupted(arguments: Sequence[str]) -> int:
     return _fail(
-        f"interrupted. No file is left half written. {_how_to_go_on(arguments)}", EXIT_INTERRUPTED, []
+        f"interrupted. No file is left half written. {_how_to_continue(arguments)}", EXIT_INTERRUPTED, []
     )
 
 
-def _how_to_go_on(arguments: Sequence[str]) -> str:
+def _how_to_continue(arguments: Sequence[str]) -> str:
     given = {argument.partition("=")[0] for argument in arguments}
     if "--train" in given:
-        return (
-            "Give the same command with --resume to go on after the last step that ended, if there was one."
-        )
+        return "If a step was finished, the same command with --resume continues after it."
     if "--cache" in given:
-        return "The same command goes on from --cache."
+        return "The same command continues with the results in --cache."
     if {"--recover-epochs", "--save-to"} <= given:
-        return "The same command goes on after the last epoch that ended, if there was one."
+        return "If an epoch was finished, the same command continues after it."
     if given & {"--rows", "--storage"}:
-        return "The same command goes on from the rows that are there."
-    return "Run the same command to begin anew."
+        return "The same command continues with the rows that are finished."
+    return "The same command starts over."
 
 
 def _fail(message: str, code: int, arguments: Sequence[str]) -> int:

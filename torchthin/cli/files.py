@@ -1,83 +1,63 @@
-"""The files of a prune run: all places are looked at before it, and those besides ``--save-to`` are written after it."""
+"""The files that a command writes: none may be one that it reads, and each appears complete or not at all."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
-from torchthin.cli.options import allocation_of
-from torchthin.cli.paths import files_read, refuse_same_files
-from torchthin.cli.report_files import json_twin
-from torchthin.cli.synthesis import ready
-from torchthin.cli.training_file import write_for_training
 from torchthin.errors import ConfigError
-from torchthin.graph.inputs import own_example
-from torchthin.io.atomic import check_destination
-from torchthin.max7800x.class_file.source import class_source, write_source
-
-if TYPE_CHECKING:
-    from torchthin.cli.options import PruneOptions
-    from torchthin.cli.outcome import Voice
-    from torchthin.io.checkpoints import Checkpoint
-    from torchthin.pruning.result import PruneResult
 
 
-def check_destinations(options: PruneOptions) -> None:
-    """Raise before anything runs when a file to write cannot be written, or is the checkpoint or another output."""
-    outputs = {
-        "--save-to": options.save_to,
-        "--training-to": options.training_to,
-        "--class-to": options.class_to,
-        "--report": options.report,
-        "--report (its JSON)": None if options.report is None else str(json_twin(options.report)),
-    }
-    for path in outputs.values():
-        if path is not None:
-            check_destination(path)
-    refuse_same_files(
-        outputs,
-        {
-            **files_read(options.checkpoint, options.model_factory, options.data),
-            "the --allocation": allocation_of(options.prune),
-            "the --sensitivity": options.sensitivity,
-            "the --synthesis-yaml": options.synthesis_yaml,
-        },
-    )
-    if options.training_to is not None and options.training_to.endswith(".safetensors"):
-        raise ConfigError(
-            f"The file of --training-to must be a torch checkpoint, which train.py reads. Got {options.training_to}."
-        )
-    _check_class_to(options)
+def check_files(outputs: Mapping[str, str | None], inputs: Mapping[str, str | None]) -> None:
+    """Raise when a file cannot be written, is one that is read, or is another that is written. No file is made.
 
-
-def _check_class_to(options: PruneOptions) -> None:
-    if options.class_to is None:
-        return
-    if not options.class_to.endswith(".py"):
-        raise ConfigError(f"The file of --class-to must end in .py. Got {options.class_to}.")
-    if not options.prune.thin:
-        raise ConfigError("The --class-to needs --thin: without it the class keeps its widths.")
-
-
-def write_files(
-    options: PruneOptions, result: PruneResult, checkpoint: Checkpoint | None, inputs: Any, voice: Voice
-) -> bool:
-    """Write what was asked for besides ``--save-to``, and say so; return whether there was any.
+    Args:
+        outputs: flag -> file to write; None: not asked for.
+        inputs: what it is, as "the checkpoint itself" -> file that is read; None, and what is no file: not looked at.
 
     Raises:
-        InputError: one of them cannot be made of this model; none was written then.
+        InputError: one of them.
     """
-    text = None
-    if options.class_to is not None:
-        text = class_source(result.model, own_example(result.model) if inputs is None else inputs)
-    synthesis = ready(options, result, checkpoint, inputs)
-    if options.training_to is not None:
-        write_for_training(options, result, checkpoint, inputs, voice)
-    if options.class_to is not None and text is not None:
-        write_source(options.class_to, text[1])
-        voice.say(
-            f"Saved {options.class_to}: the class {text[0]}, which loads the state dict of the thin model."
-        )
-    if synthesis is not None:
-        synthesis.write()
-        voice.say(synthesis)
-    return options.training_to is not None or options.class_to is not None or synthesis is not None
+    from torchthin.io.atomic import check_destination
+
+    paths = {flag: Path(path) for flag, path in outputs.items() if path is not None}
+    sources = {what: Path(path) for what, path in inputs.items() if path is not None}
+    for flag, path in paths.items():
+        check_destination(path)
+        for what, source in sources.items():
+            if _is_same(path, source):
+                raise ConfigError(
+                    f"The file of {flag} must not be {what}. Got {path} for both; choose another name."
+                )
+        for other, other_path in paths.items():
+            if other != flag and other_path.resolve() == path.resolve():
+                raise ConfigError(f"The files of {flag} and {other} must differ. Got {path} for both.")
+
+
+def _is_same(path: Path, source: Path) -> bool:
+    try:
+        return path.samefile(source)
+    except (OSError, ValueError):  # one of them does not exist
+        return False
+
+
+def write_file(path: str | Path, write: Callable[[Path], object], flag: str) -> None:
+    """Call `write` with a temporary file that then becomes `path`.
+
+    Raises:
+        ConfigError: the file cannot be written; one that existed is untouched.
+    """
+    from torchthin.io.atomic import write_whole
+
+    try:
+        write_whole(Path(path), write)
+    except OSError as error:
+        raise ConfigError(f"The file {path} cannot be written: {error.strerror}. Check {flag}.") from error
+
+
+def write_json(path: str | Path, facts: Any, flag: str) -> None:
+    """Write JSON types as a file, as `write_file` does."""
+    text = json.dumps(facts, indent=2) + "\n"
+    write_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"), flag)

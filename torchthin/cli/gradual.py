@@ -1,7 +1,7 @@
 """Prune while the user's own function trains the model: ``torchthin prune --train module:function``.
 
-After every step of the schedule, all that the run needs to go on is written to ``<save-to>.state``, whole or not at all. It is
-there after an exception and after the process was killed; ``--resume`` reads it.
+After every step of the schedule, all that the run needs to continue is written to ``<save-to>.state``, complete or not at all.
+The file is there after an exception and after the process was killed; ``--resume`` reads it.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from torchthin.cli.console import Console
+from torchthin.cli.flags import values_of
 from torchthin.cli.options import PruneOptions
-from torchthin.cli.outcome import Voice
+from torchthin.config import Ratio, Unstructured
 from torchthin.errors import (
     CheckpointError,
     ConfigError,
@@ -36,32 +38,38 @@ from torchthin.pruning.result import PruneResult
 
 SEED = 0
 _FIXED = ("model_factory", "factory_args", "checkpoint", "train", "optimizer", "data")
-"""Options that a run which goes on must share with the one that began."""
-_KEPT = ("settings", "pruner", "model", "optimizer", "random")
+"""Options that a run which continues must share with the run that began."""
+_ENTRIES = ("settings", "pruner", "model", "optimizer", "random")
 
 
 def state_path(options: PruneOptions) -> Path:
-    """Return where the state of an unfinished run lies."""
-    return Path(f"{options.save_to}.state")
+    """Return where the state of an unfinished run is kept."""
+    return Path(f"{options.files.save_to}.state")
 
 
 def check_training(options: PruneOptions) -> None:
     """Raise ConfigError for training flags that do not go together, before anything is read or built."""
-    if options.train is None:
-        for name in ("optimizer", "resume"):
-            if getattr(options, name):
+    training = options.training
+    if training.train is None:
+        for name, value in (("optimizer", training.optimizer), ("resume", training.resume)):
+            if value:
                 raise ConfigError(f"--{name} goes with --train. Give --train module:function as well.")
         return
-    if options.save_to is None:
+    if options.files.save_to is None:
         raise ConfigError(
             "--train needs --save-to FILE: the state of the run is kept beside it, in FILE.state."
         )
-    path = state_path(options)
-    if options.resume and not path.exists():
-        raise ConfigError(f"There is no state to go on from at {path}. Leave --resume out to begin.")
-    if not options.resume and path.exists():
+    if not isinstance(options.prune.target, Ratio | Unstructured):
         raise ConfigError(
-            f"An earlier run has left its state in {path}. Go on with --resume, or remove that file to begin anew."
+            "--train needs a target whose masks can grow: a share of channels or of single weights. "
+            "Leave out budgets, --chip, --compat, --backend and nm-unstructured."
+        )
+    path = state_path(options)
+    if training.resume and not path.exists():
+        raise ConfigError(f"No saved state at {path}; start without --resume.")
+    if not training.resume and path.exists():
+        raise ConfigError(
+            f"An earlier run left its state in {path}. Continue it with --resume, or remove that file to start over."
         )
 
 
@@ -69,7 +77,7 @@ def prune_in_training(
     model: nn.Module,
     inputs: tuple[Tensor, ...] | None,
     options: PruneOptions,
-    voice: Voice,
+    console: Console,
     data: Calibration | None = None,
 ) -> PruneResult:
     """Prune step by step, with the user's training after each. data: for criteria that need any.
@@ -78,13 +86,13 @@ def prune_in_training(
         TrainingError: the training function raised; the state before its last call is saved.
         InputError: something given cannot be used.
     """
+    training, how = options.training, options.prune
     with contextlib.ExitStack() as stack:
-        train = stack.enter_context(named_function(str(options.train), "training function"))
+        train = stack.enter_context(named_function(str(training.train), "training function"))
         optimizer = None
-        if options.optimizer is not None:
-            make = stack.enter_context(named_function(options.optimizer, "optimizer factory"))
-            optimizer = _made(make, model, options.optimizer)
-        how = options.prune
+        if training.optimizer is not None:
+            make = stack.enter_context(named_function(training.optimizer, "optimizer factory"))
+            optimizer = _made(make, model, training.optimizer)
         pruner = Pruner(
             model,
             inputs,
@@ -96,16 +104,15 @@ def prune_in_training(
             seed=how.seed,
             schedule=how.schedule,
         )
-        run = _Run(options, voice, pruner, optimizer)
+        run = _Run(options, console, pruner, optimizer)
         run.begin()
-        stack.enter_context(_held(pruner))
+        stack.enter_context(_masks_enforced(pruner))
         while not pruner.finished:
             run.one_step(train)
-    if options.prune.thin:
+    if how.thin:
         with contextlib.suppress(TargetMissedError):  # the report then says that nothing was removed
             pruner.thin_()
-    result = pruner.result()
-    return replace(result, config=options.prune)
+    return replace(pruner.result(), config=how)
 
 
 def _made(make: Callable[..., Any], model: nn.Module, name: str) -> torch.optim.Optimizer:
@@ -124,8 +131,8 @@ def _made(make: Callable[..., Any], model: nn.Module, name: str) -> torch.optim.
 
 
 @contextlib.contextmanager
-def _held(pruner: Pruner) -> Iterator[None]:
-    """Enforce masks after every step of whatever optimizer the user's function makes."""
+def _masks_enforced(pruner: Pruner) -> Iterator[None]:
+    """Enforce masks after every step of any optimizer that the user's function makes."""
     hook = register_optimizer_step_post_hook(lambda *_: pruner.enforce_())
     try:
         yield
@@ -137,16 +144,17 @@ class _Run:
     """One run: its steps, and its state on disk."""
 
     def __init__(
-        self, options: PruneOptions, voice: Voice, pruner: Pruner, optimizer: torch.optim.Optimizer | None
+        self, options: PruneOptions, console: Console, pruner: Pruner, optimizer: torch.optim.Optimizer | None
     ) -> None:
-        self._options, self._voice = options, voice
+        self._resume, self._console, self._path = options.training.resume, console, state_path(options)
+        self._settings = {key: value for key, value in values_of(options).items() if key in _FIXED}
         self._pruner, self._optimizer = pruner, optimizer
 
     def begin(self) -> None:
-        """Take up the saved state, or seed all generators and save the state before the first step."""
-        if self._options.resume:
+        """Load the saved state, or seed all generators and save the state before the first step."""
+        if self._resume:
             self._load()
-            self._voice.say(f"Going on after step {self._pruner.steps_done} of {self._steps}.")
+            self._console.say(f"Continuing after step {self._pruner.steps_done} of {self._pruner.last_step}.")
         else:
             seed_all_(SEED)
             self._save()
@@ -154,54 +162,50 @@ class _Run:
     def one_step(self, train: Callable[..., Any]) -> None:
         """Let the sparsity grow, let the user's function train, save the state."""
         self._pruner.step()
-        step = self._pruner.steps_done
-        given = (self._pruner.model, step, *([self._optimizer] if self._optimizer is not None else []))
+        step, last = self._pruner.steps_done, self._pruner.last_step
+        more = () if self._optimizer is None else (self._optimizer,)
+        name = f"The training function {self._settings['train']}"
+        where = f"at step {step} of {last}"
+        saved = f"The state after step {step - 1} is in {self._path}; continue from it with --resume."
         try:
-            train(*given)
+            train(self._pruner.model, step, *more)
         except (Exception, SystemExit) as error:
-            raise TrainingError(
-                f"The training function {self._options.train} raised {one_line(error)} at step {step} of {self._steps}. "
-                f"The state after step {step - 1} is in {state_path(self._options)}; go on from there with --resume."
-            ) from error
+            raise TrainingError(f"{name} raised {one_line(error)} {where}. {saved}") from error
         self._pruner.enforce_()
-        self._refuse_diverged(step)
+        diverged = self._diverged()
+        if diverged is not None:
+            raise TrainingError(
+                f"{name} left NaN or infinite numbers in {diverged} {where}. Try a lower learning rate. {saved}"
+            )
         self._save()
-        self._voice.say(
-            f"Step {step} of {self._steps}: {100 * self._pruner.sparsity:.2f} % pruned and trained."
+        self._console.say(f"Step {step} of {last}: {100 * self._pruner.sparsity:.2f} % pruned and trained.")
+
+    def _diverged(self) -> str | None:
+        """Return the first parameter with a value that is not finite: no step can follow, and none is saved."""
+        return next(
+            (
+                name
+                for name, parameter in self._pruner.model.named_parameters()
+                if not bool(parameter.detach().isfinite().all())
+            ),
+            None,
         )
-
-    def _refuse_diverged(self, step: int) -> None:
-        """Raise TrainingError when training left a weight that is no number: no step can follow, none is saved."""
-        for name, parameter in self._pruner.model.named_parameters():
-            if not bool(parameter.detach().isfinite().all()):
-                raise TrainingError(
-                    f"The training function {self._options.train} left NaN or infinite numbers in {name} at step {step} of "
-                    f"{self._steps}. Mend it, with a lower learning rate for example. The state after step {step - 1} is "
-                    f"in {state_path(self._options)}; go on from there with --resume."
-                )
-
-    @property
-    def _steps(self) -> int:
-        return self._pruner.last_step
-
-    def _settings(self) -> dict[str, Any]:
-        return {name: getattr(self._options, name) for name in _FIXED}
 
     def _save(self) -> None:
         optimizer = None if self._optimizer is None else self._optimizer.state_dict()
         state = {
-            "settings": self._settings(),
+            "settings": self._settings,
             "pruner": self._pruner.state_dict(),
             "model": dict(self._pruner.model.state_dict()),
             "optimizer": optimizer,
             "random": random_states(),
         }
-        write_state(state_path(self._options), "state", state)
+        write_state(self._path, "state", state)
 
     def _load(self) -> None:
-        path = state_path(self._options)
-        state = read_state(path, "state", _KEPT, "Remove it to begin anew.")
-        for name, value in self._settings().items():
+        path = self._path
+        state = read_state(path, "state", _ENTRIES, "Remove it to start over.")
+        for name, value in self._settings.items():
             if state["settings"].get(name) != value:
                 raise ConfigError(
                     f"The state {path} is of a run with another {name}: {state['settings'].get(name)!r}, "
@@ -217,5 +221,5 @@ class _Run:
             raise
         except Exception as error:  # what torch raises for a state of another model is of many kinds
             raise CheckpointError(
-                f"The state {path} does not fit this model: {one_line(error)}. Remove it to begin anew."
+                f"The state {path} does not fit this model: {one_line(error)}. Remove it to start over."
             ) from error

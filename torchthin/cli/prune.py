@@ -5,138 +5,171 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from torchthin.cli.console import Parser, run_command
-from torchthin.cli.flags import talk_aside
-from torchthin.cli.options import (
-    EXAMPLE,
-    RUN_TYPES,
-    PruneOptions,
-    add_prune_arguments,
-    allocation_of,
-    prune_options,
-)
-from torchthin.cli.processes import joined_processes
+from torchthin.cli.config_file import config_schema, config_text
+from torchthin.cli.console import Console, Parser, print_json, run_command, stdout_to_stderr
+from torchthin.cli.flags import Command
+from torchthin.cli.options import PruneOptions, add_prune_flags, file_flags, prune_options
+from torchthin.cli.recovery import joined_processes
+from torchthin.cli.report import check_report, command_line, network_of, sensitivity_from, write_report
+from torchthin.config import Budget, Distiller, PruneConfig
 from torchthin.errors import ConfigError, TargetMissedError
 
-DESCRIPTION = (
-    "Prune a model to a sparsity or a budget, thin it if asked, and save weights, masks and a report."
-)
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from torchthin.io.checkpoints import Checkpoint
+    from torchthin.pruning.result import PruneResult
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is pruned."""
+
+    model: nn.Module
+    inputs: tuple[Tensor, ...] | None
+    """Example inputs as they were given."""
+    checkpoint: Checkpoint | None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run as a program of its own and return the exit code."""
 
     def command(arguments: Sequence[str]) -> int:
-        parser = Parser(description=DESCRIPTION, epilog=EXAMPLE)
-        add_prune_arguments(parser)
-        return run(prune_options(parser.parse(arguments)))
+        parser = Parser(description=COMMAND.description, epilog=COMMAND.example)
+        COMMAND.add_to(parser)
+        return COMMAND.call(parser.parse(arguments))
 
     return run_command(command, argv)
 
 
 def run(options: PruneOptions) -> int:
-    """Do as told, and return the exit code. With ``--json``, stdout gets nothing but the JSON."""
-    if options.print_config or options.print_schema:
-        _print_configuration(options)
+    """Do as asked, and return the exit code."""
+    if options.source.print_schema:
+        print_json(config_schema(file_flags()))
         return 0
-    with talk_aside(options.json), joined_processes(options) as rank:
-        facts = _list_weights(options) if options.list_weights else _prune(options, rank)
-    if options.json and rank == 0:
+    if options.source.print_config:
+        print(config_text(options, file_flags()), end="")
+        return 0
+    with stdout_to_stderr(options.run.json), joined_processes(options) as rank:
+        facts = list_weights(options) if options.run.list_weights else prune(options, rank)
+    if options.run.json and rank == 0:
         print(json.dumps(facts, indent=2))
     refuse_missed_target(facts)
     return 0
 
 
-def _prune(options: PruneOptions, rank: int) -> dict[str, Any]:
-    """Look at everything first, prune, write last; return the report as JSON types. Of several processes the first one writes."""
-    from torchthin.cli.files import check_destinations, write_files
-    from torchthin.cli.gradual import check_training, prune_in_training, state_path
-    from torchthin.cli.inputs import example_inputs, placed, usable_device
-    from torchthin.cli.model import load_model
-    from torchthin.cli.outcome import Voice, save
-    from torchthin.cli.recovery import calibrated, check_recovery, recovered, recovers
-    from torchthin.cli.report_files import (
-        check_report,
-        command_line,
-        network_of,
-        sensitivity_from,
-        write_report,
-    )
-    from torchthin.cli.synthesis import check_synthesis
-    from torchthin.pruning.one_shot import plan_pruning
-    from torchthin.report.record import run_record
-
-    check_destinations(options)
-    check_training(options)
-    check_recovery(options)
-    check_synthesis(options)
-    check_report(options.report, options.plots)
-    wanted = options.report is not None or options.plots is not None
-    if options.sensitivity is not None and not wanted:
-        raise ConfigError("--sensitivity goes with --report or --plots. Give one of them as well.")
-    curves = sensitivity_from(options.sensitivity or allocation_of(options.prune)) if wanted else None
-    voice = Voice(quiet=options.quiet or rank > 0)
-    device = usable_device(options.device)
-    inputs = example_inputs(options.input_shape, options.dataset)
-    model, checkpoint = load_model(options, voice)
-    how = options.prune
-    model, inputs = placed(model, device), inputs and tuple(value.to(device) for value in inputs)
-    network = network_of(model, inputs) if options.report is not None else None
-    data = calibrated(options, model, inputs)
-    if options.train is None:
-        result = plan_pruning(model, inputs, how, data=data).apply()
-    else:
-        result = prune_in_training(model, inputs, options, voice, data)
-    if recovers(options) and result.recipe is not None:
-        result = recovered(model, result, inputs, options, quiet=options.quiet or rank > 0)
-    if rank > 0:
-        return result.report.to_dict()
-    voice.say(result)
-    for note in options.notes:
-        voice.say(f"Note: {note}")
-    written = write_files(options, result, checkpoint, inputs, voice)
-    if wanted:
-        title = f"{options.model_factory}, pruned"
-        record = run_record(
-            result.report.to_dict(),
-            {**how.to_dict(), "target_sparsity": result.report.request.target_sparsity},
-            title=title,
-            command=command_line(),
-            network=network,
-            sensitivity=curves,
-        )
-        for path in write_report(record, options.report, options.plots):
-            voice.say(f"Saved {path}.")
-        written = True
-    if options.save_to is None:
-        if not written:
-            voice.say("Nothing was written; give --save-to FILE to keep the result.")
-    else:
-        source = options.checkpoint or options.model_factory
-        save(Path(options.save_to), result, how, source=source, checkpoint=checkpoint, arch=options.arch)
-        voice.say(f"Saved {options.save_to}.")
-        if options.train is not None:
-            state_path(options).unlink(missing_ok=True)
+def prune(options: PruneOptions, rank: int) -> dict[str, Any]:
+    """Check everything first, prune, write last; return the report as JSON types. Of several processes the first one writes."""
+    check(options)
+    reported = options.report
+    curves = None
+    if reported.report is not None or reported.plots is not None:
+        curves = sensitivity_from(reported.sensitivity or allocation_of(options.prune))
+    console = Console(quiet=options.run.quiet or rank > 0)
+    source = load(options, console)
+    network = None if reported.report is None else network_of(source.model, source.inputs)
+    result = pruned(options, source, console)
+    if rank == 0:
+        write(options, source, result, console, {"network": network, "sensitivity": curves})
     return result.report.to_dict()
 
 
-def _print_configuration(options: PruneOptions) -> None:
-    from torchthin.cli.config_file import config_schema, config_text
+def check(options: PruneOptions) -> None:
+    """Raise before anything is read or built what is wrong with options that go together."""
+    from torchthin.cli.ai8x_files import check_synthesis
+    from torchthin.cli.gradual import check_training
+    from torchthin.cli.prune_files import check_prune_files
+    from torchthin.cli.recovery import check_recovery
 
-    if options.print_schema:
-        parser = Parser()
-        add_prune_arguments(parser)
-        helps = {action.dest: action.help or "" for action in parser._actions}
-        print(json.dumps(config_schema(RUN_TYPES, helps), indent=2))
-    else:
-        print(config_text(options, RUN_TYPES), end="")
+    reported = options.report
+    check_prune_files(options)
+    check_training(options)
+    check_recovery(options)
+    check_synthesis(options)
+    check_report(reported.report, reported.plots)
+    if reported.sensitivity is not None and reported.report is None and reported.plots is None:
+        raise ConfigError("--sensitivity goes with --report or --plots. Give one of them as well.")
+
+
+def load(options: PruneOptions, console: Console) -> Source:
+    """Return the model, its checkpoint and its inputs.
+
+    Raises:
+        ConfigError: thinning is asked for and there are no inputs.
+        InputError: something given cannot be used.
+    """
+    from torchthin.graph.inputs import own_example
+
+    inputs = options.model.inputs()
+    model, checkpoint = options.model.load_model(console)
+    if options.prune.thin and inputs is None and own_example(model) is None:
+        raise ConfigError(
+            "The option --thin needs example inputs: channels are followed through one run of the model. "
+            "Give --input-shape 1,3,224,224 or --dataset."
+        )
+    return Source(model, inputs, checkpoint)
+
+
+def pruned(options: PruneOptions, source: Source, console: Console) -> PruneResult:
+    """Return the pruned model: trained in between or at once, and recovered where data was given."""
+    from torchthin.cli.gradual import prune_in_training
+    from torchthin.cli.recovery import recovered, recovers
+    from torchthin.graph.inputs import own_example
+    from torchthin.pruning.one_shot import plan_pruning
+
+    model, how = source.model, options.prune
+    data = options.data.read(model, source.inputs)
+    if options.training.train is not None:
+        return prune_in_training(model, source.inputs, options, console, data)
+    inputs = own_example(model) if how.thin and source.inputs is None else source.inputs
+    result = plan_pruning(model, inputs, how, data=data).apply()
+    if recovers(options) and result.recipe is not None:
+        return recovered(model, result, inputs, data, options, console)
+    return result
+
+
+def write(
+    options: PruneOptions,
+    source: Source,
+    result: PruneResult,
+    console: Console,
+    shown: Mapping[str, Any],
+) -> None:
+    """Say and write what was asked for. shown: what only the report has."""
+    from torchthin.cli.gradual import state_path
+    from torchthin.cli.prune_files import save, write_files
+    from torchthin.report.record import run_record
+
+    console.say(result)
+    for note in options.notes:
+        console.say(f"Note: {note}")
+    written = write_files(options, result, source.checkpoint, source.inputs, console)
+    page, plots = options.report.report, options.report.plots
+    if page is not None or plots is not None:
+        facts = {**options.prune.to_dict(), "target_sparsity": result.report.request.target_sparsity}
+        title = f"{options.model.model_factory}, pruned"
+        record = run_record(result.report.to_dict(), facts, title=title, command=command_line(), **shown)
+        for path in write_report(record, page, plots):
+            console.say(f"Saved {path}.")
+            written = True
+    target = options.files.save_to
+    if target is not None:
+        name = options.model.checkpoint or options.model.model_factory
+        save(
+            target, result, options.prune, source=name, checkpoint=source.checkpoint, arch=options.files.arch
+        )
+        console.say(f"Saved {target}.")
+        if options.training.train is not None:
+            state_path(options).unlink(missing_ok=True)
+    elif not written:
+        console.say("Nothing was written; give --save-to FILE to keep the result.")
 
 
 def refuse_missed_target(facts: Mapping[str, Any]) -> None:
-    """Raise TargetMissedError (exit code 3) when the report says that less went than was asked."""
+    """Raise TargetMissedError (exit code 3) when the report says that less was removed than was asked."""
     if not facts.get("target_reached", True):
         raise TargetMissedError(
             f"The target was missed. {' '.join(facts['notes'])} "
@@ -144,18 +177,47 @@ def refuse_missed_target(facts: Mapping[str, Any]) -> None:
         )
 
 
-def _list_weights(options: PruneOptions) -> dict[str, Any]:
+def allocation_of(config: PruneConfig) -> str | None:
+    """Return the file of measured losses, or auto, by which a budget is spread; None where it is not."""
+    return config.target.allocation if isinstance(config.target, Budget) else None
+
+
+def list_weights(options: PruneOptions) -> dict[str, Any]:
     """Print the weights that would be pruned, one to a line with its shape; return the same as JSON types."""
+    from torchthin.graph.inputs import own_example
     from torchthin.io.factory import build_model
     from torchthin.selection.targets import find_targets
 
-    model = build_model(options.model_factory, options.factory_args)
-    how = options.prune
-    plan = find_targets(model, structured=how.structured, include=how.include, exclude=how.exclude)
-    shapes = {target.name: list(model.get_parameter(target.name).shape) for target in plan.targets}
+    model, how = build_model(options.model.model_factory, options.model.factory_args), options.prune
+    inputs = options.model.inputs()
+    if inputs is None and how.thin:
+        inputs = own_example(model)
+    alone = isinstance(how.target, Distiller)
+    found = find_targets(
+        model,
+        structured=how.structured,
+        include=how.include,
+        exclude=how.exclude,
+        plain=alone,
+        coupled=inputs is not None and how.structured and not alone,
+    )
+    shapes = {target.name: list(model.get_parameter(target.name).shape) for target in found.targets}
     width = max(map(len, shapes))
     for name, shape in shapes.items():
         print(f"{name:<{width}}  {' x '.join(map(str, shape))}")
-    for note in plan.notes:
+    for note in found.notes:
         print(note, file=sys.stderr)
-    return {"weights": shapes, "kept": list(plan.excluded), "notes": list(plan.notes)}
+    return {"weights": shapes, "kept": list(found.excluded), "notes": list(found.notes)}
+
+
+COMMAND = Command(
+    "Prune a model to a sparsity or a budget, thin it if asked, and save weights, masks and a report.",
+    """\
+example:
+  %(prog)s --model-factory models/net.py:small --checkpoint best.pth --input-shape 1,3,128,128 \\
+      --target-sparsity 0.5 --thin --save-to thin.pth
+""",
+    add_prune_flags,
+    prune_options,
+    run,
+)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import Field, dataclass, fields
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
+from torchthin.cli.flags import Flag, flags_of
 from torchthin.config import (
     DISTILLER_METHODS,
     NM,
@@ -18,7 +20,7 @@ from torchthin.config import (
     Schedule,
     Target,
     Unstructured,
-    key_of,
+    option,
 )
 from torchthin.errors import ConfigError, near_matches
 from torchthin.max7800x.target import Chip
@@ -42,26 +44,46 @@ METHODS: dict[str, Method] = {
     "nm-unstructured": Method("all but n of every m neighbouring weights, at once", NM),
 }
 DEFAULT_METHOD = "agp-structured"
-KINDS: tuple[type[Target], ...] = (Ratio, Budget, Unstructured, NM, Distiller, Chip)
-_SPECIAL = ("method", "compat", "pattern")
+TARGETS: tuple[type[Target], ...] = (Ratio, Budget, Unstructured, NM, Distiller, Chip)
 
 
-def options_of(kind: Any) -> dict[str, Field[Any]]:
-    """Return the options that a target or `PruneConfig` has: key -> field."""
-    return {key_of(item): item for item in fields(kind) if "flag" in item.metadata}
+@dataclass(frozen=True)
+class MethodArgs:
+    """Options from which the target is told; no target has them as fields."""
+
+    method: str = option(
+        DEFAULT_METHOD, "--method", f"one of {', '.join(METHODS)} (default: {DEFAULT_METHOD})"
+    )
+    pattern: str | None = option(
+        None,
+        "--pattern",
+        "with nm-unstructured: n of every m neighbouring weights along the input dimension are kept (default: 2:4)",
+        "N:M",
+    )
+    compat: str | None = option(
+        None, "--compat", "distiller: the masks that Distiller makes, bit for bit", "TOOL"
+    )
 
 
-def target_options() -> dict[str, Field[Any]]:
-    """Return the options of all targets: key -> the first field of that key."""
-    found: dict[str, Field[Any]] = {}
-    for kind in KINDS:
-        found = {**options_of(kind), **found}
+@cache
+def target_flags() -> Mapping[str, Flag]:
+    """Return the options of all targets: key -> flag, of the first target that has it."""
+    found: dict[str, Flag] = {}
+    for kind in TARGETS:
+        found = {**found, **{key: flag for key, flag in flags_of(kind).items() if key not in found}}
     return found
 
 
-def prune_keys() -> tuple[str, ...]:
-    """Return the keys of all options that say how to prune."""
-    return (*_SPECIAL, *target_options(), *options_of(PruneConfig))
+@cache
+def prune_flags() -> Mapping[str, Flag]:
+    """Return all options that say how to prune: key -> flag."""
+    return {**flags_of(MethodArgs), **target_flags(), **flags_of(PruneConfig)}
+
+
+@cache
+def chip_flags() -> Mapping[str, Flag]:
+    """Return those of `prune_flags` that only a chip takes."""
+    return {key: flag for key, flag in flags_of(Chip).items() if key not in flags_of(Ratio)}
 
 
 def prune_config(given: Mapping[str, Any]) -> PruneConfig:
@@ -75,14 +97,21 @@ def prune_config(given: Mapping[str, Any]) -> PruneConfig:
     """
     given = {key: value for key, value in given.items() if value is not None}
     method, kind = _kind(given)
-    own = options_of(kind)
-    common = {item.name: given[key] for key, item in options_of(PruneConfig).items() if key in given}
+    common = {flag.item.name: given[key] for key, flag in flags_of(PruneConfig).items() if key in given}
     common.setdefault("thin", False)
-    _refuse_misplaced(given, kind, method, own)
-    chosen = {item.name: given[key] for key, item in own.items() if key in given}
+    _refuse_misplaced(given, method, kind)
+    chosen = {flag.item.name: given[key] for key, flag in flags_of(kind).items() if key in given}
     if kind is Distiller:
         return PruneConfig(Distiller(method, **chosen), **common)
+    if not isinstance(chosen.get("allocation", "auto"), str):
+        raise ConfigError(
+            f"The allocation (--allocation) must be 'auto' or a file of torchthin sensitivity. Got {chosen['allocation']!r}."
+        )
     target = _nm(given) if kind is NM else kind(**chosen)
+    if isinstance(target, Chip) and not target.limits and not target.fit:
+        raise ConfigError(
+            f"The chip (--chip) needs a target: --target-cycles, --target-kernel-words or --fit. Got {target.name} alone."
+        )
     steps = {"steps": given["agp_steps"]} if "agp_steps" in given else {}
     schedule = Schedule(**steps)  # checked also where the method is at once
     return PruneConfig(target, **common, schedule=schedule if METHODS[method].gradual else ONE_SHOT)
@@ -93,17 +122,19 @@ def _kind(given: Mapping[str, Any]) -> tuple[str, type[Target]]:
     method, compat = given.get("method", DEFAULT_METHOD), given.get("compat")
     if compat not in (None, "distiller"):
         raise ConfigError(f"The compat (--compat) must be 'distiller' or left out. Got {compat!r}.")
+    known: Iterable[str] = METHODS
     if compat is not None or "backend" in given:
-        if method in METHODS and method not in DISTILLER_METHODS:
-            raise ConfigError(
-                f"The method (--method) must be one of Distiller's with --compat distiller: {', '.join(DISTILLER_METHODS)}. "
-                f"Got {method!r}."
-            )
-        return str(method), Distiller
-    if not isinstance(method, str) or method not in METHODS:
-        hint = near_matches(method, METHODS) if isinstance(method, str) else ""
-        hint = " It is there with --compat distiller." if method in DISTILLER_METHODS else hint
-        raise ConfigError(f"The method (--method) must be one of {', '.join(METHODS)}. Got {method!r}.{hint}")
+        known = DISTILLER_METHODS
+    if not isinstance(method, str) or method not in known:
+        hint = near_matches(method, known) if isinstance(method, str) else ""
+        if known is METHODS and isinstance(method, str) and method in DISTILLER_METHODS:
+            hint = " It is there with --compat distiller."
+        where = "" if known is METHODS else " with --compat distiller"
+        raise ConfigError(
+            f"The method (--method) must be one of {', '.join(known)}{where}. Got {method!r}.{hint}"
+        )
+    if known is DISTILLER_METHODS:
+        return method, Distiller
     kind = METHODS[method].target
     if kind is Ratio and "chip" in given:
         return method, Chip
@@ -112,36 +143,36 @@ def _kind(given: Mapping[str, Any]) -> tuple[str, type[Target]]:
     return method, kind
 
 
-def _refuse_misplaced(
-    given: Mapping[str, Any], kind: type[Target], method: str, own: Mapping[str, Field[Any]]
-) -> None:
+def _refuse_misplaced(given: Mapping[str, Any], method: str, kind: type[Target]) -> None:
     """Refuse options of another target than the one that is asked for."""
-    allowed = {*own, "agp_steps", *(("pattern", "target_sparsity") if kind is NM else ())}
-    for key, item in target_options().items():
-        if key in given and key not in allowed and given[key] != item.default:
-            raise ConfigError(_misplaced(key, kind, method, own))
+    allowed = {*flags_of(kind), "agp_steps", *(("pattern", "target_sparsity") if kind is NM else ())}
+    for key, flag in target_flags().items():
+        asked = key in given and (key == "chip" or given[key] != flag.item.default)
+        if asked and key not in allowed:
+            raise ConfigError(_misplaced(flag, method, kind))
     if "pattern" in given and kind is not NM:
         raise ConfigError(
             f"The option --pattern does not go with --method {method}; nm-unstructured takes one."
         )
 
 
-def _misplaced(key: str, kind: type[Target], method: str, own: Iterable[str]) -> str:
+def _misplaced(flag: Flag, method: str, kind: type[Target]) -> str:
     names = {Chip: "a chip", Budget: "a budget", Distiller: "--compat distiller"}
-    what = names.get(kind, f"--method {method}")
     hints = {
         Chip: " The chip's own widths decide there.",
         Unstructured: " Zeros in single weights make no model smaller.",
         NM: " Zeros in single weights make no model smaller.",
     }
-    if key in options_of(Chip) and kind is not Chip:
-        hint = " Give --chip as well." if kind is Ratio else hints.get(kind, "")
-    elif key == "allocation" and kind is Ratio:
+    hint = hints.get(kind, "")
+    if flag.key in chip_flags() and kind is Ratio:
+        hint = " Give --chip as well."
+    elif flag.key == "allocation" and kind is Ratio:
         hint = " Give the budget to spread, --target-macs or --target-params."
-    else:
-        hint = hints.get(kind, "")
-    taken = ", ".join(f"--{name.replace('_', '-')}" for name in own)
-    return f"The option --{key.replace('_', '-')} does not go with {what}, which takes {taken}.{hint}"
+    taken: Iterable[str] = (each.name for each in flags_of(kind).values())
+    if kind is NM:
+        taken = ("--pattern",)
+    what = names.get(kind, f"--method {method}")
+    return f"The option {flag.name} does not go with {what}, which takes {', '.join(taken)}.{hint}"
 
 
 def _nm(given: Mapping[str, Any]) -> NM:

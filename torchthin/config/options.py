@@ -25,9 +25,9 @@ def option(default: Any, flag: str, help: str, metavar: str | None = None) -> An
 
 
 def key_of(item: Field[Any]) -> str:
-    """Return the key in configuration files of a field made by `option`."""
+    """Return the key in configuration files of a field made by `option`: ``no_recover`` would be ``recover: false``."""
     flag: str = item.metadata["flag"]
-    return flag.lstrip("-").replace("-", "_")
+    return flag.lstrip("-").removeprefix("no-").replace("-", "_")
 
 
 def options_of(kind: Any) -> Iterator[Field[Any]]:

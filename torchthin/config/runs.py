@@ -79,7 +79,8 @@ class PruneConfig:
     include: tuple[str, ...] | None = option(
         None,
         "--weights",
-        "weights to prune (default: every convolution; unstructured: linear ones too)",
+        "weights to prune (default: convolutions; linear layers too where convolutions hold less than half of the parameters, "
+        "and by unstructured methods)",
         "NAME",
     )
     exclude: tuple[str, ...] = option((), "--keep", "weights to leave unpruned, such as 'head*'", "PATTERN")

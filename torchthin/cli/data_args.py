@@ -1,0 +1,87 @@
+"""What a model is evaluated on and recovered from: calibration data, and the user's metric."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torchthin.cli.flags import part
+from torchthin.config import Pixels, Recovery, option
+from torchthin.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from torchthin.evaluation.evaluator import Metric
+    from torchthin.io.calibration import Calibration
+
+
+def data_option(use: str, default: str) -> Any:
+    """Return the field of ``--data``; `use` and `default` complete its help."""
+    return option(
+        None,
+        "--data",
+        f"calibration data without labels, for {use}: a .npy or .pt file, a folder of pictures, module:function, or noise "
+        f"(default: {default})",
+        "SOURCE",
+    )
+
+
+@dataclass(frozen=True)
+class DataArgs:
+    """Calibration data without labels, and whether a thinned model is recovered from them."""
+
+    data: str | None = data_option("criteria that need it and for recovery", "none")
+    pixels: Pixels = part("data")
+    recover: bool = option(
+        True, "--no-recover", "use --data for criteria only (default: --thin with --data refits the layers)"
+    )
+    recovery: Recovery = part("recovery of a thinned model from --data")
+
+    def read(self, model: nn.Module, inputs: Any) -> Calibration | None:
+        """Read the data once, for criteria and recovery; None where none was named.
+
+        Raises:
+            InputError: the data cannot be read or do not fit the model.
+        """
+        if self.data is None:
+            return None
+        from torchthin.graph.inputs import as_inputs, own_example
+        from torchthin.io.calibration import calibration
+
+        example = own_example(model) if inputs is None else inputs
+        if example is None:
+            raise ConfigError(
+                "The option --data needs the model's input. Give --input-shape 1,3,128,128 or --dataset."
+            )
+        limit = self.recovery.max_samples
+        return calibration(self.data, like=as_inputs(example), max_samples=limit, pixels=self.pixels)
+
+
+@dataclass(frozen=True)
+class MetricArgs:
+    """What says how good a model is."""
+
+    metric: str | None = option(
+        None,
+        "--metric",
+        "function(model) that returns a number, higher is better (default: distance to the dense outputs on --data)",
+        "MODULE:FUNCTION",
+    )
+    workers: int = option(
+        1, "--workers", "processes that evaluate, of one thread each if several (default: 1)", "N"
+    )
+
+
+@contextlib.contextmanager
+def named_metric(reference: str | None) -> Iterator[Metric | None]:
+    """Give the function that was named; what it imports is found within the block."""
+    if reference is None:
+        yield None
+        return
+    from torchthin.io.factory import named_function
+
+    with named_function(reference, "metric") as function:
+        yield function
