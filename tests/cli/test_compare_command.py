@@ -142,7 +142,7 @@ def test_when_all_fail_the_exit_code_is_3(place: Workplace) -> None:
     [
         ((), "The grid of compare is empty."),
         (("--target-sparsity",), "expected at least one argument"),
-        (("--target-sparsity", "2"), "target_sparsity"),
+        (("--target-sparsity", "2"), "(--target-sparsity) must be in [0, 1)"),
         (("--target-macs", "half"), "half"),
         ((*GRID, "--criterion", "l7"), "Got 'l7'."),
         ((*GRID, "--method", "magic"), "Got 'magic'"),

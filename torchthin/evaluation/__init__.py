@@ -1,1 +1,1 @@
-"""Where a cut hurts: every group alone, at several ratios, judged by a metric or by the distance to the dense outputs."""
+"""How good and how fast a model is: the distance or a metric, the sensitivity of groups, latency and memory."""

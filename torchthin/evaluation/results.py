@@ -49,7 +49,7 @@ class Results(Generic[Key, Value]):
         role: str,
         command: str,
     ) -> None:
-        """Read what is there.
+        """Read the file.
 
         Args:
             path: a JSON-lines file.
@@ -75,7 +75,7 @@ class Results(Generic[Key, Value]):
             self.known[key] = self._decode(facts["result"])
 
     def begin(self, dense: Value) -> None:
-        """Write the first line, with the dense model's result, if there is none yet.
+        """Write the first line, with the dense model's result, unless the file has one.
 
         Raises:
             ConfigError: the file cannot be written.

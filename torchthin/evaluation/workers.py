@@ -54,7 +54,7 @@ def evaluated(
                 yield futures[future], future.result()
         except BrokenProcessPool as error:
             raise TorchthinError(
-                "A process died (memory?). What was evaluated is kept if there is a file for it; run again with fewer "
+                "A process died (memory?). Results are kept where a file was named for them; run again with fewer "
                 "--workers."
             ) from error
         except BaseException:

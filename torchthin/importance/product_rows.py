@@ -14,7 +14,7 @@ from torch.nn import functional
 from torchthin.graph.operators import CONVOLUTIONS, operator_name
 
 LEAST = 4096
-"""Rows that a fit takes at least, where there are as many."""
+"""Least number of rows that a fit takes, if the data have as many."""
 FOLD = 6
 """Rows for each unknown of a filter, at least."""
 FLOATS = 2**26
@@ -60,7 +60,7 @@ class Product:
 
     @property
     def is_transposed(self) -> bool:
-        """Whether it is a transposed convolution, of which there are no rows."""
+        """Whether it is a transposed convolution, which has no rows."""
         return self.options is not None and bool(self.options[3])
 
     @property

@@ -24,7 +24,7 @@ class Layer:
     bias: str | None
     """Parameter that is added to the product."""
     mean: str | None = None
-    """Running mean of the BatchNorm that consumes the product, where there is no bias."""
+    """Running mean of the BatchNorm that consumes the product, of one without bias."""
 
 
 def find_layers(graph: OpGraph, model: nn.Module) -> tuple[tuple[Layer, ...], tuple[str, ...]]:

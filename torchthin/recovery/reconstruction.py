@@ -192,7 +192,7 @@ class _Refit(_ProductMode):
 
 
 def _factor(parameter: Tensor, used: Tensor) -> float | None:
-    """Return c where ``used = c * parameter`` (or its transpose), None where there is no such number."""
+    """Return c where ``used = c * parameter`` (or its transpose), None where no number does that."""
     if parameter.shape != used.shape:
         if parameter.dim() != 2 or parameter.mT.shape != used.shape:
             return None

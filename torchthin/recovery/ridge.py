@@ -1,4 +1,4 @@
-"""Ridge regression in closed form, drawn towards the weights that are there (Hoerl & Kennard 1970)."""
+"""Ridge regression in closed form, drawn towards the old weights (Hoerl & Kennard 1970)."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def fit(
         inputs: (groups, rows, inputs).
         targets: (groups, rows, outputs).
         weight: (groups, outputs, inputs), the old ones.
-        bias: (groups, outputs), the old one; None: there is none.
+        bias: (groups, outputs), the old one, if any.
         intercept: whether a bias may be fitted.
     """
     rows = inputs.shape[1]

@@ -1,1 +1,1 @@
-"""Many ways to cut one model, side by side: what each costs, and what it leaves of the model."""
+"""Many pruned versions of one model side by side: what each costs, and how good it is."""

@@ -51,7 +51,7 @@ def grid(
 
 
 def key_of(config: PruneConfig) -> str:
-    """Return what tells a candidate from all others."""
+    """Return a text that no other candidate has."""
     return json.dumps(config.to_dict(), sort_keys=True)
 
 
@@ -96,7 +96,7 @@ class Measurement:
     """The dense one."""
     inputs: Inputs
     evaluator: Evaluator
-    chip: OnChip | None = None
+    cost: OnChip | None = None
     repeats: int = 0
     """Latency: measured runs of either model; 0: none."""
 
@@ -132,8 +132,8 @@ class Measurement:
             "parameter_bytes": cost.parameter_bytes,
             "notes": (),
         }
-        if self.chip is not None:
-            found["cycles"], note = self.chip.cycles_of(model, self.inputs)
+        if self.cost is not None:
+            found["cycles"], note = self.cost.cycles_of(model, self.inputs)
             found["notes"] = (note,) if note else ()
         if self.repeats:
             timing = bench(

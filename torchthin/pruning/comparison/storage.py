@@ -30,7 +30,7 @@ def shared(
     *,
     heartbeat: int = HEARTBEAT,
 ) -> dict[str, Row]:
-    """Evaluate candidates until none waits; return the rows of all runs that are there by then.
+    """Evaluate candidates until the queue is empty; return the rows of all runs so far.
 
     Optuna serves as a queue: one study for each mark, one trial for each candidate, whose row it carries.
 
@@ -109,7 +109,7 @@ def _study(optuna: Any, url: str, mark: str, heartbeat: int) -> Any:
 
 
 def _waits(optuna: Any, study: Any, wanted: Mapping[str, PruneConfig]) -> bool:
-    """Put what no living trial has into the queue, and return whether anything waits there."""
+    """Enqueue the candidates that no living trial has, and return whether any is waiting."""
     optuna.storages.fail_stale_trials(study)
     states = optuna.trial.TrialState
     trials = study.get_trials(deepcopy=False)

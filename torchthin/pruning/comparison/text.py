@@ -104,6 +104,6 @@ def draw(found: Comparison, path: Path, cost: str = "macs") -> None:
 
 def _points(ax: Any, rows: list[Row], cost: str, **style: Any) -> None:
     found = [(COSTS[cost].of(row), row.value) for row in rows]
-    whole = [(x, y) for x, y in found if x is not None and y is not None]
-    if whole:
-        ax.plot(*zip(*whole, strict=True), linestyle="none", **style)
+    known = [(x, y) for x, y in found if x is not None and y is not None]
+    if known:
+        ax.plot(*zip(*known, strict=True), linestyle="none", **style)
