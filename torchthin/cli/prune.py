@@ -186,21 +186,17 @@ def list_weights(options: PruneOptions) -> dict[str, Any]:
     """Print the weights that would be pruned, one to a line with its shape; return the same as JSON types."""
     from torchthin.graph.inputs import own_example
     from torchthin.io.factory import build_model
+    from torchthin.pruning.per_weight import targets_per_weight
     from torchthin.selection.targets import find_targets
 
-    model, how = build_model(options.model.model_factory, options.model.factory_args), options.prune
-    inputs = options.model.inputs()
+    how, inputs = options.prune, options.model.inputs()
+    model = build_model(options.model.model_factory, options.model.factory_args)
     if inputs is None and how.thin:
         inputs = own_example(model)
-    alone = isinstance(how.target, Distiller)
-    found = find_targets(
-        model,
-        structured=how.structured,
-        include=how.include,
-        exclude=how.exclude,
-        plain=alone,
-        coupled=inputs is not None and how.structured and not alone,
-    )
+    if inputs is None or not how.structured or isinstance(how.target, Distiller):
+        found = targets_per_weight(model, how)
+    else:
+        found = find_targets(model, structured=True, include=how.include, exclude=how.exclude, coupled=True)
     shapes = {target.name: list(model.get_parameter(target.name).shape) for target in found.targets}
     width = max(map(len, shapes))
     for name, shape in shapes.items():

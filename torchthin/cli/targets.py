@@ -124,16 +124,19 @@ def _kind(given: Mapping[str, Any]) -> tuple[str, type[Target]]:
         raise ConfigError(f"The compat (--compat) must be 'distiller' or left out. Got {compat!r}.")
     known: Iterable[str] = METHODS
     if compat is not None or "backend" in given:
-        known = DISTILLER_METHODS
+        own = [name for name, item in DISTILLER_METHODS.items() if item.backend]
+        known = own if "backend" in given else DISTILLER_METHODS
     if not isinstance(method, str) or method not in known:
         hint = near_matches(method, known) if isinstance(method, str) else ""
         if known is METHODS and isinstance(method, str) and method in DISTILLER_METHODS:
             hint = " It is there with --compat distiller."
-        where = "" if known is METHODS else " with --compat distiller"
+        where = (
+            " with --backend" if "backend" in given else "" if compat is None else " with --compat distiller"
+        )
         raise ConfigError(
             f"The method (--method) must be one of {', '.join(known)}{where}. Got {method!r}.{hint}"
         )
-    if known is DISTILLER_METHODS:
+    if known is not METHODS:
         return method, Distiller
     kind = METHODS[method].target
     if kind is Ratio and "chip" in given:
@@ -158,15 +161,15 @@ def _refuse_misplaced(given: Mapping[str, Any], method: str, kind: type[Target])
 
 def _misplaced(flag: Flag, method: str, kind: type[Target]) -> str:
     names = {Chip: "a chip", Budget: "a budget", Distiller: "--compat distiller"}
-    hints = {
-        Chip: " The chip's own widths decide there.",
-        Unstructured: " Zeros in single weights make no model smaller.",
-        NM: " Zeros in single weights make no model smaller.",
-    }
-    hint = hints.get(kind, "")
-    if flag.key in chip_flags() and kind is Ratio:
+    sizes = {"target_macs", "target_params", *chip_flags()}
+    hint = ""
+    if kind is Chip and flag.key == "round_to":
+        hint = " The chip's own widths decide there."
+    elif kind in (Unstructured, NM) and flag.key in sizes:
+        hint = " Zeros in single weights make no model smaller."
+    elif kind is Ratio and flag.key in chip_flags():
         hint = " Give --chip as well."
-    elif flag.key == "allocation" and kind is Ratio:
+    elif kind is Ratio and flag.key == "allocation":
         hint = " Give the budget to spread, --target-macs or --target-params."
     taken: Iterable[str] = (each.name for each in flags_of(kind).values())
     if kind is NM:

@@ -27,19 +27,8 @@ Masks = dict[str, Tensor]
 
 def plan_per_weight(model: nn.Module, inputs: Inputs | None, config: PruneConfig) -> PruningPlan:
     """Decide weight by weight; with inputs, `PruningPlan.apply` removes what came out dead in all coupled layers."""
-    target = config.target
-    plain = isinstance(target, Distiller)
-    targets = find_targets(
-        model,
-        structured=config.structured,
-        include=config.include,
-        exclude=config.exclude,
-        derived={} if plain or not config.structured else derived_weights(model),
-        plain=plain,
-    )
+    target, targets = config.target, targets_per_weight(model, config)
     check_values(model, {each.name for each in targets.targets})
-    if isinstance(target, NM):
-        targets = _dividing(model, targets, target.m)
     masks = _masks(target, model, targets, config)
     filters = _filters(model, targets, config)
     sizes = [_size(model, targets, each.name, config) for each in targets.targets]
@@ -52,6 +41,24 @@ def plan_per_weight(model: nn.Module, inputs: Inputs | None, config: PruneConfig
         notes=targets.notes,
     )
     return PruningPlan(model, config, masks, report, None, inputs)
+
+
+def targets_per_weight(model: nn.Module, config: PruneConfig) -> Targets:
+    """Return the weights that are pruned where each is ranked alone.
+
+    Raises:
+        InputError: a name cannot be used, or nothing is left to prune.
+    """
+    plain = isinstance(config.target, Distiller)
+    targets = find_targets(
+        model,
+        structured=config.structured,
+        include=config.include,
+        exclude=config.exclude,
+        derived={} if plain or not config.structured else derived_weights(model),
+        plain=plain,
+    )
+    return _dividing(model, targets, config.target.m) if isinstance(config.target, NM) else targets
 
 
 @singledispatch
