@@ -22,7 +22,7 @@ from torchthin.dependency.propagate import Labels
 from torchthin.errors import InputError, one_line
 from torchthin.graph.clone import clone, state_tensors
 from torchthin.graph.evaluation_mode import evaluation_mode
-from torchthin.graph.inputs import Inputs, call
+from torchthin.graph.inputs import Inputs, call, on_device_of
 from torchthin.graph.op_counter import CountingMode, following
 from torchthin.graph.operators import by_name
 from torchthin.graph.opgraph import OpGraph, Ref
@@ -51,6 +51,11 @@ class Measure:
     _effects: dict[tuple[str, int], FloatArray] = field(default_factory=dict)
     _sizes: tuple[OpGraph, dict[int, FloatArray]] | None = None
     _moments: tuple[OpGraph, dict[int, Moments]] | None = None
+
+    def of(self, model: nn.Module, derived: Mapping[str, DerivedWeight]) -> Measure:
+        """Return a measure of the model at another time, on the same data."""
+        batches = [on_device_of(model, batch) for batch in self.batches]
+        return Measure(model, batches, derived, self.loss, self.seed)
 
     def at(self, grouping: Grouping, labels: Labels, axes: Mapping[str, int]) -> MeasuredGroups:
         """Return the statistics of groups. axes: filter axis of every weight that makes channels."""

@@ -1,7 +1,8 @@
-"""What the callbacks of all frameworks share: their arguments, and a class that is made when it is asked for."""
+"""What the callbacks of all frameworks share: their arguments, and a class that is made when it is first asked for."""
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -32,14 +33,28 @@ def check_arguments(pruner: Any, every: Any, thin: Any) -> None:
         raise ConfigError(f"The thin of PruneCallback must be true or false. Got {thin!r}.")
 
 
-def made_when_asked(module: str, make: Callable[[], type[Any]]) -> Callable[[str], Any]:
-    """Return a ``__getattr__`` for `module`, whose class `PruneCallback` derives from one of a package that may be missing."""
+def callback_class(module: str, hooks: type[Any], base: str, needs: str) -> Callable[[str], Any]:
+    """Return a ``__getattr__`` for `module`, whose class `PruneCallback` derives from one of a package that may be missing.
+
+    Args:
+        module: name of the module.
+        hooks: what the class does.
+        base: module and name of the framework's class.
+        needs: the package, as an error names it; the module's name is the extra that installs it.
+    """
 
     def attribute(name: str) -> Any:
         if name != NAME:
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
-        made = make()
-        made.__module__, made.__qualname__ = module, NAME
+        path, _, local = base.rpartition(".")
+        try:
+            framework = getattr(importlib.import_module(path), local)
+        except ImportError as error:
+            extra = module.rpartition(".")[2]
+            raise ConfigError(
+                f"PruneCallback needs {needs}: {error}. Install it with pip install 'torchthin[{extra}]'."
+            ) from error
+        made = type(NAME, (hooks, framework), {"__doc__": hooks.__doc__, "__module__": module})
         setattr(sys.modules[module], NAME, made)
         return made
 

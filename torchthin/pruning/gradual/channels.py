@@ -14,12 +14,11 @@ from torch import Tensor, nn
 from torchthin.config import PruneConfig, Ratio
 from torchthin.dependency.groups import Group
 from torchthin.errors import ConfigError, InputError
-from torchthin.graph.inputs import Inputs, on_device_of
 from torchthin.graph.parametrized import DerivedWeight, derived_weights
 from torchthin.importance.channels import Measured
 from torchthin.importance.removal import Consumer
 from torchthin.importance.scores import Ranking, ranked
-from torchthin.importance.statistics import Loss, Measure
+from torchthin.importance.statistics import Measure
 from torchthin.io.distributed import broadcast
 from torchthin.pruning.gradual.group_cuts import cut_group, group_from_dict, group_to_dict, remaining_channels
 from torchthin.pruning.gradual.mask_state import UNTHINNED
@@ -30,30 +29,6 @@ from torchthin.selection.channels import FloatArray, select_channels
 from torchthin.selection.selection import BoolArray, Keeps
 from torchthin.selection.selectors import masks_of
 from torchthin.thinning.recipe import Recipe
-
-
-@dataclass(frozen=True)
-class CalibrationData:
-    """Inputs without labels, or the user's loss; the model is run on them at every step that grows the masks."""
-
-    batches: tuple[Inputs, ...]
-    loss: Loss | None = None
-
-    def statistics(
-        self, model: nn.Module, derived: Mapping[str, DerivedWeight], config: PruneConfig
-    ) -> Measure:
-        """Return the statistics of the model as it is now.
-
-        Raises:
-            InputError: the model is sharded.
-        """
-        if any(is_sharded(parameter) for parameter in model.parameters()):
-            raise InputError(
-                f"The criterion {config.ranked_by!r} of Pruner cannot look at a sharded model: its gradients are spread. "
-                "Use DistributedDataParallel, or a criterion that looks at weights."
-            )
-        batches = tuple(on_device_of(model, batch) for batch in self.batches)
-        return Measure(model, batches, derived, self.loss, config.seed)
 
 
 @dataclass(frozen=True)
@@ -96,8 +71,8 @@ class ChannelMasks:
     """Biases that are masked with their channels."""
     derived: Mapping[str, DerivedWeight] = field(default_factory=dict)
     """The model's derived weights; their values may be those of an earlier step."""
-    data: CalibrationData | None = None
-    """For criteria that need data."""
+    statistics: Measure | None = None
+    """Of the model before the first step; None where the criterion needs no data."""
     recipe: Recipe = UNTHINNED
 
     @cached_property
@@ -139,10 +114,19 @@ class ChannelMasks:
         """Return the scores of the current model's groups."""
         derived = derived_weights(model) if self.derived else {}
         weights = WholeTensors(model, {name: item.values for name, item in derived.items()})
-        axes, criterion, measured = self.axes, config.ranked_by, None
-        if self.data is not None:
-            measured = _Gradients(self.data.statistics(model, derived, config), axes, criterion)
-        return ranked(self._current_groups, weights, axes, criterion, measured, config.seed)
+        measured = None if self.statistics is None else self._gradients(model, derived, config)
+        return ranked(self._current_groups, weights, self.axes, config.ranked_by, measured, config.seed)
+
+    def _gradients(
+        self, model: nn.Module, derived: Mapping[str, DerivedWeight], config: PruneConfig
+    ) -> Measured:
+        if any(is_sharded(parameter) for parameter in model.parameters()):
+            raise InputError(
+                f"The criterion {config.ranked_by!r} of Pruner cannot look at a sharded model: its gradients are spread. "
+                "Use DistributedDataParallel, or a criterion that looks at weights."
+            )
+        assert self.statistics is not None
+        return _Gradients(self.statistics.of(model, derived), self.axes, config.ranked_by)
 
     def _full_size(self, name: str, scores: FloatArray) -> FloatArray:
         """Return scores of the full-size group: what was removed scores 0, as what is masked does."""

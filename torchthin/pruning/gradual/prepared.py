@@ -15,19 +15,19 @@ from torchthin.config import PruneConfig, Target
 from torchthin.dependency.groups import Group
 from torchthin.errors import ConfigError
 from torchthin.graph.inputs import Inputs, as_inputs, on_device_of, own_example
-from torchthin.importance.registry import criterion as registered
 from torchthin.importance.scores import check_values
 from torchthin.importance.statistics import Loss
 from torchthin.io.distributed import require_equal
-from torchthin.pruning.gradual.channels import CalibrationData, ChannelMasks
+from torchthin.pruning.gradual.channels import ChannelMasks
 from torchthin.pruning.gradual.mask_state import MaskState
 from torchthin.pruning.gradual.sharding import is_sharded
 from torchthin.pruning.gradual.weights import WeightMasks
 from torchthin.pruning.one_shot import batches_of, check_criterion, frozen_targets, traced_targets
+from torchthin.pruning.rules import Run
 from torchthin.selection.channels import select_channels
 from torchthin.selection.schedule import SparsitySchedule, sparsity_schedule
 from torchthin.selection.selection import BoolArray, Keeps
-from torchthin.selection.selectors import Candidates, ImportanceSelector
+from torchthin.selection.selectors import Candidates
 from torchthin.selection.targets import find_targets
 from torchthin.thinning.plan import find_plan
 
@@ -125,14 +125,8 @@ def _channel_masks(
     """Return the state before the first step, the weights excluded on request, and notes."""
     check_criterion(config, inputs, data, loss)
     traced, targets = traced_targets(model, inputs, config)
-    calibration = statistics = None
-    if registered(config.ranked_by).needs_data:
-        calibration = CalibrationData(batches_of(model, inputs, data), loss)
-        statistics = calibration.statistics(model, traced.derived, config)
-    rule = _EveryGroupRule(config.target)
-    plan = find_plan(
-        traced, ImportanceSelector(model, targets, rule, config.ranked_by, statistics, config.seed)
-    )
+    run = Run(traced, targets, config, batches_of(model, inputs, data), loss)
+    plan = find_plan(traced, run.selector(_EveryGroupRule(config.target)))
     selection = plan.proposal.selection
     masks = ChannelMasks(
         selection.groups,
@@ -141,9 +135,9 @@ def _channel_masks(
         {group.name: np.ones(group.size, np.bool_) for group in selection.groups},
         frozenset(selection.masked_biases),
         traced.derived,
-        calibration,
+        run.statistics,
     )
-    if calibration is not None:
+    if run.statistics is not None:
         masks.ranking(model, config)  # a criterion that no step can take is refused now
     require_equal("groups of channels", _identity(masks.groups), next(model.parameters()).device)
     notes = (

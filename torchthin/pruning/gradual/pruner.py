@@ -137,14 +137,11 @@ class Pruner:
         Raises:
             InputError: weights that are not finite; nothing is changed then.
         """
-        step, schedule = self.steps_done + 1, self._prepared.schedule
+        step, masks, schedule = self.steps_done + 1, self._progress.masks, self._prepared.schedule
         asked = schedule.sparsity(step)
         if schedule.due(step):
-            masks = self._progress.masks.grow(self._model, self._prepared.config, asked)
-            self._go_on_from(replace(self._progress, masks=masks, step=step))
-        else:
-            self._progress = replace(self._progress, step=step)
-            self.enforce_()
+            masks = masks.grow(self._model, self._prepared.config, asked)
+        self._go_on_from(replace(self._progress, masks=masks, step=step))
         return asked
 
     def enforce_(self) -> None:
@@ -152,7 +149,9 @@ class Pruner:
         self._masks.apply_(self._model)
 
     def _go_on_from(self, progress: Progress) -> None:
-        self._progress, self._masks = progress, LocalMasks(progress.masks.masks(self._model))
+        if progress.masks is not self._progress.masks:
+            self._masks = LocalMasks(progress.masks.masks(self._model))
+        self._progress = progress
         self.enforce_()
 
     def apply_to_(self, copy: nn.Module) -> None:
