@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from torchthin.graph.opgraph import BRANCH, Op
 from torchthin.max7800x.cost.layer import INPUT, Layer
 from torchthin.max7800x.mapping.feature_map import Absorbed, FeatureMap, Origin, Pool
 
@@ -68,10 +69,10 @@ class LayerBuilder:
         self._steps[number] += 1
         return replace(features, versions=(self._steps[number],))
 
-    def note_result(self, features: FeatureMap, op: int) -> None:
-        """Note that `features` is the first result of the op of that index."""
-        if features.plain and features.sources[0] != INPUT:
-            self._results[features.sources[0], features.versions[0]] = op
+    def note_result(self, features: FeatureMap, op: Op) -> None:
+        """Note that `features` is the first result of an op; a copy that the record adds has no numbers of its own."""
+        if features.plain and features.sources[0] != INPUT and 0 <= op.index < BRANCH:
+            self._results[features.sources[0], features.versions[0]] = op.index
 
     def origin(self, number: int) -> Origin:
         """Return where the numbers of a layer are."""

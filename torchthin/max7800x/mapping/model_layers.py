@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from torchthin.errors import ConfigError, InputError
-from torchthin.graph.operators import CONTRACTIONS
 from torchthin.graph.opgraph import BRANCH, Op, OpGraph
-from torchthin.graph.provenance import made_from
 from torchthin.graph.trace import Traced
 from torchthin.max7800x.ai8x.settings import ModuleSettings
 from torchthin.max7800x.chips import ChipSpec
@@ -21,8 +19,8 @@ from torchthin.max7800x.mapping.layer_builder import LayerBuilder, Unmappable
 from torchthin.max7800x.mapping.registry import Call, Tracked, apply_rule, inputs_of
 
 NO_LAYER = "no layer of the model runs on the chip"
-_End = tuple[Tracked, int | None]
-"""An output of the model, and the index of the op that writes it, where one was recorded."""
+_End = tuple[Tracked, Op | None]
+"""An output of the model, and the op that writes it."""
 
 
 def map_model(traced: Traced, chip: ChipSpec, weight_bits: int = 8) -> ChipMapping:
@@ -76,21 +74,20 @@ def map_runnable(traced: Traced, chip: ChipSpec, consequence: str, weight_bits: 
 def _walk(graph: OpGraph, builder: LayerBuilder, chip: ChipSpec, settings: ModuleSettings) -> list[_End]:
     """Build the layers op by op; return what is known of the model's outputs."""
     known: dict[int, Tracked] = {graph.inputs[0]: _model_input(graph)}
-    producers: dict[int, int] = {}
-    reads, parameters = _reads(graph), _parameters(graph)
+    reads = Counter(graph.outputs)  # by operators that do not write to the value, and as an output
+    for op in graph.ops:
+        if op.index < BRANCH:
+            reads.update(set(op.reads) - set(op.written))
     for op in graph.ops:
         if op.index >= BRANCH or not any(value in known for value in op.reads):
             continue
-        result = apply_rule(Call(op, builder, chip, settings, known, graph.values, parameters))
-        recorded = op.index >= 0  # a copy has the numbers of what it copies
-        if recorded and isinstance(result, FeatureMap):
-            builder.note_result(result, op.index)
+        result = apply_rule(Call(op, builder, chip, settings, known, graph))
+        if isinstance(result, FeatureMap):
+            builder.note_result(result, op)
         for position, ref in enumerate(op.outputs):
             if ref is not None:
                 known[ref.value] = _second(op, result) if position else _marked(result, reads[ref.value] > 1)
-                if recorded:
-                    producers[ref.value] = op.index
-    return [(known[number], producers.get(number)) for number in graph.outputs if number in known]
+    return [(known[number], graph.producer.get(number)) for number in graph.outputs if number in known]
 
 
 def _model_input(graph: OpGraph) -> FeatureMap:
@@ -105,22 +102,6 @@ def _model_input(graph: OpGraph) -> FeatureMap:
         )
     size = (shape[2], shape[3] if len(shape) == 4 else 1)
     return FeatureMap((INPUT,), (0,), shape[1], size, sequence=len(shape) == 3, where="input")
-
-
-def _reads(graph: OpGraph) -> Counter[int]:
-    """Count how often each value is read, by operators that do not write to it and as an output."""
-    found = Counter(graph.outputs)
-    for op in graph.ops:
-        if op.index < BRANCH:
-            found.update(set(op.reads) - set(op.written))
-    return found
-
-
-def _parameters(graph: OpGraph) -> dict[int, str]:
-    """Return the values that are weights of layers and made from one parameter -> its name."""
-    weights = [op.value(CONTRACTIONS[op.name].weight) for op in graph.ops if op.name in CONTRACTIONS]
-    named = {value: made_from(graph, value, graph.state) for value in weights if value is not None}
-    return {value: name for value, name in named.items() if name is not None}
 
 
 def _marked(result: Tracked, shared: bool) -> Tracked:
@@ -146,7 +127,7 @@ def _finish(builder: LayerBuilder, ends: list[_End]) -> tuple[tuple[str, ...], s
     return tuple(reason for reason in dict.fromkeys(outside) if reason not in builder.problems), outputs
 
 
-def _finished(builder: LayerBuilder, features: FeatureMap, producer: int | None) -> tuple[int, ...]:
+def _finished(builder: LayerBuilder, features: FeatureMap, producer: Op | None) -> tuple[int, ...]:
     """Let a layer do what is pending; return the layers that write the map."""
     try:
         final = features if features.concatenated else builder.materialize(features)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from torchthin.graph.opgraph import Op, Ref, Value
+from torchthin.graph.opgraph import Op, OpGraph, Ref
 from torchthin.max7800x.ai8x.settings import ModuleSettings
 from torchthin.max7800x.chips import ChipSpec
 from torchthin.max7800x.mapping.feature_map import FeatureMap, HostTensor
@@ -25,9 +25,7 @@ class Call:
     settings: ModuleSettings
     known: Mapping[int, Tracked]
     """By value number; other values do not depend on the model's input."""
-    values: tuple[Value, ...]
-    parameters: Mapping[int, str]
-    """The parameter that a value is computed from, where there is exactly one of its shape."""
+    graph: OpGraph
 
     @property
     def module(self) -> str:
@@ -50,7 +48,7 @@ class Call:
 
     def shape(self, argument: Any) -> tuple[int, ...]:
         """Return the shape of a tensor argument; () for a number."""
-        return self.values[argument.value].shape if isinstance(argument, Ref) else ()
+        return self.graph.values[argument.value].shape if isinstance(argument, Ref) else ()
 
     @property
     def out_shape(self) -> tuple[int, ...]:

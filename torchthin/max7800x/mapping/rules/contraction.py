@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from torchthin.graph.operators import BATCHED_PRODUCTS, LAYER_PRODUCTS
+from torchthin.graph.provenance import made_from
 from torchthin.max7800x.cost.layer import INPUT, Kind, Layer, Size
 from torchthin.max7800x.cost.limits import joins_eltwise
 from torchthin.max7800x.mapping.feature_map import FeatureMap, Origin, Pool
@@ -105,7 +106,8 @@ def _layer(call: Call, features: FeatureMap, kind: Kind, out_channels: int) -> L
 
 def _added(call: Call, layer: Layer) -> FeatureMap:
     weight = call.argument(LAYER_PRODUCTS[call.op.name].weight)
-    return call.builder.add(layer, Origin(call.parameters.get(weight.value), call.op))
+    parameter = made_from(call.graph, weight.value, call.graph.state)
+    return call.builder.add(layer, Origin(parameter, call.op))
 
 
 def _pair(numbers: Any, fill: int = 1) -> Size:

@@ -2,31 +2,53 @@
 
 import itertools
 import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import FULL, conv, pose
-from torchthin.max7800x.cost.goals import Goals
-from torchthin.max7800x.cost.search import Unit, search
+from networks import conv, pose
 
 from torchthin.config import parse_limit
 from torchthin.errors import ConfigError
+from torchthin.max7800x import Chip
 from torchthin.max7800x.chips import MAX78000
 from torchthin.max7800x.cost.network import network_cost
 from torchthin.max7800x.cost.widths import WidthModel, useful_widths
+from torchthin.max7800x.selector import WidthUnit
+from torchthin.selection.allocation import Allocator, Levels
 
 LAYERS = pose()
 FREE = [number for number, layer in enumerate(LAYERS) if not layer.wide]
+Widths = tuple[int, ...]
 
 
-def even_units() -> list[Unit]:
+@dataclass(frozen=True)
+class Found:
+    widths: Widths
+    reached: bool
+    tried: int
+
+
+def search(units: Sequence[WidthUnit], excess: Callable[[Widths], float]) -> Found:
+    """Do what a chip's selection does: take moves until the target holds, then give back what was not needed."""
+
+    def widths(levels: Levels) -> Widths:
+        return tuple(unit.widths[level] for unit, level in zip(units, levels, strict=True))
+
+    allocator = Allocator(units, lambda levels: excess(widths(levels)))
+    levels = allocator.descend()
+    reached = allocator.excess(levels) <= 0
+    if reached:
+        levels = allocator.exchange(allocator.give_back(levels))
+    return Found(widths(levels), reached, allocator.tried)
+
+
+def even_units() -> list[WidthUnit]:
     """Every channel of a layer is worth the same."""
-    return [
-        Unit(LAYERS[number].name, {width: 1 - width / full for width in useful_widths(full, MAX78000)})
-        for number in FREE
-        for full in [LAYERS[number].out_channels]
-    ]
+    widths = [useful_widths(LAYERS[number].out_channels, MAX78000) for number in FREE]
+    return [WidthUnit(one, tuple(1 - width / one[0] for width in one)) for one in widths]
 
 
 def outputs(widths: tuple[int, ...]) -> dict[int, int]:
@@ -92,17 +114,14 @@ def test_near_the_best_of_all_combinations(losses: list[list[float]], share: flo
     ]
     network = WidthModel(layers, MAX78000)
     widths = [(96, 88, 64, 32), (80, 72, 64, 24), (48, 40, 32, 16)]
-    units = [
-        Unit(str(number), dict(zip(steps, [0.0, *sorted(lost)], strict=True)))
-        for number, (steps, lost) in enumerate(zip(widths, losses, strict=True))
-    ]
+    units = [WidthUnit(steps, (0.0, *sorted(lost))) for steps, lost in zip(widths, losses, strict=True)]
     limit = share * network.cycles({})
 
     def excess(chosen: tuple[int, ...]) -> float:
         return max(0.0, network.cycles(dict(enumerate(chosen))) - limit)
 
     def penalty(chosen: tuple[int, ...]) -> float:
-        return sum(unit.penalty(width) for unit, width in zip(units, chosen, strict=True))
+        return sum(unit.loss(unit.widths.index(width)) for unit, width in zip(units, chosen, strict=True))
 
     feasible = [chosen for chosen in itertools.product(*widths) if not excess(chosen)]
     found = search(units, excess)
@@ -120,7 +139,7 @@ def test_two_producers_of_one_input_go_together() -> None:
         conv(80, 16, name="c", sources=(0, 1)),
     ]
     network = WidthModel(layers, MAX78000)
-    units = [Unit(name, {40: 0.0, 36: 0.1, 32: 0.2}) for name in "ab"]
+    units = [WidthUnit((40, 36, 32), (0.0, 0.1, 0.2))] * 2
     target = network.cycles({0: 32, 1: 32})
     found = search(units, lambda widths: max(0, network.cycles(dict(enumerate(widths))) - target))
     assert found.widths == (32, 32)
@@ -148,16 +167,13 @@ def test_useful_widths_waste_nothing(channels: int) -> None:
 
 @pytest.mark.parametrize("text", ["0.6", "1.5x", "0x", "-3", "x", "", "12.5", "0"])
 def test_limits_that_are_none(text: str) -> None:
+    assert parse_limit(text) is None
     with pytest.raises(ConfigError, match="must be a share such as"):
-        parse_limit("target_cycles", text)
+        _ = Chip(cycles=text).limits
 
 
 def test_limits() -> None:
-    assert parse_limit("target_cycles", "0.6x").of(1000) == 600
-    assert parse_limit("target_cycles", "1x").of(1000) == 1000
-    assert parse_limit("target_cycles", " 450_000 ").of(1000) == 450_000
-    assert (
-        str(Goals(parse_limit("target_cycles", "0.6x"), None, True)) == "at most 0.6x cycles, a cut that fits"
-    )
-    assert math.isclose(Unit("u", {4: 0.0, 2: 0.5}).penalty(2), math.log(2))
-    assert FULL[0] == 24
+    for text, limit in (("0.6x", 600), ("1x", 1000), (" 450_000 ", 450_000)):
+        assert Chip(cycles=text).limits["cycles"].of(1000) == limit
+    assert Chip(cycles="0.6x", fit=True).asked == "at most 0.6x cycles, a cut that fits"
+    assert math.isclose(WidthUnit((4, 2), (0.0, 0.5)).loss(1), math.log(2))
