@@ -8,6 +8,7 @@ from torch import nn
 
 from pose_demo.student import load_student
 from torchthin import Chip, InputError, TargetMissedError, prune
+from torchthin.cli.targets import prune_config
 from torchthin.config import PruneConfig
 from torchthin.errors import ConfigError
 from torchthin.max7800x.report import chip_cost
@@ -114,32 +115,45 @@ def test_a_model_that_does_not_run_on_the_chip() -> None:
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        (
-            {"target_cycles": "0.5x"},
-            "The chip of prune must be one of MAX78000, MAX78002 for targets in its terms",
-        ),
-        ({"chip": "MAX78000"}, "given with target_cycles, target_kernel_words or fit"),
-        ({"chip": "MAX78", "fit": True}, "The chip must be one of MAX78000, MAX78002"),
-        ({"chip": "MAX78000", "target_cycles": "half"}, "must be a share such as 0.6x"),
-        ({"chip": "MAX78000", "fit": True, "method": "agp-unstructured"}, "Zeros save nothing there"),
-        ({"chip": "MAX78000", "fit": True, "scope": "global"}, "without compat and scope"),
-        ({"chip": "MAX78000", "fit": "yes"}, "The fit of prune must be true or false"),
+        ({"name": "MAX78", "fit": True}, "The chip must be one of MAX78000, MAX78002"),
+        ({"cycles": "half"}, "must be a share such as 0.6x"),
+        ({"fit": "yes"}, r"The fit of Chip \(--fit\) must be true or false"),
+        ({"fit": True, "ratio": 1.5}, r"must be in \[0, 1\)"),
     ],
 )
 def test_targets_that_make_no_sense(given: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        PruneConfig(**given)
+        Chip(**given)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"target_cycles": "0.5x"}, "does not go with .* Give --chip as well"),
+        ({"chip": "MAX78000", "fit": True, "method": "agp-unstructured"}, "Zeros in single weights make no model smaller"),
+        ({"chip": "MAX78000", "fit": True, "scope": "global"}, "--scope does not go with a chip"),
+        ({"chip": "MAX78000", "fit": True, "compat": "distiller"}, "does not go with --compat distiller"),
+    ],
+)  # fmt: skip
+def test_options_that_do_not_go_together(given: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        prune_config(given)
+
+
+def test_a_chip_without_a_target() -> None:
+    with pytest.raises(ConfigError, match="given with cycles, kernel_words or fit"):
+        prune(net(), IMAGES, Chip("MAX78000"))
 
 
 def test_a_chip_needs_inputs() -> None:
-    with pytest.raises(ConfigError, match="cycles depend on the input's size"):
+    with pytest.raises(ConfigError, match="cycles follow from the size of the input"):
         prune(net(), None, Chip("MAX78000", fit=True), thin=False)
 
 
 def test_configuration_round_trip() -> None:
-    config = PruneConfig.from_mapping({"chip": "max78000", "target-cycles": 450000, "fit": True})
-    assert (config.chip, config.target_cycles) == ("MAX78000", "450000")
-    assert PruneConfig.from_mapping(config.to_dict()) == config
+    config = prune_config({"chip": "max78000", "target_cycles": 450000, "fit": True})
+    assert config.target == Chip("MAX78000", cycles="450000", fit=True)
+    assert prune_config({k: v for k, v in config.to_dict().items() if v not in (None, [])}) == config
 
 
 @pytest.mark.parametrize(("sparsity", "cycles"), [(0.5, "0.9x"), (0.2, "0.5x")])
@@ -151,7 +165,9 @@ def test_a_sparsity_and_cycles_both_hold(sparsity: float, cycles: str) -> None:
     assert (change.channels, change.channels_removed) == (24 + 80 + 40, 144 - sum(widths))
     assert change.channels_removed >= sparsity * change.channels
     assert chip_cost(result.model, IMAGES).cost.cycles <= float(cycles[:-1]) * change.before.cycles
-    assert f"asked at most {cycles} cycles, at least {100 * sparsity:g} % of the channels gone" in str(result)
+    assert f"asked at most {cycles} cycles, at least {100 * sparsity:g} % of the channels removed" in str(
+        result
+    )
     assert f"channels removed: {change.channels_removed} of 144" in str(result)
     assert result.report.request.target_sparsity == change.channels_removed / 144
 
@@ -165,11 +181,11 @@ def test_a_sparsity_asks_for_no_more_than_the_chip_takes_anyway() -> None:
 
 def test_a_sparsity_that_the_chips_widths_do_not_allow() -> None:
     with pytest.raises(
-        TargetMissedError, match=r"at least 99\.9 % of the channels gone, .* with 91\.7 % of the"
+        TargetMissedError, match=r"at least 99\.9 % of the channels removed, .* with 91\.7 % of the"
     ):
         prune(net(), IMAGES, Chip("MAX78000", cycles="0.9x", ratio=0.999), thin=False)
 
 
 def test_the_sparsity_is_half_where_none_is_given_and_no_chip_decides() -> None:
-    assert PruneConfig().target_sparsity == 0.5
-    assert PruneConfig(Chip("MAX78000", fit=True)).target_sparsity == 0
+    assert PruneConfig().target.share == 0.5
+    assert PruneConfig(Chip("MAX78000", fit=True)).target.share == 0
