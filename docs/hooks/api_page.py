@@ -10,6 +10,8 @@ import inspect
 from types import ModuleType
 from typing import Any
 
+from torchthin.config import Target
+
 PAGE = "api.md"
 MARK = "<!-- public names -->"
 MODULES = ("torchthin", "torchthin.io.export")
@@ -42,4 +44,5 @@ def kind(module: ModuleType, name: str) -> str:
         return "Functions" if callable(value) else "Constants"
     if issubclass(value, Exception):
         return "Errors"
-    return "Targets and options" if value.__module__ == "torchthin.config" else "Classes"
+    options = issubclass(value, Target) or value.__module__.startswith("torchthin.config")
+    return "Targets and options" if options else "Classes"
