@@ -150,7 +150,7 @@ def test_when_all_fail_the_exit_code_is_3(place: Workplace) -> None:
         ((*GRID, "--metric", "judge.py:raises"), "The metric fails on the model: OSError: no data here."),
         ((*GRID, "--metric", "judge.py:nan"), "The metric must be a finite number"),
         ((*GRID, "--metric", "judge.py:scor"), "Did you mean 'score'"),
-        ((*GRID, "--rows", "judge.py"), "holds something else than results of torchthin compare"),
+        ((*GRID, "--rows", "judge.py"), "does not hold results of torchthin compare"),
         ((*GRID, "--cost", "mac"), "Did you mean 'macs'"),
         ((*GRID, "--cost", "latency"), "The cost latency needs --latency."),
         ((*GRID, "--within", "-1"), "The within of compare"),

@@ -106,7 +106,7 @@ def test_a_killed_scan_goes_on(place: Workplace, tmp_path: Path) -> None:
         (("--metric", "judge.py:scor"), "Did you mean 'score'"),
         (("--metric", "score"), "The metric must be package.module:function or path/to/file.py:function."),
         (("--data", "none.npy"), "none.npy"),
-        (("--cache", "judge.py"), "holds something else than results"),
+        (("--cache", "judge.py"), "does not hold results"),
         (("--save-to", "net.py"), "The file of --save-to must not be the model's own."),
         (("--save-to", "a.json", "--cache", "./a.json"), "The files of --save-to and --cache must differ."),
         (("--ratios", "2"), "The ratios of sensitivity must be numbers between 0 and 1."),

@@ -1,4 +1,4 @@
-"""A file of JSON lines that grows while a run works: a killed run goes on where it stopped."""
+"""A file of JSON lines that grows while a run works: a killed run continues where it stopped."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Lines:
         """
         self._path = None if path is None else Path(path)
         self._mark, self._take, self._role, self._command = mark, take, role, command
-        self._whole = 0
+        self._complete_bytes = 0
         self.begun = False
         if self._path is not None:
             self._read(self._path)
@@ -45,12 +45,12 @@ class Lines:
             raise ConfigError(
                 f"The {self._role} {path} cannot be read: {error.strerror}. Name another file."
             ) from error
-        # A line that a killed run has half written ends without a line break: it is written anew.
+        # A line that a killed run has half written has no line break: it is written again.
         lines = content[: content.rfind(b"\n") + 1].splitlines(keepends=True)
         if content and not lines:
             lines = [] if content.startswith(b'{"mark"') else [content]
         for number, line in enumerate(lines):
-            self._whole += len(line)
+            self._complete_bytes += len(line)
             self._check(path, number, line)
 
     def _check(self, path: Path, number: int, line: bytes) -> None:
@@ -60,7 +60,7 @@ class Lines:
             self._take(number, facts)
         except (ValueError, KeyError, TypeError) as error:
             raise ConfigError(
-                f"The {self._role} {path} holds something else than results of torchthin {self._command} (line {number + 1}). "
+                f"The {self._role} {path} does not hold results of torchthin {self._command} (line {number + 1}). "
                 "Name another file."
             ) from error
         if mark != self._mark:
@@ -92,8 +92,8 @@ class Lines:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with self._path.open("r+b" if self._path.exists() else "w+b") as file:
-                file.truncate(self._whole)
-                file.seek(self._whole)
+                file.truncate(self._complete_bytes)
+                file.seek(self._complete_bytes)
                 file.write(line)
                 file.flush()
                 os.fsync(file.fileno())
@@ -101,4 +101,4 @@ class Lines:
             raise ConfigError(
                 f"The {self._role} {self._path} cannot be written: {error.strerror}. Name another file."
             ) from error
-        self._whole += len(line)
+        self._complete_bytes += len(line)

@@ -15,7 +15,6 @@ from torchthin.graph.clone import clone, duplicate, state_tensors
 from torchthin.graph.model import check_model
 from torchthin.io.checkpoints import (
     Checkpoint,
-    PrunedCheckpoint,
     load_into,
     read_checkpoint,
     write_checkpoint,
@@ -44,37 +43,36 @@ def save_pruned(
 
     Args:
         path: a torch file, or safetensors by its ending.
-        state_dict: of the pruned model.
-        masks: weight name -> bool tensor, True = kept.
+        state_dict: of the pruned model, with the names of the user's class.
+        masks: weight name -> bool tensor of the weight's shape, True = kept.
         report: what was achieved.
         config: what was asked for.
         recipe: what leads from the full-size class to the model; None for a model of full size.
         source: where the weights came from.
-        epoch: of the source.
+        epoch: of the source; ai8x-training compares it with the start of quantisation-aware training.
         arch: the architecture's name in ai8x-training.
         extras: entries of the source to hand on.
 
     Raises:
         CheckpointError: the file cannot be written; a file that was there is untouched.
     """
-    entry: dict[str, Any] = {
+    sparsity = float(report.request.target_sparsity)
+    entry = {
         "version": version(),
-        "config": {**config.to_dict(), "target_sparsity": report.request.target_sparsity},
+        "config": {**config.to_dict(), "target_sparsity": sparsity},
         "report": report.to_dict(),
     }
-    if recipe is not None:
-        entry["recipe"] = recipe.to_dict()
-    contents = PrunedCheckpoint(
-        state_dict,
-        masks,
-        report.request.target_sparsity,
-        config.method,
-        source,
-        epoch,
-        arch,
-        extras or {},
-        entry,
-    )
+    contents = {
+        "state_dict": state_dict,
+        "masks": masks,
+        "target_sparsity": sparsity,
+        "method": config.method,
+        "source": source,
+        "epoch": epoch,
+        "arch": arch,
+        "extras": extras or {},
+        "torchthin": entry if recipe is None else {**entry, "recipe": recipe.to_dict()},
+    }
     write_checkpoint(path, contents)
 
 

@@ -1,6 +1,6 @@
 """The record of a run -> one HTML file: inline SVG, no script, nothing loaded from anywhere.
 
-Whatever comes from the model (names, reasons, notes) is escaped by the template engine.
+All text of the model (names, reasons, notes) is escaped by the template engine.
 """
 
 from __future__ import annotations

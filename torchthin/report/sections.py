@@ -75,7 +75,7 @@ class Stage:
     distance: float
     """Of the outputs from the dense ones, on inputs that nothing was fitted to: 0 equal, 1 no better than their mean."""
     taken: bool
-    """Whether the model went on from here; a step that brings nothing is taken back."""
+    """Whether the next step began from here; a step that does not help is discarded."""
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,10 @@
 from torchthin.io.checkpoints.content import Checkpoint
 from torchthin.io.checkpoints.fit import load_into
 from torchthin.io.checkpoints.read import read_checkpoint, read_saved, read_state
-from torchthin.io.checkpoints.write import PrunedCheckpoint, write_checkpoint, write_state, write_torch
+from torchthin.io.checkpoints.write import write_checkpoint, write_state, write_torch
 
 __all__ = [
     "Checkpoint",
-    "PrunedCheckpoint",
     "load_into",
     "read_checkpoint",
     "read_saved",

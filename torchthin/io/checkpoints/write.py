@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,27 +16,7 @@ from torchthin.io.atomic import reason, write_whole
 from torchthin.io.checkpoints.read import MASK_PREFIX
 
 
-@dataclass(frozen=True)
-class PrunedCheckpoint:
-    """What a pruned checkpoint holds; the fields are the keys of the file."""
-
-    state_dict: Mapping[str, Any]
-    """Names as in the user's class."""
-    masks: Mapping[str, torch.Tensor]
-    """Bool tensors of the weights' shapes, True = kept."""
-    target_sparsity: float
-    method: str
-    source: str
-    """Where the weights came from."""
-    epoch: int = 0
-    """ai8x-training compares it with the start of quantisation-aware training, so it is the source's."""
-    arch: str | None = None
-    extras: Mapping[str, Any] = field(default_factory=dict)
-    torchthin: Mapping[str, Any] = field(default_factory=dict)
-    """This package's entry: version, config, report."""
-
-
-def write_checkpoint(path: str | Path, contents: PrunedCheckpoint) -> None:
+def write_checkpoint(path: str | Path, contents: Mapping[str, Any]) -> None:
     """Write `contents` to `path`: safetensors when the name ends in ``.safetensors``, else a torch file.
 
     The torch file loads with ``weights_only=True``. In a safetensors file the masks are the tensors named
@@ -45,26 +24,21 @@ def write_checkpoint(path: str | Path, contents: PrunedCheckpoint) -> None:
     lists). Missing folders are made. The file appears complete (temporary file in the same folder, fsync,
     rename); on any failure a file that was at `path` before is untouched.
 
+    Args:
+        path: file to write.
+        contents: ``state_dict``, ``masks`` (weight name -> bool tensor, True = kept) and other entries of plain types.
+
     Raises:
         CheckpointError: the contents are not plain, or the file cannot be written.
     """
     path = Path(path)
-    state = {name: _plain(value, "state_dict") for name, value in contents.state_dict.items()}
-    masks = {name: mask.detach().cpu().contiguous() for name, mask in contents.masks.items()}
-    others = {
-        "target_sparsity": float(contents.target_sparsity),
-        "method": contents.method,
-        "source": contents.source,
-        "epoch": contents.epoch,
-        "arch": contents.arch,
-        "extras": _plain(contents.extras, "extras"),
-        "torchthin": _plain(contents.torchthin, "torchthin"),
-    }
+    entries = {key: _plain(value, key) for key, value in contents.items()}
+    entries["masks"] = {name: mask.contiguous() for name, mask in entries["masks"].items()}
     if path.suffix == ".safetensors":
-        tensors, metadata = _flat(state, masks, others)
+        tensors, metadata = _flat(entries.pop("state_dict"), entries.pop("masks"), entries)
         _write(path, "checkpoint", lambda file: safetensors.torch.save_file(tensors, file, metadata))
     else:
-        write_state(path, "checkpoint", {"state_dict": state, "masks": masks, **others})
+        write_state(path, "checkpoint", entries)
 
 
 def write_torch(
