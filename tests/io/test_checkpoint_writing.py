@@ -154,7 +154,7 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(
         raise OSError(28, "No space left on device")
 
     def half(contents: object, target: Any, *rest: object) -> None:
-        Path(getattr(target, "name", target)).write_bytes(b"half")
+        (target if isinstance(target, Path) else Path(target.name)).write_bytes(b"half")
         fail()
 
     if failing == "fsync":
