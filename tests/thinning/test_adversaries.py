@@ -36,7 +36,7 @@ def pruned(model: nn.Module, inexact: str) -> nn.Module:
         assert result.proof is not None
         assert result.proof.relative <= EXACT
     else:
-        assert any("stay" in note for note in result.report.notes)
+        assert any("filters are kept" in note for note in result.report.notes)
     masked = copy.deepcopy(model)
     apply_masks_(masked, result.masks)
     if inexact and result.recipe:

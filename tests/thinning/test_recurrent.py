@@ -79,7 +79,7 @@ def test_masked_states_stay_at_zero(name: str) -> None:
     result = torchthin.prune(reader(name), steps(), include=["*"], thin=False)
     biases = {key for key in result.masks if "bias" in key}
     assert biases == {key for key, _ in result.model.named_parameters() if key.startswith("r.bias")}
-    assert any("biases of hidden states" in note for note in result.report.notes)
+    assert any("biases of removed hidden states" in note for note in result.report.notes)
     assert not any("bias" in layer.name for layer in result.report.layers)
     out = result.model.r(result.model.a(steps(1)) if name == "LSTM" else torch.ones(2, 8).double())
     states = out[0][:, -1] if name == "LSTM" else out

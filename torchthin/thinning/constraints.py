@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -98,7 +99,7 @@ class Proposal:
     sizes: SizeUses | None
     """What the model's code does with integer attributes, where axes are divided."""
 
-    @property
+    @cached_property
     def masks(self) -> dict[str, Tensor]:
         """The masks of all weights and biases."""
         return {**self.selection.masks, **self.selection.masked_biases}
