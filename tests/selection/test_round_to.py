@@ -1,5 +1,8 @@
 """``round_to``: what is kept of every group's part of an axis is a multiple, and no more channels are kept than that needs."""
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +13,7 @@ from nets.small import image, lively
 from torch import Tensor, nn
 
 import torchthin
-from torchthin import PruneConfig, Pruner, Ratio, Schedule
+from torchthin import Budget, Pruner, Ratio, Schedule
 from torchthin.dependency.components import find_groups
 from torchthin.dependency.groups import Group, IntArray, Member, uncoupled
 from torchthin.dependency.propagate import propagate
@@ -113,20 +116,22 @@ def test_the_target_is_met_as_far_as_rounding_lets_it() -> None:
     assert [int(m.flatten(1).any(1).sum()) for m in alone.masks.values()] == [16, 16, 8]
 
 
-@pytest.mark.parametrize("how", [{"scope": "global"}, {"scope": "global", "criterion": "lamp"}])
-def test_over_all_groups_together_too(how: dict[str, str]) -> None:
+@pytest.mark.parametrize("criterion", [None, "lamp"])
+def test_over_all_groups_together_too(criterion: str | None) -> None:
     net = lively(Wide())
-    result = torchthin.prune(net, image(), target_sparsity=0.5, thin=True, round_to=4, **how)
+    target = Ratio(0.5, scope="global", round_to=4)
+    result = torchthin.prune(net, image(), target, criterion=criterion)
     assert assert_multiples(net, result.model, 4) > 3
     gone = sum(layer.pruned_channels for layer in result.report.layers)
     assert 42 - 3 * 3 <= gone <= 42
     assert result.report.target_reached
 
 
-@pytest.mark.parametrize("how", [{}, {"allocation": "auto", "data": torch.randn(8, 3, 8, 8)}])
-def test_budgets_hold_with_it(how: dict[str, object]) -> None:
+@pytest.mark.parametrize("allocation", [None, "auto"])
+def test_budgets_hold_with_it(allocation: str | None) -> None:
     net = lively(Wide())
-    result = torchthin.prune(net, image(), target_macs="0.5x", thin=True, round_to=8, **how)  # type: ignore[arg-type]
+    target = Budget(macs="0.5x", round_to=8, allocation=allocation)
+    result = torchthin.prune(net, image(), target, data=torch.randn(8, 3, 8, 8) if allocation else None)
     assert assert_multiples(net, result.model, 8) > 3
     (budget,) = result.report.section("budgets").facts
     assert budget.after <= budget.limit
@@ -146,16 +151,8 @@ def test_masks_that_grow_are_multiples_at_every_step() -> None:
     assert net.b.weight.shape == (12, 8, 3, 3)
 
 
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ({"round_to": 0}, "The round_to of prune must be a whole number of at least 1. Got 0."),
-        ({"round_to": 2.5}, "whole number"),
-        ({"round_to": 8, "method": "agp-unstructured"}, "must be 1 without a structured method"),
-        ({"round_to": 8, "compat": "distiller"}, "with compat or with a chip"),
-        ({"round_to": 8, "chip": "MAX78000", "fit": True}, "A chip's own widths decide there."),
-    ],
-)
-def test_what_it_does_not_go_with(given: dict[str, object], message: str) -> None:
-    with pytest.raises(ConfigError, match=message.replace(".", r"\.")):
-        PruneConfig(**given)  # type: ignore[arg-type]
+@pytest.mark.parametrize("target", [Ratio, partial(Budget, macs="0.5x")])
+@pytest.mark.parametrize("round_to", [0, 2.5])
+def test_it_is_a_whole_number(target: Callable[..., object], round_to: float) -> None:
+    with pytest.raises(ConfigError, match=r"must be a whole number of at least 1\. Got"):
+        target(round_to=round_to)

@@ -163,8 +163,8 @@ def broken(step: Step, moment: str, error: type[BaseException]) -> Step:
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_an_interrupt_in_the_middle_of_the_exchange(moment: str, error: type[BaseException]) -> None:
     model, optimizer = fragile()
-    masked, plan = plan_thinning(model, as_inputs(image()), {})
-    values = changed_tensors(masked, plan)
+    planned = plan_thinning(model, as_inputs(image()), {})
+    plan, values = planned.plan, changed_tensors(planned.masked, planned.plan)
     count = len(exchange_steps(model, plan.recipe, optimizer, values))
     assert plan.recipe.attributes and plan.recipe.added and values
     for position in range(count):
