@@ -49,7 +49,12 @@ def _rows(case: Case) -> list[tuple[str, ...]]:
     model, inputs = case.build(), case.small()
     before = sum(parameter.numel() for parameter in model.parameters())
     linear_too = case.source == "transformers" or case.name == "swin_t"
-    weights = ["*"] if linear_too else None
+    convolutions = [
+        f"{name}.weight"
+        for name, layer in model.named_modules()
+        if isinstance(layer, torch.nn.modules.conv._ConvNd)
+    ]
+    weights = ["*"] if linear_too else convolutions
     result = torchthin.prune(model, inputs, 0.5, include=weights)
     assert result.proof is not None and result.proof.holds
     left = sum(parameter.numel() for parameter in result.model.parameters()) / before
