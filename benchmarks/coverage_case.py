@@ -14,7 +14,8 @@ from zoo.case import Inputs, run, tensors, train_step
 
 from torchthin import prune
 from torchthin.config import PruneConfig, Ratio
-from torchthin.dependency.components import find_groups, producers
+from torchthin.dependency.components import find_groups
+from torchthin.dependency.producers import producers
 from torchthin.dependency.propagate import propagate
 from torchthin.graph.cost import measure
 from torchthin.graph.inputs import as_inputs

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from torchthin.dependency.components import Grouping, producers
+from torchthin.dependency.components import Grouping
+from torchthin.dependency.producers import producers
 from torchthin.dependency.propagate import Labels
 from torchthin.graph.inputs import as_inputs
 from torchthin.graph.parametrized import derived_weights

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from torchthin.graph.clone import clone, duplicate, modules_of, state_tensors
+from torchthin.graph.inputs import as_inputs
+from torchthin.graph.recorder import record
 
 
 def _net() -> nn.Sequential:
@@ -34,3 +36,22 @@ def test_a_copy_has_tensors_of_its_own_under_the_same_names() -> None:
     copies = dict(state_tensors(copied))
     for name, ours in state_tensors(net):
         assert torch.equal(ours, copies[name]) and ours.data_ptr() != copies[name].data_ptr()
+
+
+class Forgetful(nn.Module):
+    """Drops a tensor of its own while it runs, so that the next ones may get its address."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table: Tensor | None = torch.zeros(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.table = None
+        for _ in range(200):
+            x = x + torch.ones(4)
+        return x
+
+
+def test_a_new_tensor_is_never_taken_for_one_of_the_model() -> None:
+    graph = record(clone(Forgetful(), duplicate), as_inputs(torch.randn(2, 4)), disposable=True)
+    assert graph.state == {}

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 import torchthin
-from torchthin.dependency.components import find_groups, producers
+from torchthin.dependency.components import find_groups
+from torchthin.dependency.producers import producers
 from torchthin.dependency.propagate import propagate
 from torchthin.errors import InputError
 from torchthin.graph.inputs import as_inputs

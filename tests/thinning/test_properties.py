@@ -23,7 +23,8 @@ from snapshot import Snapshot
 from torch import Tensor, nn
 
 from torchthin import Recipe
-from torchthin.dependency.components import Grouping, producers
+from torchthin.dependency.components import Grouping
+from torchthin.dependency.producers import producers
 from torchthin.dependency.propagate import Labels
 from torchthin.errors import InputError
 from torchthin.graph.inputs import as_inputs

@@ -7,14 +7,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
 from torchthin.dependency.groups import ChannelGroups, Frozen, Group, IntArray, Member
-from torchthin.dependency.labels import FROZEN, LabelSpace, Vector
+from torchthin.dependency.labels import FROZEN, LabelSpace, Vector, connected
 from torchthin.dependency.propagate import Labels
-from torchthin.graph.operators import ATTENTION, BATCHED_PRODUCTS, CONVOLUTIONS, GROUPED_PRODUCTS
-from torchthin.graph.opgraph import Op
 
 
 @dataclass(frozen=True)
@@ -53,13 +49,6 @@ def components(space: LabelSpace) -> Components:
         reason[of_label[np.concatenate(labels)]] = numbers
     reason[of_label[FROZEN]] = len(space.freezes)
     return Components(of_label, reason)
-
-
-def connected(a: IntArray, b: IntArray, size: int) -> tuple[int, IntArray]:
-    """Return how many components the edges a[i] - b[i] leave of `size` nodes, and the component of each node."""
-    matrix = coo_matrix((np.ones(a.size, np.int8), (a, b)), shape=(size, size))
-    count, of_node = connected_components(matrix, directed=False)
-    return int(count), np.asarray(of_node, dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -144,10 +133,7 @@ def _merged_kinds(kinds: IntArray, balances: list[IntArray]) -> IntArray:
         met = np.unique(kinds[balance[balance >= 0]])
         pairs.append(np.stack([met, np.broadcast_to(met[:1], met.shape)]))
     a, b = np.concatenate(pairs, axis=1) if pairs else np.zeros((2, 0), np.int64)
-    matrix = coo_matrix((np.ones(a.size, np.bool_), (a, b)), shape=(count, count))
-    return (
-        connected_components(matrix, directed=False)[1].astype(np.int64) if count else np.zeros(0, np.int64)
-    )
+    return connected(a, b, count)[1] if count else np.zeros(0, np.int64)
 
 
 def _build(
@@ -263,44 +249,3 @@ def _frozen(axes: _Axes, found: Components, labels: Labels) -> tuple[Frozen, ...
         for (name, axis), number in zip(axes.names, axes.kind.tolist(), strict=True)
         for count, text in held[number]
     )
-
-
-def producers(labels: Labels) -> dict[str, int]:
-    """Return the parameters that make channels (filters of convolutions, rows of linear layers) -> the axis of their filters.
-
-    Found by use, not by type: a parameter of two or more axes whose labels are the free axis of a contraction's weight.
-    """
-    owners = np.full(labels.space.count, -1, np.int64)
-    axes = [
-        (name, axis, vector)
-        for name, all_axes in labels.state.items()
-        for axis, vector in enumerate(all_axes)
-        if isinstance(vector, np.ndarray) and len(all_axes) > 1
-    ]
-    for number, (_, _, vector) in enumerate(axes):
-        owners[vector] = number
-    whole = {id(vector): number for number, (_, _, vector) in enumerate(axes)}
-    found: dict[str, int] = {}
-    ops = {op.index: op for op in labels.graph.ops}
-    for index, contraction in labels.contractions.items():
-        weight = labels.values[contraction.weight]
-        batch = len(weight) - 2 if ops[index].name in BATCHED_PRODUCTS | GROUPED_PRODUCTS else 0
-        summed = _summed_axis(ops[index], labels.graph.values[contraction.weight].shape)
-        for place, axis in enumerate(weight):
-            if not isinstance(axis, np.ndarray) or place == summed or place < batch:
-                continue
-            met = [whole[id(axis)]] if id(axis) in whole else np.unique(owners[axis]).tolist()
-            for number in met:
-                if number >= 0:
-                    name, position, _ = axes[number]
-                    found.setdefault(name, position)
-    return found
-
-
-def _summed_axis(op: Op, shape: tuple[int, ...]) -> int | None:
-    """Return the axis of a contraction's weight that is summed over; None for transposed depthwise ones."""
-    if op.name in CONVOLUTIONS:
-        if not op.arguments.get("transposed", False):
-            return 1
-        return None if shape[1] == 1 and op.arguments.get("groups", 1) > 1 else 0
-    return len(shape) - (1 if op.name in ATTENTION else 2)

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 
 from torchthin.graph.opgraph import Op
 
@@ -77,6 +79,11 @@ Axis = Vector | FlattenedAxis | None
 Axes = tuple[Axis, ...]
 
 
+def with_axis(axes: Axes, dim: int, axis: Axis) -> Axes:
+    """Return axes with another one in the place of `dim`."""
+    return (*axes[:dim], axis, *axes[dim + 1 :])
+
+
 @dataclass(frozen=True)
 class Reason:
     """Why labels are frozen."""
@@ -86,6 +93,13 @@ class Reason:
 
     def __str__(self) -> str:
         return self.text if self.op is None else f"{self.text}: {self.op.name} in {self.op.source}"
+
+
+def connected(a: Vector, b: Vector, size: int) -> tuple[int, Vector]:
+    """Return how many components the edges a[i] - b[i] leave of `size` nodes, and the component of each node."""
+    matrix = coo_matrix((np.ones(a.size, np.int8), (a, b)), shape=(size, size))
+    count, of_node = connected_components(matrix, directed=False)
+    return int(count), np.asarray(of_node, dtype=np.int64)
 
 
 @dataclass

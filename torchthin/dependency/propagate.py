@@ -8,11 +8,9 @@ from functools import cache
 
 import numpy as np
 import torch
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
 from torchthin.dependency import rules as rules  # registers every register_op
-from torchthin.dependency.labels import Axes, FlattenedAxis, LabelSpace, Reason
+from torchthin.dependency.labels import Axes, FlattenedAxis, LabelSpace, Reason, connected
 from torchthin.dependency.registry import Call, Contraction, SplitChoice, rule_of
 from torchthin.dependency.rules.elementwise import elementwise
 from torchthin.graph.operators import operator_name
@@ -62,149 +60,136 @@ class Labels:
 def propagate(
     graph: OpGraph,
     choices: Mapping[int, int] | None = None,
-    blocks: Iterable[FrozenAxis] = (),
-    couples: Iterable[CoupledAxes] = (),
-    *,
-    space: LabelSpace | None = None,
-    state: Mapping[str, Axes] | None = None,
+    frozen: Iterable[FrozenAxis] = (),
+    coupled: Iterable[CoupledAxes] = (),
 ) -> Labels:
     """Label every value of `graph` (already `live`).
 
     Args:
         graph: the recorded ops.
         choices: per op index, which candidate to take where an op has several (default the first).
-        blocks: axes to freeze at an op.
-        couples: axes that must lose equal numbers.
-        space, state: ledger and labels of parameters to go on with (a second branch of the same model).
+        frozen: axes to freeze at an op.
+        coupled: axes that must lose equal numbers.
     """
-    run = _Propagation(
-        graph, dict(choices or {}), list(blocks), list(couples), space or LabelSpace(), dict(state or {})
+    run = _Propagation(graph, choices or {}, frozen, coupled)
+    for op in graph.ops:
+        run.visit(op)
+    for number in graph.outputs:
+        for axis in run.axes(number):
+            run.space.freeze(axis, Reason("part of the model's output"))
+    state = {name: run.values[number] for name, number in graph.state.items()}
+    if graph.idle:
+        _freeze_idle(graph, run.space, state)
+    return Labels(
+        graph,
+        run.space,
+        run.values,
+        state,
+        tuple(run.split_choices),
+        frozenset(run.statistics),
+        run.contractions,
+        tuple(run.unknown),
+        frozenset(run.from_input),
     )
-    return run.labels()
+
+
+def _freeze_idle(graph: OpGraph, space: LabelSpace, state: Mapping[str, Axes]) -> None:
+    """Freeze what reaches no output and is tied to nothing that does: no comparison would see it."""
+    start = np.zeros(1, np.int64)
+    a, b = (np.concatenate([start, *(pair[side] for pair in space.ties)]) for side in (0, 1))
+    of_label = connected(a, b, space.count)[1]
+    vectors = {
+        name: np.concatenate([start[:0], *(v for v in axes if isinstance(v, np.ndarray))])
+        for name, axes in state.items()
+    }
+    needed = [of_label[vector] for name, vector in vectors.items() if name not in graph.idle]
+    for name in sorted(graph.idle):
+        alone = ~np.isin(of_label[vectors[name]], np.concatenate([start[:0], *needed]))
+        space.freeze(vectors[name][alone], Reason("computed, but part of no output"))
 
 
 class _Propagation:
+    """The labels of all values so far, and what the rules have noted."""
+
     def __init__(
         self,
         graph: OpGraph,
-        choices: dict[int, int],
-        blocks: list[FrozenAxis],
-        couples: list[CoupledAxes],
-        space: LabelSpace,
-        state: dict[str, Axes],
+        choices: Mapping[int, int],
+        frozen: Iterable[FrozenAxis],
+        coupled: Iterable[CoupledAxes],
     ) -> None:
-        self.graph = graph
-        self.space = space
-        self.choices = choices
-        self.state = state
-        self.values: dict[int, Axes] = {}
-        self.blocks: dict[int, list[FrozenAxis]] = {}
-        for block in blocks:
-            self.blocks.setdefault(block.op, []).append(block)
-        self.couples = {couple.op: couple for couple in couples}
+        self._graph = graph
+        self._choices = choices
+        self._frozen: dict[int, list[FrozenAxis]] = {}
+        for item in frozen:
+            self._frozen.setdefault(item.op, []).append(item)
+        self._coupled = {item.op: item for item in coupled}
+        self._sharing: dict[int, set[int]] = {}
+        for number, value in enumerate(graph.values):
+            self._sharing.setdefault(value.alias, set()).add(number)
+        self._consumed = graph.users.keys() | set(graph.outputs)
+        self._flattened: set[int] = set()
+        """Values with a `FlattenedAxis`."""
+        self.space = LabelSpace()
+        self.values: dict[int, Axes] = {number: self._fresh(number) for number in graph.state.values()}
         self.split_choices: list[SplitChoice] = []
         self.statistics: set[int] = set()
         self.contractions: dict[int, Contraction] = {}
         self.unknown: list[Op] = []
         self.from_input: set[int] = set(graph.inputs)
-        self.sharing: dict[int, set[int]] = {}
-        for number, value in enumerate(graph.values):
-            self.sharing.setdefault(value.alias, set()).add(number)
-        self.consumed = {number for op in graph.ops for number in op.reads} | set(graph.outputs)
-        self.flattened: set[int] = set()
-        """Values with a `FlattenedAxis` axis."""
-
-    def labels(self) -> Labels:
-        for name, number in self.graph.state.items():
-            if name not in self.state:
-                self.state[name] = self._fresh(number)
-            self.values[number] = self.state[name]
-        for op in self.graph.ops:
-            self._visit(op)
-        for number in self.graph.outputs:
-            for axis in self._axes(number):
-                self.space.freeze(axis, Reason("part of the model's output"))
-        if self.graph.idle:
-            self._hold_idle()
-        return Labels(
-            self.graph,
-            self.space,
-            self.values,
-            self.state,
-            tuple(self.split_choices),
-            frozenset(self.statistics),
-            self.contractions,
-            tuple(self.unknown),
-            frozenset(self.from_input),
-        )
-
-    def _hold_idle(self) -> None:
-        """Freeze what reaches no output and is tied to nothing that does: no comparison would see it."""
-        start, ties = np.zeros(1, np.int64), self.space.ties
-        a, b = (np.concatenate([start, *(pair[side] for pair in ties)]) for side in (0, 1))
-        matrix = coo_matrix((np.ones(a.size, np.int8), (a, b)), shape=(self.space.count,) * 2)
-        of_label = connected_components(matrix, directed=False)[1]
-        vectors = {
-            name: np.concatenate([np.zeros(0, np.int64), *(v for v in axes if isinstance(v, np.ndarray))])
-            for name, axes in self.state.items()
-        }
-        needed = [of_label[vector] for name, vector in vectors.items() if name not in self.graph.idle]
-        for name in sorted(self.graph.idle):
-            alone = ~np.isin(of_label[vectors[name]], np.concatenate([np.zeros(0, np.int64), *needed]))
-            self.space.freeze(vectors[name][alone], Reason("computed, but part of no output"))
 
     def _fresh(self, number: int) -> Axes:
-        return tuple(self.space.fresh(n) if n > 1 else None for n in self.graph.values[number].shape)
+        return tuple(self.space.fresh(n) if n > 1 else None for n in self._graph.values[number].shape)
 
-    def _axes(self, number: int) -> Axes:
-        """Labels of a value; what came from outside the graph has a fixed size."""
+    def axes(self, number: int) -> Axes:
+        """Return the labels of a value; what came from outside the graph has a fixed size."""
         if number not in self.values:
-            self.values[number] = (None,) * len(self.graph.values[number].shape)
+            self.values[number] = (None,) * len(self._graph.values[number].shape)
         return self.values[number]
 
-    def _visit(self, op: Op) -> None:
+    def visit(self, op: Op) -> None:
         used = op.reads
         for number in used:
-            self._axes(number)
-        for block in self.blocks.get(op.index, ()):
-            self.space.freeze(self._axes(block.value)[block.axis], Reason(block.text, op))
+            self.axes(number)
+        for item in self._frozen.get(op.index, ()):
+            self.space.freeze(self.axes(item.value)[item.axis], Reason(item.text, op))
         results = self._apply(op, used)
         depends = any(number in self.from_input for number in used)
         for position, ref in enumerate(op.outputs):
             if ref is None:
                 continue
-            shape = self.graph.values[ref.value].shape
+            shape = self._graph.values[ref.value].shape
             axes = results[position] if position < len(results) else (None,) * len(shape)
             self.values[ref.value] = tuple(a if n > 1 else None for a, n in zip(axes, shape, strict=True))
             if any(isinstance(axis, FlattenedAxis) for axis in axes):
-                self.flattened.add(ref.value)
+                self._flattened.add(ref.value)
             if depends:
                 self.from_input.add(ref.value)
         if depends:
             for value in op.written:
-                self.from_input |= self.sharing[self.graph.values[value].alias]
-        if op.index in self.couples:
-            self._couple(self.couples[op.index])
+                self.from_input |= self._sharing[self._graph.values[value].alias]
+        if op.index in self._coupled:
+            self._couple(self._coupled[op.index])
 
-    def _couple(self, couple: CoupledAxes) -> None:
-        a, b = self.values[couple.value][couple.axis], self.values[couple.other][couple.other_axis]
+    def _couple(self, item: CoupledAxes) -> None:
+        a, b = self.values[item.value][item.axis], self.values[item.other][item.other_axis]
         if isinstance(a, np.ndarray) and isinstance(b, np.ndarray) and b.size % a.size == 0:
             self.space.balance(np.concatenate([a[None], b.reshape(-1, a.size)]))
 
     def _apply(self, op: Op, used: tuple[int, ...]) -> list[Axes]:
         entry = rule_of(op.name)
         call = Call(
-            op, self.graph.values, self.values, self.space, self.choices.get(op.index, 0), self.consumed
+            op, self._graph.values, self.values, self.space, self._choices.get(op.index, 0), self._consumed
         )
         if entry is None and not _pointwise(op.target):
             return self._freeze_inputs(op, used)
-        flattened = [number for number in used if number in self.flattened]
+        flattened = [number for number in used if number in self._flattened]
         if entry is None or not entry.accepts_ranked:
             for number in flattened:
-                self.values[number] = tuple(call.without_ranks(axis) for axis in self._axes(number))
+                self.values[number] = tuple(call.without_ranks(axis) for axis in self.axes(number))
         if entry is not None and not entry.accepts_flattened:
             for number in flattened:
-                for axis in self._axes(number):
+                for axis in self.axes(number):
                     if isinstance(axis, FlattenedAxis):
                         call.resolve(axis)
                 self.values[number] = tuple(
@@ -222,7 +207,7 @@ class _Propagation:
 
     def _freeze_inputs(self, op: Op, used: tuple[int, ...]) -> list[Axes]:
         reason = Reason("no rule for this operator", op)
-        met = [axis for number in used for axis in self._axes(number) if axis is not None]
+        met = [axis for number in used for axis in self.axes(number) if axis is not None]
         for axis in met:
             self.space.freeze(axis, reason)
         if met:

@@ -13,7 +13,7 @@ An operator without a rule freezes every label that reaches it, and is reported.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -154,6 +154,14 @@ class Call:
         ref = self.op.outputs[index]
         return () if ref is None else self.values[ref.value].shape
 
+    def unlabelled(self, index: int = 0) -> Axes:
+        """Return the axes of a result on which nothing can be removed."""
+        return (None,) * len(self.out_shape(index))
+
+    def dim(self, default: int = 0, name: str = "dim") -> int:
+        """Return the dimension that an argument names, counted from the front of the argument ``self``."""
+        return positive(int(self.arg(name, default)), len(self.axes("self")))
+
     def used(self, index: int) -> bool:
         """Whether another op, or the caller of the model, takes a result."""
         ref = self.op.outputs[index] if index < len(self.op.outputs) else None
@@ -171,6 +179,11 @@ class Call:
     def freeze(self, axis: Axis, text: str) -> None:
         """Freeze an axis with this op as the reason."""
         self.space.freeze(axis, Reason(text, self.op))
+
+    def freeze_all(self, axes: Iterable[Axis], text: str) -> None:
+        """Freeze several axes."""
+        for axis in axes:
+            self.freeze(axis, text)
 
     def resolve(self, axis: FlattenedAxis) -> None:
         """Leave one way in which a flattened axis can lose something: along the first labelled axis of each segment."""

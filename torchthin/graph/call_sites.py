@@ -51,7 +51,10 @@ class ModuleStack:
     """Knows which module is running, through hooks that do not touch the model."""
 
     def __init__(self, model: nn.Module) -> None:
-        self._names = {id(module): name for name, module in modules_of(model)}
+        self._held = modules_of(
+            model
+        )  # while the model runs, no new module may get the address of one of these
+        self._names = {id(module): name for name, module in self._held}
         self._calls: Counter[str] = Counter()
         self._stack: list[_Frame] = [_Frame("", 0)]
 

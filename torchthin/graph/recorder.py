@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -32,10 +31,11 @@ _KEPT_DTYPES = {torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8, 
 
 
 class _Recorder(CountingMode):
-    def __init__(self, paths: ModuleStack, names: Mapping[int, str], fake: bool) -> None:
+    def __init__(self, paths: ModuleStack, tensors: list[tuple[str, Tensor]], fake: bool) -> None:
         super().__init__(fake=fake)
         self.paths: ModuleStack = paths
-        self._names = names
+        self._held = tensors  # while the model runs, no new tensor may get the address of one of these
+        self._names = {id(tensor): name for name, tensor in tensors}
         self._ids: dict[int, tuple[weakref.ref[Tensor], Ref]] = {}
         self._aliases = 0
         self.values: list[Value] = []
@@ -143,14 +143,20 @@ def record(
     """Run `model` once on `inputs` and return the record.
 
     The forward pass runs without autograd and may change buffers of `model`: give a `clone`.
-    `training`, `disposable`: see `running`. `fake`: without arithmetic. `watch`: see what becomes of integer attributes, which
-    some code refuses; `model` is disposable then.
+
+    Args:
+        model: what to run.
+        inputs: on its device.
+        training: record the training branch; see `evaluation_mode`.
+        fake: without arithmetic.
+        disposable: `model` is not used afterwards.
+        watch: note what the code does with integer attributes, which some code refuses; `model` is disposable then.
 
     Raises:
         DataDependent: a fake run met code that looks at numbers.
     """
     paths = ModuleStack(model)
-    recorder = _Recorder(paths, {id(tensor): name for name, tensor in state_tensors(model)}, fake)
+    recorder = _Recorder(paths, state_tensors(model), fake)
     watcher = SizeWatcher(model, recorder) if watch else None
     with (
         evaluation_mode(model, training_branch=training, disposable=disposable),

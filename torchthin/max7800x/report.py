@@ -7,8 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from torchthin.graph.inputs import as_inputs, on_device_of
-from torchthin.graph.model import check_model
+from torchthin.graph.inputs import as_inputs, check_model, on_device_of
 from torchthin.graph.trace import trace
 from torchthin.max7800x.chips import chip_named
 from torchthin.max7800x.cost.network import LayerCost, NetworkCost, network_cost

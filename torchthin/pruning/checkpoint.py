@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchthin.config import PruneConfig
 from torchthin.errors import CheckpointError, InputError
 from torchthin.graph.clone import clone, duplicate, state_tensors
-from torchthin.graph.model import check_model
+from torchthin.graph.inputs import check_model
 from torchthin.io.checkpoints import (
     Checkpoint,
     load_into,

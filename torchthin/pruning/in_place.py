@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from torchthin.errors import TargetMissedError
 from torchthin.graph.clone import clone, duplicate
-from torchthin.graph.inputs import Inputs, as_inputs, on_device_of
-from torchthin.graph.model import check_model
+from torchthin.graph.inputs import Inputs, as_inputs, check_model, on_device_of
 from torchthin.graph.trace import trace
 from torchthin.selection.masks import apply_masks_
 from torchthin.selection.selectors import DeadChannelSelector, effective_weights

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from torchthin.dependency.components import Grouping, find_groups, producers
+from torchthin.dependency.components import Grouping, find_groups
 from torchthin.dependency.groups import Group
+from torchthin.dependency.producers import producers
 from torchthin.dependency.propagate import Labels, propagate
-from torchthin.graph.inputs import as_inputs, on_device_of
-from torchthin.graph.model import check_model
+from torchthin.graph.inputs import as_inputs, check_model, on_device_of
 from torchthin.graph.trace import Traced, trace
 from torchthin.importance.scores import is_filter_member
 from torchthin.report.inspection import FrozenFacts, GroupFacts, Inspection, LayerChannels, Overview

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torchthin.config import Distiller, PruneConfig
 from torchthin.dependency.groups import Group
 from torchthin.errors import ConfigError
-from torchthin.graph.inputs import Inputs, as_inputs, on_device_of, own_example
-from torchthin.graph.model import check_model
+from torchthin.graph.inputs import Inputs, as_inputs, check_model, on_device_of, own_example
 from torchthin.graph.trace import Traced, trace
 from torchthin.importance.registry import criterion as registered
 from torchthin.importance.scores import FALLBACK, Ranking, check_values

@@ -12,8 +12,7 @@ from torchthin.config import PruneConfig, Ratio
 from torchthin.evaluation.evaluator import Metric
 from torchthin.evaluation.results import Progress
 from torchthin.evaluation.sensitivity_scan import RATIOS, scanned
-from torchthin.graph.inputs import as_inputs, on_device_of
-from torchthin.graph.model import check_model
+from torchthin.graph.inputs import as_inputs, check_model, on_device_of
 from torchthin.pruning.one_shot import batches_of, check_criterion, traced_targets
 from torchthin.pruning.rules import Run
 from torchthin.selection.selectors import RatioRule

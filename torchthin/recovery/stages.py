@@ -14,8 +14,7 @@ from torchthin.config import Recovery
 from torchthin.errors import InputError
 from torchthin.evaluation.evaluator import Evaluator
 from torchthin.graph.clone import clone, duplicate, saved_names, share, state_tensors
-from torchthin.graph.inputs import Inputs, as_inputs, on_device_of
-from torchthin.graph.model import check_model
+from torchthin.graph.inputs import Inputs, as_inputs, check_model, on_device_of
 from torchthin.graph.recorder import record
 from torchthin.io.calibration import calibration, picked
 from torchthin.io.distributed import broadcast_, rank_and_world_size

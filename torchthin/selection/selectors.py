@@ -15,8 +15,9 @@ import numpy.typing as npt
 from torch import Tensor, nn
 
 from torchthin.config import Target
-from torchthin.dependency.components import Grouping, producers
+from torchthin.dependency.components import Grouping
 from torchthin.dependency.groups import Group
+from torchthin.dependency.producers import producers
 from torchthin.dependency.propagate import Labels
 from torchthin.graph.clone import modules_of, state_tensors
 from torchthin.graph.evaluation_mode import evaluation_mode

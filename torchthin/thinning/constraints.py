@@ -16,9 +16,8 @@ from torch import Tensor, nn
 from torchthin.dependency.components import Grouping, find_groups
 from torchthin.dependency.propagate import CoupledAxes, FrozenAxis, Labels, propagate
 from torchthin.dependency.registry import SplitChoice
-from torchthin.graph.collector import collection_paused
 from torchthin.graph.opgraph import OpGraph, SizeUses
-from torchthin.graph.trace import Traced
+from torchthin.graph.trace import Traced, collection_paused
 from torchthin.selection.selection import Select, Selection
 from torchthin.thinning.attributes import has_known_sizes, sized_attributes
 from torchthin.thinning.recipe import Recipe, kept_indices

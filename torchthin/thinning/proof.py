@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from torchthin.errors import InputError, ProofError, one_line
 from torchthin.graph.clone import clone, duplicate, state_tensors, to_double
 from torchthin.graph.evaluation_mode import evaluation_mode
-from torchthin.graph.inputs import Inputs, as_inputs, call, on_device_of
-from torchthin.graph.model import check_model
+from torchthin.graph.inputs import Inputs, as_inputs, call, check_model, on_device_of
 from torchthin.graph.outputs import output_tensors
 
 DOUBLE_UP_TO = 64 * 2**20

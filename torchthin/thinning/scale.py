@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from torchthin.dependency.components import producers
+from torchthin.dependency.producers import producers
 from torchthin.dependency.propagate import Labels
 from torchthin.dependency.registry import Contraction
 from torchthin.graph.operators import LINEAR_ELEMENTWISE, MOVES, VIEWS, invoke

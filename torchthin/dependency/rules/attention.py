@@ -20,8 +20,7 @@ def attention(call: Call) -> list[Axes]:
     batch = broadcast(
         call, [(s[:2], axes[:2]) for s, axes in zip(shapes, (q, k, v), strict=True)], shapes[0][:2]
     )
-    for axis in (k[2], v[2]):
-        call.freeze(axis, "the keys are counted by a softmax")
+    call.freeze_all((k[2], v[2]), "the keys are counted by a softmax")
     call.tie(q[3], k[3])
     call.tie(q[3], v[3])
     if call.arg("scale") is None:
@@ -32,14 +31,10 @@ def attention(call: Call) -> list[Axes]:
             broadcast(call, [(scores, (*batch, q[2], None)), (call.shape(name), call.axes(name))], scores)
     call.contraction = Contraction(call.value("query"), 3, call.value("key"), None, 3)
     sums = [
-        (*batch, q[2]) if call.out_shape(i) == shapes[0][:3] else _unlabelled(call, i)
+        (*batch, q[2]) if call.out_shape(i) == shapes[0][:3] else call.unlabelled(i)
         for i in range(1, len(call.op.outputs))
     ]
     return [(*batch, q[2], v[3]), *sums]
-
-
-def _unlabelled(call: Call, output: int) -> Axes:
-    return (None,) * len(call.out_shape(output))
 
 
 @register_op("aten.embedding")
@@ -58,4 +53,4 @@ def embedding_bag(call: Call) -> list[Axes]:
     for name in ("indices", "offsets", "per_sample_weights"):
         if call.has(name):
             call.freeze(call.axes(name)[0], "entries are put into bags by number")
-    return [(None, table[1]), *(_unlabelled(call, i) for i in range(1, len(call.op.outputs)))]
+    return [(None, table[1]), *(call.unlabelled(i) for i in range(1, len(call.op.outputs)))]

@@ -17,10 +17,8 @@ def _vector(axis: Axis) -> Vector | None:
 def convolution(call: Call) -> list[Axes]:
     """Data (N, C, ...), weight (out, C / conv groups, ...), transposed (C, out / conv groups, ...)."""
     data, weight = call.axes("input"), call.axes("weight")
-    for axis in data[2:]:
-        call.freeze(axis, "a spatial axis of a convolution")
-    for axis in weight[2:]:
-        call.freeze(axis, "the kernel size of a convolution")
+    call.freeze_all(data[2:], "a spatial axis of a convolution")
+    call.freeze_all(weight[2:], "the kernel size of a convolution")
     conv_groups = int(call.arg("groups", 1))
     depthwise = False
     if conv_groups > 1:
@@ -116,10 +114,9 @@ def grouped_product(call: Call) -> list[Axes]:
     """(rows, k) x (experts, k, n): rows go to experts by number. (Kernels may want sizes of whole 16 bytes: it is tried.)"""
     a, b = call.axes("self"), call.axes("mat2")
     plain = len(a) == 2 and len(b) == 3 and not call.has("bias")
-    for axis in (a[0], b[0]) if plain else (*a, *b):
-        call.freeze(axis, "a grouped product takes rows and experts by number")
+    call.freeze_all((a[0], b[0]) if plain else (*a, *b), "a grouped product takes rows and experts by number")
     if not plain:
-        return [(None,) * len(call.out_shape())]
+        return [call.unlabelled()]
     if call.shape("self")[1] > 1:
         call.tie(a[1], b[1])
     call.contraction = Contraction(call.value("self"), 1, call.value("mat2"), None, 1)

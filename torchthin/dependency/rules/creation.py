@@ -24,8 +24,7 @@ def made_in_forward(call: Call) -> list[Axes]:
 def counted(call: Call) -> list[Axes]:
     """The numbers count positions, and would count otherwise if one went: nothing can go."""
     axes = tuple(call.space.fresh(n) if n > 1 else None for n in call.out_shape())
-    for axis in axes:
-        call.freeze(axis, "its numbers count positions")
+    call.freeze_all(axes, "its numbers count positions")
     return [axes]
 
 

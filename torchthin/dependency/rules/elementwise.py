@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from torchthin.dependency.labels import Axes, Axis, FlattenedAxis
-from torchthin.dependency.registry import Call, positive, register_op
+from torchthin.dependency.labels import Axes, Axis, FlattenedAxis, with_axis
+from torchthin.dependency.registry import Call, register_op
 from torchthin.graph.opgraph import Ref
 
 
@@ -97,7 +97,7 @@ def as_pairs(call: Call) -> list[Axes]:
 def glu(call: Call) -> list[Axes]:
     """One half times the sigmoid of the other: index i goes with index i of the other half."""
     data = call.axes("self")
-    dim = positive(int(call.arg("dim", -1)), len(data))
+    dim = call.dim(-1)
     axis = data[dim]
     if not isinstance(axis, np.ndarray):
         return [data]
@@ -105,7 +105,7 @@ def glu(call: Call) -> list[Axes]:
     call.tie(first, second)
     if first.size == 1:
         call.freeze(first, "its half is one index")
-    return [(*data[:dim], first, *data[dim + 1 :])]
+    return [with_axis(data, dim, first)]
 
 
 @register_op(

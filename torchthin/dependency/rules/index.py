@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from torchthin.dependency.labels import Axes, Axis
-from torchthin.dependency.registry import Call, positive, register_op
+from torchthin.dependency.registry import Call, register_op
 from torchthin.graph.opgraph import Ref
 
 _BY_NUMBER = "its indices are looked up by number"
@@ -34,8 +34,7 @@ def index(call: Call) -> list[Axes]:
     for d in indexed:
         call.freeze(data[d], _BY_NUMBER)
     for ref in refs:
-        for axis in call.of(ref.value):
-            call.freeze(axis, "used as an index")
+        call.freeze_all(call.of(ref.value), "used as an index")
     out = call.out_shape()
     new = len(out) - (len(data) - len(indexed))
     adjacent = indexed == list(range(indexed[0], indexed[0] + len(indexed))) if indexed else True
@@ -52,8 +51,7 @@ def index_put(call: Call) -> list[Axes]:
     for d in indexed:
         call.freeze(data[d], _BY_NUMBER)
     for ref in refs:
-        for axis in call.of(ref.value):
-            call.freeze(axis, "used as an index")
+        call.freeze_all(call.of(ref.value), "used as an index")
     values = call.axes("values")
     rest = [d for d in range(len(data)) if d not in indexed]
     adjacent = indexed == list(range(indexed[0], indexed[0] + len(indexed))) if indexed else True
@@ -66,8 +64,7 @@ def index_put(call: Call) -> list[Axes]:
         if 0 <= number < len(values) and call.shape("values")[number] == shape[d] > 1 and new >= 0:
             call.tie(data[d], values[number])
             own[number] = None
-    for axis in own:
-        call.freeze(axis, "written through an index")
+    call.freeze_all(own, "written through an index")
     return [data]
 
 
@@ -75,17 +72,16 @@ def index_put(call: Call) -> list[Axes]:
 def index_select(call: Call) -> list[Axes]:
     """Look up (or fill) whole slices along one axis."""
     data = call.axes("self")
-    dim = positive(int(call.arg("dim")), len(data))
+    dim = call.dim()
     call.freeze(data[dim], _BY_NUMBER)
-    for axis in call.axes("index"):
-        call.freeze(axis, "used as an index")
+    call.freeze_all(call.axes("index"), "used as an index")
     return [tuple(None if d == dim else axis for d, axis in enumerate(data))]
 
 
 @register_op("aten.gather")
 def gather(call: Call) -> list[Axes]:
     """Look up along one axis, at a place of its own for every index of the other axes."""
-    dim = positive(int(call.arg("dim")), len(call.axes("self")))
+    dim = call.dim()
     return [_beside(call, dim, "self", "index")]
 
 
@@ -94,7 +90,7 @@ def gather(call: Call) -> list[Axes]:
 def scatter(call: Call) -> list[Axes]:
     """Write along one axis, at a place of its own for every index of the other axes."""
     data = call.axes("self")
-    dim = positive(int(call.arg("dim")), len(data))
+    dim = call.dim()
     _beside(call, dim, "self", "index")
     if call.has("src"):
         _beside(call, dim, "self", "src")
@@ -123,9 +119,8 @@ def _beside(call: Call, dim: int, first: str, second: str) -> Axes:
 def index_add(call: Call) -> list[Axes]:
     """Write whole slices along one axis."""
     data, source = call.axes("self"), call.axes("source")
-    dim = positive(int(call.arg("dim")), len(data))
-    for axis in (data[dim], source[dim], *call.axes("index")):
-        call.freeze(axis, _BY_NUMBER)
+    dim = call.dim()
+    call.freeze_all((data[dim], source[dim], *call.axes("index")), _BY_NUMBER)
     for d, size in enumerate(call.shape("self")):
         if d != dim and size > 1:
             call.tie(data[d], source[d])
@@ -147,10 +142,9 @@ def masked_scatter(call: Call) -> list[Axes]:
     )
     kept = 1 if whole_rows else 0
     for axes in (data, source, call.axes("mask")):
-        for axis in axes[: len(axes) - kept]:
-            call.freeze(axis, _BY_NUMBER)
+        call.freeze_all(axes[: len(axes) - kept], _BY_NUMBER)
     if not whole_rows:
-        return [(None,) * len(call.out_shape())]
+        return [call.unlabelled()]
     call.tie(data[-1], source[-1])
     call.tie(data[-1], call.axes("mask")[-1])
     return [(*(None,) * (len(data) - 1), data[-1])]
@@ -165,6 +159,5 @@ def masked_scatter(call: Call) -> list[Axes]:
 def by_number(call: Call) -> list[Axes]:
     """Everything is addressed by number, so everything freezes."""
     for number in call.op.reads:
-        for axis in call.of(number):
-            call.freeze(axis, _BY_NUMBER)
-    return [(None,) * len(call.out_shape(i)) for i in range(len(call.op.outputs))]
+        call.freeze_all(call.of(number), _BY_NUMBER)
+    return [call.unlabelled(i) for i in range(len(call.op.outputs))]

@@ -80,8 +80,7 @@ def flip(call: Call) -> list[Axes]:
 def triangle(call: Call) -> list[Axes]:
     """Zero a triangle of the last two axes, by position."""
     data = call.axes("self")
-    for axis in data[-2:]:
-        call.freeze(axis, "positions decide what is zeroed")
+    call.freeze_all(data[-2:], "positions decide what is zeroed")
     return [data]
 
 
@@ -99,8 +98,7 @@ def roll(call: Call) -> list[Axes]:
             )
             data[d] = np.roll(axis, shift)
     if not call.arg("dims", []):
-        for axis in data:
-            call.freeze(axis, "rolled over all axes")
+        call.freeze_all(data, "rolled over all axes")
         return [(None,) * len(data)]
     return [tuple(data)]
 

@@ -22,12 +22,10 @@ def spatial(call: Call) -> list[Axes]:
     digits = call.op.name.removesuffix("_with_indices").removesuffix("_aa")
     spatial_axes = int(digits[-2])
     kept = len(data) - spatial_axes
-    for axis in data[kept:]:
-        call.freeze(axis, "a spatial axis of pooling or resizing")
+    call.freeze_all(data[kept:], "a spatial axis of pooling or resizing")
     if call.has("indices"):
         picked = call.axes("indices")
-        for axis in picked[kept:]:
-            call.freeze(axis, "a spatial axis of pooling or resizing")
+        call.freeze_all(picked[kept:], "a spatial axis of pooling or resizing")
         for a, b, size in zip(data[:kept], picked[:kept], call.shape("indices")[:kept], strict=True):
             if size > 1:
                 call.tie(a, b)
@@ -41,8 +39,7 @@ def spatial(call: Call) -> list[Axes]:
 def grid_sampler(call: Call) -> list[Axes]:
     """Channels of the input pass; input and grid share the batch."""
     data, grid = call.axes("input"), call.axes("grid")
-    for axis in (*data[2:], *grid[1:]):
-        call.freeze(axis, "a spatial axis of a grid sample")
+    call.freeze_all((*data[2:], *grid[1:]), "a spatial axis of a grid sample")
     if call.shape("input")[0] > 1:
         call.tie(data[0], grid[0])
     return [(data[0], data[1], *(None for _ in data[2:]))]
@@ -52,8 +49,7 @@ def grid_sampler(call: Call) -> list[Axes]:
 def affine_grid(call: Call) -> list[Axes]:
     """(N, 2, 3) transformations -> (N, H, W, 2) positions."""
     data = call.axes("theta")
-    for axis in data[1:]:
-        call.freeze(axis, "coefficients of a transformation")
+    call.freeze_all(data[1:], "coefficients of a transformation")
     return [(data[0], *(None for _ in call.out_shape()[1:]))]
 
 
@@ -61,6 +57,5 @@ def affine_grid(call: Call) -> list[Axes]:
 def regions(call: Call) -> list[Axes]:
     """(N, C, H, W) pictures and (K, 5) regions -> (K, C, h, w): the first column of a region is a picture's number."""
     data, rois = call.axes("input"), call.axes("rois")
-    for axis in (data[0], *data[2:], rois[1]):
-        call.freeze(axis, "regions are cut out by their position")
+    call.freeze_all((data[0], *data[2:], rois[1]), "regions are cut out by their position")
     return [(rois[0], data[1], None, None) for _ in call.op.outputs]

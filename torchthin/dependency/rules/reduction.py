@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torchthin.dependency.labels import Axes, FlattenedAxis, RankedAxis
+from torchthin.dependency.labels import Axes, FlattenedAxis, RankedAxis, with_axis
 from torchthin.dependency.registry import Call, positive, register_op
 from torchthin.dependency.rules.elementwise import elementwise
 
@@ -51,7 +51,7 @@ def along_one_axis(call: Call) -> list[Axes]:
     data = call.axes("self")
     if not data:
         return [() for _ in call.op.outputs]
-    dim = positive(int(call.arg("dim", -1)), len(data))
+    dim = call.dim(-1)
     call.freeze(data[dim], "the order along the axis matters")
     axes = tuple(None if d == dim else axis for d, axis in enumerate(data))
     if call.op.name == "aten.kthvalue" and not call.arg("keepdim", False):
@@ -65,13 +65,13 @@ def sort(call: Call) -> list[Axes]:
     data = call.axes("self")
     if not data:
         return [(), ()]
-    dim = positive(int(call.arg("dim", -1)), len(data))
+    dim = call.dim(-1)
     axis = data[dim]
     if axis is None:
         return [data, data]
     if call.used(1):
         call.freeze(axis, "a position along the axis is read")
-        return [(*data[:dim], None, *data[dim + 1 :])] * 2
+        return [with_axis(data, dim, None)] * 2
     call.statistics = True
     segments = axis.segments if isinstance(axis, FlattenedAxis) else (((axis.size, axis),),)
     return [(*data[:dim], RankedAxis(segments), *data[dim + 1 :])] * 2

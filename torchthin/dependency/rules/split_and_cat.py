@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from torchthin.dependency.labels import FROZEN, Axes, Axis, Dims, FlattenedAxis, RankedAxis, Vector
+from torchthin.dependency.labels import FROZEN, Axes, Axis, Dims, FlattenedAxis, RankedAxis, Vector, with_axis
 from torchthin.dependency.registry import Call, positive, register_op
 from torchthin.dependency.rules.elementwise import broadcast
 from torchthin.graph.operators import SPLITS
@@ -19,7 +19,7 @@ _Item = TypeVar("_Item")
 def slice_(call: Call) -> list[Axes]:
     """A range of one axis."""
     data = list(call.axes("self"))
-    d = positive(int(call.arg("dim", 0)), len(data))
+    d = call.dim()
     size = call.shape("self")[d]
     start, stop, step = slice(call.arg("start"), call.arg("end"), call.arg("step", 1)).indices(size)
     axis = data[d]
@@ -49,7 +49,7 @@ def _choose_range(call: Call, axis: Vector, start: int, stop: int, step: int) ->
 def slice_scatter(call: Call) -> list[Axes]:
     """Write a range of one axis."""
     data, source = call.axes("self"), call.axes("src")
-    d = positive(int(call.arg("dim", 0)), len(data))
+    d = call.dim()
     size = call.shape("self")[d]
     start, stop, step = slice(call.arg("start"), call.arg("end"), call.arg("step", 1)).indices(size)
     axis = data[d]
@@ -69,7 +69,7 @@ def slice_scatter(call: Call) -> list[Axes]:
 def select_scatter(call: Call) -> list[Axes]:
     """Write one index of an axis."""
     data, source = call.axes("self"), call.axes("src")
-    d = positive(int(call.arg("dim")), len(data))
+    d = call.dim()
     call.freeze(data[d], "one index is written by its number")
     _tie_others(call, data, (*source[:d], None, *source[d:]), d)
     return [data]
@@ -85,7 +85,7 @@ def _tie_others(call: Call, data: Axes, source: Axes, dim: int) -> None:
 def split(call: Call) -> list[Axes]:
     """Consecutive ranges of one axis; equal ranges must stay equal."""
     data = call.axes("self")
-    d = positive(int(call.arg("dim", 0)), len(data))
+    d = call.dim()
     sizes = [call.out_shape(i)[d] for i in range(len(call.op.outputs))]
     axis = data[d]
     parts: list[Axis] = [axis] * len(sizes)
@@ -96,7 +96,7 @@ def split(call: Call) -> list[Axes]:
             if part.size == 1:
                 call.freeze(part, "one index is cut out by its number")
         parts = list(cuts)
-    return [(*data[:d], part, *data[d + 1 :]) for part in parts]
+    return [with_axis(data, d, part) for part in parts]
 
 
 def _choose_split(call: Call, axis: Vector, parts: list[Vector]) -> None:
@@ -129,7 +129,7 @@ def tie_rows(call: Call, rows: Vector) -> None:
 def select(call: Call) -> list[Axes]:
     """One index of an axis, by number: labels on that axis freeze. The ends of a ranked axis are extremes, though."""
     data = call.axes("self")
-    d = positive(int(call.arg("dim", 0)), len(data))
+    d = call.dim()
     if isinstance(data[d], RankedAxis) and int(call.arg("index")) in {0, -1, call.shape("self")[d] - 1}:
         call.statistics = True
     else:
@@ -141,7 +141,7 @@ def select(call: Call) -> list[Axes]:
 def unbind(call: Call) -> list[Axes]:
     """All indices of an axis, each for itself: labels on that axis freeze."""
     data = call.axes("self")
-    d = positive(int(call.arg("dim", 0)), len(data))
+    d = call.dim()
     call.freeze(data[d], "one index is picked by its number")
     return [(*data[:d], *data[d + 1 :]) for _ in call.op.outputs]
 
@@ -163,17 +163,15 @@ def diag_embed(call: Call) -> list[Axes]:
     plain = not call.arg("offset", 0) and (call.arg("dim1", -2), call.arg("dim2", -1)) == (-2, -1)
     if plain:
         return [(*data, data[-1])]
-    for axis in data:
-        call.freeze(axis, "laid on a diagonal")
-    return [(None,) * len(call.out_shape())]
+    call.freeze_all(data, "laid on a diagonal")
+    return [call.unlabelled()]
 
 
 @register_op("aten._pack_padded_sequence")
 def packed(call: Call) -> list[Axes]:
     """(time, batch, ...) or (batch, time, ...) and lengths -> (steps, ...) and batch sizes."""
     data = call.axes("input")
-    for axis in (*data[:2], *call.axes("lengths")):
-        call.freeze(axis, "sequences are packed by their lengths")
+    call.freeze_all((*data[:2], *call.axes("lengths")), "sequences are packed by their lengths")
     return [(None, *data[2:]), (None,)]
 
 

@@ -190,8 +190,7 @@ def pixel_unshuffle(call: Call) -> list[Axes]:
 
 
 def _channels_before_space(call: Call, data: Axes) -> Vector | None:
-    for axis in data[-2:]:
-        call.freeze(axis, "a spatial axis of a shuffle")
+    call.freeze_all(data[-2:], "a spatial axis of a shuffle")
     return data[-3] if isinstance(data[-3], np.ndarray) else None
 
 
@@ -228,8 +227,7 @@ def unfold(call: Call) -> list[Axes]:
 def im2col(call: Call) -> list[Axes]:
     """(..., C, H, W) -> (..., C kh kw, L)."""
     data = call.axes("self")
-    for axis in data[-2:]:
-        call.freeze(axis, "a spatial axis of unfold")
+    call.freeze_all(data[-2:], "a spatial axis of unfold")
     channels = data[-3]
     if isinstance(channels, np.ndarray):
         channels = channels.repeat(int(np.prod(call.arg("kernel_size"))))
@@ -255,6 +253,5 @@ def as_strided(call: Call) -> list[Axes]:
     data = call.axes("self")
     if tuple(call.arg("size")) == call.shape("self") and not call.arg("storage_offset"):
         return [data]
-    for axis in data:
-        call.freeze(axis, "its storage is addressed by number")
-    return [(None,) * len(call.out_shape())]
+    call.freeze_all(data, "its storage is addressed by number")
+    return [call.unlabelled()]

@@ -21,8 +21,7 @@ from torchthin.errors import ConfigError, InputError, TorchthinError, one_line
 from torchthin.evaluation.bench.memory import peak_bytes
 from torchthin.evaluation.bench.results import BenchResult, Size, Timing
 from torchthin.graph.clone import clone, duplicate
-from torchthin.graph.inputs import Inputs, as_inputs, call, on_device_of
-from torchthin.graph.model import check_model
+from torchthin.graph.inputs import Inputs, as_inputs, call, check_model, on_device_of
 
 RUNTIMES = ("torch", "onnxruntime")
 Call = Callable[[], object]

@@ -12,8 +12,7 @@ from torch import nn
 
 from torchthin.errors import ConfigError, InputError, ProofError, one_line
 from torchthin.graph.clone import clone, duplicate
-from torchthin.graph.inputs import Inputs, as_inputs, call, on_device_of, refreshed
-from torchthin.graph.model import check_model
+from torchthin.graph.inputs import Inputs, as_inputs, call, check_model, on_device_of, refreshed
 from torchthin.graph.outputs import output_tensors
 from torchthin.io.atomic import check_destination, write_whole
 from torchthin.io.export.batchnorm import fold_batchnorm as without_batchnorm

@@ -9,8 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from torchthin.errors import ProofError, TargetMissedError
-from torchthin.graph.inputs import as_inputs, on_device_of
-from torchthin.graph.model import check_model
+from torchthin.graph.inputs import as_inputs, check_model, on_device_of
 from torchthin.graph.trace import trace
 from torchthin.max7800x.chips import ChipSpec, chip_named
 from torchthin.max7800x.cost.network import network_cost

@@ -16,8 +16,7 @@ from torchthin.errors import ConfigError
 from torchthin.evaluation.evaluator import Evaluator, Metric, metric_name
 from torchthin.evaluation.results import Progress, Results, fingerprint
 from torchthin.evaluation.workers import check_workers
-from torchthin.graph.inputs import Inputs, as_inputs, on_device_of
-from torchthin.graph.model import check_model
+from torchthin.graph.inputs import Inputs, as_inputs, check_model, on_device_of
 from torchthin.io.calibration import Calibration, calibration, picked
 from torchthin.io.data_sources import BATCH
 from torchthin.pruning.comparison.candidate import Measurement, OnChip, key_of, recovered_result

@@ -14,8 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torchthin.config import PruneConfig, Schedule, Target
 from torchthin.errors import ConfigError, InputError, ProofError
 from torchthin.graph.cost import measure
-from torchthin.graph.inputs import Inputs, on_device_of
-from torchthin.graph.model import check_model
+from torchthin.graph.inputs import Inputs, check_model, on_device_of
 from torchthin.importance.statistics import Loss
 from torchthin.io.distributed import require_equal
 from torchthin.pruning.gradual.prepared import prepare, unwrapped
