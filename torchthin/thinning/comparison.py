@@ -35,11 +35,15 @@ DIFFERENT = "the thinned model computes something else"
 class Models:
     """Makes the masked and the thinned model of a proposal."""
 
-    traced: Traced
     proposal: Proposal
     scalings: tuple[Scaling, ...]
     varying: bool
     """How many ops the model runs depends on the data."""
+
+    @property
+    def traced(self) -> Traced:
+        """The full-size model and its record."""
+        return self.proposal.traced
 
     def thinned(self, double: bool, recipe: Recipe) -> nn.Module:
         """Return the masked model, thinned."""

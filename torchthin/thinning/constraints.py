@@ -86,6 +86,7 @@ class Constraints:
 class Proposal:
     """A recipe and what it rests on."""
 
+    traced: Traced
     constraints: Constraints
     """Those that were given, and the attributes that are expected to follow a choice of whole heads."""
     labels: Labels
@@ -148,7 +149,7 @@ def propose(
     for path, name, size in (*used, *_following(constraints.attributes, survivors, modules)):
         attributes.setdefault(path, {})[name] = size
     recipe = Recipe(shapes, keep, attributes)
-    return Proposal(constraints, labels, grouping, selection, recipe, survivors, sized, sizes)
+    return Proposal(traced, constraints, labels, grouping, selection, recipe, survivors, sized, sizes)
 
 
 def _bias_masks(

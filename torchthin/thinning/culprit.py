@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-
-from torch import nn
 
 from torchthin.graph.operators import VIEWS
 from torchthin.graph.opgraph import Op, OpGraph
@@ -35,7 +32,6 @@ class Setback:
 
     failure: Failure
     proposal: Proposal
-    modules: Mapping[str, nn.Module]
 
     @property
     def constraints(self) -> Constraints:
@@ -45,7 +41,7 @@ class Setback:
     @property
     def graph(self) -> OpGraph:
         """The record of the model."""
-        return self.proposal.labels.graph
+        return self.proposal.traced.graph
 
     @property
     def survivors(self) -> Survivors:

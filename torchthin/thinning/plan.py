@@ -37,7 +37,6 @@ VARYING = 1e-5
 class ThinningPlan:
     """A recipe that has run and agrees with the reference."""
 
-    traced: Traced
     proposal: Proposal
     outcome: Success
     rounds: int
@@ -94,14 +93,14 @@ def _plan(
                 raise
             raise TargetMissedError(str(error)) from error  # trials have frozen what it would take
         if not proposal.recipe:
-            return ThinningPlan(traced, proposal, Success(proposal.recipe), number)
+            return ThinningPlan(proposal, Success(proposal.recipe), number)
         try:
-            outcome = attempt(traced, proposal, prove=prove, varying=varying)
+            outcome = attempt(proposal, prove=prove, varying=varying)
         except Diverged as error:
             return error
         if isinstance(outcome, Success):
-            return ThinningPlan(traced, proposal, outcome, number)
-        constraints = repaired(outcome, proposal, traced.modules)
+            return ThinningPlan(proposal, outcome, number)
+        constraints = repaired(outcome, proposal)
     raise ProofError(
         f"No way to thin the model was found in {ROUNDS} attempts. Exclude layers with exclude=[...]."
     )
@@ -118,7 +117,7 @@ def changed_tensors(model: nn.Module, plan: ThinningPlan) -> dict[str, Tensor]:
     tensors = dict(state_tensors(model))
     values = absorbed_tensors(outcome.absorptions, recipe, tensors, plan.proposal.survivors)
     values = scaled_tensors(outcome.scalings, recipe, tensors, values)
-    derived = plan.traced.derived.values()
+    derived = plan.proposal.traced.derived.values()
     if derived:
         for changes in rescaled_tensors(model, thin_copy(model, recipe), recipe, derived).values():
             values.update(changes)

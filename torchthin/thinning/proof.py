@@ -138,13 +138,17 @@ def verify(reference: nn.Module, candidate: nn.Module, example_inputs: Any) -> P
         raise ProofError(
             f"The candidate model ({type(candidate).__name__}) does not run on the inputs: {one_line(actual)}."
         ) from actual
-    if not any(tensor.numel() for tensor in output_tensors(expected)):
-        raise InputError(
-            "The reference model of verify must return tensors with values, alone or in lists, tuples, dicts and objects. "
-            f"Got {type(expected).__name__}."
-        )
+    _refuse_nothing(expected)
     refuse_nan(expected, "reference")
     return compare(expected, expected, actual, double)
+
+
+def _refuse_nothing(outputs: Any) -> None:
+    if not any(tensor.numel() for tensor in output_tensors(outputs)):
+        raise InputError(
+            "The reference model of verify must return tensors with values, alone or in lists, tuples, dicts and objects. "
+            f"Got {type(outputs).__name__}."
+        )
 
 
 def _outputs(model: nn.Module, inputs: Inputs, double: bool) -> Any:

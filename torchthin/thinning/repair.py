@@ -12,7 +12,6 @@ from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
-from torch import nn
 
 from torchthin.dependency.labels import Axis
 from torchthin.dependency.propagate import CoupledAxes, FrozenAxis
@@ -35,13 +34,13 @@ Remedy = Callable[[Setback], Constraints | None]
 """Returns the next constraints; None where the remedy does not apply."""
 
 
-def repaired(failure: Failure, proposal: Proposal, modules: Mapping[str, nn.Module]) -> Constraints:
+def repaired(failure: Failure, proposal: Proposal) -> Constraints:
     """Return the constraints for the next proposal.
 
     Raises:
         ProofError: no remedy applies, since no removed channel reaches the op that failed.
     """
-    setback = Setback(failure, proposal, modules)
+    setback = Setback(failure, proposal)
     for remedy in REMEDIES:
         constraints = remedy(setback)
         if constraints is not None:
@@ -91,7 +90,7 @@ def take_back_attributes(setback: Setback) -> Constraints | None:
 def follow_attribute(setback: Setback, culprit: Culprit) -> Constraints | None:
     """Let an integer attribute of the op's module that equals a cut size follow it."""
     op, constraints = culprit.op, culprit.constraints
-    module = setback.modules.get(op.source.module)
+    module = setback.proposal.traced.modules.get(op.source.module)
     if module is None or has_known_sizes(module):
         return None
     made = [(value, axis) for value in op.results for axis in setback.survivors.cut_axes(value)]
@@ -109,7 +108,7 @@ def _with_attribute(setback: Setback, culprit: Culprit, name: str, value: int, a
     follows = {
         (other.source.module, name): (values_of(other)[position], axis)
         for other in setback.alike(culprit.op, culprit.constraints)
-        if type(getattr(setback.modules.get(other.source.module), name, None)) is int
+        if type(getattr(setback.proposal.traced.modules.get(other.source.module), name, None)) is int
     }
     return replace(
         culprit.constraints,
@@ -287,7 +286,7 @@ def _axis_of_same_size(op: Op, joined: Axis, setback: Setback) -> tuple[int, int
 
 def _counterparts(op: Op, setback: Setback) -> list[Op]:
     """Return the ops of the same kind that have the same place in other modules of the same class."""
-    own = type(setback.modules.get(op.source.module))
+    own = type(setback.proposal.traced.modules.get(op.source.module))
     places: dict[str, list[Op]] = {}
     for other in setback.of_kind(op):
         places.setdefault(other.source.module, []).append(other)
@@ -295,7 +294,7 @@ def _counterparts(op: Op, setback: Setback) -> list[Op]:
     return [
         ops[place]
         for path, ops in places.items()
-        if place < len(ops) and type(setback.modules.get(path)) is own
+        if place < len(ops) and type(setback.proposal.traced.modules.get(path)) is own
     ]
 
 

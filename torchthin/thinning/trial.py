@@ -22,20 +22,19 @@ from torchthin.thinning.recipe import Recipe
 from torchthin.thinning.scale import find_scalings
 
 
-def attempt(traced: Traced, proposal: Proposal, *, prove: bool, varying: bool) -> Failure | Success:
+def attempt(proposal: Proposal, *, prove: bool, varying: bool) -> Failure | Success:
     """Try the recipe of a proposal on copies of the model.
 
     Args:
-        traced: the full-size model, left as it is, and its record.
-        proposal: what is tried.
+        proposal: what is tried; its model is left as it is.
         prove: compare outputs with the reference; False: check that the thinned model runs.
         varying: how many ops the model runs depends on the data (boxes found), and is no reason to give up.
 
     Raises:
         Diverged: the model does not run again as it was recorded.
     """
-    recipe, graph = proposal.recipe, traced.graph
-    if not prove and (_runs_fake(traced, recipe) if traced.is_large else _runs(traced, recipe)):
+    traced, recipe, graph = proposal.traced, proposal.recipe, proposal.traced.graph
+    if not prove and _runs(traced, recipe):
         return Success(recipe)
     thinned = thin_copy(traced.model, recipe)  # not masked: nothing is left of what a mask zeroes
     mode = FactorMode(graph.call_sites[0])
@@ -48,7 +47,7 @@ def attempt(traced: Traced, proposal: Proposal, *, prove: bool, varying: bool) -
         return Success(recipe)
     del thinned
     scalings = find_scalings(proposal.labels, proposal.factors, mode.factors, saved_names(traced.model))
-    models = Models(traced, proposal, scalings, varying)
+    models = Models(proposal, scalings, varying)
     if proposal.is_doubtful:  # cheaper than a failed proof
         different = find_difference(models)
         if different is not None:
@@ -57,26 +56,19 @@ def attempt(traced: Traced, proposal: Proposal, *, prove: bool, varying: bool) -
 
 
 def _runs(traced: Traced, recipe: Recipe) -> bool:
-    """Whether the thinned model runs; if not, a run that counts its ops tells where."""
-    thinned, branched = thin_copy(traced.model, recipe), traced.graph.branched
+    """Whether the thinned model runs, without arithmetic if it is large; if not, a run that counts its ops tells where."""
+    starts = (0, BRANCH) if traced.graph.branched else (0,)
+    if traced.is_large:
+        modes = (CountingMode(start, traced.graph.call_sites[start], fake=True) for start in starts)
+        copies = ((thin_copy(traced.model, recipe, values=False), mode) for mode in modes)
+        return all(_failure(copy, traced.inputs, mode, disposable=True) is None for copy, mode in copies)
+    thinned = thin_copy(traced.model, recipe)
     with contextlib.suppress(Exception):
-        for training in (False, True) if branched else (False,):
-            with evaluation_mode(thinned, training_branch=training, disposable=not branched):
+        for start in starts:
+            with evaluation_mode(thinned, training_branch=start > 0, disposable=len(starts) == 1):
                 call(thinned, traced.inputs)
         return True
     return False
-
-
-def _runs_fake(traced: Traced, recipe: Recipe) -> bool:
-    """Whether the thinned model runs without arithmetic; if not, a run with numbers tells why, if there is a reason."""
-    graph = traced.graph
-    modes = [CountingMode(0, graph.call_sites[0], fake=True)]
-    if graph.branched:
-        modes.append(CountingMode(BRANCH, graph.call_sites[BRANCH], fake=True))
-    return all(
-        _failure(thin_copy(traced.model, recipe, values=False), traced.inputs, mode, disposable=True) is None
-        for mode in modes
-    )
 
 
 def _failure(
