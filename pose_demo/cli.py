@@ -138,7 +138,7 @@ def _synthesis(options: Options, model: nn.Module, checkpoint: Checkpoint) -> Sy
     from pose_demo.score import normalise
     from pose_demo.student import ARCH
     from pose_demo.validation import load_data
-    from torchthin.cli.ai8x_files import DEFAULT_CHIP
+    from torchthin.cli.prune_files import DEFAULT_CHIP
     from torchthin.max7800x.synthesis import ready_for_synthesis
 
     return ready_for_synthesis(

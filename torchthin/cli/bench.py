@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from torchthin.cli.console import print_facts
+from torchthin.cli.console import printing
 from torchthin.cli.flags import Command, json_option, part
 from torchthin.cli.model_args import PositionalModelArgs
 from torchthin.config import option
@@ -50,12 +50,6 @@ class BenchOptions:
             )
 
 
-def run(options: BenchOptions) -> int:
-    """Measure, print and return the exit code."""
-    print_facts(lambda: _bench(options), as_json=options.json)
-    return 0
-
-
 def _bench(options: BenchOptions) -> BenchResult:
     from torchthin.evaluation.bench import bench
 
@@ -84,5 +78,5 @@ example:
   %(prog)s models/net.py:small --checkpoint thin.pth --input-shape 1,3,128,128 --threads 1
 """,
     BenchOptions,
-    run,
+    printing(_bench),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from torchthin.cli.console import print_facts
+from torchthin.cli.console import printing
 from torchthin.cli.flags import Command, json_option, like, part
 from torchthin.cli.model_args import PositionalModelArgs
 from torchthin.config import option
@@ -44,25 +44,18 @@ class ChipOptions:
         chip_named(self.chip.chip)
 
 
-def run(options: ChipOptions) -> int:
-    """Measure, print and return the exit code.
-
-    Raises:
-        TargetMissedError: the model does not fit.
-    """
-    report = print_facts(lambda: _report(options), as_json=options.json)
-    if not report.fits:
-        first, *more = report.obstacles
-        others = f" And {len(more)} more." if more else ""
-        raise TargetMissedError(f"The model does not fit {report.cost.chip}. {first}.{others}")
-    return 0
-
-
 def _report(options: ChipOptions) -> ChipReport:
     from torchthin.max7800x.report import chip_cost
 
     model, inputs = options.model.load()
     return chip_cost(model, inputs, options.chip.chip or "", options.chip.weight_bits)
+
+
+def _refuse_misfit(report: ChipReport) -> None:
+    if not report.fits:
+        first, *more = report.obstacles
+        others = f" And {len(more)} more." if more else ""
+        raise TargetMissedError(f"The model does not fit {report.cost.chip}. {first}.{others}")
 
 
 COMMAND = Command.of(
@@ -72,5 +65,5 @@ example:
   %(prog)s models/net.py:small --chip MAX78000 --input-shape 1,3,128,128
 """,
     ChipOptions,
-    run,
+    printing(_report, _refuse_misfit),
 )

@@ -86,9 +86,9 @@ def fish(commands: Mapping[str, Parser]) -> str:
         for action in parser._actions:
             for flag in action.option_strings:
                 if flag.startswith("--"):
-                    told = shlex.quote((action.help or "").replace("%%", "%"))
+                    about = shlex.quote((action.help or "").replace("%%", "%"))
                     lines.append(
-                        f"complete -c torchthin -n '__fish_seen_subcommand_from {name}' -l {flag[2:]} -d {told}"
+                        f"complete -c torchthin -n '__fish_seen_subcommand_from {name}' -l {flag[2:]} -d {about}"
                     )
     return "\n".join(lines) + "\n"
 

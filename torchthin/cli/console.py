@@ -122,15 +122,23 @@ def print_json(facts: Any) -> None:
     print(json.dumps(facts, indent=2))
 
 
-def print_facts(work: Callable[[], Found], *, as_json: bool) -> Found:
-    """Do the work and print what it found: as text, or as JSON and nothing else on stdout."""
-    with stdout_to_stderr(as_json):
-        facts = work()
-        if not as_json:
-            print(facts)
-    if as_json:
-        print_json(facts.to_dict())
-    return facts
+def printing(
+    work: Callable[[Any], Found], refuse: Callable[[Found], None] | None = None
+) -> Callable[[Any], int]:
+    """Return what runs a command: do the work, print what it found, as text or as JSON alone, and raise what `refuse` raises."""
+
+    def run(options: Any) -> int:
+        with stdout_to_stderr(options.json):
+            facts = work(options)
+            if not options.json:
+                print(facts)
+        if options.json:
+            print_json(facts.to_dict())
+        if refuse is not None:
+            refuse(facts)
+        return 0
+
+    return run
 
 
 def run_command(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None) -> int:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torchthin.cli.console import print_facts
+from torchthin.cli.console import printing
 from torchthin.cli.files import check_files
 from torchthin.cli.flags import Command, json_option, part
 from torchthin.cli.model_args import PositionalModelArgs
@@ -65,12 +65,6 @@ class ExportedFiles:
         return "\n".join(map(str, self.files))
 
 
-def run(options: ExportOptions) -> int:
-    """Write, print and return the exit code."""
-    print_facts(lambda: _export(options), as_json=options.json)
-    return 0
-
-
 def _export(options: ExportOptions) -> ExportedFiles:
     from torchthin.io.export import export
 
@@ -99,5 +93,5 @@ example:
   %(prog)s models/net.py:small --checkpoint thin.pth --input-shape 1,3,128,128 --to thin.onnx thin.pt2
 """,
     ExportOptions,
-    run,
+    printing(_export),
 )

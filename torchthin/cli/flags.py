@@ -129,8 +129,8 @@ class Flag:
         if self.optional:
             found.append({"type": "null"})
         default = self.item.default if default is None else default
-        told = {} if default is None else {"default": json.loads(json.dumps(default))}
-        return {**(found[0] if len(found) == 1 else {"anyOf": found}), **told, "description": self.help}
+        shown = {} if default is None else {"default": json.loads(json.dumps(default))}
+        return {**(found[0] if len(found) == 1 else {"anyOf": found}), **shown, "description": self.help}
 
 
 def flags_of(kind: Any) -> Mapping[str, Flag]:

@@ -182,14 +182,8 @@ class _Run:
 
     def _diverged(self) -> str | None:
         """Return the first parameter with a value that is not finite: no step can follow, and none is saved."""
-        return next(
-            (
-                name
-                for name, parameter in self._pruner.model.named_parameters()
-                if not bool(parameter.detach().isfinite().all())
-            ),
-            None,
-        )
+        parameters = self._pruner.model.named_parameters()
+        return next((name for name, value in parameters if not bool(value.detach().isfinite().all())), None)
 
     def _save(self) -> None:
         optimizer = None if self._optimizer is None else self._optimizer.state_dict()

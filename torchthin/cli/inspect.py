@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from torchthin.cli.console import Console, print_facts
+from torchthin.cli.console import Console, printing
 from torchthin.cli.flags import Command, json_option, part
 from torchthin.cli.model_args import ModelArgs
 from torchthin.config import option
@@ -28,18 +28,6 @@ class InspectOptions:
     json: bool = json_option()
 
 
-def run(options: InspectOptions) -> int:
-    """Inspect, print and return the exit code.
-
-    Raises:
-        TargetMissedError: nothing of the model can be pruned.
-    """
-    facts = print_facts(lambda: _inspect(options), as_json=options.json)
-    if not facts.prunable:
-        raise TargetMissedError(f"Nothing of the model can be pruned. {_why(facts)}")
-    return 0
-
-
 def _inspect(options: InspectOptions) -> Inspection:
     from torchthin.pruning.inspection import inspect
 
@@ -47,12 +35,15 @@ def _inspect(options: InspectOptions) -> Inspection:
     return inspect(model, inputs, prove=options.proof)
 
 
-def _why(facts: Inspection) -> str:
+def _refuse_unprunable(facts: Inspection) -> None:
     """Say what is in the way, most filters first."""
-    if not facts.frozen:
-        return "No convolution or linear layer makes channels that another layer takes."
+    if facts.prunable:
+        return
     worst = sorted(facts.frozen, key=lambda item: -item.channels)[:2]
-    return " ".join(f"{item.weight}: {item.channels} filters are kept, {item.reason}." for item in worst)
+    why = [f"{item.weight}: {item.channels} filters are kept, {item.reason}." for item in worst] or [
+        "No convolution or linear layer makes channels that another layer takes."
+    ]
+    raise TargetMissedError(f"Nothing of the model can be pruned. {' '.join(why)}")
 
 
 COMMAND = Command.of(
@@ -62,5 +53,5 @@ example:
   %(prog)s --model-factory models/net.py:small --input-shape 1,3,128,128
 """,
     InspectOptions,
-    run,
+    printing(_inspect, _refuse_unprunable),
 )

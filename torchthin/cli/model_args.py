@@ -19,17 +19,9 @@ if TYPE_CHECKING:
     from torchthin.io.checkpoints import Checkpoint
 
 DATASET_SHAPES: dict[str, tuple[int, int, int]] = {
-    "imagenet": (3, 224, 224),
-    "cifar10": (3, 32, 32),
-    "cifar100": (3, 32, 32),
-    "svhn": (3, 32, 32),
-    "stl10": (3, 96, 96),
-    "mnist": (1, 28, 28),
-    "fashionmnist": (1, 28, 28),
-    "kmnist": (1, 28, 28),
-    "emnist": (1, 28, 28),
-    "usps": (1, 16, 16),
-}
+    "imagenet": (3, 224, 224), "cifar10": (3, 32, 32), "cifar100": (3, 32, 32), "svhn": (3, 32, 32), "stl10": (3, 96, 96),
+    "mnist": (1, 28, 28), "fashionmnist": (1, 28, 28), "kmnist": (1, 28, 28), "emnist": (1, 28, 28), "usps": (1, 16, 16),
+}  # fmt: skip
 """Image size (channels, height, width) of data sets, by torchvision's class names in small letters."""
 _DTYPES = (
     "float16", "bfloat16", "float32", "float64", "uint8", "int8", "int16", "int32", "int64", "bool",

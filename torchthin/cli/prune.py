@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +30,8 @@ class Source:
     model: nn.Module
     inputs: tuple[Tensor, ...] | None
     """Example inputs as they were given."""
+    example: Any
+    """Example inputs, those that the model itself knows where thinning needs some and none were given."""
     checkpoint: Checkpoint | None
 
 
@@ -56,7 +57,7 @@ def run(options: PruneOptions) -> int:
     with stdout_to_stderr(options.run.json), joined_processes(options) as rank:
         facts = list_weights(options) if options.run.list_weights else prune(options, rank)
     if options.run.json and rank == 0:
-        print(json.dumps(facts, indent=2))
+        print_json(facts)
     refuse_missed_target(facts)
     return 0
 
@@ -79,7 +80,6 @@ def prune(options: PruneOptions, rank: int) -> dict[str, Any]:
 
 def check(options: PruneOptions) -> None:
     """Raise before anything is read or built what is wrong with options that go together."""
-    from torchthin.cli.ai8x_files import check_synthesis
     from torchthin.cli.gradual import check_training
     from torchthin.cli.prune_files import check_prune_files
     from torchthin.cli.recovery import check_recovery
@@ -88,7 +88,6 @@ def check(options: PruneOptions) -> None:
     check_prune_files(options)
     check_training(options)
     check_recovery(options)
-    check_synthesis(options)
     check_report(reported.report, reported.plots)
     if reported.sensitivity is not None and reported.report is None and reported.plots is None:
         raise ConfigError("--sensitivity goes with --report or --plots. Give one of them as well.")
@@ -105,29 +104,28 @@ def load(options: PruneOptions, console: Console) -> Source:
 
     inputs = options.model.inputs()
     model, checkpoint = options.model.load_model(console)
-    if options.prune.thin and inputs is None and own_example(model) is None:
+    example = own_example(model) if options.prune.thin and inputs is None else inputs
+    if options.prune.thin and example is None:
         raise ConfigError(
             "The option --thin needs example inputs: channels are followed through one run of the model. "
             "Give --input-shape 1,3,224,224 or --dataset."
         )
-    return Source(model, inputs, checkpoint)
+    return Source(model, inputs, example, checkpoint)
 
 
 def pruned(options: PruneOptions, source: Source, console: Console) -> PruneResult:
     """Return the pruned model: trained in between or at once, and recovered where data was given."""
     from torchthin.cli.gradual import prune_in_training
     from torchthin.cli.recovery import recovered, recovers
-    from torchthin.graph.inputs import own_example
     from torchthin.pruning.one_shot import plan_pruning
 
     model, how = source.model, options.prune
     data = options.data.read(model, source.inputs)
     if options.training.train is not None:
         return prune_in_training(model, source.inputs, options, console, data)
-    inputs = own_example(model) if how.thin and source.inputs is None else source.inputs
-    result = plan_pruning(model, inputs, how, data=data).apply()
+    result = plan_pruning(model, source.example, how, data=data).apply()
     if recovers(options) and result.recipe is not None:
-        return recovered(model, result, inputs, data, options, console)
+        return recovered(model, result, source.example, data, options, console)
     return result
 
 

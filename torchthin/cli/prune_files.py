@@ -1,25 +1,34 @@
-"""The files that ``prune`` writes: all are checked before it runs, and written after it."""
+"""The files that ``prune`` writes, also for ai8x-training and ai8x-synthesis: checked before it runs, written after it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torchthin.cli.ai8x_files import synthesis_of, write_for_training
 from torchthin.cli.console import Console
 from torchthin.cli.files import check_files
+from torchthin.cli.model_args import on_device
 from torchthin.cli.options import PruneOptions
 from torchthin.cli.report import report_files
 from torchthin.config import PruneConfig
 from torchthin.errors import ConfigError
 from torchthin.graph.inputs import own_example
+from torchthin.io.factory import build_model
+from torchthin.max7800x import Chip
+from torchthin.max7800x.ai8x.training_file import save_for_training
+from torchthin.max7800x.chips import chip_named
 from torchthin.max7800x.class_file.source import class_source, write_source
+from torchthin.max7800x.synthesis.files import Synthesis, files_of, ready_for_synthesis
+from torchthin.max7800x.synthesis.user_description import read_description
 from torchthin.pruning.checkpoint import save_pruned, stored_recipe
+from torchthin.thinning.recipe import cut
 
 if TYPE_CHECKING:
     from torchthin.io.checkpoints import Checkpoint
     from torchthin.pruning.result import PruneResult
     from torchthin.thinning.recipe import Recipe
+
+DEFAULT_CHIP = "MAX78000"
 
 
 def check_prune_files(options: PruneOptions) -> None:
@@ -44,12 +53,31 @@ def check_prune_files(options: PruneOptions) -> None:
         raise ConfigError(
             f"The file of --training-to must be a torch checkpoint, which train.py reads. Got {files.training_to}."
         )
-    if files.class_to is None:
-        return
-    if not files.class_to.endswith(".py"):
+    if files.class_to is not None and not files.class_to.endswith(".py"):
         raise ConfigError(f"The file of --class-to must end in .py. Got {files.class_to}.")
-    if not options.prune.thin:
+    if files.class_to is not None and not options.prune.thin:
         raise ConfigError("The --class-to needs --thin: without it the class keeps its widths.")
+    _check_synthesis(options)
+
+
+def _check_synthesis(options: PruneOptions) -> None:
+    files = options.synthesis
+    if files.synthesis_to is None:
+        for flag, value in (
+            ("--synthesis-yaml", files.synthesis_yaml),
+            ("--synthesis-chip", files.synthesis_chip),
+        ):
+            if value is not None:
+                raise ConfigError(f"The {flag} needs --synthesis-to FOLDER, where to write.")
+        return
+    if not options.model.input_shape and options.model.dataset is None:
+        raise ConfigError(
+            "The --synthesis-to needs the input's size. Give --input-shape 1,3,128,128 or --dataset."
+        )
+    chip_named(_synthesis_chip(options))
+    files_of(files.synthesis_to, _synthesis_name(options, "network"))
+    if files.synthesis_yaml is not None:
+        read_description(files.synthesis_yaml)
 
 
 def write_files(
@@ -128,3 +156,76 @@ def _in_source_dtypes(state: dict[str, Any], checkpoint: Checkpoint | None) -> d
         return converted if torch.equal(converted.to(value.dtype), value) else value
 
     return {name: stored(name, value) for name, value in state.items()}
+
+
+def write_for_training(
+    options: PruneOptions,
+    result: PruneResult,
+    checkpoint: Checkpoint | None,
+    recipe: Recipe | None,
+    inputs: Any,
+    console: Console,
+) -> None:
+    """Write the checkpoint of ``--training-to`` and say what is in it. recipe: from the full-size class to the result.
+
+    Raises:
+        InputError: there is no arch, or Distiller cannot express what was removed; nothing was written.
+    """
+    arch = options.files.arch or (checkpoint.arch if checkpoint else None)
+    if arch is None:
+        raise ConfigError("The --training-to needs the model's name in train.py. Give it as --arch NAME.")
+    path = Path(options.files.training_to or "")
+    device = next(result.model.parameters()).device
+    full_size = on_device(build_model(options.model.model_factory, options.model.factory_args), device)
+    removed = result.recipe if options.prune.thin else None
+    keep = removed.keep if removed else {}
+    save_for_training(
+        path,
+        full_size,
+        result.model,
+        {name: cut(mask, keep.get(name, {})) for name, mask in result.masks.items()},
+        recipe,
+        arch=arch,
+        epoch=checkpoint.epoch if checkpoint else 0,
+        extras=checkpoint.extras if checkpoint else None,
+        example_inputs=inputs,
+    )
+    held = (
+        "It holds Distiller's class ThinningRecipe: only ADI's train.py can open it, and not with weights_only."
+        if recipe
+        else "It holds masks, and no foreign class."
+    )
+    console.say(f"Saved {path} for train.py (arch {arch}). {held}")
+
+
+def synthesis_of(
+    options: PruneOptions, result: PruneResult, checkpoint: Checkpoint | None, inputs: Any
+) -> Synthesis | None:
+    """Return the files, checked and not yet written; None when none were asked for."""
+    if options.synthesis.synthesis_to is None:
+        return None
+    arch = options.files.arch or (checkpoint.arch if checkpoint else None)
+    return ready_for_synthesis(
+        result.model,
+        inputs,
+        options.synthesis.synthesis_to,
+        chip=_synthesis_chip(options),
+        name=_synthesis_name(options, arch or type(result.model).__name__.lower()),
+        arch=arch,
+        dataset=options.model.dataset,
+        epoch=checkpoint.epoch if checkpoint else 0,
+        extras=checkpoint.extras if checkpoint else None,
+        description=options.synthesis.synthesis_yaml,
+    )
+
+
+def _synthesis_chip(options: PruneOptions) -> str:
+    """Return the chip that is asked for."""
+    target = options.prune.target
+    return options.synthesis.synthesis_chip or (target.name if isinstance(target, Chip) else DEFAULT_CHIP)
+
+
+def _synthesis_name(options: PruneOptions, otherwise: str) -> str:
+    """Return the name of the files: that of the saved checkpoint, where there is one."""
+    path = options.files.save_to
+    return otherwise if path is None else Path(path).name.split(".")[0]

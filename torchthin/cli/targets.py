@@ -49,7 +49,7 @@ TARGETS: tuple[type[Target], ...] = (Ratio, Budget, Unstructured, NM, Distiller,
 
 @dataclass(frozen=True)
 class MethodArgs:
-    """Options from which the target is told; no target has them as fields."""
+    """Options that choose the target; no target has them as fields."""
 
     method: str = option(
         DEFAULT_METHOD, "--method", f"one of {', '.join(METHODS)} (default: {DEFAULT_METHOD})"
@@ -118,7 +118,7 @@ def prune_config(given: Mapping[str, Any]) -> PruneConfig:
 
 
 def _kind(given: Mapping[str, Any]) -> tuple[str, type[Target]]:
-    """Return the method and the target that it stands for with what else is given."""
+    """Return the method, and the target that it means together with the other options."""
     method, compat = given.get("method", DEFAULT_METHOD), given.get("compat")
     if compat not in (None, "distiller"):
         raise ConfigError(f"The compat (--compat) must be 'distiller' or left out. Got {compat!r}.")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from torchthin.cli.console import print_facts
+from torchthin.cli.console import printing
 from torchthin.cli.flags import Command, json_option, part
 from torchthin.cli.model_args import PositionalModelArgs
 from torchthin.config import option
@@ -98,21 +98,6 @@ class Verification:
         return "\n".join([*lines, f"{self.proof}; allowed is {self.proof.tolerance:.0e}.", *known])
 
 
-def run(options: VerifyOptions) -> int:
-    """Compare, print and return the exit code.
-
-    Raises:
-        ProofError: the models differ.
-    """
-    proof = print_facts(lambda: _verify(options), as_json=options.json).proof
-    if not proof.holds:
-        raise ProofError(
-            f"The models differ: {proof.problem or f'off by {proof.relative:.1e} of the largest value'}, "
-            f"allowed is {proof.tolerance:.0e}."
-        )
-    return 0
-
-
 def _verify(options: VerifyOptions) -> Verification:
     from torchthin.graph.inputs import as_inputs, refreshed
     from torchthin.thinning.proof import joined, verify
@@ -148,6 +133,15 @@ def _reference(options: VerifyOptions) -> tuple[Any, tuple[str, ...]]:
     return reference, tuple(map(str, report.get("inexact") or ()))
 
 
+def _refuse_difference(found: Verification) -> None:
+    proof = found.proof
+    if not proof.holds:
+        raise ProofError(
+            f"The models differ: {proof.problem or f'off by {proof.relative:.1e} of the largest value'}, "
+            f"allowed is {proof.tolerance:.0e}."
+        )
+
+
 COMMAND = Command.of(
     "Run two models on the same inputs and compare every output; exit code 3 when they differ.",
     """\
@@ -157,5 +151,5 @@ example:
       --input-shape 1,3,128,128
 """,
     VerifyOptions,
-    run,
+    printing(_verify, _refuse_difference),
 )
