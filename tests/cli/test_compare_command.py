@@ -195,7 +195,7 @@ def test_what_a_dead_run_had_is_given_out_again(place: Workplace) -> None:
     (name,) = optuna.get_all_study_names(url)
     (trial,) = optuna.load_study(study_name=name, storage=url).get_trials()
     key, mark = trial.user_attrs["candidate"], name.rpartition(" ")[2]
-    (config,) = grid(sparsities=[0.5])
+    (config,) = grid([0.5])
     time.sleep(2.5)  # more than two heartbeats of the run below
     late = shared(url, mark, {key: config}, lambda config: Row("l1-structured", value=0.0), heartbeat=1)
     assert list(late) == [key]
