@@ -34,7 +34,7 @@ def deferred_copy(net: nn.Module) -> tuple[nn.Module, CountingMode]:
     deferred = Deferred()
 
     def exchange(name: str, tensor: Tensor) -> Tensor:
-        return deferred.stand_in(tuple(tensor.shape), tensor, lambda: tensor.detach().clone())
+        return deferred.placeholder(tuple(tensor.shape), tensor, lambda: tensor.detach().clone())
 
     mode = CountingMode()
     mode.deferred = deferred
@@ -84,7 +84,7 @@ def test_only_a_part_of_all_values_is_kept() -> None:
         return tensors[number]
 
     standing = [
-        deferred.stand_in((64, 64), tensor, lambda number=number: make(number))  # type: ignore[misc]
+        deferred.placeholder((64, 64), tensor, lambda number=number: make(number))  # type: ignore[misc]
         for number, tensor in enumerate(tensors)
     ]
     for tensor, real in zip(standing, tensors, strict=True):

@@ -1,4 +1,4 @@
-"""Ties become components: which labels stand or fall together, and which components are frozen and why."""
+"""Ties become components: labels that are removed together, and which components are frozen and why."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ class Components:
     of_label: IntArray
     """Shape (labels,): component of each label."""
     reason: IntArray
-    """Shape (components,): number of the freeze that holds the component, -1 for components that may go."""
+    """Shape (components,): number of the freeze that holds the component, -1 for components that may be removed."""
 
     def free(self) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
-        """Shape (components,): whether the component may go."""
+        """Shape (components,): whether the component may be removed."""
         return np.asarray(self.reason < 0)
 
 
 @dataclass(frozen=True)
 class Grouping:
-    """Groups together with the components that their channels stand for."""
+    """Groups, and the component of every channel."""
 
     groups: ChannelGroups
     components: Components
@@ -43,7 +43,7 @@ def components(space: LabelSpace) -> Components:
     b = np.concatenate([pair[1] for pair in space.ties]) if space.ties else np.zeros(0, np.int64)
     count, of_label = connected(a, b, space.count)
     reason = np.full(count, -1, np.int64)
-    if space.freezes:  # of several reasons the first one stands, written last
+    if space.freezes:  # of several reasons the first counts, so it is written last
         labels = [frozen for frozen, _ in reversed(space.freezes)]
         numbers = np.repeat(np.arange(len(labels))[::-1], [frozen.size for frozen in labels])
         reason[of_label[np.concatenate(labels)]] = numbers
@@ -114,7 +114,7 @@ def _kinds(axes: _Axes, found: Components) -> IntArray:
 
 
 def _balances(balances: list[Vector], found: Components, kinds: IntArray) -> list[IntArray]:
-    """Balances over components, -1 where nothing can go, without those that always hold."""
+    """Balances over components, -1 where nothing can be removed, without those that always hold."""
     kept = []
     for balance in balances:
         comps = found.of_label[balance]

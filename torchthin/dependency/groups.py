@@ -1,6 +1,6 @@
-"""Groups: channels of several tensors that must go together, and what is frozen, with the reason.
+"""Groups: channels of several tensors that are removed together, and what is frozen, with the reason.
 
-A *channel* of a group is one unit of decision. A *member* says which indices of one parameter axis fall with each channel:
+A *channel* of a group is one unit of decision. A *member* says which indices of one parameter axis are removed with each channel:
 
     conv1 (24 filters) -> bn -> flatten of 4x4 -> fc
     Group(size=24, members=(
@@ -21,7 +21,7 @@ IntArray = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Member:
-    """The indices of one parameter (or buffer) axis that fall with the channels of a group."""
+    """The indices of one parameter (or buffer) axis that are removed with the channels of a group."""
 
     parameter: str
     """Name as in ``state_dict``."""
@@ -31,10 +31,10 @@ class Member:
     channels: IntArray | None = None
     """Shape (channels,): the group's channels that the rows of `indices` belong to. None: all, in order."""
 
-    def of(self, keep: npt.NDArray[np.bool_]) -> IntArray:
-        """Return the axis indices that go, given which channels of the group stay, shape (n,)."""
-        gone = ~(keep if self.channels is None else keep[self.channels])
-        return self.indices[gone].reshape(-1)
+    def removed(self, keep: npt.NDArray[np.bool_]) -> IntArray:
+        """Return the axis indices that are removed, given which channels of the group are kept, shape (n,)."""
+        channels = ~(keep if self.channels is None else keep[self.channels])
+        return self.indices[channels].reshape(-1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +47,7 @@ class Group:
     """Number of channels."""
     members: tuple[Member, ...]
     balances: tuple[IntArray, ...] = ()
-    """Each of shape (rows, n): channel numbers, -1 for a place that cannot go. Equal numbers go from every row."""
+    """Each of shape (rows, n): channel numbers, -1 for what cannot be removed. Equal numbers are removed from every row."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
-"""The ledger of one labelling: which labels exist, which are tied, frozen and why, or must go in equal numbers.
+"""What one labelling collects: which labels exist, which are tied, frozen and why, or are removed in equal numbers.
 
-A *label* is an integer that stands for one index of one tensor axis. Two labels are *tied* when their indices stand or
-fall together. All ledgers are lists of arrays; nothing here is done label by label.
+A *label* is an integer for one index of one tensor axis. Two labels are *tied* when their indices are removed together or not at
+all. Everything is collected as lists of arrays; nothing here is done label by label.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ Dims = tuple[tuple[int, "Vector | None"], ...]
 
 @dataclass(frozen=True, eq=False)
 class FlattenedAxis:
-    """An axis into which several labelled axes were flattened: an index goes when any of its labels goes."""
+    """An axis into which several labelled axes were flattened: an index is removed when any of its labels is."""
 
     segments: tuple[Dims, ...]
-    """Joined one behind the other."""
+    """Joined one after the other."""
 
     @property
     def parts(self) -> tuple[Vector, ...]:
@@ -74,7 +74,7 @@ def _along_first(dims: Dims) -> Vector:
 
 
 Axis = Vector | FlattenedAxis | None
-"""Labels of one axis. None: nothing on it can go (a batch or spatial axis, or size 1)."""
+"""Labels of one axis. None: nothing on it can be removed (a batch or spatial axis, or size 1)."""
 
 Axes = tuple[Axis, ...]
 
@@ -110,7 +110,7 @@ class LabelSpace:
     ties: list[tuple[Vector, Vector]] = field(default_factory=list)
     freezes: list[tuple[Vector, Reason]] = field(default_factory=list)
     balances: list[Vector] = field(default_factory=list)
-    """Each of shape (blocks, n): equal numbers must go from every row."""
+    """Each of shape (blocks, n): equal numbers are removed from every row."""
     expandable: set[int] = field(default_factory=set)
     """Labels of axes whose indices are all alike (repeated or filled in forward)."""
 
@@ -147,6 +147,6 @@ class LabelSpace:
                 self.freezes.append((labels, reason))
 
     def balance(self, blocks: Vector) -> None:
-        """Demand that equal numbers go from every row of `blocks`, shape (blocks, n)."""
+        """Demand that equal numbers are removed from every row of `blocks`, shape (blocks, n)."""
         if blocks.shape[0] > 1:
             self.balances.append(blocks)

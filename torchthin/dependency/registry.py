@@ -200,7 +200,7 @@ class Call:
         return None
 
     def choose(self, labels: Vector, *candidates: str) -> str:
-        """Return the way to go on for `labels`; ``frozen`` is always the last candidate."""
+        """Return how `labels` are divided; ``frozen`` is always the last candidate."""
         everything = (*candidates, "frozen")
         chosen = min(self._choice, len(everything) - 1)
         self.split_choice = SplitChoice(self.op, everything, chosen, labels)

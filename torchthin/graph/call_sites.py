@@ -80,7 +80,7 @@ class ModuleStack:
             self._stack.pop()
 
     def call_site(self) -> CallSite:
-        """Return the call site of the op that is called now; every call of this method stands for one op."""
+        """Return the call site of the op that is called now; call it once for each op."""
         frame = self._stack[-1]
         frame.ops += 1
         return frame.module, frame.call, frame.ops

@@ -20,7 +20,7 @@ _PLAIN = _ATOMS | _CONTAINERS
 _REGISTERED = frozenset({"_parameters", "_buffers", "_modules"})
 
 Exchange = Callable[[str, Tensor], Tensor]
-"""(name, tensor) -> the tensor that stands in its place in the copy."""
+"""(name, tensor) -> the tensor that takes its place in the copy."""
 
 
 def modules_of(model: nn.Module) -> list[tuple[str, nn.Module]]:

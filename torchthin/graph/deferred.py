@@ -1,8 +1,8 @@
 """Large tensors of a model that have values only while an op reads them, so that a converted copy costs one layer.
 
-In their place the model holds memory of the right shape that nobody has touched, which takes addresses and no room. A
-dispatch mode puts the values in, whenever an op is handed one of these tensors or a view of it. A change in place is refused; one
-of ``weight.data`` lasts only as long as the values do.
+In their place the model holds placeholders: untouched memory of the right shape, which takes addresses and no room. A dispatch
+mode puts the values in, whenever an op gets a placeholder or a view of it. A change in place is refused; one of
+``weight.data`` lasts only as long as the values do.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchthin.graph.operators import storage_key
+
 SMALLEST = 2**14
 """Tensors of fewer numbers are made at once."""
 SHARE = 16
@@ -22,35 +24,35 @@ SHARE = 16
 
 
 class Deferred:
-    """What stands in for tensors, and how to make them."""
+    """The placeholders of tensors, and how to make the tensors."""
 
     def __init__(self) -> None:
-        self._makers: dict[int, Callable[[], Tensor]] = {}
-        self._standing: list[Tensor] = []
+        self._factories: dict[int, Callable[[], Tensor]] = {}
+        self._placeholders: list[Tensor] = []
         self._made: OrderedDict[int, Tensor] = OrderedDict()
 
     def __bool__(self) -> bool:
-        return bool(self._makers)
+        return bool(self._factories)
 
-    def stand_in(self, shape: tuple[int, ...], like: Tensor, make: Callable[[], Tensor]) -> Tensor:
+    def placeholder(self, shape: tuple[int, ...], like: Tensor, make: Callable[[], Tensor]) -> Tensor:
         """Return a tensor of the shape, and of the dtype and device of `like`, for what `make` gives, contiguous."""
-        standing = torch.empty(shape, dtype=like.dtype, device=like.device)
-        self._makers[_key(standing)] = make
-        self._standing.append(standing)
-        return standing
+        made = torch.empty(shape, dtype=like.dtype, device=like.device)
+        self._factories[storage_key(made)] = make
+        self._placeholders.append(made)
+        return made
 
     def holds(self, item: Any) -> bool:
-        """Whether something stands in for a tensor, or for what it is a view of."""
-        return isinstance(item, Tensor) and _key(item) in self._makers
+        """Whether a tensor is a placeholder, or a view of one."""
+        return isinstance(item, Tensor) and storage_key(item) in self._factories
 
     def values(self, tensor: Tensor) -> Tensor:
-        """Return the tensor with its values; one that nothing stands in for as it is."""
-        key = _key(tensor)
-        if key not in self._makers:
+        """Return the tensor with its values; one that is no placeholder as it is."""
+        key = storage_key(tensor)
+        if key not in self._factories:
             return tensor
         made = self._made.pop(key, None)
         if made is None:
-            made = self._makers[key]().contiguous()
+            made = self._factories[key]().contiguous()
         self._made[key] = made
         self._forget()
         if tensor.shape == made.shape and tensor.stride() == made.stride():
@@ -58,7 +60,7 @@ class Deferred:
         return made.as_strided(tensor.size(), tensor.stride(), tensor.storage_offset())
 
     def _forget(self) -> None:
-        most = sum(tensor.nbytes for tensor in self._standing) // SHARE
+        most = sum(tensor.nbytes for tensor in self._placeholders) // SHARE
         held = sum(tensor.nbytes for tensor in self._made.values())
         while self._made and held > most:
             held -= self._made.popitem(last=False)[1].nbytes
@@ -87,10 +89,6 @@ class FilledIn(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self._tensors)
-
-
-def _key(tensor: Tensor) -> int:
-    return int(tensor.untyped_storage()._cdata)
 
 
 @cache

@@ -1,7 +1,7 @@
 """Runs without arithmetic: the ops that cost most hand out tensors of the right shape, with whatever memory holds.
 
 A record needs shapes, not numbers. On the meta device code would see another device, and many kernels there are slow
-Python; here everything else stays as it is. Code that asks for numbers (``item``, ``tolist``, ``nonzero``, an index computed
+Python; here everything else is as ever. Code that asks for numbers (``item``, ``tolist``, ``nonzero``, an index computed
 from floats) ends the run with `DataDependent`; then it is run again with them.
 
 Whatever an entry of the table is not sure of (shapes that do not fit, other dtypes) it leaves to torch, which raises or
@@ -46,7 +46,7 @@ def compute(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 @cache
 def _reads_numbers(func: Any) -> bool:
-    """Whether the result, or its shape, depends on numbers in a way that code can act on; of foreign ops nobody knows."""
+    """Whether the result, or its shape, depends on numbers in a way that code can act on; assumed of foreign ops."""
     asks = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
     named = func.overloadpacket in {_aten.masked_scatter, _aten.masked_scatter_}
     return named or func.namespace not in {"aten", "prim", "prims"} or bool(asks & set(func.tags))
@@ -165,8 +165,8 @@ def _baddbmm(addend: Tensor, a: Tensor, b: Tensor, **scales: Any) -> Tensor | No
 
 
 def _broadcasts(shape: Sequence[int], to: Sequence[int]) -> bool:
-    behind = to[len(to) - len(shape) :] if shape else ()
-    return len(shape) <= len(to) and all(a in (1, b) for a, b in zip(shape, behind, strict=True))
+    trailing = to[len(to) - len(shape) :] if shape else ()
+    return len(shape) <= len(to) and all(a in (1, b) for a, b in zip(shape, trailing, strict=True))
 
 
 @fakes(_aten.native_batch_norm.default)

@@ -116,7 +116,7 @@ def from_shapes(shapes: Sequence[tuple[tuple[int, ...], torch.dtype]], seed: int
 
 
 def refreshed(inputs: Inputs, seed: int) -> Inputs:
-    """Return inputs of the same shapes with fresh random numbers; integer tensors, which may be indices, stay."""
+    """Return inputs of the same shapes with fresh random numbers; integer tensors, which may be indices, are unchanged."""
     generator = torch.Generator().manual_seed(seed)
 
     def change(tensor: Tensor) -> Tensor:

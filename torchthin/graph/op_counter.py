@@ -133,7 +133,7 @@ class CountingMode(TorchDispatchMode):
         """Take note of a result that is what went in.
 
         Conversions between floating point types are no ops, since a float64 copy of the model has others; nor is
-        ``detach``: torch adds one behind ``arange`` and its like when somebody (the recorder) holds the result.
+        ``detach``: torch adds one after ``arange`` and its like when something (the recorder) holds the result.
         """
 
     def execute(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -147,7 +147,7 @@ class CountingMode(TorchDispatchMode):
 
 @contextlib.contextmanager
 def following(model: nn.Module, mode: CountingMode) -> Iterator[None]:
-    """Run what stands inside the block under `mode`, which knows at each op where in `model` it is."""
+    """Run the block under `mode`, which knows at each op where in `model` it is."""
     mode.paths = ModuleStack(model)
     reading: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
     if mode.fake or mode.deferred:

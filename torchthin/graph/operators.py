@@ -102,7 +102,7 @@ def operator_name(target: torch._ops.OpOverload) -> str:
 
 @cache
 def may_share(func: Any) -> bool:
-    """Whether a result of an op may share storage with what goes in, or be it: its schema says so, or nobody knows."""
+    """Whether a result of an op may share storage with what goes in, or be it: its schema says so, or there is none to trust."""
     known = func.namespace == "aten" and operator_name(func) not in UNDECLARED_VIEWS
     return not known or any(result.alias_info is not None for result in func._schema.returns)
 

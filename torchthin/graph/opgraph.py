@@ -149,7 +149,7 @@ class OpGraph:
     fake: bool = False
     """Recorded without arithmetic: if code looks at numbers unseen, a run with numbers has other ops."""
     size_uses: SizeUses | None = None
-    """What the first run did with integer attributes; None where nobody looked."""
+    """What the first run did with integer attributes; None where the run was not watched."""
 
     @cached_property
     def producer(self) -> Mapping[int, Op]:

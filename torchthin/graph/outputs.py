@@ -47,7 +47,7 @@ def _leaves(item: Any, seen: set[int]) -> Iterator[Any]:
 
 
 def _parts(item: Any) -> list[Any] | None:
-    """Return what an object holds; None when it does not show it."""
+    """Return what an object holds; None when it shows nothing."""
     if isinstance(item, Mapping):
         return list(item.values())
     if isinstance(item, (list, tuple)):

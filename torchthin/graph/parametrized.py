@@ -24,7 +24,7 @@ from torchthin.graph.evaluation_mode import evaluation_mode
 
 
 def recompute_(model: nn.Module) -> None:
-    """Compute afresh the plain attributes that torch's hooks would compute before the next forward pass."""
+    """Compute again the plain attributes that torch's hooks would compute before the next forward pass."""
     for module in model.modules():
         for hook in module._forward_pre_hooks.values():
             if isinstance(hook, SpectralNorm):  # its call would also take a step of the power iteration
@@ -46,7 +46,7 @@ class DerivedWeight:
     masked: str | None
     """The parameter to mask instead of the weight (``conv.weight_g``); None when no zeros make the weight zero."""
     rescaled: float
-    """By what share masked filters change the size of those that stay (spectral norm): 0 when they do not."""
+    """By what share masked filters change the size of the others (spectral norm); 0: they do not."""
     values: Tensor
     """The weight as it is now."""
 
@@ -108,9 +108,9 @@ def _change(layer: nn.Module, source: Tensor, weight: Tensor, axis: int) -> floa
     source.narrow(axis, 0, half).zero_()
     now = weight_of(layer)
     dead, rest = now.narrow(axis, 0, half), weight.shape[axis] - half
-    stay, was = now.narrow(axis, half, rest), weight.narrow(axis, half, rest)
+    others, was = now.narrow(axis, half, rest), weight.narrow(axis, half, rest)
     fits = bool(torch.isfinite(now).all()) and not bool(dead.any())
-    change = float((stay - was).abs().max() / was.abs().max().clamp_min(1e-30)) if rest else 0.0
+    change = float((others - was).abs().max() / was.abs().max().clamp_min(1e-30)) if rest else 0.0
     source.copy_(before)
     recompute_(layer)
     return change if fits else None
@@ -126,8 +126,8 @@ def weight_of(layer: nn.Module) -> Tensor:
 def mirrored_tensors(module: nn.Module) -> dict[str, Tensor]:
     """Return the parameters and buffers that a module's sizes mirror, by local name.
 
-    What is computed from another tensor stands for it under its own name: ``weight`` for the ``weight_orig`` of
-    ``torch.nn.utils.prune`` and the ``weight_v`` of ``weight_norm``, and for the largest original of a parametrization.
+    A tensor that another is computed from is listed under the name of that one, too: the ``weight_orig`` of
+    ``torch.nn.utils.prune``, the ``weight_v`` of ``weight_norm`` and the largest original of a parametrization as ``weight``.
     """
     own = {name: t for name, t in {**module._parameters, **module._buffers}.items() if t is not None}
     for suffix in ("_orig", "_v"):

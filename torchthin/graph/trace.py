@@ -25,7 +25,7 @@ LARGE = 2**20
 def collection_paused() -> Iterator[None]:
     """Keep the collector from running inside the block.
 
-    Many small objects are made there that all stay, and a collection walks over every object of torch and of the user's
+    Many small objects are made there that are all kept, and a collection walks over every object of torch and of the user's
     program: 0.15 s in the middle of 0.2 s of work. What the block drops without cycles is freed all the same.
     """
     was = gc.isenabled()
@@ -73,8 +73,8 @@ class Traced:
 def trace(model: nn.Module, inputs: Inputs, *, numbers: bool = False, watch: bool = True) -> Traced:
     """Record what `model` computes on `inputs`, on a copy that shares its weights.
 
-    Where the evaluation run leaves parameters unread, the training branch is recorded too: its auxiliary heads must go
-    on to fit. A training branch that does not run on these inputs (it wants labels) is left out.
+    Where the evaluation run leaves parameters unread, the training branch is recorded too: its auxiliary heads must
+    still fit. A training branch that does not run on these inputs (it wants labels) is left out.
 
     Args:
         model: full-size model, left as it is.
@@ -112,9 +112,7 @@ def _graph(model: nn.Module, inputs: Inputs, *, numbers: bool, watch: bool) -> O
         branch = _recorded(model, inputs, not graph.fake, training=True).live()
     except Exception as error:  # whatever the user's code raises
         cause = " ".join(str(error).split())
-        note = (
-            f"The training branch does not run on the example inputs, what only it uses stays whole: {cause}"
-        )
+        note = f"The training branch does not run on the example inputs, so layers that only it uses are not pruned: {cause}"
         return replace(graph, note=f"{graph.note} {note}".strip())
     if branch.state.keys() <= read:
         return graph
@@ -129,7 +127,7 @@ def _graph(model: nn.Module, inputs: Inputs, *, numbers: bool, watch: bool) -> O
 def _recorded(
     model: nn.Module, inputs: Inputs, numbers: bool, *, training: bool = False, watch: bool = False
 ) -> OpGraph:
-    """Record in the cheapest way that the model's code bears: it may want numbers, or integers that are plain."""
+    """Record in the cheapest way that the model's code allows: it may need numbers, or plain integers."""
     for fake, watched in ((not numbers, watch), (False, watch)):
         if fake or watched:
             with contextlib.suppress(Exception):

@@ -181,7 +181,7 @@ class _Search:
             for member in group.members:
                 for number, weight in enumerate(self.mapped.weights):
                     if weight == member.parameter and self.among.axes.get(weight) == member.axis:
-                        removed[number] = removed.get(number, 0) + member.of(keep).size
+                        removed[number] = removed.get(number, 0) + member.removed(keep).size
         return removed
 
     def _outputs(self, levels: Levels) -> Outputs:

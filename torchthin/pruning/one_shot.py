@@ -152,7 +152,7 @@ def asked_of_groups(
         total += count
         for member in group.members:
             if axes.get(member.parameter) == member.axis and member.parameter in asked:
-                lost = member.of(keeps[group.name]).size
+                lost = member.removed(keeps[group.name]).size
                 per_weight = decided or config.target.scope == "global"
                 asked[member.parameter] += lost if per_weight else count * member.indices.shape[1]
     filters = {name: Filters(axes[name], 1, asked[name]) for name in asked}

@@ -116,7 +116,7 @@ def _cut_sizes(group: Group, gone: BoolArray) -> IntArray:
     cut: set[tuple[str, int]] = set()
     for member in group.members:
         axis = member.parameter, member.axis
-        lost = member.of(~gone).size
+        lost = member.removed(~gone).size
         stay[axis] = stay.get(axis, 0) + member.indices.size - lost
         if lost:
             cut.add(axis)

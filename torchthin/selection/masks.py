@@ -52,7 +52,7 @@ def channel_masks(
             continue
         for member in group.members:
             if is_filter_member(member, filter_axes):
-                kept[member.parameter][member.of(keeps[group.name])] = False
+                kept[member.parameter][member.removed(keeps[group.name])] = False
     return {
         name: (spread_mask if views else axis_mask)(torch.from_numpy(kept[name]), tensors[name], axis)
         for name, axis in filter_axes.items()

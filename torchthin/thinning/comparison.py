@@ -64,7 +64,7 @@ class Models:
             new = name in masks or (double and tensor.is_floating_point())
             if deferred is not None and new and tensor.numel() >= SMALLEST and tensor.is_contiguous():
                 like = tensor.new_empty(0, dtype=torch.float64 if double else None)
-                return deferred.stand_in(
+                return deferred.placeholder(
                     tuple(tensor.shape), like, lambda: self._prepared(name, tensor, double)
                 )
             ready = self._prepared(name, tensor, double)

@@ -117,7 +117,7 @@ def kept_indices(
         met: dict[tuple[int, int], IntArray] = {}  # members that lie alike share their arrays
         for member in group.members:
             alike = (id(member.indices), id(member.channels))
-            lost = met[alike] if alike in met else met.setdefault(alike, member.of(keep))
+            lost = met[alike] if alike in met else met.setdefault(alike, member.removed(keep))
             if lost.size:
                 removed.setdefault((member.parameter, member.axis), []).append(lost)
     shapes: dict[str, tuple[int, ...]] = {}

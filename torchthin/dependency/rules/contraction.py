@@ -43,11 +43,11 @@ def convolution(call: Call) -> list[Axes]:
 
 
 def _one_input_per_group(call: Call, data: Axis, weight: Axes, conv_groups: int, transposed: bool) -> Axis:
-    """Depthwise: output c lives and dies with input c; with a multiplier, all outputs of one input go together."""
+    """Depthwise: output c is removed with input c; with a multiplier, all outputs of one input are removed together."""
     source = _vector(data)
     if source is None:
-        call.freeze(weight[0], "a depthwise convolution of channels that cannot go")
-        call.freeze(weight[1], "a depthwise convolution of channels that cannot go")
+        call.freeze(weight[0], "a depthwise convolution of channels that are frozen")
+        call.freeze(weight[1], "a depthwise convolution of channels that are frozen")
         return None
     if transposed:
         call.tie(source, weight[0])
@@ -63,7 +63,7 @@ def _one_input_per_group(call: Call, data: Axis, weight: Axes, conv_groups: int,
 
 
 def _grouped(call: Call, data: Axis, weight: Axes, conv_groups: int, transposed: bool) -> Axis:
-    """The same input index goes from every conv group; outputs go in equal numbers from every conv group."""
+    """The same input index is removed from every conv group, and equal numbers of outputs."""
     source = _vector(data)
     inner, outer = (weight[0], weight[1]) if transposed else (weight[1], weight[0])
     if transposed:
@@ -73,7 +73,7 @@ def _grouped(call: Call, data: Axis, weight: Axes, conv_groups: int, transposed:
         out = _vector(outer)
         return None if out is None else out if conv_groups == 1 else _tiled(out, conv_groups)
     if source is None:
-        call.freeze(inner, "a grouped convolution of channels that cannot go")
+        call.freeze(inner, "a grouped convolution of channels that are frozen")
     elif inner is None:
         call.freeze(source, "a grouped convolution by a weight that cannot change")
     else:
@@ -125,7 +125,7 @@ def grouped_product(call: Call) -> list[Axes]:
 
 @register_op("aten.mv", "aten.addmv")
 def matrix_vector(call: Call) -> list[Axes]:
-    """(m, k) x (k). Mostly part of a norm (spectral norm), so what goes is left out as from statistics."""
+    """(m, k) x (k). Mostly part of a norm (spectral norm), so what is removed is left out as from statistics."""
     name = "mat" if call.has("mat") else "self"
     matrix, vector = call.axes(name), call.axes("vec")
     if call.shape("vec")[0] > 1:
@@ -139,7 +139,7 @@ def matrix_vector(call: Call) -> list[Axes]:
 
 @register_op("aten.dot", "aten.vdot")
 def inner_product(call: Call) -> list[Axes]:
-    """(k) x (k): what goes is left out."""
+    """(k) x (k): what is removed is left out."""
     a, b = call.axes("self")[0], call.axes("tensor" if call.has("tensor") else "other")[0]
     if call.shape("self")[0] > 1:
         call.tie(a, b)

@@ -22,7 +22,7 @@ def made_in_forward(call: Call) -> list[Axes]:
     "aten.fft_fftfreq", "aten.fft_rfftfreq",
 )  # fmt: skip
 def counted(call: Call) -> list[Axes]:
-    """The numbers count positions, and would count otherwise if one went: nothing can go."""
+    """The numbers count positions, and would differ if one were removed: all are frozen."""
     axes = tuple(call.space.fresh(n) if n > 1 else None for n in call.out_shape())
     call.freeze_all(axes, "its numbers count positions")
     return [axes]

@@ -54,7 +54,7 @@ def _shared(call: Call, operands: list[tuple[tuple[int, ...], Axes]], size: int,
 
 
 def tie_pair(call: Call, a: Axis, b: Axis) -> bool:
-    """Tie two axes; flattened ones part by part when they were flattened alike. Return whether their labels go on."""
+    """Tie two axes; flattened ones part by part when they were flattened alike. Return whether the result keeps their labels."""
     if isinstance(a, FlattenedAxis) and isinstance(b, FlattenedAxis) and _sizes(a) == _sizes(b):
         for mine, theirs in zip(a.segments, b.segments, strict=True):
             for (_, one), (_, other) in zip(mine, theirs, strict=True):
@@ -95,7 +95,7 @@ def as_pairs(call: Call) -> list[Axes]:
 
 @register_op("aten.glu")
 def glu(call: Call) -> list[Axes]:
-    """One half times the sigmoid of the other: index i goes with index i of the other half."""
+    """One half times the sigmoid of the other: index i is removed with index i of the other half."""
     data = call.axes("self")
     dim = call.dim(-1)
     axis = data[dim]

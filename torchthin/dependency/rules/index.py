@@ -28,7 +28,7 @@ def _indexed(call: Call) -> tuple[list[int], list[Ref], int]:
 
 @register_op("aten.index", "aten._unsafe_index")
 def index(call: Call) -> list[Axes]:
-    """x[i, :, j]: indexed axes freeze; the index's own axes stand in their place (in front when they are apart)."""
+    """x[i, :, j]: indexed axes freeze; the index's own axes take their place (in front when they are apart)."""
     data = call.axes("self")
     indexed, refs, _ = _indexed(call)
     for d in indexed:
@@ -55,11 +55,11 @@ def index_put(call: Call) -> list[Axes]:
     values = call.axes("values")
     rest = [d for d in range(len(data)) if d not in indexed]
     adjacent = indexed == list(range(indexed[0], indexed[0] + len(indexed))) if indexed else True
-    behind = len([d for d in rest if indexed and d > indexed[0]]) if adjacent else len(rest)
+    trailing = len([d for d in rest if indexed and d > indexed[0]]) if adjacent else len(rest)
     new = len(values) - len(rest)
     own = list(values)
     for position, d in enumerate(reversed(rest)):
-        skipped = 0 if position < behind else max(new, 0)
+        skipped = 0 if position < trailing else max(new, 0)
         number = len(values) - 1 - position - skipped
         if 0 <= number < len(values) and call.shape("values")[number] == shape[d] > 1 and new >= 0:
             call.tie(data[d], values[number])

@@ -42,7 +42,7 @@ def unsqueeze(call: Call) -> list[Axes]:
 
 @register_op("aten.squeeze", "aten.squeeze_", accepts_flattened=True)
 def squeeze(call: Call) -> list[Axes]:
-    """Drop axes of size 1: the labelled ones stay in order."""
+    """Drop axes of size 1; the labelled ones keep their order."""
     given = call.arg("dim")
     shape = call.shape("self")
     listed = [given] if isinstance(given, int) else list(range(len(shape))) if given is None else list(given)
@@ -52,7 +52,7 @@ def squeeze(call: Call) -> list[Axes]:
 
 @register_op("aten.expand")
 def expand(call: Call) -> list[Axes]:
-    """Axes of size 1 are repeated, and new ones stand in front: every index of theirs is like any other."""
+    """Axes of size 1 are repeated, and new ones are put in front: all their indices are alike."""
     data, out = call.axes("self"), call.out_shape()
     shape = (1,) * (len(out) - len(data)) + call.shape("self")
     kept = (*(None,) * (len(out) - len(data)), *data)
@@ -86,7 +86,7 @@ def triangle(call: Call) -> list[Axes]:
 
 @register_op("aten.roll")
 def roll(call: Call) -> list[Axes]:
-    """Rotate: a fixed number of indices wraps around, so the indices that wrap must all stay."""
+    """Rotate: a fixed number of indices wraps around, so the indices that wrap are frozen."""
     data = list(call.axes("self"))
     for shift, dim in zip(_as_list(call.arg("shifts")), _as_list(call.arg("dims", [])), strict=False):
         d = positive(dim, len(data))
@@ -123,7 +123,7 @@ def constant_pad(call: Call) -> list[Axes]:
 
 @register_op("aten.repeat")
 def repeat(call: Call) -> list[Axes]:
-    """Tile axes; new axes stand in front."""
+    """Tile axes; new axes are put in front."""
     repeats = list(call.arg("repeats"))
     new = len(repeats) - len(call.axes("self"))
     data: Axes = (*(None,) * new, *call.axes("self"))

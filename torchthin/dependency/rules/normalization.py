@@ -45,7 +45,7 @@ def layer_norm(call: Call) -> list[Axes]:
 
 @register_op("aten.native_group_norm")
 def group_norm(call: Call) -> list[Axes]:
-    """Like layer norm over axis 1 in blocks: equal numbers go from every norm group."""
+    """Like layer norm over axis 1 in blocks: equal numbers are removed from every norm group."""
     data = call.axes("input")
     channels = data[1]
     for name in ("weight", "bias"):
@@ -63,7 +63,7 @@ def group_norm(call: Call) -> list[Axes]:
 
 @register_op("aten._softmax", "aten._safe_softmax", "aten._log_softmax")
 def softmax(call: Call) -> list[Axes]:
-    """A distribution over one axis: what goes from that axis leaves the sum."""
+    """A distribution over one axis: what is removed from that axis leaves the sum."""
     data = call.axes("self")
     if data and data[call.arg("dim")] is not None:
         call.statistics = True

@@ -61,7 +61,7 @@ def along_one_axis(call: Call) -> list[Axes]:
 
 @register_op("aten.sort", accepts_flattened=True)
 def sort(call: Call) -> list[Axes]:
-    """Values in order: what was where along `dim` is forgotten, and how many there are follows what stays."""
+    """Values in order: positions along `dim` become ranks, and there are as many as are kept."""
     data = call.axes("self")
     if not data:
         return [(), ()]

@@ -83,7 +83,7 @@ def _tie_others(call: Call, data: Axes, source: Axes, dim: int) -> None:
 
 @register_op(*SPLITS)
 def split(call: Call) -> list[Axes]:
-    """Consecutive ranges of one axis; equal ranges must stay equal."""
+    """Consecutive ranges of one axis; equal ranges must lose equal numbers."""
     data = call.axes("self")
     d = call.dim()
     sizes = [call.out_shape(i)[d] for i in range(len(call.op.outputs))]
@@ -111,7 +111,7 @@ def _choose_split(call: Call, axis: Vector, parts: list[Vector]) -> None:
 
 
 def _divide(call: Call, axis: Vector, blocks: int) -> None:
-    """Equal consecutive ranges: equal numbers go from each, or else the same index from each."""
+    """Equal consecutive ranges: remove equal numbers from each, or else the same index from each."""
     rows = axis.reshape(blocks, -1)
     chosen = call.choose(axis, "balanced", "tied")
     if chosen == "balanced":
@@ -158,7 +158,7 @@ def diagonal(call: Call) -> list[Axes]:
 
 @register_op("aten.diag_embed")
 def diag_embed(call: Call) -> list[Axes]:
-    """The last axis is laid on a diagonal of zeros: row and column go together."""
+    """The last axis is laid on a diagonal of zeros: row and column are removed together."""
     data = call.axes("self")
     plain = not call.arg("offset", 0) and (call.arg("dim1", -2), call.arg("dim2", -1)) == (-2, -1)
     if plain:

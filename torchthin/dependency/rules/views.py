@@ -127,7 +127,7 @@ def _lay_out(
 
 
 def _firm(call: Call, data: Axes, labelled: list[int]) -> list[int]:
-    """Of axes that are flattened together, those that parameters have; sizes made in forward stay as they are then."""
+    """Of axes that are flattened together, keep those of parameters; axes made in forward are frozen."""
     firm = [d for d in labelled if not call.space.is_expandable(data[d])]
     for d in labelled:
         if d not in firm:
@@ -168,7 +168,7 @@ def read_off(call: Call, moved: Vector) -> dict[int, Vector]:
 
 @register_op("aten.pixel_shuffle")
 def pixel_shuffle(call: Call) -> list[Axes]:
-    """(..., C r r, H, W) -> (..., C, H r, W r): the r r channels of one result go together."""
+    """(..., C r r, H, W) -> (..., C, H r, W r): the r r channels of one result are removed together."""
     data = call.axes("self")
     channels = _channels_before_space(call, data)
     if channels is not None:
@@ -195,7 +195,7 @@ def _channels_before_space(call: Call, data: Axes) -> Vector | None:
 
 
 def _single(call: Call, channels: Vector) -> Vector:
-    """One channel is left only when nothing of it may go."""
+    """Freeze a single channel."""
     if channels.size == 1:
         call.freeze(channels, "only one channel results")
     return channels
@@ -203,7 +203,7 @@ def _single(call: Call, channels: Vector) -> Vector:
 
 @register_op("aten.channel_shuffle", "aten.native_channel_shuffle")
 def channel_shuffle(call: Call) -> list[Axes]:
-    """Transpose the channels, seen as (groups, channels per group): the same index goes from every group."""
+    """Transpose the channels, seen as (groups, channels per group): the same index is removed from every group."""
     data = call.axes("self")
     channels = data[1]
     if isinstance(channels, np.ndarray):
@@ -236,7 +236,7 @@ def im2col(call: Call) -> list[Axes]:
 
 @register_op("aten.col2im")
 def col2im(call: Call) -> list[Axes]:
-    """(..., C kh kw, L) -> (..., C, H, W): the kh kw rows of one channel go together."""
+    """(..., C kh kw, L) -> (..., C, H, W): the kh kw rows of one channel are removed together."""
     data = call.axes("self")
     call.freeze(data[-1], "a spatial axis of fold")
     channels = data[-2]

@@ -151,7 +151,7 @@ class ChannelMasks:
             for group in groups:
                 for member in group.members:
                     if (member.parameter, member.axis) == (name, 0):
-                        mask[torch.from_numpy(member.of(keeps[group.name]))] = False
+                        mask[torch.from_numpy(member.removed(keeps[group.name]))] = False
             masks[name] = mask.to(bias.device)
         return masks
 
