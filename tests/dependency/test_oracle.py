@@ -12,6 +12,7 @@ from samples import SAMPLES, Sample, from_schema
 from torchthin.dependency import registry
 from torchthin.dependency.labels import Axes
 from torchthin.dependency.registry import Call, Rule, operators, rule_of
+from torchthin.errors import ConfigError
 from torchthin.graph.inputs import as_inputs
 
 TWINS = {
@@ -140,3 +141,8 @@ def test_the_oracle_notices_a_wrong_rule(
         registry.RULES, operator, registry.Entry(mistake, accepts_flattened=False, accepts_ranked=False)
     )
     assert wrong(BY_OPERATOR[operator][0]) != []
+
+
+def test_an_operator_gets_one_rule() -> None:
+    with pytest.raises(ConfigError, match=r"aten\.mm has a rule already: .*contraction\.matrix_product"):
+        registry.register_op("aten.mm")(passing)
