@@ -126,7 +126,7 @@ def _plan(
         Request.of(config, share, schedule, targets.excluded),
         asked,
         notes=(
-            *targets.notes,
+            *targets.notes_on(name for name, mask in ranked.items() if not bool(mask.all())),
             *_fallen_back(selection.ranking, config.ranked_by),
             *frozen_targets(thinning, selection.masked_axes, ranked),
             *_state_biases([name for name in masks if name not in selection.masked_axes]),

@@ -64,10 +64,18 @@ class Targets:
     targets: tuple[Target, ...]
     excluded: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    linear: frozenset[str] = frozenset()
+    """Linear weights that are default targets of a structured method, since convolutions hold little of the model."""
+    linear_note: str = ""
+    """The line that says so."""
     patterns: tuple[str, ...] = ()
     """Patterns among the names asked for: what they match and produces channels is a target too, whatever its layer."""
     derived: Mapping[str, DerivedWeight] = field(default_factory=dict)
     """Name of a target (or of another parameter) -> the weight that is computed from it."""
+
+    def notes_on(self, masked: Iterable[str]) -> tuple[str, ...]:
+        """Return the notes for a run that masks these weights: whether linear ones are among them is one of them."""
+        return (self.linear_note, *self.notes) if self.linear & set(masked) else self.notes
 
 
 @dataclass(frozen=True)
@@ -357,7 +365,7 @@ def find_targets(
         derived = derived_weights(model)
     entries = list(_entries(model, derived, coupled))
     unusable = _unusable(model, derived, structured, plain)
-    note = ""
+    note, linear = "", frozenset[str]()
     if include is None:
         chosen, note = _defaults(model, entries, structured, coupled)
     else:
@@ -369,15 +377,18 @@ def find_targets(
     excluded = _excluded(entries, exclude)
     shared_once = [(name, id(p)) for name, p in model.named_parameters() if id(p) in found]
     rescaled = [derived[e.name] for e in chosen if e.alias and derived[e.name].rescaled]
+    if note:
+        linear = frozenset(entry.name for entry in chosen if _is_layer_weight(entry, nn.Linear))
     targets = Targets(
         targets=tuple(replace(found[key], name=name) for name, key in shared_once if key not in excluded),
         excluded=tuple(name for name, key in shared_once if key in excluded),
         notes=(
-            *filter(None, [note]),
             *_notes(chosen, structured, unusable if include is None else {}),
             *map(_rescaled, rescaled),
         ),
         patterns=tuple(name for name in include or () if any(sign in name for sign in "*?[")),
+        linear=linear,
+        linear_note=note,
         derived=derived,
     )
     if not targets.targets:
