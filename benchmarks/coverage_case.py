@@ -21,10 +21,10 @@ from torchthin.graph.cost import measure
 from torchthin.graph.inputs import as_inputs
 from torchthin.graph.trace import trace
 from torchthin.pruning.one_shot import traced_targets
-from torchthin.pruning.rules import Run
+from torchthin.pruning.target_plans import Run
 from torchthin.selection.selectors import RatioRule
 from torchthin.thinning.apply import thin_copy
-from torchthin.thinning.plan import find_plan
+from torchthin.thinning.trial_loop import find_plan
 
 SHARE = 0.5
 """Share of the channels that go."""

@@ -96,7 +96,7 @@ def _student(source: Path | None) -> tuple[nn.Module, Checkpoint]:
     """Return the student with the weights of a checkpoint, thinned if it is, and what the checkpoint tells."""
     from pose_demo.student import STUDENT_FILE, pose_student
     from torchthin.io.checkpoints import load_into, read_checkpoint
-    from torchthin.pruning.checkpoint import shrink_to_, with_recipe
+    from torchthin.pruning.save_and_load import shrink_to_, with_recipe
 
     model = pose_student()
     checkpoint = with_recipe(read_checkpoint(source or STUDENT_FILE), model)

@@ -11,7 +11,7 @@ from typing import Any
 from torchthin.cli.console import Parser
 from torchthin.cli.flags import add_group, flags_of
 from torchthin.cli.model_args import ModelArgs
-from torchthin.cli.options import ReportArgs, SynthesisArgs, add_chip_flags
+from torchthin.cli.prune_options import ReportArgs, SynthesisArgs, add_chip_flags
 from torchthin.cli.targets import DEFAULT_METHOD, METHODS, prune_config, prune_flags
 from torchthin.config import PruneConfig
 from torchthin.errors import ConfigError

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from torchthin.pruning.plan import PruningPlan
     from torchthin.pruning.result import PruneResult
     from torchthin.report.inspection import Inspection
-    from torchthin.report.pruning import PruneReport
+    from torchthin.report.prune_report import PruneReport
     from torchthin.thinning.proof import Proof
     from torchthin.thinning.recipe import Recipe
 
@@ -49,7 +49,7 @@ _LAZY = {
     "Comparison": "torchthin.pruning.comparison.comparison",
     "Inspection": "torchthin.report.inspection",
     "Proof": "torchthin.thinning.proof",
-    "PruneReport": "torchthin.report.pruning",
+    "PruneReport": "torchthin.report.prune_report",
     "PruneResult": "torchthin.pruning.result",
     "Pruner": "torchthin.pruning.gradual.pruner",
     "PruningPlan": "torchthin.pruning.plan",

@@ -15,7 +15,6 @@ from torchthin.importance.registry import register_channel_criterion, register_c
 from torchthin.importance.statistics import Loss
 from torchthin.io.export import export
 from torchthin.max7800x.chips import list_chips as list_chips
-from torchthin.pruning.checkpoint import load
 from torchthin.pruning.comparison.compare import compare
 from torchthin.pruning.in_place import thin_
 from torchthin.pruning.inspection import inspect
@@ -23,6 +22,7 @@ from torchthin.pruning.one_shot import plan_pruning
 from torchthin.pruning.plan import PruningPlan
 from torchthin.pruning.recover import recover
 from torchthin.pruning.result import PruneResult
+from torchthin.pruning.save_and_load import load
 from torchthin.pruning.sensitivity import sensitivity
 from torchthin.thinning.proof import verify
 

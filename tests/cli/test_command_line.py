@@ -16,7 +16,7 @@ from workplace import Outcome, Workplace
 
 import torchthin
 from torchthin.cli.main import COMMANDS, main, program
-from torchthin.cli.options import file_flags
+from torchthin.cli.prune_options import file_flags
 from torchthin.cli.targets import METHODS
 
 ENV = {"PYTHONPATH": str(Path(torchthin.__file__).parents[1]), "OMP_NUM_THREADS": "1"}

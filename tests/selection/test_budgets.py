@@ -17,13 +17,13 @@ from torchthin.errors import ConfigError, InputError, TargetMissedError
 from torchthin.graph.cost import measure
 from torchthin.graph.inputs import as_inputs
 from torchthin.graph.trace import trace
-from torchthin.pruning.rules import Run, thinning_for
+from torchthin.pruning.target_plans import Run, thinning_for
 from torchthin.selection.channels import lowest
 from torchthin.selection.cost_model import CostModel, Counts
+from torchthin.selection.prunable_weights import find_prunable_weights
 from torchthin.selection.selectors import RatioRule
-from torchthin.selection.targets import find_targets
 from torchthin.thinning.apply import thin_copy
-from torchthin.thinning.plan import find_plan
+from torchthin.thinning.trial_loop import find_plan
 
 sys.path.append(str(Path(__file__).parents[1] / "thinning"))
 from nets.blocks import BLOCKS, Net
@@ -33,7 +33,7 @@ X = as_inputs(image())
 
 
 def _run(net: nn.Module, target: Target | float, criterion: str = "l1") -> Run:
-    targets = find_targets(net, structured=True, coupled=True)
+    targets = find_prunable_weights(net, structured=True, coupled=True)
     return Run(trace(net, X), targets, PruneConfig(target, criterion))  # type: ignore[arg-type]
 
 

@@ -1,4 +1,4 @@
-"""Targets: what is found on any model, what can be named, what is kept, and what the refusals say."""
+"""PrunableWeights: what is found on any model, what can be named, what is kept, and what the refusals say."""
 
 import warnings
 
@@ -9,7 +9,7 @@ from torch.nn.utils import parametrize
 from torch.nn.utils import prune as torch_prune
 
 from torchthin.errors import InputError, WeightNameError
-from torchthin.selection.targets import Target, find_targets
+from torchthin.selection.prunable_weights import PrunableWeight, find_prunable_weights
 
 
 class HandMade(nn.Module):
@@ -45,21 +45,21 @@ class Everything(nn.Module):
 
 
 CONVOLUTIONS = [
-    Target("conv1.weight", 0),
-    Target("conv2.weight", 0),
-    Target("conv3.weight", 0),
-    Target("up.weight", 1),
-    Target("hand.weight", 0),
-    Target("hand.depth_kernel", 0),
+    PrunableWeight("conv1.weight", 0),
+    PrunableWeight("conv2.weight", 0),
+    PrunableWeight("conv3.weight", 0),
+    PrunableWeight("up.weight", 1),
+    PrunableWeight("hand.weight", 0),
+    PrunableWeight("hand.depth_kernel", 0),
 ]
 
 
 def names(model: nn.Module, **choice: object) -> list[str]:
-    return [target.name for target in find_targets(model, **choice).targets]  # type: ignore[arg-type]
+    return [target.name for target in find_prunable_weights(model, **choice).targets]  # type: ignore[arg-type]
 
 
 def test_structured_defaults_are_all_convolutions() -> None:
-    assert list(find_targets(Everything(), structured=True).targets) == CONVOLUTIONS
+    assert list(find_prunable_weights(Everything(), structured=True).targets) == CONVOLUTIONS
 
 
 def test_unstructured_defaults_add_linear_weights() -> None:
@@ -80,18 +80,18 @@ def test_a_single_layer_is_a_model() -> None:
 @pytest.mark.parametrize(
     ("conv", "target", "filters"),
     [
-        (nn.ConvTranspose2d(4, 6, 2), Target("weight", 1), 6),
-        (nn.ConvTranspose2d(4, 6, 2, groups=2), Target("weight", 1), 3),
-        (nn.ConvTranspose2d(4, 4, 2, groups=4), Target("weight", 0), 4),
-        (nn.ConvTranspose1d(8, 4, 2, groups=4), Target("weight", 0, 2), 4),
-        (nn.ConvTranspose1d(4, 1, 2), Target("weight", 1), 1),
-        (nn.Conv2d(4, 8, 3, groups=4), Target("weight", 0), 8),
+        (nn.ConvTranspose2d(4, 6, 2), PrunableWeight("weight", 1), 6),
+        (nn.ConvTranspose2d(4, 6, 2, groups=2), PrunableWeight("weight", 1), 3),
+        (nn.ConvTranspose2d(4, 4, 2, groups=4), PrunableWeight("weight", 0), 4),
+        (nn.ConvTranspose1d(8, 4, 2, groups=4), PrunableWeight("weight", 0, 2), 4),
+        (nn.ConvTranspose1d(4, 1, 2), PrunableWeight("weight", 1), 1),
+        (nn.Conv2d(4, 8, 3, groups=4), PrunableWeight("weight", 0), 8),
     ],
 )
 def test_filters_of_transposed_and_grouped_convolutions(
-    conv: nn.Module, target: Target, filters: int
+    conv: nn.Module, target: PrunableWeight, filters: int
 ) -> None:
-    (found,) = find_targets(conv, structured=True).targets
+    (found,) = find_prunable_weights(conv, structured=True).targets
     assert found == target
     group = found.group(conv.get_parameter("weight"))
     assert group.size == filters
@@ -100,7 +100,7 @@ def test_filters_of_transposed_and_grouped_convolutions(
 
 def test_a_filter_of_a_transposed_convolution_is_one_output() -> None:
     conv = nn.ConvTranspose1d(8, 4, 2, groups=4)
-    (target,) = find_targets(conv, structured=True).targets
+    (target,) = find_prunable_weights(conv, structured=True).targets
     rows = target.group(conv.weight).members[0].indices[2]
     with torch.no_grad():
         conv.weight[torch.from_numpy(rows)] = 0
@@ -115,7 +115,7 @@ def test_shared_weights_are_one_target_under_their_first_name() -> None:
     assert names(model, structured=True) == ["0.weight"]
     assert names(model, structured=True, include=["1.weight", "0.weight"]) == ["0.weight"]
     with pytest.raises(InputError, match=r"exclude \(--keep\) holds all 1 weights"):
-        find_targets(model, structured=True, exclude=["1"])
+        find_prunable_weights(model, structured=True, exclude=["1"])
 
 
 def test_weights_replace_the_defaults_in_model_order() -> None:
@@ -147,7 +147,7 @@ def test_weights_replace_the_defaults_in_model_order() -> None:
 )
 def test_names_that_cannot_be_pruned(name: str, structured: bool, sentence: str) -> None:
     with pytest.raises(WeightNameError) as caught:
-        find_targets(Everything(), structured=structured, include=[name])
+        find_prunable_weights(Everything(), structured=structured, include=[name])
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -164,7 +164,7 @@ def test_names_that_cannot_be_pruned(name: str, structured: bool, sentence: str)
     ],
 )
 def test_keep_patterns(pattern: str, kept: list[str]) -> None:
-    plan = find_targets(Everything(), structured=True, exclude=[pattern])
+    plan = find_prunable_weights(Everything(), structured=True, exclude=[pattern])
     assert list(plan.excluded) == kept
     assert [target.name for target in plan.targets] == [t.name for t in CONVOLUTIONS if t.name not in kept]
 
@@ -173,7 +173,7 @@ def test_a_keep_pattern_that_matches_nothing_is_an_error() -> None:
     with pytest.raises(
         WeightNameError, match=r"'convv2' matches no weight or module .* Did you mean 'conv2'"
     ):
-        find_targets(Everything(), structured=True, exclude=["convv2"])
+        find_prunable_weights(Everything(), structured=True, exclude=["convv2"])
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_a_keep_pattern_that_matches_nothing_is_an_error() -> None:
 )
 def test_nothing_to_prune_is_an_error(model: nn.Module, choice: dict[str, list[str]], sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
-        find_targets(model, structured=True, **choice)  # type: ignore[arg-type]
+        find_prunable_weights(model, structured=True, **choice)  # type: ignore[arg-type]
 
 
 def weight_normed() -> nn.Module:
@@ -214,19 +214,19 @@ def test_channels_of_computed_weights_are_targets_single_weights_are_not(make) -
     model = nn.Sequential(make(), nn.Conv2d(3, 3, 1))
     original = next(name for name, p in model[0].named_parameters() if p.shape == (3, 2, 1, 1))
     for weights in (None, ["0.weight", "1.weight"], ["*"]):
-        plan = find_targets(model, structured=True, include=weights)
+        plan = find_prunable_weights(model, structured=True, include=weights)
         assert [target.name for target in plan.targets] == [f"0.{original}", "1.weight"]
         assert plan.derived[f"0.{original}"].weight == "0.weight"
     for choice in ({"structured": False}, {"structured": True, "plain": True}):
-        plan = find_targets(model, **choice)
+        plan = find_prunable_weights(model, **choice)
         assert [target.name for target in plan.targets] == ["1.weight"]
         assert plan.notes[0].startswith("0.weight is computed from other parameters")
         with pytest.raises(WeightNameError, match=r"0\.weight"):
-            find_targets(model, include=["0.weight"], **choice)
+            find_prunable_weights(model, include=["0.weight"], **choice)
         with pytest.raises(WeightNameError, match="another weight is computed from it"):
-            find_targets(model, include=[f"0.{original}"], **choice)
+            find_prunable_weights(model, include=[f"0.{original}"], **choice)
         with pytest.raises(InputError, match=r"nothing to prune.*computed from other parameters"):
-            find_targets(model[:1], **choice)
+            find_prunable_weights(model[:1], **choice)
 
 
 def test_lazy_modules_are_refused() -> None:
@@ -234,12 +234,12 @@ def test_lazy_modules_are_refused() -> None:
         warnings.simplefilter("ignore", UserWarning)  # lazy modules announce themselves
         model = nn.Sequential(nn.LazyConv2d(4, 3))
     with pytest.raises(InputError, match=r"The weight 0\.weight of LazyConv2d has no shape yet"):
-        find_targets(model, structured=True)
+        find_prunable_weights(model, structured=True)
 
 
 def test_types_that_cannot_be_ranked_are_left_whole_and_said() -> None:
     model = nn.Sequential(nn.Conv2d(2, 3, 1), nn.Conv2d(3, 3, 1))
     model[0].weight = nn.Parameter(torch.zeros(3, 2, 1, 1, dtype=torch.complex64))
-    plan = find_targets(model, structured=True)
+    plan = find_prunable_weights(model, structured=True)
     assert [target.name for target in plan.targets] == ["1.weight"]
     assert plan.notes == ("0.weight is not pruned: its type is torch.complex64 (torch.strided).",)

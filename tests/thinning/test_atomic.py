@@ -19,7 +19,7 @@ from torchthin.errors import TorchthinError
 from torchthin.graph.inputs import as_inputs
 from torchthin.pruning.in_place import plan_thinning
 from torchthin.thinning.apply import Step, apply_, exchange_, exchange_steps
-from torchthin.thinning.plan import changed_tensors
+from torchthin.thinning.trial_loop import changed_tensors
 
 
 class Counter:

@@ -13,8 +13,8 @@ from torchthin.config import Ratio
 from torchthin.graph.inputs import as_inputs
 from torchthin.graph.size_uses import read_sizes
 from torchthin.graph.trace import trace
+from torchthin.selection.prunable_weights import find_prunable_weights
 from torchthin.selection.selectors import ImportanceSelector, RatioRule
-from torchthin.selection.targets import find_targets
 from torchthin.thinning.constraints import Constraints, Proposal, propose
 from torchthin.thinning.outcome import Failure
 from torchthin.thinning.repair import repaired
@@ -23,7 +23,7 @@ from torchthin.thinning.repair import repaired
 def proposal_for(name: str, constraints: Constraints | None = None) -> Proposal:
     model = lively(Net([(name, 8, 1), ("conv", 8, 0)], 0)).eval()
     traced = trace(model, as_inputs(torch.randn(2, 3, 10, 10)))
-    targets = find_targets(model, structured=True, include=("*",))
+    targets = find_prunable_weights(model, structured=True, include=("*",))
     select = ImportanceSelector(model, targets, RatioRule(Ratio(0.5)))
     return propose(
         traced,

@@ -14,10 +14,10 @@ import torchthin
 from torchthin.config import Ratio
 from torchthin.graph.inputs import as_inputs
 from torchthin.graph.trace import trace
+from torchthin.selection.prunable_weights import find_prunable_weights
 from torchthin.selection.selectors import ImportanceSelector, RatioRule
-from torchthin.selection.targets import find_targets
 from torchthin.thinning.constraints import Constraints
-from torchthin.thinning.plan import find_plan
+from torchthin.thinning.trial_loop import find_plan
 
 
 def by_torch(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -90,7 +90,7 @@ def test_the_factor_is_what_the_proof_needs() -> None:
     torch.manual_seed(0)
     model = Attention(scores_divided, False, True).eval()
     traced = trace(model, as_inputs(torch.randn(2, 7, 6)))
-    targets = find_targets(model, structured=True, include=("*",))
+    targets = find_prunable_weights(model, structured=True, include=("*",))
     select = ImportanceSelector(model, targets, RatioRule(Ratio(0.5)))
     assert find_plan(traced, select).recipe.shape_after("q.weight")[0] == 12
     nowhere = Constraints(unscaled=frozenset(op.index for op in traced.graph.ops))

@@ -12,9 +12,9 @@ from torchthin.graph.inputs import as_inputs
 from torchthin.graph.opgraph import SizeUse
 from torchthin.graph.size_uses import read_sizes
 from torchthin.graph.trace import trace
+from torchthin.selection.prunable_weights import find_prunable_weights
 from torchthin.selection.selectors import ImportanceSelector, RatioRule
-from torchthin.selection.targets import find_targets
-from torchthin.thinning.plan import ThinningPlan, find_plan
+from torchthin.thinning.trial_loop import ThinningPlan, find_plan
 
 
 class Attention(nn.Module):
@@ -59,7 +59,7 @@ class Doubled(nn.Module):
 
 
 def planned(model: nn.Module, x: Tensor) -> ThinningPlan:
-    targets = find_targets(model, structured=True, include=("*",))
+    targets = find_prunable_weights(model, structured=True, include=("*",))
     return find_plan(trace(model, as_inputs(x)), ImportanceSelector(model, targets, RatioRule(Ratio(0.5))))
 
 

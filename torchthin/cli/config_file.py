@@ -12,7 +12,7 @@ from torchthin.config import DISTILLER_METHODS, SCOPES
 from torchthin.errors import ConfigError, near_matches
 
 if TYPE_CHECKING:
-    from torchthin.cli.options import PruneOptions
+    from torchthin.cli.prune_options import PruneOptions
     from torchthin.io.distiller.schedule import PrunerSchedule
 
 _CHOICES: dict[str, tuple[str, ...]] = {

@@ -18,7 +18,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from torchthin.cli.console import Console
 from torchthin.cli.flags import values_of
-from torchthin.cli.options import PruneOptions
+from torchthin.cli.prune_options import PruneOptions
 from torchthin.config import Ratio, Unstructured
 from torchthin.errors import (
     CheckpointError,

@@ -105,7 +105,7 @@ class ModelArgs:
         """
         from torchthin.io.checkpoints import load_into, read_checkpoint
         from torchthin.io.factory import build_model
-        from torchthin.pruning.checkpoint import shrink_to_, with_recipe
+        from torchthin.pruning.save_and_load import shrink_to_, with_recipe
 
         device = usable_device(self.device)
         checkpoint = None if self.checkpoint is None else read_checkpoint(self.checkpoint)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torchthin.cli.config_file import config_schema, config_text
 from torchthin.cli.console import Console, Parser, print_json, run_command, stdout_to_stderr
 from torchthin.cli.flags import Command
-from torchthin.cli.options import PruneOptions, add_prune_flags, file_flags, prune_options
+from torchthin.cli.prune_options import PruneOptions, add_prune_flags, file_flags, prune_options
 from torchthin.cli.recovery import joined_processes
 from torchthin.cli.report import check_report, command_line, network_of, sensitivity_from, write_report
 from torchthin.config import Budget, Distiller, PruneConfig
@@ -185,7 +185,7 @@ def list_weights(options: PruneOptions) -> dict[str, Any]:
     from torchthin.graph.inputs import own_example
     from torchthin.io.factory import build_model
     from torchthin.pruning.per_weight import targets_per_weight
-    from torchthin.selection.targets import find_targets
+    from torchthin.selection.prunable_weights import find_prunable_weights
 
     how, inputs = options.prune, options.model.inputs()
     model = build_model(options.model.model_factory, options.model.factory_args)
@@ -194,7 +194,9 @@ def list_weights(options: PruneOptions) -> dict[str, Any]:
     if inputs is None or not how.structured or isinstance(how.target, Distiller):
         found = targets_per_weight(model, how)
     else:
-        found = find_targets(model, structured=True, include=how.include, exclude=how.exclude, coupled=True)
+        found = find_prunable_weights(
+            model, structured=True, include=how.include, exclude=how.exclude, coupled=True
+        )
     shapes = {target.name: list(model.get_parameter(target.name).shape) for target in found.targets}
     width = max(map(len, shapes))
     for name, shape in shapes.items():

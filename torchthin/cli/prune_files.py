@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torchthin.cli.console import Console
 from torchthin.cli.files import check_files
 from torchthin.cli.model_args import on_device
-from torchthin.cli.options import PruneOptions
+from torchthin.cli.prune_options import PruneOptions
 from torchthin.cli.report import report_files
 from torchthin.config import PruneConfig
 from torchthin.errors import ConfigError
@@ -20,7 +20,7 @@ from torchthin.max7800x.chips import chip_named
 from torchthin.max7800x.class_file.source import class_source, write_source
 from torchthin.max7800x.synthesis.files import Synthesis, files_of, ready_for_synthesis
 from torchthin.max7800x.synthesis.user_description import read_description
-from torchthin.pruning.checkpoint import save_pruned, stored_recipe
+from torchthin.pruning.save_and_load import save_pruned, stored_recipe
 from torchthin.thinning.recipe import cut
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torchthin.cli.console import Console
-from torchthin.cli.options import PruneOptions
+from torchthin.cli.prune_options import PruneOptions
 from torchthin.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from torchthin.cli.console import print_json, stdout_to_stderr
 from torchthin.cli.files import check_files, write_file, write_json
 from torchthin.cli.flags import Command, add_flags, json_option, like, part, read
 from torchthin.cli.model_args import ModelArgs
-from torchthin.cli.options import ReportArgs
+from torchthin.cli.prune_options import ReportArgs
 from torchthin.config import option
 from torchthin.errors import ConfigError
 

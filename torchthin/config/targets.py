@@ -77,7 +77,7 @@ class Target:
             refuse(self, "at_least", f"at most {1 - self.share:g}, the share that is kept", self.floor)
 
     def thinning(self, run: Any) -> Any:
-        """Return a plan that reaches the target; targets of this module have theirs in `torchthin.pruning.rules`."""
+        """Return a plan that reaches the target; targets of this module have theirs in `torchthin.pruning.target_plans`."""
         raise ConfigError(f"The target {type(self).__name__} removes no channels.")
 
     def at(self, share: float) -> Target:

@@ -18,13 +18,13 @@ from torchthin.max7800x.cost.widths import WidthModel, useful_widths
 from torchthin.max7800x.mapping import ChipMapping, map_runnable
 from torchthin.max7800x.report import ChipChange
 from torchthin.max7800x.target import Chip
-from torchthin.pruning.rules import Run
+from torchthin.pruning.target_plans import Run
 from torchthin.report.sections import Section
 from torchthin.selection.allocation import Allocator, Levels
 from torchthin.selection.channels import lowest
 from torchthin.selection.selection import BoolArray, Keeps
 from torchthin.selection.selectors import Candidates
-from torchthin.thinning.plan import ThinningPlan, find_plan
+from torchthin.thinning.trial_loop import ThinningPlan, find_plan
 
 Outputs = dict[int, int]
 """Layer number -> output channels."""

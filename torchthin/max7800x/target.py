@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from torch import nn
 
     from torchthin.graph.inputs import Inputs
-    from torchthin.pruning.rules import Run
+    from torchthin.pruning.target_plans import Run
     from torchthin.report.sections import Section
-    from torchthin.thinning.plan import ThinningPlan
+    from torchthin.thinning.trial_loop import ThinningPlan
 
 _LEAST = "With --target-sparsity as well, at least that share of the channels is removed."
 

@@ -16,9 +16,9 @@ from torchthin.graph.trace import trace
 from torchthin.selection.masks import apply_masks_
 from torchthin.selection.selectors import DeadChannelSelector, effective_weights
 from torchthin.thinning.apply import apply_
-from torchthin.thinning.plan import ThinningPlan, changed_tensors, find_plan, inexact_layers
 from torchthin.thinning.proof import Proof
 from torchthin.thinning.recipe import Recipe
+from torchthin.thinning.trial_loop import ThinningPlan, changed_tensors, find_plan, inexact_layers
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from torchthin.report.inspection import FrozenFacts, GroupFacts, Inspection, Lay
 from torchthin.selection.channels import select_channels
 from torchthin.selection.selection import Selection
 from torchthin.selection.selectors import maskable, masks_of, producers_of
-from torchthin.thinning.plan import find_plan
+from torchthin.thinning.trial_loop import find_plan
 
 PROBE = 0.5
 """Share of every group that is cut on trial."""

@@ -18,13 +18,13 @@ from torchthin.importance.statistics import Loss
 from torchthin.io.calibration import calibration
 from torchthin.pruning.per_weight import plan_per_weight
 from torchthin.pruning.plan import PruningPlan
-from torchthin.pruning.rules import Run, thinning_for
-from torchthin.report.pruning import Filters, Request, build_report
+from torchthin.pruning.target_plans import Run, thinning_for
+from torchthin.report.prune_report import Filters, Request, build_report
 from torchthin.report.sections import Section
+from torchthin.selection.prunable_weights import PrunableWeights, find_prunable_weights
 from torchthin.selection.schedule import planned_sparsities
 from torchthin.selection.selection import Keeps
-from torchthin.selection.targets import Targets, find_targets
-from torchthin.thinning.plan import ThinningPlan, masked_biases
+from torchthin.thinning.trial_loop import ThinningPlan, masked_biases
 
 
 def plan_pruning(
@@ -43,14 +43,14 @@ def plan_pruning(
     return _plan(traced, targets, config, thinning, sections)
 
 
-def traced_targets(model: nn.Module, inputs: Inputs, config: PruneConfig) -> tuple[Traced, Targets]:
+def traced_targets(model: nn.Module, inputs: Inputs, config: PruneConfig) -> tuple[Traced, PrunableWeights]:
     """Return the record of a model and the weights whose channels `config` asks to prune.
 
     Raises:
         InputError: the model does not run on the inputs, has nothing to prune, or weights without usable values.
     """
     traced = trace(model, inputs)
-    targets = find_targets(
+    targets = find_prunable_weights(
         model,
         structured=True,
         include=config.include,
@@ -108,7 +108,7 @@ def batches_of(model: nn.Module, inputs: Inputs, data: Any) -> tuple[Inputs, ...
 
 def _plan(
     traced: Traced,
-    targets: Targets,
+    targets: PrunableWeights,
     config: PruneConfig,
     thinning: ThinningPlan,
     sections: tuple[Section, ...],

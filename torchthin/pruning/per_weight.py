@@ -13,14 +13,14 @@ from torchthin.graph.inputs import Inputs
 from torchthin.graph.parametrized import derived_weights
 from torchthin.importance.scores import check_values, ranked
 from torchthin.pruning.plan import PruningPlan
-from torchthin.report.pruning import Filters, Request, build_report
+from torchthin.report.prune_report import Filters, Request, build_report
 from torchthin.selection.channels import select_channels, select_weights
 from torchthin.selection.distiller import backend_masks, distiller_masks
 from torchthin.selection.masks import channel_masks
 from torchthin.selection.nm import pattern_masks
+from torchthin.selection.prunable_weights import PrunableWeights, find_prunable_weights
 from torchthin.selection.schedule import planned_sparsities
 from torchthin.selection.selectors import masks_of_sources
-from torchthin.selection.targets import Targets, find_targets
 
 Masks = dict[str, Tensor]
 
@@ -43,14 +43,14 @@ def plan_per_weight(model: nn.Module, inputs: Inputs | None, config: PruneConfig
     return PruningPlan(model, config, masks, report, None, inputs)
 
 
-def targets_per_weight(model: nn.Module, config: PruneConfig) -> Targets:
+def targets_per_weight(model: nn.Module, config: PruneConfig) -> PrunableWeights:
     """Return the weights that are pruned where each is ranked alone.
 
     Raises:
         InputError: a name cannot be used, or nothing is left to prune.
     """
     plain = isinstance(config.target, Distiller)
-    targets = find_targets(
+    targets = find_prunable_weights(
         model,
         structured=config.structured,
         include=config.include,
@@ -62,14 +62,14 @@ def targets_per_weight(model: nn.Module, config: PruneConfig) -> Targets:
 
 
 @singledispatch
-def _masks(target: Target, model: nn.Module, targets: Targets, config: PruneConfig) -> Masks:
+def _masks(target: Target, model: nn.Module, targets: PrunableWeights, config: PruneConfig) -> Masks:
     raise ConfigError(
         f"The {type(target).__name__} of prune needs example_inputs. Give a tensor, a tuple or a dict."
     )
 
 
 @_masks.register
-def _channel_masks(target: Ratio, model: nn.Module, targets: Targets, config: PruneConfig) -> Masks:
+def _channel_masks(target: Ratio, model: nn.Module, targets: PrunableWeights, config: PruneConfig) -> Masks:
     groups = [each.group(model.get_parameter(each.name)) for each in targets.targets]
     axes = {each.name: each.axis for each in targets.targets}
     derived = targets.derived
@@ -88,7 +88,9 @@ def _channel_masks(target: Ratio, model: nn.Module, targets: Targets, config: Pr
 
 
 @_masks.register
-def _weight_masks(target: Unstructured, model: nn.Module, targets: Targets, config: PruneConfig) -> Masks:
+def _weight_masks(
+    target: Unstructured, model: nn.Module, targets: PrunableWeights, config: PruneConfig
+) -> Masks:
     weights = {each.name: model.get_parameter(each.name) for each in targets.targets}
     return select_weights(
         weights,
@@ -101,20 +103,22 @@ def _weight_masks(target: Unstructured, model: nn.Module, targets: Targets, conf
 
 
 @_masks.register
-def _nm_masks(target: NM, model: nn.Module, targets: Targets, config: PruneConfig) -> Masks:
+def _nm_masks(target: NM, model: nn.Module, targets: PrunableWeights, config: PruneConfig) -> Masks:
     weights = {each.name: (model.get_parameter(each.name), 1 - each.axis) for each in targets.targets}
     return pattern_masks(weights, target.n, target.m, config.ranked_by, config.seed)
 
 
 @_masks.register
-def _distiller_masks(target: Distiller, model: nn.Module, targets: Targets, config: PruneConfig) -> Masks:
+def _distiller_masks(
+    target: Distiller, model: nn.Module, targets: PrunableWeights, config: PruneConfig
+) -> Masks:
     weights = {each.name: model.get_parameter(each.name) for each in targets.targets}
     if target.backend is None:
         return distiller_masks(weights, target.rule, target.sparsity, target.agp_steps)
     return backend_masks(model, weights, target.method, target.sparsity, target.agp_steps)
 
 
-def _dividing(model: nn.Module, targets: Targets, m: int) -> Targets:
+def _dividing(model: nn.Module, targets: PrunableWeights, m: int) -> PrunableWeights:
     """Return the targets without the weights whose inputs are no multiple of `m`; they are named.
 
     Raises:
@@ -142,7 +146,7 @@ def _axis(target: Target, own: int, per_filter: int) -> tuple[int, int]:
     return own, per_filter
 
 
-def _size(model: nn.Module, targets: Targets, name: str, config: PruneConfig) -> int:
+def _size(model: nn.Module, targets: PrunableWeights, name: str, config: PruneConfig) -> int:
     """Return how many channels or weights of a target can be pruned."""
     weight = model.get_parameter(name)
     if not config.structured:
@@ -152,7 +156,7 @@ def _size(model: nn.Module, targets: Targets, name: str, config: PruneConfig) ->
     return weight.shape[axis] // per_filter
 
 
-def _filters(model: nn.Module, targets: Targets, config: PruneConfig) -> dict[str, Filters]:
+def _filters(model: nn.Module, targets: PrunableWeights, config: PruneConfig) -> dict[str, Filters]:
     """Return for the report where the filters of each target lie and how many units are asked for."""
     found = {}
     for each in targets.targets:

@@ -14,11 +14,20 @@ from torchthin.graph.cost import measure
 from torchthin.graph.inputs import Inputs
 from torchthin.graph.trace import trace
 from torchthin.pruning.result import PruneResult
-from torchthin.report.pruning import PruneReport, ThinnedFacts, change, excluded_line, headline, inexact_line
+from torchthin.report.prune_report import (
+    PruneReport,
+    ThinnedFacts,
+    change,
+    excluded_line,
+    headline,
+    inexact_line,
+)
 from torchthin.report.tables import table
 from torchthin.selection.selectors import DeadChannelSelector, effective_weights
 from torchthin.thinning.apply import apply_
-from torchthin.thinning.plan import (
+from torchthin.thinning.proof import Proof
+from torchthin.thinning.recipe import Recipe
+from torchthin.thinning.trial_loop import (
     ThinningPlan,
     changed_tensors,
     find_plan,
@@ -26,8 +35,6 @@ from torchthin.thinning.plan import (
     scaled_layers,
     unsaved_tensors,
 )
-from torchthin.thinning.proof import Proof
-from torchthin.thinning.recipe import Recipe
 
 _SHOWN = 6
 """Notes, and layers that are not exact, that `PruningPlan.explain` shows; of the rest it gives the number."""

@@ -9,8 +9,8 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from torchthin.config import PruneConfig
-from torchthin.pruning.checkpoint import save_pruned
-from torchthin.report.pruning import PruneReport
+from torchthin.pruning.save_and_load import save_pruned
+from torchthin.report.prune_report import PruneReport
 from torchthin.thinning.proof import Proof
 from torchthin.thinning.recipe import Recipe
 

@@ -14,7 +14,7 @@ from torchthin.evaluation.results import Progress
 from torchthin.evaluation.sensitivity_scan import RATIOS, scanned
 from torchthin.graph.inputs import as_inputs, check_model, on_device_of
 from torchthin.pruning.one_shot import batches_of, check_criterion, traced_targets
-from torchthin.pruning.rules import Run
+from torchthin.pruning.target_plans import Run
 from torchthin.selection.selectors import RatioRule
 from torchthin.selection.sensitivity_table import Sensitivity
 

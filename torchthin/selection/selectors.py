@@ -33,8 +33,8 @@ from torchthin.importance.statistics import Measure
 from torchthin.selection.balance import balanced_keep, must_stay
 from torchthin.selection.channels import select_channels
 from torchthin.selection.masks import axis_mask, channel_masks
+from torchthin.selection.prunable_weights import PrunableWeights, matches_any
 from torchthin.selection.selection import BoolArray, Keeps, Selection
-from torchthin.selection.targets import Targets, matches_any
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -94,7 +94,7 @@ class ImportanceSelector:
     """
 
     model: nn.Module
-    targets: Targets
+    targets: PrunableWeights
     rule: Rule
     criterion: str = "l1"
     statistics: Measure | None = None

@@ -24,7 +24,7 @@ from torchthin.pruning.gradual.group_cuts import cut_group, group_from_dict, gro
 from torchthin.pruning.gradual.mask_state import UNTHINNED
 from torchthin.pruning.gradual.sharding import WholeTensors, is_sharded
 from torchthin.pruning.one_shot import asked_of_groups
-from torchthin.report.pruning import Filters, share
+from torchthin.report.prune_report import Filters, share
 from torchthin.selection.channels import FloatArray, select_channels
 from torchthin.selection.selection import BoolArray, Keeps
 from torchthin.selection.selectors import masks_of

@@ -23,13 +23,13 @@ from torchthin.pruning.gradual.mask_state import MaskState
 from torchthin.pruning.gradual.sharding import is_sharded
 from torchthin.pruning.gradual.weights import WeightMasks
 from torchthin.pruning.one_shot import batches_of, check_criterion, frozen_targets, traced_targets
-from torchthin.pruning.rules import Run
+from torchthin.pruning.target_plans import Run
 from torchthin.selection.channels import select_channels
+from torchthin.selection.prunable_weights import find_prunable_weights
 from torchthin.selection.schedule import SparsitySchedule, sparsity_schedule
 from torchthin.selection.selection import BoolArray, Keeps
 from torchthin.selection.selectors import Candidates
-from torchthin.selection.targets import find_targets
-from torchthin.thinning.plan import find_plan
+from torchthin.thinning.trial_loop import find_plan
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,9 @@ def prepare(
     inputs = None if example is None else on_device_of(model, as_inputs(example))
     _refuse_sharded(model)
     if not config.structured:
-        targets = find_targets(model, structured=False, include=config.include, exclude=config.exclude)
+        targets = find_prunable_weights(
+            model, structured=False, include=config.include, exclude=config.exclude
+        )
         check_values(model, {target.name for target in targets.targets})
         masks = WeightMasks.of(targets.targets, model)
         return Prepared(config, schedule, inputs, masks, targets.excluded, targets.notes)

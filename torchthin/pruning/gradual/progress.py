@@ -12,7 +12,7 @@ from torchthin.pruning.gradual.mask_state import MaskState
 from torchthin.pruning.gradual.prepared import Prepared
 from torchthin.pruning.in_place import Thinned
 from torchthin.pruning.result import PruneResult
-from torchthin.report.pruning import Request, ThinnedFacts, build_report
+from torchthin.report.prune_report import Request, ThinnedFacts, build_report
 from torchthin.thinning.recipe import Recipe
 
 

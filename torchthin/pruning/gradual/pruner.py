@@ -23,7 +23,7 @@ from torchthin.pruning.gradual.saved_state import progress_from, shapes_of, stat
 from torchthin.pruning.gradual.sharding import LocalMasks, is_sharded
 from torchthin.pruning.in_place import Thinned, carry_out_, plan_thinning
 from torchthin.pruning.result import PruneResult
-from torchthin.report.pruning import PruneReport
+from torchthin.report.prune_report import PruneReport
 from torchthin.selection.masks import apply_masks_
 from torchthin.thinning.apply import apply_
 
@@ -170,7 +170,7 @@ class Pruner:
     def thin_(self, *copies: nn.Module) -> Thinned:
         """Remove from the model, in place, what is masked, with the optimizer's state; training and steps go on.
 
-        Targets go on to mean shares of the full-size model. A DistributedDataParallel knows the old sizes: wrap
+        Targets continue to mean shares of the full-size model. A DistributedDataParallel knows the old sizes: wrap
         `model` in a new one.
 
         Args:

@@ -14,9 +14,9 @@ from torchthin.errors import InputError
 from torchthin.io.distributed import broadcast
 from torchthin.pruning.gradual.mask_state import UNTHINNED
 from torchthin.pruning.gradual.sharding import WholeTensors
-from torchthin.report.pruning import Filters, share
+from torchthin.report.prune_report import Filters, share
 from torchthin.selection.channels import select_weights
-from torchthin.selection.targets import Target
+from torchthin.selection.prunable_weights import PrunableWeight
 from torchthin.thinning.recipe import Recipe, cut
 
 
@@ -24,13 +24,13 @@ from torchthin.thinning.recipe import Recipe, cut
 class WeightMasks:
     """Which weights are kept; see `MaskState`."""
 
-    targets: tuple[Target, ...]
+    targets: tuple[PrunableWeight, ...]
     kept: Mapping[str, Tensor]
-    """Target name -> mask of the full-size weight; what was removed is masked."""
+    """PrunableWeight name -> mask of the full-size weight; what was removed is masked."""
     recipe: Recipe = UNTHINNED
 
     @classmethod
-    def of(cls, targets: tuple[Target, ...], model: nn.Module) -> WeightMasks:
+    def of(cls, targets: tuple[PrunableWeight, ...], model: nn.Module) -> WeightMasks:
         """Return the state before the first step: all weights are kept."""
         weights = {target.name: model.get_parameter(target.name) for target in targets}
         kept = {name: torch.ones(w.shape, dtype=torch.bool, device=w.device) for name, w in weights.items()}

@@ -20,7 +20,7 @@ from torchthin.io.checkpoints import (
     write_checkpoint,
 )
 from torchthin.io.distiller.recipe import from_distiller
-from torchthin.report.pruning import PruneReport
+from torchthin.report.prune_report import PruneReport
 from torchthin.report.record import version
 from torchthin.thinning.apply import apply_
 from torchthin.thinning.recipe import Recipe

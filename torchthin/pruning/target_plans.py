@@ -19,11 +19,11 @@ from torchthin.importance.registry import criterion as registered
 from torchthin.importance.statistics import Loss, Measure
 from torchthin.report.sections import BudgetFacts, Budgets, Section
 from torchthin.selection.budget import BudgetRule
+from torchthin.selection.prunable_weights import PrunableWeights
 from torchthin.selection.selectors import ImportanceSelector, RatioRule, Rule
 from torchthin.selection.sensitivity_table import Sensitivity, read_table
-from torchthin.selection.targets import Targets
 from torchthin.thinning.apply import thin_copy
-from torchthin.thinning.plan import ThinningPlan, find_plan
+from torchthin.thinning.trial_loop import ThinningPlan, find_plan
 
 _ATTEMPTS = 4
 """Plans within a budget: what thinning adds is left free in the next one."""
@@ -34,7 +34,7 @@ class Run:
     """One run of `prune` over dependency groups: what was found before anything is selected."""
 
     traced: Traced
-    targets: Targets
+    targets: PrunableWeights
     config: PruneConfig
     batches: tuple[Inputs, ...] = ()
     """Calibration data, on the model's device."""

@@ -1,4 +1,4 @@
-"""Targets: which weights are pruned, found for any model or named by the caller.
+"""Prunable weights: which weights are pruned, found for any model or named by the caller.
 
 Default targets are
 - the weights of `nn.Conv1d/2d/3d` and `nn.ConvTranspose1d/2d/3d` and their subclasses, wherever they stand
@@ -37,7 +37,7 @@ _WEIGHT_LIKE = ("weight", "kernel", "filters")
 
 
 @dataclass(frozen=True)
-class Target:
+class PrunableWeight:
     """A weight to prune."""
 
     name: str
@@ -58,10 +58,10 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Targets:
+class PrunableWeights:
     """What is pruned, what is excluded on request, and what could not be a target, in words."""
 
-    targets: tuple[Target, ...]
+    targets: tuple[PrunableWeight, ...]
     excluded: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     linear: frozenset[str] = frozenset()
@@ -173,14 +173,14 @@ def _defaults(
     return both, f"Linear layers are pruned too, since {share}; name weights to choose others."
 
 
-def _target(entry: _Entry) -> Target:
+def _target(entry: _Entry) -> PrunableWeight:
     if not _is_layer_weight(entry, _ConvTransposeNd):
-        return Target(entry.name, 0)
+        return PrunableWeight(entry.name, 0)
     conv = entry.owner
     assert isinstance(conv, _ConvTransposeNd)
     if conv.groups > 1 and conv.out_channels == conv.groups:
-        return Target(entry.name, 0, conv.in_channels // conv.groups)
-    return Target(entry.name, 1)
+        return PrunableWeight(entry.name, 0, conv.in_channels // conv.groups)
+    return PrunableWeight(entry.name, 1)
 
 
 def _unusable(
@@ -332,7 +332,7 @@ def _check_initialised(model: nn.Module) -> None:
             )
 
 
-def find_targets(
+def find_prunable_weights(
     model: nn.Module,
     *,
     structured: bool,
@@ -341,7 +341,7 @@ def find_targets(
     derived: Mapping[str, DerivedWeight] | None = None,
     plain: bool = False,
     coupled: bool = False,
-) -> Targets:
+) -> PrunableWeights:
     """Return the weights to prune, in model order.
 
     Args:
@@ -370,7 +370,7 @@ def find_targets(
         chosen, note = _defaults(model, entries, structured, coupled)
     else:
         chosen = _named(entries, include, unusable, structured)
-    found: dict[int, Target] = {}
+    found: dict[int, PrunableWeight] = {}
     for entry in chosen:
         if _why_not(entry, structured) is None:
             found.setdefault(id(entry.parameter), _target(entry))
@@ -379,7 +379,7 @@ def find_targets(
     rescaled = [derived[e.name] for e in chosen if e.alias and derived[e.name].rescaled]
     if note:
         linear = frozenset(entry.name for entry in chosen if _is_layer_weight(entry, nn.Linear))
-    targets = Targets(
+    targets = PrunableWeights(
         targets=tuple(replace(found[key], name=name) for name, key in shared_once if key not in excluded),
         excluded=tuple(name for name, key in shared_once if key in excluded),
         notes=(
@@ -403,7 +403,7 @@ def _notes(chosen: list[_Entry], structured: bool, unmaskable: dict[str, str]) -
     )
 
 
-def _nothing_left(targets: Targets, structured: bool) -> InputError:
+def _nothing_left(targets: PrunableWeights, structured: bool) -> InputError:
     if targets.excluded:
         why = f"exclude (--keep) holds all {len(targets.excluded)} weights that could be"
     else:
