@@ -5,6 +5,8 @@ import importlib
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 ROOT = Path(__file__).parents[1]
 WITH_EXAMPLES = [
@@ -16,7 +18,8 @@ WITH_EXAMPLES = [
 
 @pytest.mark.parametrize("module", WITH_EXAMPLES)
 def test_examples(module: str) -> None:
-    results = doctest.testmod(importlib.import_module(module))
+    names = {"torch": torch, "nn": nn}
+    results = doctest.testmod(importlib.import_module(module), extraglobs=names)
     assert results.attempted > 0
     assert results.failed == 0
 
@@ -25,5 +28,5 @@ def test_there_are_examples() -> None:
     assert {
         "torchthin.selection.schedule",
         "torchthin.selection.channels",
-        "torchthin.pruning.one_shot",
+        "torchthin.api",
     } <= set(WITH_EXAMPLES)

@@ -118,7 +118,7 @@ def test_a_cache_of_something_else_is_refused(tmp_path: Path) -> None:
     assert cache.read_bytes().startswith(content)
     for text in ("some notes\n", "no line break", '{"mark": 1}\n', "[1]\n"):
         cache.write_text(text)
-        with pytest.raises(ConfigError, match="something else than results"):
+        with pytest.raises(ConfigError, match="does not hold results of torchthin sensitivity"):
             _table(cache=cache)
         assert cache.read_text() == text
 
