@@ -66,3 +66,16 @@ def test_imports_go_down() -> None:
         if target != room_of(path) and ROOMS[target][0] >= ROOMS[room_of(path)][0]
     }
     assert wrong == set()
+
+
+def test_functions_fit_a_screen() -> None:
+    """At most 45 lines without the docstring: what is longer is two things, or a table that belongs outside."""
+    long = []
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                first = node.body[0]
+                start = (first.end_lineno or 0) - first.lineno + 1 if ast.get_docstring(node) else 0
+                if (node.end_lineno or 0) - node.lineno + 1 - start > 45:
+                    long.append(f"{path.relative_to(PACKAGE)}: {node.name}")
+    assert long == []

@@ -365,7 +365,7 @@ def find_prunable_weights(
         derived = derived_weights(model)
     entries = list(_entries(model, derived, coupled))
     unusable = _unusable(model, derived, structured, plain)
-    note, linear = "", frozenset[str]()
+    note = ""
     if include is None:
         chosen, note = _defaults(model, entries, structured, coupled)
     else:
@@ -377,8 +377,6 @@ def find_prunable_weights(
     excluded = _excluded(entries, exclude)
     shared_once = [(name, id(p)) for name, p in model.named_parameters() if id(p) in found]
     rescaled = [derived[e.name] for e in chosen if e.alias and derived[e.name].rescaled]
-    if note:
-        linear = frozenset(entry.name for entry in chosen if _is_layer_weight(entry, nn.Linear))
     targets = PrunableWeights(
         targets=tuple(replace(found[key], name=name) for name, key in shared_once if key not in excluded),
         excluded=tuple(name for name, key in shared_once if key in excluded),
@@ -387,7 +385,7 @@ def find_prunable_weights(
             *map(_rescaled, rescaled),
         ),
         patterns=tuple(name for name in include or () if any(sign in name for sign in "*?[")),
-        linear=linear,
+        linear=frozenset(e.name for e in chosen if note and _is_layer_weight(e, nn.Linear)),
         linear_note=note,
         derived=derived,
     )
