@@ -55,22 +55,23 @@ def state_tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
 def _state_tensors(modules: list[tuple[str, nn.Module]]) -> list[tuple[str, Tensor]]:
     seen: set[int] = set()
     found: list[tuple[str, Tensor]] = []
-
-    def add(path: str, name: str, tensor: Tensor | None) -> None:
-        if tensor is not None and id(tensor) not in seen:
-            seen.add(id(tensor))
-            found.append((f"{path}.{name}" if path else name, tensor))
-
     for kind in ("_parameters", "_buffers"):
         for path, module in modules:
-            for name, tensor in getattr(module, kind).items():
-                add(path, name, tensor)
+            tensors: dict[str, Tensor | None] = getattr(module, kind)
+            if not tensors:
+                continue
+            prefix = f"{path}." if path else ""
+            for name, tensor in tensors.items():
+                if tensor is not None and id(tensor) not in seen:
+                    seen.add(id(tensor))
+                    found.append((prefix + name, tensor))
     for path, module in modules:
         attributes = module.__dict__
         if not _PLAIN.issuperset(map(type, attributes.values())):  # rarely
             for name, value in attributes.items():
-                if isinstance(value, Tensor) and value.is_leaf:
-                    add(path, name, value)
+                if isinstance(value, Tensor) and value.is_leaf and id(value) not in seen:
+                    seen.add(id(value))
+                    found.append((f"{path}.{name}" if path else name, value))
     return found
 
 
