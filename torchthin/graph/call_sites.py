@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -57,6 +58,8 @@ class ModuleStack:
         self._names = {id(module): name for name, module in self._held}
         self._calls: Counter[str] = Counter()
         self._stack: list[_Frame] = [_Frame("", 0)]
+        self._thread = threading.get_ident()
+        """The hooks see the modules of all threads; only this one runs the model."""
 
     @contextlib.contextmanager
     def watch(self) -> Iterator[None]:
@@ -71,12 +74,14 @@ class ModuleStack:
             del self._stack[1:]
 
     def _enter(self, module: nn.Module, inputs: Any) -> None:
+        if threading.get_ident() != self._thread:
+            return
         name = self._names.get(id(module), "")
         self._calls[name] += 1
         self._stack.append(_Frame(name, self._calls[name]))
 
     def _leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        if len(self._stack) > 1:
+        if len(self._stack) > 1 and threading.get_ident() == self._thread:
             self._stack.pop()
 
     def call_site(self) -> CallSite:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import operator
 import random
 import sys
-from collections.abc import Iterable, Iterator
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -37,31 +40,75 @@ def evaluation_mode(
     """
     modules = [module for _, module in modules_of(model)]
     training = [module.training for module in modules]
-    onednn = torch._C._get_mkldnn_enabled()
+    recurrent = any(isinstance(module, nn.RNNBase) for module in modules)
+    with _PLAIN_KERNELS.held(), _WITHOUT_ONEDNN.held() if recurrent else contextlib.nullcontext():
+        generators = _generators()
+        contents = [] if disposable else _contents(modules)
+        if any(map(has_own_modes, {type(module) for module in modules})):
+            model.train()
+            model.eval()
+        else:
+            _set_training(modules, [False] * len(modules))
+        branch = _training_branch(model, modules) if training_branch else contextlib.nullcontext()
+        try:
+            with torch.no_grad(), branch:
+                yield
+        finally:
+            _set_generators(generators)
+            for now, before in contents:
+                _put_back_(now, before)
+            _set_training(modules, training)
+
+
+class _ProcessSetting:
+    """A setting of the whole process: the first of several threads that need it makes it, the last one takes it back."""
+
+    def __init__(self, make: Callable[[], contextlib.AbstractContextManager[object]]) -> None:
+        self._make = make
+        self._lock = threading.Lock()
+        self._users = 0
+        self._made = contextlib.ExitStack()
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Run the block with the setting made."""
+        with self._lock:
+            if not self._users:
+                self._made.enter_context(self._make())
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                if not self._users:
+                    self._made.close()
+
+
+@contextlib.contextmanager
+def _plain_kernels() -> Iterator[None]:
+    """Let attention run as the ops that it consists of, and compiled parts as they were written."""
     fastpath = torch.backends.mha.get_fastpath_enabled()
-    generators = _generators()
-    contents = [] if disposable else _contents(modules)
-    if any(map(has_own_modes, {type(module) for module in modules})):
-        model.train()
-        model.eval()
-    else:
-        _set_training(modules, [False] * len(modules))
     torch.backends.mha.set_fastpath_enabled(False)
-    if any(isinstance(module, nn.RNNBase) for module in modules):
-        torch._C._set_mkldnn_enabled(False)
-    branch = _training_branch(model, modules) if training_branch else contextlib.nullcontext()
     try:
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), _uncompiled(), branch:
+        with sdpa_kernel(SDPBackend.MATH), _uncompiled():
             yield
     finally:
-        _set_generators(generators)
         torch.backends.mha.set_fastpath_enabled(fastpath)
+
+
+@contextlib.contextmanager
+def _without_onednn() -> Iterator[None]:
+    onednn = torch._C._get_mkldnn_enabled()
+    torch._C._set_mkldnn_enabled(False)
+    try:
+        yield
+    finally:
         torch._C._set_mkldnn_enabled(onednn)
-        for now, before in contents:
-            if now or before:
-                now.clear()
-                now.update(before)
-        _set_training(modules, training)
+
+
+_PLAIN_KERNELS = _ProcessSetting(_plain_kernels)
+_WITHOUT_ONEDNN = _ProcessSetting(_without_onednn)
 
 
 @contextlib.contextmanager
@@ -97,10 +144,24 @@ def _contents(modules: Iterable[nn.Module]) -> list[tuple[dict[Any, Any], dict[A
     """Return the attributes of all modules, and the dicts among them, each with a copy: a forward pass may add to them."""
     dicts = [module.__dict__ for module in modules]
     nested = [value for attributes in dicts for value in attributes.values() if isinstance(value, dict)]
-    return [(now, dict(now) if now else _EMPTY) for now in (*dicts, *nested)]
+    return [(now, dict(_kind(now).items(now))) for now in (*dicts, *nested)]
 
 
-_EMPTY: dict[Any, Any] = {}
+def _put_back_(now: dict[Any, Any], before: dict[Any, Any]) -> None:
+    """Give a dict that was changed its contents again, past what a subclass allows (some refuse any change)."""
+    kind = _kind(now)
+    if len(before) == kind.__len__(now) and all(
+        map(operator.is_, (*kind.keys(now), *kind.values(now)), (*before, *before.values()))
+    ):
+        return
+    kind.clear(now)
+    for key, value in before.items():
+        kind.__setitem__(now, key, value)
+
+
+def _kind(contents: dict[Any, Any]) -> type[dict[Any, Any]]:
+    """Return the class of Python's own whose methods keep a dict whole."""
+    return OrderedDict if isinstance(contents, OrderedDict) else dict
 
 
 def _generators() -> tuple[Any, ...]:
