@@ -7,7 +7,7 @@ PACKAGE = Path(__file__).parents[1] / "torchthin"
 
 ROOMS: dict[str, tuple[int, str]] = {
     "errors": (1, "the exception tree; imports nothing"),
-    "config": (2, "targets and options; imports errors"),
+    "config": (2, "targets, options, and how files are opened; imports errors"),
     "graph": (3, "a model run once, as data; imports config"),
     "dependency": (4, "labels on axes and groups; imports graph"),
     "importance": (5, "scores; imports dependency"),

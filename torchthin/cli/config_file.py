@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torchthin.cli.flags import Flag, values_of
 from torchthin.cli.targets import METHODS, prune_flags
 from torchthin.config import DISTILLER_METHODS, SCOPES
+from torchthin.config.files import read_yaml
 from torchthin.errors import ConfigError, near_matches
 
 if TYPE_CHECKING:
@@ -46,15 +46,13 @@ def read_config(path: str, flags: Mapping[str, Flag]) -> dict[str, Any]:
 
 
 def _mapping(path: str) -> Mapping[Any, Any]:
-    import yaml
-
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = read_yaml(path)
     except OSError as error:
         raise ConfigError(
             f"The configuration file {path} cannot be read: {error.strerror}. Check --config."
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise ConfigError(
             f"The configuration file {path} must be YAML: {error}. Correct it or write JSON."
         ) from error

@@ -12,6 +12,7 @@ from functools import cache, partial
 from typing import Any, TypeVar
 
 from torchthin.config import key_of, option
+from torchthin.config.files import parse_json
 from torchthin.errors import ConfigError
 
 Options = TypeVar("Options")
@@ -34,8 +35,8 @@ class ValueType:
 def json_object(text: str) -> dict[str, Any]:
     """Return a JSON object; argparse reports any other text."""
     try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
+        value = parse_json(text)
+    except ValueError as error:
         raise argparse.ArgumentTypeError(
             f"""not JSON ({error}); write it as '{{"num_classes": 10}}'"""
         ) from None

@@ -11,6 +11,9 @@ from typing import Any, NoReturn
 
 from torchthin.errors import ConfigError
 
+MOST_STEPS = 100_000
+"""In which masks can grow: the sparsity after each is computed beforehand, and stands in the report."""
+
 
 def option(default: Any, flag: str, help: str, metavar: str | None = None) -> Any:
     """Return a dataclass field that is also an option of the command line.
@@ -42,11 +45,13 @@ def refuse(owner: object, name: str, allowed: str, value: object, hint: str = ""
     raise ConfigError(f"The {name} of {type(owner).__name__}{flag} must be {allowed}. Got {value!r}.{hint}")
 
 
-def check_whole(owner: object, name: str, least: int) -> None:
-    """Make a field a plain int of at least `least`, or refuse it."""
+def check_whole(owner: object, name: str, least: int, most: int | None = None) -> None:
+    """Make a field a plain int of at least `least` and at most `most`, or refuse it."""
     value = getattr(owner, name)
     if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:
         refuse(owner, name, f"a whole number of at least {least}", value)
+    if most is not None and int(value) > most:
+        refuse(owner, name, f"a whole number of at most {most:,}", value)
     object.__setattr__(owner, name, int(value))
 
 

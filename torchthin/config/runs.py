@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any
 
-from torchthin.config.options import check_whole, option, refuse
+from torchthin.config.options import MOST_STEPS, check_whole, option, refuse
 from torchthin.config.targets import NM, Distiller, Ratio, Target, as_target
 from torchthin.errors import ConfigError, near_matches
 
@@ -41,7 +41,7 @@ class Schedule:
         if not callable(self.curve) and self.curve not in CURVES:
             hint = near_matches(str(self.curve), CURVES)
             refuse(self, "curve", f"one of {', '.join(CURVES)}, or a function of the step", self.curve, hint)
-        check_whole(self, "steps", 1)
+        check_whole(self, "steps", 1, MOST_STEPS)
         check_whole(self, "start", 0)
         check_whole(self, "interval", 1)
 

@@ -10,6 +10,7 @@ from numbers import Real
 from typing import Any, ClassVar
 
 from torchthin.config.options import (
+    MOST_STEPS,
     Limit,
     check_share,
     check_whole,
@@ -312,7 +313,7 @@ class Distiller(Target):
             hint = near_matches(self.method, DISTILLER_METHODS) if isinstance(self.method, str) else ""
             refuse(self, "method", f"one of {', '.join(DISTILLER_METHODS)}", self.method, hint)
         check_share(self, "sparsity", one=True)
-        check_whole(self, "agp_steps", 1)
+        check_whole(self, "agp_steps", 1, MOST_STEPS)
         if self.backend not in (None, "distiller"):
             refuse(self, "backend", "None or 'distiller'", self.backend)
         own = [name for name, method in DISTILLER_METHODS.items() if method.backend]

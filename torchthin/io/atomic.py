@@ -3,35 +3,33 @@
 from __future__ import annotations
 
 import os
-import secrets
 import stat
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from torchthin.config.files import regular
 from torchthin.errors import CheckpointError
+from torchthin.io.temporary import own_folder
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Call `write` with a temporary file beside `path`, flush that to disk and rename it to `path`.
+    """Call `write` with a temporary file in a hidden folder beside `path`, flush that to disk and rename it to `path`.
 
     Missing folders are made; the file gets the permissions of the one it replaces, else the user's default.
     An error of `write` or of the system is raised on after the temporary file is removed; a file that was at `path` is then
     untouched.
     """
-    target = Path(os.path.realpath(path))  # a link stays a link; the file it names is replaced
-    temporary = target.parent / f".{secrets.token_hex(8)}.tmp"  # no longer than any name that is allowed
+    target = regular(os.path.realpath(path))  # a link stays a link; the file it names is replaced
     target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        temporary.touch(exist_ok=False)
+    with own_folder(target) as folder:
+        temporary = folder / target.name
+        temporary.touch()
         mode = stat.S_IMODE((target if target.exists() else temporary).stat().st_mode)
         write(temporary)
         temporary.chmod(mode)  # safetensors makes files only their owner can read
         _flush_to_disk(temporary)
         temporary.replace(target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
     _flush_to_disk(target.parent)
 
 
@@ -60,6 +58,12 @@ def check_destination(path: str | Path) -> None:
         ) from error
     if path.is_dir():
         raise CheckpointError(f"The file to save must not be a directory. {path} is one; add a file name.")
+    try:
+        regular(path)
+    except OSError as error:
+        raise CheckpointError(
+            f"The file {path} cannot be saved: {error.strerror}. Choose another name."
+        ) from error
     folder = path.absolute().parent
     while not folder.exists():
         folder = folder.parent

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from torchthin.config import Pixels
+from torchthin.config.files import regular
 from torchthin.errors import InputError, one_line
 from torchthin.graph.inputs import Inputs
 from torchthin.io.checkpoints import read_saved
@@ -47,7 +48,10 @@ def items(source: Any, like: Inputs, max_samples: int, pixels: Pixels) -> Iterat
     if isinstance(source, np.ndarray):
         source = _tensor(source)
     if isinstance(source, Tensor):
-        yield from source.split(BATCH) if source.dim() else [source]
+        if not source.dim():
+            yield source
+        else:  # one after the other: an expanded tensor says a million million inputs in a few bytes
+            yield from (source[start : start + BATCH] for start in range(0, len(source), BATCH))
     elif isinstance(source, Mapping | Inputs):
         yield source
     elif isinstance(source, Iterable):
@@ -100,7 +104,7 @@ def _read(path: Path, like: Inputs, max_samples: int, pixels: Pixels) -> Any:
         )
     if path.suffix == ".npy":
         try:
-            return np.load(path, allow_pickle=False)
+            return np.load(regular(path), allow_pickle=False)
         except Exception as error:  # damaged files raise errors of many kinds
             raise InputError(
                 f"The calibration data {path} cannot be read: {one_line(error)}. Save an array of numbers with numpy.save."
@@ -118,7 +122,7 @@ def _pictures(folder: Path, like: Inputs, max_samples: int, pixels: Pixels) -> I
             "A folder of pictures can only be calibration data of a model that takes one input (n, 1 or 3, height, "
             f"width). This one takes {[tuple(tensor.shape) for tensor in like.tensors()]}."
         )
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES)
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES and path.is_file())
     if not files:
         raise InputError(f"The folder {folder} holds no picture ({', '.join(sorted(PICTURES))}).")
     spread = np.unique(np.linspace(0, len(files) - 1, min(max_samples, len(files))).astype(int))

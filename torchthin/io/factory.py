@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import nn
 
+from torchthin.config.files import regular
 from torchthin.errors import FactoryError, near_matches, one_line
 
 
@@ -105,7 +106,7 @@ def _import(source: str, label: str) -> ModuleType:
 
 
 def _import_file(path: Path) -> ModuleType:
-    path = path.absolute()
+    path = regular(path.absolute())
     # A name of its own: the file may be called like an installed package.
     name = f"torchthin_factory_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(name, path)

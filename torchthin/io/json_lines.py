@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from torchthin.config.files import parse_json, regular
 from torchthin.errors import ConfigError
 
 
@@ -40,7 +41,7 @@ class Lines:
 
     def _read(self, path: Path) -> None:
         try:
-            content = path.read_bytes() if path.exists() else b""
+            content = path.read_bytes() if regular(path).exists() else b""
         except OSError as error:
             raise ConfigError(
                 f"The {self._role} {path} cannot be read: {error.strerror}. Name another file."
@@ -55,7 +56,7 @@ class Lines:
 
     def _check(self, path: Path, number: int, line: bytes) -> None:
         try:
-            facts = json.loads(line)
+            facts = parse_json(line)
             mark = facts["mark"] if number == 0 else self._mark
             self._take(number, facts)
         except (ValueError, KeyError, TypeError) as error:

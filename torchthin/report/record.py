@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from torchthin.config.files import parse_json, read_text
 from torchthin.errors import InputError
 
 VERSION = 2
@@ -80,7 +80,7 @@ def read_record(path: Path) -> dict[str, Any]:
         InputError: the file cannot be read, or is no such document.
     """
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = parse_json(read_text(path))
     except OSError as error:
         raise InputError(f"The report {path} cannot be read: {error.strerror}. Check the path.") from error
     except ValueError as error:

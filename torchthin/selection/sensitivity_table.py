@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from torchthin.config.files import parse_json, read_text
 from torchthin.errors import ConfigError, one_line
 from torchthin.report.tables import table
 
@@ -134,7 +135,7 @@ def read_table(path: str | Path) -> Sensitivity:
         ConfigError: the file cannot be read, or holds something else.
     """
     try:
-        facts = json.loads(Path(path).read_text(encoding="utf-8"))
+        facts = parse_json(read_text(path))
     except OSError as error:
         raise ConfigError(
             f"The allocation {path} cannot be read: {error.strerror}. Give a file of torchthin sensitivity, or auto."

@@ -19,20 +19,30 @@ import torch
 from torchthin.io.checkpoints.safe_pickle import SafeUnpickler, named_globals, refuse_code_runners
 
 _CHUNK = 2**20
+_MOST_UNPACKED = 50
+"""Times the bytes of an archive that its records may unpack to; torch itself does not compress."""
 
 
 def load_checked(path: Path) -> Any:
     """Return what the torch file at `path` holds, on the CPU, with ``weights_only=True``; its checksums are compared.
 
     Raises:
-        zipfile.BadZipFile: a record does not match its checksum. Other damage raises what torch raises.
+        zipfile.BadZipFile: a record does not match its checksum, or they unpack to far more than is there.
+            Other damage raises what torch raises.
     """
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
+            _refuse_bomb(path, archive)
             for record in archive.infolist():
                 if record.CRC:
                     _compare_checksum(archive, record)
     return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _refuse_bomb(path: Path, archive: zipfile.ZipFile) -> None:
+    unpacked, held = sum(record.file_size for record in archive.infolist()), path.stat().st_size
+    if unpacked > max(_MOST_UNPACKED * held, 2**24):
+        raise zipfile.BadZipFile(f"it has {held:,} bytes that unpack to {unpacked:,}")
 
 
 def _compare_checksum(archive: zipfile.ZipFile, record: zipfile.ZipInfo) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from safetensors import safe_open
 
+from torchthin.config.files import regular
 from torchthin.errors import CheckpointError
 from torchthin.io.checkpoints.archive import load_checked, read_archive
 from torchthin.io.checkpoints.content import Checkpoint, checkpoint_from
@@ -95,7 +96,7 @@ def _refuse_other_files(path: Path) -> None:
 def _refuse_unreadable(path: Path, what: str, cure: str) -> None:
     """Raise CheckpointError when a file cannot hold anything that torch saved: missing, a folder, empty, cut short."""
     try:
-        with path.open("rb") as file:
+        with regular(path).open("rb") as file:
             start = file.read(4)
     except OSError as error:
         raise CheckpointError(
@@ -113,6 +114,8 @@ def _damage(error: Exception) -> str:
         return "its pickle cannot be read"
     if isinstance(error, KeyError):  # the number of a byte that no pickle begins with
         return "it is not of the form that torch.save writes"
+    if isinstance(error, RecursionError):
+        return "it is nested too deep"
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0][:120]
 

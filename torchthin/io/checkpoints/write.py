@@ -11,6 +11,7 @@ from typing import Any
 import safetensors.torch
 import torch
 
+from torchthin.config.files import refuse_too_many
 from torchthin.errors import CheckpointError
 from torchthin.io.atomic import reason, write_whole
 from torchthin.io.checkpoints.read import MASK_PREFIX
@@ -35,6 +36,7 @@ def write_checkpoint(path: str | Path, contents: Mapping[str, Any]) -> None:
     entries = {key: _plain(value, key) for key, value in contents.items()}
     entries["masks"] = {name: mask.contiguous() for name, mask in entries["masks"].items()}
     if path.suffix == ".safetensors":
+        _refuse_endless(entries.get("extras"))
         tensors, metadata = _flat(entries.pop("state_dict"), entries.pop("masks"), entries)
         _write(path, "checkpoint", lambda file: safetensors.torch.save_file(tensors, file, metadata))
     else:
@@ -91,8 +93,12 @@ def _stored(value: torch.Tensor) -> torch.Tensor:
     return value
 
 
-def _plain(value: object, where: str) -> Any:
-    """Return `value` in the types that ``weights_only`` reading admits in every torch version."""
+def _plain(value: object, where: str, known: dict[int, Any] | None = None) -> Any:
+    """Return `value` in the types that ``weights_only`` reading admits in every torch version.
+
+    known: what became of each container, by its ``id``: what is shared stays shared, so no more is written than was read.
+    """
+    known = {} if known is None else known
     if value is None or isinstance(value, bool | bytes):
         return value
     for kind in (int, float, str):  # numpy's float64 is a float too, but pickled as a class of numpy
@@ -100,10 +106,20 @@ def _plain(value: object, where: str) -> Any:
             return kind(value)
     if isinstance(value, torch.Tensor):
         return _stored(value)
-    if isinstance(value, Mapping):
-        return {_plain(key, where): _plain(item, where) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(item, where) for item in value]
+    if isinstance(value, Mapping | list | tuple | set | frozenset):
+        if id(value) not in known:
+            known[id(value)] = None
+            if isinstance(value, Mapping):
+                pairs = value.items()
+                made: Any = {_plain(key, where, known): _plain(part, where, known) for key, part in pairs}
+            else:
+                made = [_plain(part, where, known) for part in value]
+            known[id(value)] = made
+        if known[id(value)] is None:
+            raise CheckpointError(
+                f"The {where} of a checkpoint must not hold a list or mapping that holds itself."
+            )
+        return known[id(value)]
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if callable(getattr(value, "item", None)):  # a numpy scalar
@@ -128,6 +144,16 @@ def _flat(
         tensors[name] = value.clone().contiguous() if pointer in seen else value.contiguous()
         seen.add(pointer)
     return tensors, {key: json.dumps(value, default=_as_lists) for key, value in others.items()}
+
+
+def _refuse_endless(extras: object) -> None:
+    """JSON writes a list wherever it is referred to, which can be much more than was read."""
+    try:
+        refuse_too_many(extras)
+    except ValueError as error:
+        raise CheckpointError(
+            f"The extras cannot be the text of a .safetensors file: {error}. Save to a .pth file instead."
+        ) from error
 
 
 def _as_lists(value: object) -> object:

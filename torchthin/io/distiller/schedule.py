@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from torchthin.config import PruneConfig, Schedule
+from torchthin.config.files import read_yaml
 from torchthin.errors import ConfigError, near_matches, one_line
 from torchthin.io.distiller.classes import CLASSES, PrunerChoice, choice_of
 from torchthin.selection import schedule
@@ -169,15 +170,13 @@ def _mapping(value: Any, where: str, path: str | Path) -> Mapping[Any, Any]:
 
 
 def _read(path: Path) -> Mapping[str, Any]:
-    import yaml
-
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = read_yaml(path)
     except OSError as error:
         raise ConfigError(
             f"The Distiller schedule {path} cannot be read: {error.strerror}. Check --distiller-schedule."
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except ValueError as error:
         raise ConfigError(
             f"The Distiller schedule {path} must be plain YAML: {one_line(error)}. Correct it."
         ) from error

@@ -12,8 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
+from torchthin.config.files import read_text, read_yaml
 from torchthin.errors import InputError, one_line
 from torchthin.max7800x.synthesis.description import DEFAULTS, MASKS, OFFSETS, Entry
 
@@ -53,12 +52,12 @@ def read_description(path: str | Path) -> dict[str, Any]:
         InputError: it cannot be read, or does not describe a network.
     """
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = read_yaml(path)
     except OSError as error:
         raise InputError(
             f"The network description {path} cannot be read: {error.strerror}. Check --synthesis-yaml."
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise InputError(f"The network description {path} must be YAML. {one_line(error)}.") from error
     layers = content.get("layers") if isinstance(content, dict) else None
     if not isinstance(layers, list) or not all(isinstance(one, dict) for one in layers):
@@ -81,7 +80,7 @@ def corrected_text(path: str | Path, network: ChipNetwork) -> tuple[str, tuple[s
     """
     _compare(read_description(path)["layers"], network, str(path))
     editor = _editor()
-    content = editor.load(Path(path).read_text(encoding="utf-8"))
+    content = editor.load(read_text(path))
     content.pop("output_map", None)  # the last layer says it itself
     changes = []
     names = _numbers_of(content["layers"])
