@@ -14,7 +14,13 @@ from torchthin.graph.call_sites import ModuleStack
 from torchthin.graph.clone import state_tensors
 from torchthin.graph.deferred import Deferred, writes
 from torchthin.graph.fake import DataDependent, ReadGuard, compute
-from torchthin.graph.operators import by_name, storage_key, written_arguments
+from torchthin.graph.operators import (
+    UNWRITTEN,
+    by_name,
+    operator_name,
+    storage_key,
+    written_arguments,
+)
 from torchthin.graph.opgraph import CallSite
 
 _DETACH, _TO_COPY, _CLONE = (
@@ -141,8 +147,9 @@ class CountingMode(TorchDispatchMode):
         return self.compute(func, args, kwargs)
 
     def compute(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Return what one op returns."""
-        return compute(func, args, kwargs) if self.fake else func(*args, **kwargs)
+        """Return what one op returns; memory that code has yet to write holds zeros, so that every run computes the same."""
+        result = compute(func, args, kwargs) if self.fake else func(*args, **kwargs)
+        return result.zero_() if operator_name(func) in UNWRITTEN else result
 
 
 @contextlib.contextmanager

@@ -89,6 +89,12 @@ UNDECLARED_VIEWS = frozenset({
 })  # fmt: skip
 """Their results share storage with what goes in, although their schema does not say so."""
 
+UNWRITTEN = frozenset({
+    "aten.empty", "aten.new_empty", "aten.empty_like", "aten.empty_strided", "aten.new_empty_strided",
+    "aten.empty_permuted",
+})  # fmt: skip
+"""Their results hold whatever the memory held: code writes them afterwards, all or in part."""
+
 ADDITIONS = frozenset({"aten.add", "aten.add_"})
 LINEAR_ELEMENTWISE = frozenset({"aten.mul", "aten.div", "aten.neg", "aten.add", "aten.sub"})
 """Out of place: a factor of the first argument is one of the result, but for what is added."""

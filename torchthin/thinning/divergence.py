@@ -50,7 +50,7 @@ class _Fingerprints(CountingMode):
         self.found[self.completed] = prints
 
     def execute(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        result = func(*args, **kwargs)
+        result = self.compute(func, args, kwargs)
         self.note(result)
         return result
 

@@ -100,13 +100,13 @@ class ReferenceMode(CountingMode):
         """Run one op as the thinned model must."""
         op = self._ops.get(self.completed) if self.recorded else None
         if op is None or op.target is not func:
-            return func(*args, **kwargs)
+            return self.compute(func, args, kwargs)
         self._met.add(op.index)
         if op.index in self._contractions:
             return self._contract(op, self._contractions[op.index], func, args, kwargs)
         if op.index in self._statistics and op.index not in self._reference.preserved:
             return self._leave_out(op, func, args, kwargs)
-        return func(*args, **kwargs)
+        return self.compute(func, args, kwargs)
 
     def _contract(
         self, op: Op, contraction: Contraction, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
