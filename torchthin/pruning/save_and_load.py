@@ -24,6 +24,7 @@ from torchthin.report.prune_report import PruneReport
 from torchthin.report.record import version
 from torchthin.thinning.apply import apply_
 from torchthin.thinning.recipe import Recipe
+from torchthin.thinning.recipe_check import check_stored
 
 
 def save_pruned(
@@ -134,6 +135,7 @@ def shrink_to_(model: nn.Module, checkpoint: Checkpoint) -> None:
     if all(shapes.get(name) == recipe.shape_after(name) for name in recipe.keep):
         return
     try:
+        check_stored(recipe, model)
         apply_(model, recipe)
     except InputError as error:
         raise CheckpointError(f"{checkpoint.path} was thinned from another model: {error}") from error

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+import operator
+import reprlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from torchthin.dependency.groups import Group, IntArray
-from torchthin.errors import CheckpointError, InputError
+from torchthin.errors import CheckpointError, InputError, one_line
 
 VERSION = 1
 
@@ -50,10 +53,17 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the recipe as JSON-able data."""
+        shared: dict[
+            int, list[int]
+        ] = {}  # many axes share their indices, and lists that are shared are written once
+
+        def listed(kept: tuple[int, ...]) -> list[int]:
+            return shared[id(kept)] if id(kept) in shared else shared.setdefault(id(kept), list(kept))
+
         return {
             "version": VERSION,
             "shapes": {name: list(shape) for name, shape in self.shapes.items()},
-            "keep": {n: {str(d): list(kept) for d, kept in axes.items()} for n, axes in self.keep.items()},
+            "keep": {n: {str(d): listed(kept) for d, kept in axes.items()} for n, axes in self.keep.items()},
             "attributes": {name: dict(values) for name, values in self.attributes.items()},
             "added": {name: list(shape) for name, shape in self.added.items()},
         }
@@ -70,15 +80,22 @@ class Recipe:
                 f"The recipe has version {data.get('version')!r}; this release reads version {VERSION}. "
                 "Thin again, or use the release that wrote it."
             )
+        read = _Lists()
         try:
-            return cls(
-                {name: tuple(shape) for name, shape in data["shapes"].items()},
-                {n: {int(d): tuple(kept) for d, kept in axes.items()} for n, axes in data["keep"].items()},
+            recipe = cls(
+                {str(name): read.whole(shape) for name, shape in data["shapes"].items()},
+                {
+                    str(name): {int(d): read.ascending(kept) for d, kept in axes.items()}
+                    for name, axes in data["keep"].items()
+                },
                 {n: {k: _plain(v) for k, v in values.items()} for n, values in data["attributes"].items()},
-                {name: tuple(shape) for name, shape in data["added"].items()},
+                {str(name): read.whole(shape) for name, shape in data["added"].items()},
             )
         except (KeyError, AttributeError, TypeError, ValueError) as error:
-            raise CheckpointError(f"The recipe is damaged: {error!r}. Thin again.") from error
+            raise CheckpointError(f"The recipe is damaged ({one_line(error)}). Thin again.") from error
+        if not recipe.keep.keys() <= recipe.shapes.keys():
+            raise CheckpointError("The recipe is damaged (it cuts tensors without a shape). Thin again.")
+        return recipe
 
     def then(self, later: Recipe) -> Recipe:
         """Return the recipe that does this one and then `later` (whose indices count in the thinned model)."""
@@ -97,6 +114,26 @@ class Recipe:
         for name, values in later.attributes.items():
             attributes.setdefault(name, {}).update(values)
         return Recipe(shapes, keep, attributes, {**added, **later.added})
+
+
+class _Lists:
+    """Lists of a file as tuples; a list that many entries share becomes one tuple."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[int, ...]] = {}
+
+    def whole(self, values: Any) -> tuple[int, ...]:
+        if id(values) not in self._known:
+            if not isinstance(values, list | tuple) or any(type(value) is not int for value in values):
+                raise ValueError(f"{reprlib.repr(values)} are no whole numbers")
+            self._known[id(values)] = tuple(values)
+        return self._known[id(values)]
+
+    def ascending(self, values: Any) -> tuple[int, ...]:
+        found = self.whole(values)
+        if not all(map(operator.lt, found, found[1:])):
+            raise ValueError(f"{reprlib.repr(values)} do not ascend")
+        return found
 
 
 def _plain(value: Any) -> Any:
@@ -177,7 +214,7 @@ def check_fits(recipe: Recipe, tensors: Mapping[str, Tensor], modules: Mapping[s
     _check_indices(recipe)
     for path, values in recipe.attributes.items():
         for attribute in values:
-            if not hasattr(modules.get(path), attribute):
+            if inspect.getattr_static(modules.get(path), attribute, modules) is modules:
                 raise InputError(
                     f"The recipe sets {attribute} of the module {path!r}, which the model does not have. "
                     "Build the class it was made for."

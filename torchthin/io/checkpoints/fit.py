@@ -30,6 +30,7 @@ def load_into(model: nn.Module, checkpoint: Checkpoint) -> None:
         own = dict(state)  # the model's own hooks translate older names
     _refuse_other_names(checkpoint, state, own)
     _refuse_other_shapes(checkpoint, state, own)
+    _refuse_other_kinds(checkpoint, state, own)
     _refuse_complex(checkpoint, state, own)
     _refuse_bad_numbers(checkpoint, state, set(dict(model.named_parameters())))
     model.load_state_dict(state)
@@ -76,6 +77,20 @@ def _refuse_other_shapes(checkpoint: Checkpoint, state: Mapping[str, Any], own: 
             f"The checkpoint {checkpoint.path} must have the shapes of the model. {'; '.join(wrong[:_SHOWN])}"
             f"{_more(wrong)}. Check the model factory and its arguments."
         )
+
+
+def _refuse_other_kinds(checkpoint: Checkpoint, state: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    """Refuse tensors without values, and sparse or quantized ones where the model has none such."""
+    for name, value in own.items():
+        given = state[name]
+        if not isinstance(value, torch.Tensor):
+            continue
+        if given.is_meta or (given.layout, given.is_quantized) != (value.layout, value.is_quantized):
+            kind = "on the meta device" if given.is_meta else f"{given.layout}, {given.dtype}"
+            raise CheckpointError(
+                f"The checkpoint {checkpoint.path} must have values of the kind that the model has. {name} is {kind}; the model "
+                f"has {value.layout}, {value.dtype}. Save model.state_dict() of the model itself."
+            )
 
 
 def _refuse_complex(checkpoint: Checkpoint, state: Mapping[str, Any], own: Mapping[str, Any]) -> None:

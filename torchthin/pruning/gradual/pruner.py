@@ -26,6 +26,7 @@ from torchthin.pruning.result import PruneResult
 from torchthin.report.prune_report import PruneReport
 from torchthin.selection.masks import apply_masks_
 from torchthin.thinning.apply import apply_
+from torchthin.thinning.recipe_check import check_stored
 
 
 class Pruner:
@@ -228,6 +229,7 @@ class Pruner:
         """
         progress, thin = progress_from(state, self._model, self._prepared)
         if thin:
+            check_stored(progress.masks.recipe, self._model)
             apply_(self._model, progress.masks.recipe, self._optimizer)
         self._go_on_from(progress)
 

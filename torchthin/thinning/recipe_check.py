@@ -1,0 +1,57 @@
+"""What a recipe out of a file may do to a model: make sizes smaller, and nothing else."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from typing import Any
+
+from torch import nn
+
+from torchthin.errors import InputError
+from torchthin.graph.clone import modules_of, state_tensors
+from torchthin.thinning.recipe import Recipe, check_fits
+
+_OF_TORCH = frozenset(dir(nn.Module()))
+"""Attributes that every module has: none is a size."""
+
+
+def check_stored(recipe: Recipe, model: nn.Module) -> None:
+    """Check that a recipe out of a file was made for `model`, and sets and adds nothing but sizes and biases.
+
+    Raises:
+        InputError: a shape differs; an attribute is no size that `model` has, or becomes larger; what is added is no bias.
+    """
+    modules = dict(modules_of(model))
+    check_fits(recipe, dict(state_tensors(model)), modules)
+    for path, values in recipe.attributes.items():
+        for name, after in values.items():
+            if not _may_become(_size(modules.get(path), name), after):
+                raise InputError(
+                    f"The recipe sets {name} of the module {path!r}: only sizes that the model has can be set, to whole numbers "
+                    "above 0 that are no larger. Build the full-size class it was made for."
+                )
+    for name, shape in recipe.added.items():
+        path, _, local = name.rpartition(".")
+        most = max((p.numel() for p in modules[path].parameters()), default=0) if path in modules else 0
+        if local in _OF_TORCH or not 0 < math.prod(shape) <= most:
+            raise InputError(
+                f"The recipe adds {name} of shape {shape}, which is no bias of a layer of the model. "
+                "Build the full-size class it was made for."
+            )
+
+
+def _size(module: nn.Module | None, name: str) -> Any:
+    """Return an attribute as it is stored, without running code of the class; None where it cannot be a size."""
+    if module is None or name in _OF_TORCH or name.startswith("__"):
+        return None
+    return inspect.getattr_static(module, name, None)
+
+
+def _may_become(now: Any, after: Any) -> bool:
+    """Whether a value is a size, and `after` one that it can shrink to: a number, or a list or tuple of such."""
+    if type(now) is int:
+        return type(after) is int and 0 < after <= now
+    if isinstance(now, tuple | list) and isinstance(after, tuple | list) and len(now) == len(after):
+        return all(map(_may_become, now, after))
+    return False
