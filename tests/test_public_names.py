@@ -42,6 +42,7 @@ NAMES = {
     "register_channel_criterion",
     "register_criterion",
     "register_op",
+    "save",
     "sensitivity",
     "thin_",
     "verify",

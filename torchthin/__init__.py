@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         register_channel_criterion,
         register_criterion,
         register_op,
+        save,
         sensitivity,
         thin_,
         verify,
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 # What needs torch is imported at first use, so that `torchthin --help` answers without it.
 _API = (
     "bench", "compare", "export", "inspect", "list_chips", "list_criteria", "load", "plan", "prune", "recover",
-    "register_channel_criterion", "register_criterion", "register_op", "sensitivity", "thin_", "verify",
+    "register_channel_criterion", "register_criterion", "register_op", "save", "sensitivity", "thin_", "verify",
 )  # fmt: skip
 _LAZY = {
     **dict.fromkeys(_API, "torchthin.api"),
@@ -93,6 +94,7 @@ __all__ = [
     "register_channel_criterion",
     "register_criterion",
     "register_op",
+    "save",
     "sensitivity",
     "thin_",
     "verify",

@@ -22,7 +22,7 @@ from torchthin.pruning.one_shot import plan_pruning
 from torchthin.pruning.plan import PruningPlan
 from torchthin.pruning.recover import recover
 from torchthin.pruning.result import PruneResult
-from torchthin.pruning.save_and_load import load
+from torchthin.pruning.save_and_load import load, save
 from torchthin.pruning.sensitivity import sensitivity
 from torchthin.thinning.proof import verify
 
@@ -40,6 +40,7 @@ __all__ = [
     "register_channel_criterion",
     "register_criterion",
     "register_op",
+    "save",
     "sensitivity",
     "thin_",
     "verify",

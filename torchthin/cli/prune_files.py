@@ -20,13 +20,13 @@ from torchthin.max7800x.chips import chip_named
 from torchthin.max7800x.class_file.source import class_source, write_source
 from torchthin.max7800x.synthesis.files import Synthesis, files_of, ready_for_synthesis
 from torchthin.max7800x.synthesis.user_description import read_description
-from torchthin.pruning.save_and_load import save_pruned, stored_recipe
+from torchthin.pruning.save_and_load import save_pruned
+from torchthin.thinning.history import recipe_of
 from torchthin.thinning.recipe import cut
 
 if TYPE_CHECKING:
     from torchthin.io.checkpoints import Checkpoint
     from torchthin.pruning.result import PruneResult
-    from torchthin.thinning.recipe import Recipe
 
 DEFAULT_CHIP = "MAX78000"
 
@@ -93,8 +93,7 @@ def write_files(
         named_class = class_source(result.model, own_example(result.model) if inputs is None else inputs)
     synthesis = synthesis_of(options, result, checkpoint, inputs)
     if files.training_to is not None:
-        recipe = whole_recipe(result if options.prune.thin else None, checkpoint)
-        write_for_training(options, result, checkpoint, recipe, inputs, console)
+        write_for_training(options, result, checkpoint, inputs, console)
     if files.class_to is not None and named_class is not None:
         name, text = named_class
         write_source(files.class_to, text)
@@ -127,21 +126,12 @@ def save(
         result.masks,
         result.report,
         config,
-        whole_recipe(result if config.thin else None, checkpoint),
+        recipe_of(result.model),
         source=source,
         epoch=checkpoint.epoch if checkpoint else 0,
         arch=arch or (checkpoint.arch if checkpoint else None),
         extras=checkpoint.extras if checkpoint else {},
     )
-
-
-def whole_recipe(thinned: PruneResult | None, checkpoint: Checkpoint | None) -> Recipe | None:
-    """Return what leads from the user's full-size class to the result: a thinned source carries the first part."""
-    earlier = stored_recipe(checkpoint) if checkpoint else None
-    recipe = thinned.recipe if thinned else None
-    if earlier is None or recipe is None:
-        return recipe or earlier
-    return earlier.then(recipe)
 
 
 def _in_source_dtypes(state: dict[str, Any], checkpoint: Checkpoint | None) -> dict[str, Any]:
@@ -162,11 +152,10 @@ def write_for_training(
     options: PruneOptions,
     result: PruneResult,
     checkpoint: Checkpoint | None,
-    recipe: Recipe | None,
     inputs: Any,
     console: Console,
 ) -> None:
-    """Write the checkpoint of ``--training-to`` and say what is in it. recipe: from the full-size class to the result.
+    """Write the checkpoint of ``--training-to`` and say what is in it.
 
     Raises:
         InputError: there is no arch, or Distiller cannot express what was removed; nothing was written.
@@ -178,7 +167,7 @@ def write_for_training(
     device = next(result.model.parameters()).device
     full_size = on_device(build_model(options.model.model_factory, options.model.factory_args), device)
     removed = result.recipe if options.prune.thin else None
-    keep = removed.keep if removed else {}
+    keep, recipe = removed.keep if removed else {}, recipe_of(result.model)
     save_for_training(
         path,
         full_size,

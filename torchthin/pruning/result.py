@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchthin.config import PruneConfig
 from torchthin.pruning.save_and_load import save_pruned
 from torchthin.report.prune_report import PruneReport
+from torchthin.thinning.history import recipe_of
 from torchthin.thinning.proof import Proof
 from torchthin.thinning.recipe import Recipe
 
@@ -39,7 +40,7 @@ class PruneResult:
         Raises:
             CheckpointError: the file cannot be written; what was there before is untouched.
         """
-        recipe = self.recipe if self.config.thin else None
+        recipe = recipe_of(self.model) or (self.recipe if self.config.thin else None)
         state = self.model.state_dict()
         source = type(self.model).__name__
         save_pruned(path, state, self.masks, self.report, self.config, recipe, source=source)

@@ -1,4 +1,4 @@
-"""A pruned model as a checkpoint: `save_pruned` writes it, `load` reads it into an instance of the user's class."""
+"""A pruned model as a checkpoint: `save_pruned` and `save` write it, `load` reads it into an instance of the user's class."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from torchthin.io.distiller.recipe import from_distiller
 from torchthin.report.prune_report import PruneReport
 from torchthin.report.record import version
 from torchthin.thinning.apply import apply_
+from torchthin.thinning.history import recipe_of, remember_
 from torchthin.thinning.recipe import Recipe
 from torchthin.thinning.recipe_check import check_stored
 
@@ -72,6 +73,36 @@ def save_pruned(
         "epoch": epoch,
         "arch": arch,
         "extras": extras or {},
+        "torchthin": entry if recipe is None else {**entry, "recipe": recipe.to_dict()},
+    }
+    write_checkpoint(path, contents)
+
+
+def save(model: nn.Module, path: str | Path) -> None:
+    """Write the weights of a model that was thinned, and the recipe of all its cuts; `load` reads both into its class.
+
+    For models that `thin_`, `prune` or `Pruner` thinned, or `load` returned, also after training: the recipe goes with the
+    model and with copies of it. A model that nothing was removed from is written too. The file (a torch file that loads with
+    ``weights_only=True``, or safetensors by its ending) appears whole. `PruneResult.save` adds masks and report.
+
+    Raises:
+        CheckpointError: the file cannot be written; what was there before is untouched.
+
+    >>> import tempfile, torchthin
+    >>> net = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))
+    >>> small = torchthin.prune(net, torch.zeros(1, 4), 0.5).model
+    >>> again = torchthin.prune(small, torch.zeros(1, 4), 0.5).model
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(again, f"{folder}/thin.pth")
+    ...     load(net, f"{folder}/thin.pth")[0].out_features
+    2
+    """
+    check_model(model, "save")
+    recipe, entry = recipe_of(model), {"version": version()}
+    contents = {
+        "state_dict": model.state_dict(),
+        "masks": {},
+        "source": type(model).__name__,
         "torchthin": entry if recipe is None else {**entry, "recipe": recipe.to_dict()},
     }
     write_checkpoint(path, contents)
@@ -133,6 +164,8 @@ def shrink_to_(model: nn.Module, checkpoint: Checkpoint) -> None:
         return
     shapes = {name: tuple(tensor.shape) for name, tensor in state_tensors(model)}
     if all(shapes.get(name) == recipe.shape_after(name) for name in recipe.keep):
+        if recipe_of(model) is None:
+            remember_(model, recipe)
         return
     try:
         check_stored(recipe, model)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torchthin.graph.clone import Exchange, clone, modules_of, state_tensors
 from torchthin.graph.fake import SMALL
 from torchthin.graph.parametrized import recompute_
+from torchthin.thinning.history import remember_
 from torchthin.thinning.optimizer import cut_state, follow_, way_back
 from torchthin.thinning.recipe import Recipe, check_fits, cut
 
@@ -115,7 +116,8 @@ def exchange_steps(
     if optimizer is not None:
         neighbours = {bias: _neighbour(model, name) for name, bias in added.items()}
         steps.append(Step(partial(follow_, optimizer, cuts, neighbours), way_back(optimizer)))
-    return [*steps, Step(partial(recompute_, model)), Step(partial(_drop_caches_, model))]
+    last = (partial(recompute_, model), partial(_drop_caches_, model), partial(remember_, model, recipe))
+    return [*steps, *map(Step, last)]
 
 
 def _put_back_plain_(contents: list[tuple[dict[str, Any], dict[str, Any]]]) -> None:

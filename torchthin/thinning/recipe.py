@@ -97,6 +97,16 @@ class Recipe:
             raise CheckpointError("The recipe is damaged (it cuts tensors without a shape). Thin again.")
         return recipe
 
+    def below(self, path: str) -> Recipe:
+        """Return the recipe for a model of which the one it was made for is the module `path`."""
+        start = f"{path}." if path else ""
+        return Recipe(
+            {start + name: shape for name, shape in self.shapes.items()},
+            {start + name: axes for name, axes in self.keep.items()},
+            {(start + name).rstrip("."): values for name, values in self.attributes.items()},
+            {start + name: shape for name, shape in self.added.items()},
+        )
+
     def then(self, later: Recipe) -> Recipe:
         """Return the recipe that does this one and then `later` (whose indices count in the thinned model)."""
         shapes = dict(self.shapes)
