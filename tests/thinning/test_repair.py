@@ -11,8 +11,8 @@ from nets.small import lively
 
 from torchthin.config import Ratio
 from torchthin.graph.inputs import as_inputs
-from torchthin.graph.size_uses import read_sizes
-from torchthin.graph.trace import trace
+from torchthin.graph.trace import read_sizes, trace
+from torchthin.graph.tracked import Attribute
 from torchthin.selection.prunable_weights import find_prunable_weights
 from torchthin.selection.selectors import ImportanceSelector, RatioRule
 from torchthin.thinning.constraints import Constraints, Proposal, propose
@@ -29,7 +29,7 @@ def proposal_for(name: str, constraints: Constraints | None = None) -> Proposal:
         traced,
         select,
         constraints or Constraints(),
-        lambda: read_sizes(traced.model, traced.inputs, traced.graph),
+        lambda: read_sizes(traced),
     )
 
 
@@ -63,10 +63,12 @@ def test_what_no_remedy_helps_is_frozen_with_the_failure_as_the_reason() -> None
 
 
 def test_an_attribute_that_does_not_help_is_taken_back_and_not_tried_again() -> None:
-    known = Constraints(attributes={("head", "scale"): (0, 0)}, rejected=frozenset({("stem", "width")}))
+    known = Constraints(
+        attributes={Attribute("head", "scale"): (0, 0)}, rejected=frozenset({Attribute("stem", "width")})
+    )
     graph = proposal_for("conv").traced.graph
     maker = next(op for op in graph.ops if op.results)
-    constraints = replace(known, attributes={("head", "scale"): (maker.results[0], 1)})
+    constraints = replace(known, attributes={Attribute("head", "scale"): (maker.results[0], 1)})
     changed = constraints.without_attributes(maker.index, graph)
     assert changed is not None
     assert changed.attributes == {}

@@ -9,9 +9,8 @@ from torch import Tensor, nn
 import torchthin
 from torchthin.config import Ratio
 from torchthin.graph.inputs import as_inputs
-from torchthin.graph.opgraph import SizeUse
-from torchthin.graph.size_uses import read_sizes
-from torchthin.graph.trace import trace
+from torchthin.graph.trace import read_sizes, trace
+from torchthin.graph.tracked import Attribute
 from torchthin.selection.prunable_weights import find_prunable_weights
 from torchthin.selection.selectors import ImportanceSelector, RatioRule
 from torchthin.thinning.trial_loop import ThinningPlan, find_plan
@@ -68,11 +67,8 @@ def test_attributes_follow_at_once() -> None:
     model, x = Doubled().eval(), torch.randn(2, 5, 6)
     plan = planned(model, x)
     assert plan.rounds == 1
-    changed = {path: plan.recipe.attributes[path] for path in ("attention", "widening")}
-    assert changed == {
-        "attention": {"split_size": 12, "per_head": 4, "joined": 12},
-        "widening": {"width": 12, "width_out": 24},
-    }
+    assert plan.recipe.attributes["attention"] == {"split_size": 12, "per_head": 4, "joined": 12}
+    assert "widening" not in plan.recipe.attributes  # whatever the widths are, they differ
     assert "rows" not in plan.recipe.attributes.get("", {})
     result = torchthin.prune(model, x, include=["*"])
     assert result.proof is not None
@@ -84,26 +80,25 @@ def test_attributes_follow_at_once() -> None:
 @pytest.mark.parametrize("watch", [True, False])
 def test_sizes_are_read_from_a_copy(watch: bool) -> None:
     model, inputs = Doubled().eval(), as_inputs(torch.randn(2, 5, 6))
-    graph = trace(model, inputs, watch=watch).graph
-    assert (graph.size_uses is not None) == watch  # in the run of the record, or in one of its own
-    sizes = read_sizes(model, inputs, graph)
-    found = {(use.module, use.attribute): graph.values[use.value].shape[use.axis] for use in sizes.uses}
+    traced = trace(model, inputs, watch=watch)
+    assert (traced.graph.size_uses is not None) == watch  # in the run of the record, or in one of its own
+    sizes = read_sizes(traced)
+    assert sizes is not None
+    found = {use.formula: traced.graph.values[use.value].shape[use.axis] for use in sizes.uses}
     assert found == {
-        ("attention", "split_size"): 24, ("attention", "per_head"): 8, ("attention", "joined"): 24, ("", "rows"): 5,
+        Attribute("attention", "split_size"): 24, Attribute("attention", "per_head"): 8,
+        Attribute("attention", "joined"): 24, Attribute("", "rows"): 5,
+        Attribute("widening.norm", "normalized_shape.0"): 24,
     }  # fmt: skip
-    assert sizes.compared == {("widening", "width"), ("widening", "width_out")}
-    assert all(isinstance(use, SizeUse) for use in sizes.uses)
     numbers = [v for m in model.modules() for v in vars(m).values() if isinstance(v, int)]
     assert {type(v) for v in numbers} == {int, bool}
 
 
 def test_a_run_of_other_ops_says_nothing() -> None:
     model, inputs = Doubled().eval(), as_inputs(torch.randn(2, 5, 6))
-    graph = trace(model, inputs, watch=False).graph
+    traced = trace(model, inputs, watch=False)
     model.widening = nn.Linear(24, 48)
-    sizes = read_sizes(model, inputs, graph)
-    assert sizes.uses == ()
-    assert sizes.compared == frozenset()
+    assert read_sizes(traced) is None
 
 
 class Particular(Doubled):

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from torchthin.graph.operators import operator_name, written_arguments
+from torchthin.graph.tracked import Formula
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,22 +110,21 @@ BRANCH = 10_000_000
 
 @dataclass(frozen=True)
 class SizeUse:
-    """An integer attribute of a module that gives the size of an axis."""
+    """A number, computed from integers that modules keep, that says how many indices there are in a range of an axis."""
 
-    module: str
-    attribute: str
+    formula: Formula
     value: int
-    """Number of the value whose axis has the size."""
     axis: int
+    start: int = 0
+    stop: int | None = None
+    """The range, as in a slice."""
 
 
 @dataclass(frozen=True)
 class SizeUses:
-    """What a run did with the integer attributes of modules."""
+    """What a run did with the integers that modules keep."""
 
     uses: tuple[SizeUse, ...] = ()
-    compared: frozenset[tuple[str, str]] = frozenset()
-    """Module path and name of attributes that the code compared with other numbers."""
     factors: Mapping[int, float] = field(default_factory=dict)
     """Op index -> the number that a tensor was multiplied with (of a division its inverse)."""
 
@@ -149,7 +149,7 @@ class OpGraph:
     fake: bool = False
     """Recorded without arithmetic: if code looks at numbers unseen, a run with numbers has other ops."""
     size_uses: SizeUses | None = None
-    """What the first run did with integer attributes; None where the run was not watched."""
+    """What the first run did with integers that modules keep; None where the run was not watched."""
 
     @cached_property
     def producer(self) -> Mapping[int, Op]:

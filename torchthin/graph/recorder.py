@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchthin.graph.call_sites import ModuleStack
 from torchthin.graph.clone import state_tensors
 from torchthin.graph.evaluation_mode import evaluation_mode
+from torchthin.graph.factors import factor_of
 from torchthin.graph.fake import ReadGuard
 from torchthin.graph.inputs import Inputs, call
 from torchthin.graph.op_counter import CountingMode
@@ -25,7 +26,7 @@ from torchthin.graph.operators import (
 )
 from torchthin.graph.opgraph import CallSite, Op, OpGraph, Ref, Value
 from torchthin.graph.outputs import opaque_types, output_tensors
-from torchthin.graph.size_uses import SizeWatcher, factor_of
+from torchthin.graph.size_uses import SizeWatcher
 
 _KEPT_DTYPES = {torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8, torch.bool}
 
@@ -112,11 +113,16 @@ class _Recorder(CountingMode):
             alias = None if sharing is None else self.values[self.number(sharing)].alias
         return self._refs[self.number(tensor, alias)]
 
+    def known(self, tensor: Tensor) -> int | None:
+        """Return the tensor's value number, None for one that no op has made or read."""
+        known = self._ids.get(id(tensor))
+        return known[1].value if known is not None and known[0]() is tensor else None
+
     def number(self, tensor: Tensor, alias: int | None = None) -> int:
         """Return the tensor's value number; a tensor never seen before gets a new one."""
-        known = self._ids.get(id(tensor))
-        if known is not None and known[0]() is tensor:
-            return known[1].value
+        known = self.known(tensor)
+        if known is not None:
+            return known
         if alias is None:
             alias, self._aliases = self._aliases, self._aliases + 1
         number = len(self.values)
@@ -150,7 +156,7 @@ def record(
         training: record the training branch; see `evaluation_mode`.
         fake: without arithmetic.
         disposable: `model` is not used afterwards.
-        watch: note what the code does with integer attributes, which some code refuses; `model` is disposable then.
+        watch: note what the code does with integers that modules keep, which some code refuses; `model` is disposable then.
 
     Raises:
         DataDependent: a fake run met code that looks at numbers.
@@ -177,7 +183,7 @@ def record(
         {0: recorder.call_sites},
         note=_unseen(made, outputs),
         fake=fake,
-        size_uses=watcher.found(ops, recorder.values, recorder.factors) if watcher else None,
+        size_uses=watcher.found(recorder.factors) if watcher else None,
     )
 
 

@@ -1,206 +1,173 @@
-"""Which integer attributes of modules a forward pass uses as sizes (``x.view(b, -1, self.num_heads, 16)``).
+"""What a forward pass uses the integers for that modules keep: ``x.view(b, -1, self.num_heads, 16)``, ``x[:, :self.width // 2]``.
 
-A copy of the model runs with integers that remember which attribute they are. Whatever torch function takes one as the
-size of an axis is noted, and so is a comparison of one with another number. Code that computes with such a number gets a
-plain integer. This is done while the model is recorded, or in a run of its own where the record has no numbers.
+A copy of the model runs with integers that remember where they come from (`torchthin/graph/tracked.py`). Whatever torch
+function takes one as the size of an axis, or as the end of a range of an axis, is noted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from torchthin.graph.clone import clone, modules_of, share
-from torchthin.graph.evaluation_mode import evaluation_mode
-from torchthin.graph.fake import DataDependent
-from torchthin.graph.inputs import Inputs, call
-from torchthin.graph.op_counter import CountingMode, following
-from torchthin.graph.operators import operator_name
-from torchthin.graph.opgraph import CallSite, Op, OpGraph, SizeUse, SizeUses, Value
+from torchthin.graph.clone import modules_of
+from torchthin.graph.kept_integers import exchange_integers_
+from torchthin.graph.operators import VIEWS
+from torchthin.graph.opgraph import Op, SizeUse, SizeUses, Value
+from torchthin.graph.tracked import Attribute, AxisSize, Formula, Tracked, attributes_in, computed, formula_of
 
-_SPLITS = frozenset({"split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "tensor_split"})
-_POWERS = {"aten.mul": 1, "aten.mul_": 1, "aten.div": -1, "aten.div_": -1}
-"""Ops that multiply -> with which power of the number."""
-
-
-class _NamedSize(NamedTuple):
-    """An integer attribute that was handed to a torch function as the size of an axis."""
-
-    module: str
-    attribute: str
-    size: int
-    op: int
-    """Index of the op that ran last before the function returned."""
-    output: int
-    """Which of its results."""
-    axis: int
+_SPLITS = frozenset({"split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes"})
+_NORMS = frozenset({"layer_norm", "rms_norm"})
+_CONVOLUTIONS = frozenset({"conv1d", "conv2d", "conv3d"})
+_SHAPE: Any = torch.Tensor.shape.__get__  # type: ignore[attr-defined]
 
 
-def factor_of(func: Any, args: Sequence[Any], fake: bool) -> float | None:
-    """Return the number that an op multiplies a tensor with, if it does."""
-    power = _POWERS.get(operator_name(func))
-    if power is None or len(args) != 2:
-        return None
-    number = args[1]
-    if isinstance(number, Tensor) and number.dim() == 0 and not (number.is_meta or fake):
-        number = number.item()
-    if not isinstance(number, (int, float)) or not number:
-        return None
-    return float(number) if power == 1 else 1.0 / number
+class Recording(Protocol):
+    """A record that is being made."""
 
+    ops: list[Op]
+    values: list[Value]
 
-class FactorMode(CountingMode):
-    """Notes the numbers that tensors are multiplied and divided with."""
-
-    def __init__(self, call_sites: Mapping[CallSite, int], *, fake: bool = False) -> None:
-        super().__init__(call_sites=call_sites, fake=fake)
-        self.factors: dict[int, float] = {}
-
-    def execute(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run one op."""
-        factor = factor_of(func, args, self.fake) if self.recorded else None
-        if factor is not None:
-            self.factors[self.completed] = factor
-        return self.compute(func, args, kwargs)
-
-
-class _Named(int):
-    """An integer attribute that remembers which one it is."""
-
-    key: tuple[str, str] | None = None
-    compared: set[tuple[str, str]]
-
-    @classmethod
-    def of(cls, number: int, key: tuple[str, str], compared: set[tuple[str, str]]) -> _Named:
-        made = cls(number)
-        made.key, made.compared = key, compared
-        return made
-
-    def __eq__(self, other: object) -> bool:
-        if self.key is not None:
-            self.compared.add(self.key)
-        return int(self) == other
-
-    def __ne__(self, other: object) -> bool:
-        return not self == other
-
-    __hash__ = int.__hash__
+    def known(self, tensor: Tensor) -> int | None:
+        """Return the number of a recorded value, None for other tensors."""
+        ...
 
 
 class SizeWatcher(TorchFunctionMode):
-    """Lets the integer attributes of a model remember which they are, and notes what torch functions use them for.
+    """Lets the integers that a model keeps remember where they come from, and notes what torch functions use them for.
 
     The model is a disposable copy: its attributes stay changed.
     """
 
-    def __init__(self, model: nn.Module, counter: CountingMode) -> None:
+    def __init__(self, model: nn.Module, recording: Recording) -> None:
         super().__init__()
-        self._counter = counter
-        self._sizes: dict[_NamedSize, None] = {}
-        self._compared: set[tuple[str, str]] = set()
-        for path, module in modules_of(model):
-            if isinstance(module, torch.jit.ScriptModule):
-                continue
-            attributes = vars(module)
-            for name, number in attributes.items():
-                if type(number) is int and number > 1:
-                    attributes[name] = _Named.of(number, (path, name), self._compared)
+        self._recording = recording
+        self._uses: dict[SizeUse, None] = {}
+        modules = [item for item in modules_of(model) if not isinstance(item[1], torch.jit.ScriptModule)]
+        exchange_integers_(modules, self._tracked)
 
-    def found(self, ops: Iterable[Op], values: Sequence[Value], factors: Mapping[int, float]) -> SizeUses:
-        """Return what was noted, in the values of a record. A size that no axis there has is dropped.
-
-        `factors`: the numbers that the counter met.
-        """
-        outputs = {op.index: op.outputs for op in ops}
-        uses: dict[SizeUse, None] = {}
-        for named in self._sizes:
-            refs = outputs.get(named.op, ())
-            ref = refs[named.output] if named.output < len(refs) else None
-            shape = () if ref is None else values[ref.value].shape
-            if ref is not None and named.axis < len(shape) and shape[named.axis] == named.size:
-                uses[SizeUse(named.module, named.attribute, ref.value, named.axis)] = None
-        return SizeUses(tuple(uses), frozenset(self._compared), factors)
+    def found(self, factors: Mapping[int, float]) -> SizeUses:
+        """Return what was noted, with the numbers that the recorder met."""
+        return SizeUses(tuple(self._uses), factors)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = kwargs or {}
+        given, first = kwargs or {}, len(self._recording.ops)
         result = func(*args, **given)
-        sequence = _sizes(args, given)
-        if sequence:
-            made = [result] if isinstance(result, Tensor) else result
-            if isinstance(made, (list, tuple)) and made and isinstance(made[0], Tensor):
-                self._note(getattr(func, "__name__", ""), args, given, sequence, made)
+        if func is Tensor.size or func == _SHAPE:
+            return self._sizes(args[0], result, [*args[1:], *given.values()])
+        if _has_tracked((*args, *given.values())):
+            name = getattr(func, "__name__", "")
+            if func is functional.multi_head_attention_forward:
+                self._note_heads(args[0], args[4], self._recording.ops[first:])
+            elif name in {"__getitem__", "__setitem__"}:
+                self._note_ranges(args[0], args[1])
+            elif name == "narrow":
+                dim, start, length = _arguments(args, given, ("dim", "start", "length"))
+                whole = [slice(None)] * (dim % args[0].dim())
+                self._note_ranges(args[0], (*whole, slice(start, start + length)))
+            elif name in _CONVOLUTIONS:
+                groups = given.get("groups", args[6] if len(args) > 6 else 1)
+                self._note(groups, args[0], -len(args[1].shape) + 1)  # one for each channel, or no size
+            elif name in _SPLITS:
+                self._note_parts(result, _arguments(args, given, ("split_size", "dim")))
+            elif isinstance(result, Tensor):
+                self._note_shape(name, args, given, result)
         return result
 
-    def _note(
-        self,
-        function: str,
-        args: Sequence[Any],
-        given: dict[str, Any],
-        sizes: list[Any],
-        made: Sequence[Tensor],
-    ) -> None:
-        if function in _SPLITS:
-            dim = int(given.get("dim", args[2] if len(args) > 2 else 0)) % made[0].dim()
-            for number, size in enumerate(sizes[: len(made)]):
-                self._add(size, number, dim)
+    def _tracked(self, place: Formula, number: int) -> int:
+        return Tracked.of(number, place, self._equal) if number > 1 else number
+
+    def _sizes(self, tensor: Tensor, result: Any, dim: Sequence[int]) -> Any:
+        """Return sizes of a recorded value that remember which they are."""
+        value = self._recording.known(tensor)
+        if value is None:
+            return result
+        if isinstance(result, int):
+            return self._tracked(AxisSize(value, dim[0] % tensor.dim()), result)
+        return torch.Size([self._tracked(AxisSize(value, axis), size) for axis, size in enumerate(result)])
+
+    def _equal(self, left: Formula, right: Formula) -> None:
+        """Note that the code found the size of an axis to be what a module keeps: it may insist on that."""
+        for one, other in ((left, right), (right, left)):
+            if isinstance(one, Attribute) and isinstance(other, AxisSize):
+                self._uses[SizeUse(one, other.value, other.axis)] = None
+
+    def _note(self, number: Any, tensor: Tensor, axis: int, start: int = 0, stop: int | None = None) -> None:
+        """Note that a number says how many indices there are in a range of an axis."""
+        value = self._recording.known(tensor)
+        if value is None or not isinstance(number, Tracked) or not any(attributes_in(number.formula)):
             return
-        shape = tuple(made[0].shape)
-        for start in range(len(shape) - len(sizes) + 1):
-            if all(int(a) in (-1, b) for a, b in zip(sizes, shape[start:], strict=False)):
-                for axis, size in enumerate(sizes, start):
-                    self._add(size, 0, axis)
+        if len(range(tensor.shape[axis])[start:stop]) == int(number):
+            self._uses[SizeUse(number.formula, value, axis % tensor.dim(), start, stop)] = None
+
+    def _note_parts(self, parts: Sequence[Tensor], arguments: Sequence[Any]) -> None:
+        sizes, dim = arguments[0], arguments[1] or 0
+        for number, part in enumerate(parts):
+            self._note(sizes[number] if isinstance(sizes, (list, tuple)) else sizes, part, dim)
+
+    def _note_shape(self, name: str, args: Sequence[Any], given: Mapping[str, Any], result: Tensor) -> None:
+        """Note the sizes of all axes of a result, of its last ones (norms), or of those into which one is divided."""
+        lists = (item for item in (*args, *given.values()) if isinstance(item, (list, tuple)))
+        sizes = next(filter(_has_tracked, lists), None) or [item for item in args if isinstance(item, int)]
+        first = 0 if len(sizes) == result.dim() else None
+        if name == "unflatten":
+            first = _arguments(args, given, ("dim",))[0] % args[0].dim()
+        elif name in _NORMS:
+            first = result.dim() - len(sizes)
+        if first is None:
+            return
+        shape = result.shape[first : first + len(sizes)]
+        if all(int(size) in {-1, there} for size, there in zip(sizes, shape, strict=True)):
+            for axis, size in enumerate(sizes, first):
+                self._note(size, result, axis)
+
+    def _note_ranges(self, tensor: Tensor, index: Any) -> None:
+        """Note the ends of the ranges that an index takes of the axes of a tensor."""
+        items = list(index) if isinstance(index, tuple) else [index]
+        axis = 0
+        for number, item in enumerate(items):
+            if item is Ellipsis:
+                axis = tensor.dim() - sum(map(_axes_of, items[number + 1 :]))
+            elif isinstance(item, slice):
+                for end in (item.start, item.stop) if item.step in {None, 1} else ():
+                    if isinstance(end, Tracked) and end < 0:
+                        self._note(-end, tensor, axis, start=int(end))
+                    else:
+                        self._note(end, tensor, axis, stop=end if end is None else int(end))
+            axis += _axes_of(item)
+
+    def _note_heads(self, query: Tensor, heads: Any, ops: Iterable[Op]) -> None:
+        """Note the number of heads, which torch multiplies with the batch: its own code is not watched."""
+        length, batch = query.shape[0], query.shape[1] if query.dim() == 3 else 1
+        divided = (length, batch * heads, query.shape[-1] // heads)
+        for op in ops if isinstance(heads, Tracked) else ():
+            if op.name in VIEWS and self._recording.values[op.results[0]].shape == divided:
+                formula = computed("mul", batch, formula_of(heads))
+                self._uses[SizeUse(formula, op.results[0], 1)] = None
                 return
 
-    def _add(self, size: Any, output: int, axis: int) -> None:
-        if isinstance(size, _Named) and size.key is not None:
-            self._sizes[_NamedSize(*size.key, int(size), self._counter.completed - 1, output, axis)] = None
+
+def _has_tracked(items: Iterable[Any]) -> bool:
+    return any(
+        isinstance(item, Tracked)
+        or (isinstance(item, (list, tuple)) and _has_tracked(item))
+        or (isinstance(item, slice) and _has_tracked((item.start, item.stop)))
+        for item in items
+    )
 
 
-def _sizes(args: Sequence[Any], given: dict[str, Any]) -> list[Any]:
-    """Return the first run of integers among the arguments that holds an attribute."""
-    others = [argument for argument in (*args, *given.values()) if type(argument) is not Tensor]
-    for argument in others:
-        if isinstance(argument, (list, tuple)) and any(type(item) is _Named for item in argument):
-            return list(argument)
-    if not any(type(argument) is _Named for argument in others):
-        return []
-    numbers = [item for item in args if isinstance(item, int)]
-    if any(type(item) is _Named for item in numbers):
-        return numbers
-    return [item for item in given.values() if type(item) is _Named]
+def _arguments(args: Sequence[Any], given: Mapping[str, Any], names: Sequence[str]) -> list[Any]:
+    """Return the arguments after the tensor; by name under the first of a function's names for them."""
+    by_name = {next((own for own in names if key.startswith(own)), key): item for key, item in given.items()}
+    return [args[n] if n < len(args) else by_name.get(name) for n, name in enumerate(names, 1)]
 
 
-def read_sizes(model: nn.Module, inputs: Inputs, graph: OpGraph, *, fake: bool = False) -> SizeUses:
-    """Return what `model` does with the integer attributes of its modules.
-
-    Args:
-        model: the model that `graph` was recorded from, left as it is.
-        inputs: the inputs that it was recorded on.
-        graph: its record. Where the record does not tell, the model runs again; a run of other ops, or one that fails, says
-            nothing about the model, and nothing is returned.
-        fake: without arithmetic is enough. Numbers that are tensors are no factors then.
-    """
-    if graph.size_uses is not None and (fake or not graph.fake):
-        found = graph.size_uses
-        return replace(found, uses=tuple(use for use in found.uses if use.value in graph.producer))
-    copy = clone(model, share)
-    counter = FactorMode(graph.call_sites[0], fake=fake)
-    watcher = SizeWatcher(copy, counter)
-    try:
-        with (
-            evaluation_mode(copy, disposable=True),
-            counter.sparing(copy),
-            watcher,
-            following(copy, counter),
-        ):
-            call(copy, inputs)
-    except DataDependent:
-        return read_sizes(model, inputs, graph)
-    except Exception:  # code that insists on plain integers; whatever it raises, it is not seen at work
-        return SizeUses()
-    return watcher.found(graph.ops, graph.values, counter.factors) if counter.repeats else SizeUses()
+def _axes_of(item: Any) -> int:
+    """Return how many axes of a tensor an item of an index takes."""
+    if item is None or item is Ellipsis:
+        return 0
+    return item.dim() if isinstance(item, Tensor) and item.dtype == torch.bool else 1

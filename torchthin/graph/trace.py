@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from torchthin.errors import InputError, one_line
 from torchthin.graph.clone import clone, modules_of, share, state_tensors
+from torchthin.graph.fake import DataDependent
 from torchthin.graph.inputs import Inputs
-from torchthin.graph.opgraph import OpGraph
+from torchthin.graph.opgraph import OpGraph, SizeUses
 from torchthin.graph.parametrized import DerivedWeight, derived_weights
 from torchthin.graph.recorder import record
 
@@ -80,7 +81,7 @@ def trace(model: nn.Module, inputs: Inputs, *, numbers: bool = False, watch: boo
         model: full-size model, left as it is.
         inputs: example inputs on the model's device.
         numbers: do all arithmetic. Else a large model runs without, unless its code asks for numbers.
-        watch: see in the same run what the code does with integer attributes (`torchthin/graph/size_uses.py`).
+        watch: see in the same run what the code does with integers that modules keep (`torchthin/graph/size_uses.py`).
 
     Raises:
         InputError: the model cannot be copied, or does not run on the inputs.
@@ -134,3 +135,25 @@ def _recorded(
                 copy = clone(model, share)
                 return record(copy, inputs, training=training, fake=fake, disposable=True, watch=watched)
     return record(clone(model, share), inputs, training=training, disposable=True)
+
+
+def read_sizes(traced: Traced, *, fake: bool = False) -> SizeUses | None:
+    """Return what the model does with the integers that its modules keep.
+
+    Args:
+        traced: the model, left as it is, and its record. Where the record does not tell, the model runs again; a run of
+            other ops, or one that fails, says nothing about the model: None.
+        fake: without arithmetic is enough. Numbers that are tensors are no factors then.
+    """
+    graph = traced.graph
+    if graph.size_uses is not None and (fake or not graph.fake):
+        return graph.size_uses
+    try:
+        again = record(clone(traced.model, share), traced.inputs, fake=fake, disposable=True, watch=True)
+    except DataDependent:
+        return read_sizes(traced)
+    except Exception:  # code that insists on plain integers; whatever it raises, it is not seen at work
+        return None
+    shapes = zip(again.values, graph.values, strict=False)
+    same = again.call_sites[0] == graph.call_sites[0] and all(a.shape == b.shape for a, b in shapes)
+    return again.size_uses if same else None

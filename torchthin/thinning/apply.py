@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from torchthin.graph.clone import Exchange, clone, modules_of, state_tensors
 from torchthin.graph.fake import SMALL
+from torchthin.graph.kept_integers import set_kept_values_
 from torchthin.graph.parametrized import recompute_
 from torchthin.thinning.history import remember_
 from torchthin.thinning.optimizer import cut_state, follow_, way_back
@@ -32,7 +33,7 @@ def thin_copy(
     """
     check_fits(recipe, dict(state_tensors(model)), dict(modules_of(model)))
     small = _cut_clone(model, recipe, prepare, values)
-    _set_attributes_(small, recipe.attributes)
+    set_kept_values_(small, recipe.attributes)
     if recipe.added:
         like = next((t for _, t in state_tensors(small) if t.is_floating_point()), torch.zeros(()))
         _set_parameters_(small, {name: nn.Parameter(like.new_zeros(n)) for name, n in recipe.added.items()})
@@ -98,7 +99,12 @@ def exchange_steps(
     parameters = {name: t for name, t in tensors.items() if isinstance(t, nn.Parameter)}
     cuts = cut_state(optimizer, parameters, recipe) if optimizer is not None else {}
     added = {name: _new_bias(model, name, shape, values.get(name)) for name, shape in recipe.added.items()}
-    attributes = {path: {k: getattr(modules[path], k) for k in v} for path, v in recipe.attributes.items()}
+    attributes = {
+        path: {
+            name: getattr(modules[path], name) for name in own if "." not in name
+        }  # others: `_put_back_plain_`
+        for path, own in recipe.attributes.items()
+    }
     plain = [(module.__dict__, dict(module.__dict__)) for module in modules.values()]
     steps = [Step(lambda: None, partial(_put_back_plain_, plain))]
     for name, tensor in tensors.items():
@@ -109,7 +115,7 @@ def exchange_steps(
             )
     steps += [
         Step(
-            partial(_set_attributes_, model, recipe.attributes), partial(_set_attributes_, model, attributes)
+            partial(set_kept_values_, model, recipe.attributes), partial(set_kept_values_, model, attributes)
         ),
         Step(partial(_set_parameters_, model, added), partial(_set_parameters_, model, dict.fromkeys(added))),
     ]
@@ -176,13 +182,6 @@ def _new_bias(model: nn.Module, name: str, shape: tuple[int, ...], value: Tensor
 def _neighbour(model: nn.Module, name: str) -> nn.Parameter:
     """Return a parameter of the same module (of a parametrized one, that its weight is computed from)."""
     return next(model.get_submodule(name.rpartition(".")[0]).parameters())
-
-
-def _set_attributes_(model: nn.Module, attributes: Mapping[str, Mapping[str, Any]]) -> None:
-    modules = dict(modules_of(model))
-    for path, values in attributes.items():
-        for name, value in values.items():
-            setattr(modules[path], name, value)
 
 
 def _set_parameters_(model: nn.Module, parameters: Mapping[str, nn.Parameter | None]) -> None:

@@ -96,6 +96,16 @@ def sized_attributes(model: nn.Module, recipe: Recipe) -> dict[str, dict[str, An
     return changes
 
 
+def set_head_widths_(changes: Mapping[str, dict[str, Any]], modules: Mapping[str, nn.Module]) -> None:
+    """Add the width of a head where attention loses heads or gets narrower."""
+    for path, own in changes.items():
+        module = modules[path]
+        if isinstance(module, nn.MultiheadAttention):
+            width, heads = own.get("embed_dim", module.embed_dim), own.get("num_heads", module.num_heads)
+            own["head_dim"] = width // heads
+
+
 def has_known_sizes(module: nn.Module) -> bool:
-    """Whether the sizes of this module type are all known from the table (attention's number of heads is not)."""
-    return any(isinstance(module, kind) for kind, _ in MIRRORS if kind is not nn.MultiheadAttention)
+    """Whether the module's tensors and the table say all its sizes (of attention not the number of heads)."""
+    known = any(isinstance(module, kind) for kind, _ in MIRRORS if kind is not nn.MultiheadAttention)
+    return known and bool(mirrored_tensors(module))

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Generic, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from torchthin.dependency.components import Grouping, find_groups
 from torchthin.dependency.propagate import CoupledAxes, FrozenAxis, Labels, propagate
-from torchthin.dependency.registry import SplitChoice
+from torchthin.graph.kept_integers import kept_value
 from torchthin.graph.opgraph import OpGraph, SizeUses
 from torchthin.graph.trace import Traced, collection_paused
+from torchthin.graph.tracked import Attribute
 from torchthin.selection.selection import Select, Selection
-from torchthin.thinning.attributes import has_known_sizes, sized_attributes
+from torchthin.thinning.attributes import set_head_widths_, sized_attributes
+from torchthin.thinning.followed_sizes import followed_sizes
 from torchthin.thinning.recipe import Recipe, kept_indices
 from torchthin.thinning.survivors import Survivors
 
-Attribute = tuple[str, str]
-"""Path of a module and name of an integer attribute."""
 Key = TypeVar("Key")
 
 
@@ -88,7 +86,7 @@ class Proposal:
 
     traced: Traced
     constraints: Constraints
-    """Those that were given, and the attributes that are expected to follow a choice of whole heads."""
+    """What it keeps to."""
     labels: Labels
     grouping: Grouping
     selection: Selection
@@ -97,7 +95,7 @@ class Proposal:
     sized: frozenset[Attribute]
     """Attributes that follow from the shapes of their module's parameters."""
     sizes: SizeUses | None
-    """What the model's code does with integer attributes, where axes are divided."""
+    """What the model's code does with the integers that modules keep; None where it was not seen."""
 
     @cached_property
     def masks(self) -> dict[str, Tensor]:
@@ -107,7 +105,7 @@ class Proposal:
     @property
     def factors(self) -> dict[int, float]:
         """Op index -> the number that it multiplies with, where a layer may be scaled if the number changes."""
-        known = {} if self.sizes is None else self.sizes.factors
+        known = self.sizes.factors if self.sizes is not None and self.labels.split_choices else {}
         return {op: factor for op, factor in known.items() if op not in self.constraints.unscaled}
 
     @property
@@ -118,7 +116,7 @@ class Proposal:
 
 @collection_paused()
 def propose(
-    traced: Traced, select: Select, constraints: Constraints, read_sizes: Callable[[], SizeUses]
+    traced: Traced, select: Select, constraints: Constraints, read_sizes: Callable[[], SizeUses | None]
 ) -> Proposal:
     """Label, group, select and write the recipe under `constraints`.
 
@@ -126,13 +124,13 @@ def propose(
         traced: the full-size model and its record.
         select: says which channels of every group are kept.
         constraints: what failed trials have taught.
-        read_sizes: tells what the model's code does with integer attributes; asked where axes are divided.
+        read_sizes: tells what the model's code does with integers; asked where the record does not say it, and where axes are
+            divided.
     """
     tensors, modules = traced.tensors, traced.modules
     labels = propagate(
         traced.graph, constraints.splits, constraints.frozen.values(), constraints.coupled.values()
     )
-    constraints = replace(constraints, attributes=_with_heads(constraints, labels, modules))
     grouping = find_groups(labels)
     selection = select(grouping, labels)
     shapes, keep = kept_indices(grouping.groups.groups, selection.keeps, tensors)
@@ -143,11 +141,12 @@ def propose(
     selection = replace(selection, masked_biases=_bias_masks(constraints.zero_inputs, survivors, tensors))
     cuts = Recipe(shapes, keep)
     attributes = sized_attributes(traced.model, cuts)
-    sized = frozenset((path, name) for path, values in attributes.items() for name in values)
-    sizes = read_sizes() if labels.split_choices else None
-    used = _used_as_sizes(sizes, survivors, cuts, modules) if sizes is not None else ()
-    for path, name, size in (*used, *_following(constraints.attributes, survivors, modules)):
+    sized = frozenset(Attribute(path, name) for path, values in attributes.items() for name in values)
+    sizes = read_sizes() if labels.split_choices or not traced.graph.size_uses else traced.graph.size_uses
+    followed = followed_sizes(sizes.uses, survivors, modules) if sizes is not None else {}
+    for (path, name), size in {**followed, **_following(constraints.attributes, survivors, modules)}.items():
         attributes.setdefault(path, {})[name] = size
+    set_head_widths_(attributes, modules)
     recipe = Recipe(shapes, keep, attributes)
     return Proposal(traced, constraints, labels, grouping, selection, recipe, survivors, sized, sizes)
 
@@ -175,65 +174,12 @@ def _bias_masks(
 
 def _following(
     attributes: Mapping[Attribute, tuple[int, int]], survivors: Survivors, modules: Mapping[str, nn.Module]
-) -> Iterator[tuple[str, str, int]]:
-    """Yield the attributes that follow an axis which is cut, with their new values."""
-    for (path, name), (value, axis) in attributes.items():
+) -> dict[Attribute, int]:
+    """Return the attributes that follow an axis which is cut, with their new values."""
+    found = {}
+    for attribute, (value, axis) in attributes.items():
         kept = survivors.along(value, axis)
         if kept is not None:
-            yield path, name, getattr(modules[path], name) * int(kept.sum()) // kept.size
-
-
-def _used_as_sizes(
-    sizes: SizeUses, survivors: Survivors, recipe: Recipe, modules: Mapping[str, nn.Module]
-) -> Iterator[tuple[str, str, int]]:
-    """Yield attributes that the code was seen to use as sizes, but none that would need two values."""
-    wanted: dict[Attribute, set[int]] = {}
-    for use in sizes.uses:
-        kept = survivors.along(use.value, use.axis)
-        size = survivors.labels.graph.values[use.value].shape[use.axis] if kept is None else int(kept.sum())
-        wanted.setdefault((use.module, use.attribute), set()).add(size)
-    for path, name in sizes.compared - wanted.keys():
-        met = Counter(recipe.sizes_after(path, getattr(modules[path], name)))
-        wanted[path, name] = {size for size, _ in met.most_common(1)}
-    for (path, name), found in wanted.items():
-        module = modules[path]
-        if len(found) == 1 and found != {getattr(module, name)} and not has_known_sizes(module):
-            yield path, name, found.pop()
-
-
-def _with_heads(
-    constraints: Constraints, labels: Labels, modules: Mapping[str, nn.Module]
-) -> dict[Attribute, tuple[int, int]]:
-    """Return the attributes that follow, with those named after heads where whole heads or equal parts of all may be removed.
-
-    A view may flatten the heads together with the batch; the attribute then shrinks in the same proportion.
-    """
-    found = dict(constraints.attributes)
-    for site in labels.split_choices:
-        units = [candidate for candidate in site.candidates if candidate.startswith("unit ")]
-        unit, result = site.candidates[site.chosen], site.op.outputs[0]
-        module = modules.get(site.op.source.module)
-        if unit not in units or result is None or module is None:
-            continue
-        axis, vector = _divided_axis(labels, site, result.value)
-        sizes = {vector.size, np.unique(vector).size}
-        for name, number in vars(module).items():
-            key = (site.op.source.module, name)
-            fits = "head" in name and type(number) is int and number in sizes
-            fits = fits and key not in constraints.rejected
-            if fits and _is_within_head(name) == (unit == max(units)):
-                found.setdefault(key, (result.value, axis))
+            before = kept_value(modules[attribute.module], attribute.path)
+            found[attribute] = before * int(kept.sum()) // kept.size
     return found
-
-
-def _divided_axis(labels: Labels, site: SplitChoice, value: int) -> tuple[int, npt.NDArray[np.int64]]:
-    """Return the first axis of a value that has labels of the site, and its labels."""
-    for axis, vector in enumerate(labels.values[value]):
-        if isinstance(vector, np.ndarray) and np.isin(vector, site.labels).any():
-            return axis, vector
-    return 0, np.zeros(0, np.int64)
-
-
-def _is_within_head(name: str) -> bool:
-    """Whether an attribute named after heads is the size of one, not their number."""
-    return any(word in name for word in ("dim", "size", "width", "channels"))

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import operator
 import reprlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from torchthin.dependency.groups import Group, IntArray
 from torchthin.errors import CheckpointError, InputError, one_line
+from torchthin.graph.kept_integers import kept_value
 
 VERSION = 1
 
@@ -31,7 +31,7 @@ class Recipe:
     keep: Mapping[str, Mapping[int, tuple[int, ...]]]
     """Parameter or buffer name -> axis -> kept indices, ascending."""
     attributes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Module name -> attribute -> value after."""
+    """Module name -> attribute, with the way into what it holds (``dims.1``) -> value after."""
     added: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """Parameters that the layer did not have (a bias that absorbs a constant) -> shape after."""
 
@@ -42,14 +42,6 @@ class Recipe:
         """Return the shape of a changed tensor after thinning."""
         kept = self.keep[name]
         return tuple(len(kept[d]) if d in kept else n for d, n in enumerate(self.shapes[name]))
-
-    def sizes_after(self, module: str, size: int) -> Iterator[int]:
-        """Yield what becomes of the axes of that size among the changed tensors of a module and those below it."""
-        prefix = f"{module}." if module else ""
-        for name, shape in self.shapes.items():
-            if name.startswith(prefix):
-                after = self.shape_after(name)
-                yield from (after[d] for d, n in enumerate(shape) if n == size)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the recipe as JSON-able data."""
@@ -224,11 +216,7 @@ def check_fits(recipe: Recipe, tensors: Mapping[str, Tensor], modules: Mapping[s
     _check_indices(recipe)
     for path, values in recipe.attributes.items():
         for attribute in values:
-            if inspect.getattr_static(modules.get(path), attribute, modules) is modules:
-                raise InputError(
-                    f"The recipe sets {attribute} of the module {path!r}, which the model does not have. "
-                    "Build the class it was made for."
-                )
+            _check_attribute(modules.get(path), path, attribute)
     for name in recipe.added:
         path, _, local = name.rpartition(".")
         if getattr(modules.get(path), local, modules) is not None:
@@ -236,6 +224,16 @@ def check_fits(recipe: Recipe, tensors: Mapping[str, Tensor], modules: Mapping[s
                 f"The recipe adds {name}, which the model has already or cannot have. "
                 "Build the full-size class it was made for."
             )
+
+
+def _check_attribute(module: nn.Module | None, path: str, attribute: str) -> None:
+    try:
+        kept_value(module, attribute)
+    except LookupError as error:
+        raise InputError(
+            f"The recipe sets {attribute} of the module {path!r}, which the model does not have. "
+            "Build the class it was made for."
+        ) from error
 
 
 def _check_indices(recipe: Recipe) -> None:

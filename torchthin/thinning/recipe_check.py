@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from typing import Any
 
@@ -10,6 +9,7 @@ from torch import nn
 
 from torchthin.errors import InputError
 from torchthin.graph.clone import modules_of, state_tensors
+from torchthin.graph.kept_integers import kept_value
 from torchthin.thinning.recipe import Recipe, check_fits
 
 _OF_TORCH = frozenset(dir(nn.Module()))
@@ -42,10 +42,10 @@ def check_stored(recipe: Recipe, model: nn.Module) -> None:
 
 
 def _size(module: nn.Module | None, name: str) -> Any:
-    """Return an attribute as it is stored, without running code of the class; None where it cannot be a size."""
-    if module is None or name in _OF_TORCH or name.startswith("__"):
+    """Return what the module keeps there; None where it cannot be a size."""
+    if module is None or name.partition(".")[0] in _OF_TORCH or name.startswith("__"):
         return None
-    return inspect.getattr_static(module, name, None)
+    return kept_value(module, name)
 
 
 def _may_become(now: Any, after: Any) -> bool:

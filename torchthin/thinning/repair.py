@@ -19,6 +19,7 @@ from torchthin.dependency.registry import Contraction, SplitChoice
 from torchthin.errors import ProofError
 from torchthin.graph.operators import VIEWS
 from torchthin.graph.opgraph import BRANCH, Op
+from torchthin.graph.tracked import Attribute
 from torchthin.thinning.attributes import has_known_sizes
 from torchthin.thinning.constraints import Constraints, Proposal, Provisional
 from torchthin.thinning.culprit import Culprit, Setback, values_of
@@ -106,7 +107,7 @@ def follow_attribute(setback: Setback, culprit: Culprit) -> Constraints | None:
 def _with_attribute(setback: Setback, culprit: Culprit, name: str, value: int, axis: int) -> Constraints:
     position = values_of(culprit.op).index(value)
     follows = {
-        (other.source.module, name): (values_of(other)[position], axis)
+        Attribute(other.source.module, name): (values_of(other)[position], axis)
         for other in setback.alike(culprit.op, culprit.constraints)
         if type(getattr(setback.proposal.traced.modules.get(other.source.module), name, None)) is int
     }
@@ -207,7 +208,7 @@ REMEDIES: tuple[Remedy, ...] = (
     mask_unabsorbed,
     freeze_named_axes,
     take_back_attributes,
-    _at_culprit(follow_attribute),
+    _at_culprit(follow_attribute, raised=True),
     _at_culprit(couple_view, raised=True),
     _at_culprit(divide_otherwise),
     _at_culprit(couple_contraction, raised=True),

@@ -8,10 +8,10 @@ from torch import nn
 
 from torchthin.graph.clone import saved_names
 from torchthin.graph.evaluation_mode import evaluation_mode
+from torchthin.graph.factors import FactorMode
 from torchthin.graph.inputs import Inputs, call
 from torchthin.graph.op_counter import CountingMode
 from torchthin.graph.opgraph import BRANCH
-from torchthin.graph.size_uses import FactorMode
 from torchthin.graph.trace import Traced
 from torchthin.thinning.apply import thin_copy
 from torchthin.thinning.comparison import Models, find_difference, proved

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from torchthin.errors import BudgetError, ProofError, TargetMissedError
 from torchthin.graph.clone import saved_names, state_tensors
-from torchthin.graph.size_uses import read_sizes
-from torchthin.graph.trace import Traced
+from torchthin.graph.trace import Traced, read_sizes
 from torchthin.selection.selection import Select
 from torchthin.thinning.apply import thin_copy
 from torchthin.thinning.constants import absorbed_tensors
@@ -84,7 +83,7 @@ def _plan(
     rounds: Iterator[int],
 ) -> ThinningPlan | Diverged:
     fake = not prove and traced.is_large
-    sizes = cache(lambda: read_sizes(traced.model, traced.inputs, traced.graph, fake=fake))
+    sizes = cache(lambda: read_sizes(traced, fake=fake))
     for number in rounds:
         try:
             proposal = propose(traced, select, constraints, sizes)
