@@ -224,7 +224,9 @@ class _BiasSlots:
         own = constant.op.source.module
         for path in (own, *(self._layers(constant.op, constant.contraction) - {own})):
             module = self._modules.get(path)
-            if isinstance(module, (_ConvNd, nn.Linear)) and module.bias is None:
+            outputs = getattr(module, "out_channels", getattr(module, "out_features", None))
+            fits = outputs == len(constant.delta)  # not where code takes the weight transposed
+            if isinstance(module, (_ConvNd, nn.Linear)) and module.bias is None and fits:
                 return Absorption(f"{path}.bias" if path else "bias", 1, constant, new=True)
         return None
 
