@@ -134,7 +134,7 @@ def _aligned(op: Op, kept: Survivors, given: dict[str, Any]) -> None:
 
 Adapt = Callable[[Op, Survivors, dict[str, Any]], None]
 ADAPT: dict[str, Adapt] = {
-    **dict.fromkeys(["aten.view", "aten._unsafe_view"], _size),
+    **dict.fromkeys(["aten.view", "aten._unsafe_view", "aten.resize_"], _size),
     **dict.fromkeys(
         ["aten.expand", "aten.zeros", "aten.ones", "aten.full", "aten.empty", "aten.new_zeros", "aten.new_ones",
          "aten.new_empty", "aten.new_full", "aten.empty_permuted", "aten.rand", "aten.randn", "aten.randint"],
@@ -266,7 +266,7 @@ class SwapMode(CountingMode):
             return func(*args, **kwargs)
         given = by_name(func, args, kwargs)
         swapped = {
-            name: self._swap(op.arguments[name], value) if isinstance(value, Tensor) else value
+            name: self._swap(op.arguments[name], value).clone() if isinstance(value, Tensor) else value
             for name, value in given.items()
         }
         result = func(*args, **kwargs)

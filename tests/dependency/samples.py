@@ -266,6 +266,7 @@ add("empty_like", A.empty_like, X)
 add("full_like", lambda x: A.full_like(x, 2.0), X)
 written("fill_", lambda x: A.fill_(x, 2.0), X)
 written("zero_", A.zero_, X)
+written("resize_", lambda x: A.resize_(x, list(x.shape)), X)
 add("fill", lambda x: A.fill(x, 2.0), X)
 add("masked_fill", lambda x, m: A.masked_fill(x, m, 0.0), X, mask(6, 1))
 written("masked_fill_", lambda x, m: A.masked_fill_(x, m, 0.0), X, mask(2, 6, 4))
@@ -299,6 +300,18 @@ add(
     real(6).float(),
     whole(9, 6).int(),
 )
+OFF, ON = torch.tensor([0]), torch.tensor([1])
+for observes in (OFF, ON):
+    state = (torch.full((6,), -1.0), torch.full((6,), 2.0), real(6).float(), whole(9, 6).int())
+    for rows, given in ((True, state), (False, tuple(tensor[:1] for tensor in state))):
+        add(
+            "_fused_moving_avg_obs_fq_helper",
+            lambda x, low, high, scale, zero, on=observes, rows=rows: A._fused_moving_avg_obs_fq_helper(
+                x, on, ON, low, high, scale, zero, 0.01, 0, 255, 0, rows, False
+            )[0],
+            real(6, 4).float(),
+            *given,
+        )
 add("glu", lambda x: A.glu(x, 1), X)
 add("glu", lambda x: A.glu(x, -1), X)
 composite("dropout", lambda x: A.dropout(x, 0.5, False), X)

@@ -100,26 +100,25 @@ class CountingMode(TorchDispatchMode):
 
     @contextlib.contextmanager
     def sparing(self, model: nn.Module) -> Iterator[None]:
-        """Put back after the block what ops inside write into the parameters of `model`, which a copy may share."""
-        self._spared = {
-            storage_key(tensor): tensor
-            for _, tensor in state_tensors(model)
-            if isinstance(tensor, nn.Parameter)
-        }
+        """Put back after the block what ops inside write into tensors of `model`: a copy may share them, and runs repeat."""
+        self._spared = {storage_key(tensor): tensor for _, tensor in state_tensors(model)}
         try:
             yield
         finally:
-            for parameter, before in self._saved:
-                parameter.data.copy_(before)
+            for tensor, before in self._saved:
+                if tensor.shape == before.shape:
+                    tensor.data.copy_(before)
+                else:  # of an observer that had seen nothing
+                    tensor.data = before
             self._spared, self._saved = {}, []
 
     def _save(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         given = by_name(func, args, kwargs)
         for name in written_arguments(func):
             tensor = given.get(name)
-            parameter = self._spared.pop(storage_key(tensor), None) if isinstance(tensor, Tensor) else None
-            if parameter is not None:
-                self._saved.append((parameter, parameter.detach().clone()))
+            spared = self._spared.pop(storage_key(tensor), None) if isinstance(tensor, Tensor) else None
+            if spared is not None:
+                self._saved.append((spared, spared.detach().clone()))
 
     def copy(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a copy. It is not counted: whether ``contiguous`` and ``reshape`` copy depends on sizes."""

@@ -95,7 +95,7 @@ class _Recorder(CountingMode):
     def _renumber(self, tensors: list[Tensor | None]) -> None:
         """A tensor that changed its own shape (``squeeze_``) is a new value that shares storage with what it was."""
         for tensor in tensors:
-            if tensor is not None:
+            if tensor is not None and tuple(tensor.shape) != self.values[self.number(tensor)].shape:
                 alias = self.values[self.number(tensor)].alias
                 del self._ids[id(tensor)]
                 self.number(tensor, alias)
@@ -133,7 +133,7 @@ class _Recorder(CountingMode):
         self._ids[id(tensor)] = (weakref.ref(tensor), ref)
         name = self._names.get(id(tensor))
         if name is not None:
-            self.state[name] = number
+            self.state.setdefault(name, number)  # the shape that it has between runs is its first
         return number
 
 

@@ -136,6 +136,7 @@ def run(model: nn.Module, inputs: Inputs, mode: CountingMode, *, disposable: boo
     training = mode.completed >= BRANCH
     with (
         evaluation_mode(model, training_branch=training, disposable=disposable),
+        mode.sparing(model),
         following(model, mode),
     ):
         return call(model, inputs)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torchthin.dependency.labels import Axes
 from torchthin.dependency.registry import Call, register_op
 
@@ -14,6 +16,15 @@ from torchthin.dependency.registry import Call, register_op
 def made_in_forward(call: Call) -> list[Axes]:
     """Every index is like any other: fresh labels on every axis."""
     return [tuple(call.space.fresh(n, expandable=True) if n > 1 else None for n in call.out_shape())]
+
+
+@register_op("aten.resize_")
+def resize(call: Call) -> Sequence[Axes]:
+    """Memory for another shape holds nothing of use yet; most calls ask for the shape that there is."""
+    if call.out_shape() == call.shape("self"):
+        return [call.axes("self")]
+    call.freeze_all(call.axes("self"), "resized to another shape")
+    return made_in_forward(call)
 
 
 @register_op(

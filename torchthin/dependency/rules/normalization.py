@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from torchthin.dependency.labels import Axes, Axis, FlattenedAxis
-from torchthin.dependency.registry import Call, register_op
+from torchthin.dependency.registry import Call, positive, register_op
 from torchthin.graph.operators import BATCH_NORMS, LAYER_NORMS
 
 
@@ -79,3 +79,21 @@ def weight_norm(call: Call) -> list[Axes]:
         call.tie(v[dim], g[dim])
     call.statistics = any(axis is not None for position, axis in enumerate(v) if position != dim)
     return [v, g]
+
+
+@register_op("aten._fused_moving_avg_obs_fq_helper")
+def observed_fake_quantization(call: Call) -> list[Axes]:
+    """Rounding whose scale follows the extremes of what it has seen, of each row along one axis or of everything.
+
+    While it observes, extremes over fewer numbers are others.
+    """
+    data, observes = call.axes("self"), call.values[call.value("observer_on")].data
+    axis = positive(int(call.arg("ch_axis")), len(data)) if call.arg("per_row_fake_quant", False) else None
+    for name in ("running_min", "running_max", "scale", "zero_point"):
+        if axis is not None and call.shape(name) != (call.shape("self")[axis],):
+            call.freeze_all(data, "its observer has seen no data yet")
+        elif axis is not None:
+            call.tie(data[axis], call.axes(name)[0])
+    if observes is None or bool(observes.any()):
+        call.statistics = any(labels is not None for d, labels in enumerate(data) if d != axis)
+    return [data, data]
