@@ -8,6 +8,7 @@ import torch
 from workplace import Workplace
 
 import torchthin
+from torchthin.io.checkpoints import read_checkpoint
 from torchthin.io.factory import build_model
 
 MODEL = ("--model-factory", "net.py:net", "--checkpoint", "best.pth")
@@ -35,11 +36,11 @@ def test_a_pruner_of_a_schedule(place: Workplace) -> None:
     assert (outcome.code, outcome.err) == (0, "")
     assert "Note: Distiller schedule: lr_schedulers: ignored; it holds lr." in outcome.out
     assert "pruners not in this run: second." in outcome.out
-    content = torch.load("p.pth", weights_only=True)
+    masks = read_checkpoint("p.pth").masks
     model = torchthin.load(build_model("net.py:net"), "best.pth")
     expected = torchthin.prune(model, None, 0.25, include=["conv1.weight"], thin=False)
-    assert content["masks"].keys() == {"conv1.weight"}
-    assert torch.equal(content["masks"]["conv1.weight"], expected.masks["conv1.weight"])
+    assert masks.keys() == {"conv1.weight"}
+    assert torch.equal(masks["conv1.weight"], expected.masks["conv1.weight"])
 
 
 def test_flags_win_over_the_schedule(place: Workplace) -> None:

@@ -13,6 +13,7 @@ import torch
 from workplace import NET, ROOT, Workplace, trained_state
 
 import torchthin
+from torchthin.io.checkpoints import read_checkpoint
 from torchthin.io.factory import build_model
 
 TRAINING = """
@@ -101,8 +102,7 @@ def test_the_function_is_called_after_every_step_with_masks_held(place: Workplac
     calls = (place.path / "calls.txt").read_text().split("\n")
     assert calls == ["1 2", "2 3", "3 3", "4 4", ""]  # floor(8 * agp) filters are zero
     assert not (place.path / "out.pth.state").exists()
-    saved = torch.load("out.pth", weights_only=True)
-    assert int((~saved["masks"]["conv1.weight"].flatten(1).any(1)).sum()) == 4
+    assert int((~read_checkpoint("out.pth").masks["conv1.weight"].flatten(1).any(1)).sum()) == 4
     model = torchthin.load(build_model("net.py:net"), "out.pth")
     assert model.conv1.out_channels == (4 if "--thin" in extra else 8)
     before = torch.load("best.pth", weights_only=True)
@@ -156,9 +156,9 @@ def test_the_masks_hold_without_an_optimizer_of_torch(place: Workplace) -> None:
     (place.path / "push.py").write_text(source)
     flags = [*FLAGS, "--train", "push.py:push", "--save-to", "out.pth"]
     assert place.run(*flags).code == 0
-    saved = torch.load("out.pth", weights_only=True)
-    for name, mask in saved["masks"].items():
-        assert not saved["state_dict"][name][~mask].any()
+    saved = read_checkpoint("out.pth")
+    for name, mask in saved.masks.items():
+        assert not saved.state_dict[name][~mask].any()
 
 
 REFUSED = {

@@ -65,7 +65,7 @@ def test_torch_file_has_the_promised_entries_and_loads_with_weights_only(tmp_pat
     write_checkpoint(tmp_path / "p.pth", contents())
     loaded = torch.load(tmp_path / "p.pth", weights_only=True)
     assert list(loaded) == [
-        "state_dict", "masks", "target_sparsity", "method", "source", "epoch", "arch", "extras", "torchthin",
+        "state_dict", "masks", "target_sparsity", "method", "source", "epoch", "arch", "extras", "torchthin", "mask_shapes",
     ]  # fmt: skip
     assert (loaded["target_sparsity"], loaded["method"], loaded["source"]) == (
         0.5,

@@ -16,6 +16,7 @@ from pose_demo import score
 from pose_demo.options import file_name, student_paths
 from pose_demo.student import pose_student
 from pose_demo.validation import PoseData, load_data
+from torchthin.io.checkpoints import read_checkpoint
 
 
 @pytest.fixture(autouse=True)
@@ -69,7 +70,7 @@ def test_the_shipped_student_is_pruned_when_there_is_no_other(place: Workplace, 
     assert "Source: the student shipped with torchthin" in outcome.out
     assert f"Output: {Path('runs/pruned/best_pruned_50.pth')}" in outcome.out
     content = torch.load("runs/pruned/best_pruned_50.pth", weights_only=True)
-    masks = content["masks"]
+    masks = read_checkpoint("runs/pruned/best_pruned_50.pth").masks
     assert len(masks) == 13
     for name, mask in masks.items():
         assert int((~mask.flatten(1).any(1)).sum()) == mask.shape[0] // 2, name

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from torchthin.errors import CheckpointError
+from torchthin.io.checkpoints.masks import unpacked
 from torchthin.io.checkpoints.safe_pickle import StoredRecipe, foreign_origin, unsafe
 
 STATE_KEYS = ("state_dict", "model", "model_state", "model_state_dict")
@@ -68,7 +69,9 @@ def checkpoint_from(path: Path, raw: object) -> Checkpoint:
         epoch=_whole_number(entries.get("epoch")),
         arch=arch if isinstance(arch, str) else None,
         extras=extras if isinstance(extras, dict) else {},
-        masks=dict(masks) if isinstance(masks, Mapping) and isinstance(record, Mapping) else {},
+        masks=unpacked(path, masks, entries.get("mask_shapes"))
+        if isinstance(masks, Mapping) and isinstance(record, Mapping)
+        else {},
         torchthin=dict(record) if isinstance(record, Mapping) else None,
         thinning_recipes=tuple(recipes),
         skipped=tuple(dict.fromkeys(skipped)),

@@ -14,16 +14,17 @@ import torch
 from torchthin.config.files import refuse_too_many
 from torchthin.errors import CheckpointError
 from torchthin.io.atomic import reason, write_whole
+from torchthin.io.checkpoints.masks import packed
 from torchthin.io.checkpoints.read import MASK_PREFIX
 
 
 def write_checkpoint(path: str | Path, contents: Mapping[str, Any]) -> None:
     """Write `contents` to `path`: safetensors when the name ends in ``.safetensors``, else a torch file.
 
-    The torch file loads with ``weights_only=True``. In a safetensors file the masks are the tensors named
-    ``torchthin.masks.<weight>``, and every other entry is JSON text in the metadata (tensors in ``extras`` as
-    lists). Missing folders are made. The file appears complete (temporary file in the same folder, fsync,
-    rename); on any failure a file that was at `path` before is untouched.
+    The torch file loads with ``weights_only=True``. Masks are bits (`torchthin.io.checkpoints.masks`). In a safetensors file
+    they are the tensors named ``torchthin.masks.<weight>``, and every other entry is JSON text in the metadata (tensors in
+    ``extras`` as lists). Missing folders are made. The file appears complete (temporary file beside it, fsync, rename); on any
+    failure a file that was at `path` before is untouched.
 
     Args:
         path: file to write.
@@ -33,8 +34,9 @@ def write_checkpoint(path: str | Path, contents: Mapping[str, Any]) -> None:
         CheckpointError: the contents are not plain, or the file cannot be written.
     """
     path = Path(path)
+    bits, shapes = packed(contents["masks"])
+    contents = {**contents, "masks": bits, "mask_shapes": shapes}
     entries = {key: _plain(value, key) for key, value in contents.items()}
-    entries["masks"] = {name: mask.contiguous() for name, mask in entries["masks"].items()}
     if path.suffix == ".safetensors":
         _refuse_endless(entries.get("extras"))
         tensors, metadata = _flat(entries.pop("state_dict"), entries.pop("masks"), entries)
