@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 import torchthin
-from torchthin.errors import WeightNameError
+from torchthin.errors import TargetMissedError, WeightNameError
 
 STEPS = 5
 
 
-def steps(seed: int = 0) -> Tensor:
-    return torch.randn(2, STEPS, 6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+def steps(seed: int = 0, count: int = STEPS) -> Tensor:
+    return torch.randn(2, count, 6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 class Reader(nn.Module):
@@ -54,10 +54,12 @@ def reader(name: str) -> Reader:
     return Reader(make(), width).double().eval()
 
 
+@pytest.mark.parametrize("count", [1, STEPS])
 @pytest.mark.parametrize("name", LAYERS)
-def test_half_of_the_states_go_exactly(name: str) -> None:
-    model = reader(name)
-    result = torchthin.prune(model, steps(), include=["*"])
+def test_half_of_the_states_go_exactly(name: str, count: int) -> None:
+    """Also where the example has one step, which does not show that a state is read again."""
+    model, example = reader(name), steps(count=count)
+    result = torchthin.prune(model, example, include=["*"], criterion="random")
     assert result.proof is not None
     assert result.proof.holds
     assert result.report.thinned.inexact == ()
@@ -65,13 +67,32 @@ def test_half_of_the_states_go_exactly(name: str) -> None:
     assert layer.hidden_size == model.r.hidden_size // 2
     assert layer.input_size == 4
     assert getattr(layer, "proj_size", 0) == getattr(model.r, "proj_size", 0) // 2
-    masked = torchthin.prune(model, steps(), include=["*"], thin=False)
+    masked = torchthin.prune(model, example, include=["*"], criterion="random", thin=False)
     assert {key: mask.tolist() for key, mask in masked.masks.items()} == {
         key: mask.tolist() for key, mask in result.masks.items()
     }
     torch.testing.assert_close(result.model(steps(3)), masked.model(steps(3)), rtol=1e-9, atol=1e-9)
     result.model.train()(steps()).sum().backward()
     assert all(p.grad is not None for p in result.model.parameters())
+    assert any("one step for r" in note for note in result.report.notes) == (count == 1)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN", "LSTM, projected"])
+def test_dead_states_go_only_where_no_bias_moves_them(name: str, bias: bool) -> None:
+    for count in (1, STEPS):
+        model = reader(name)
+        with torch.no_grad():  # `bias`: of the biases, too
+            for key, tensor in model.r.named_parameters():
+                gates = 1 if "weight_hr" in key else model.r.weight_hh_l0.shape[0] // model.r.hidden_size
+                if bias or key.startswith("weight"):
+                    tensor.view(gates, -1, *tensor.shape[1:])[:, 1] = 0
+        expected = model(steps(3))
+        try:
+            torchthin.thin_(model, steps(count=count))
+        except TargetMissedError:
+            assert not bias
+        torch.testing.assert_close(model(steps(3)), expected)
 
 
 @pytest.mark.parametrize("name", ["LSTM", "GRUCell"])

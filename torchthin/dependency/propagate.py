@@ -78,6 +78,7 @@ def propagate(
         for axis in run.axes(number):
             run.space.freeze(axis, Reason("part of the model's output"))
     state = {name: run.values[number] for name, number in graph.state.items()}
+    _tie_recurrent(graph, run.space, state)
     if graph.idle:
         _freeze_idle(graph, run.space, state)
     return Labels(
@@ -91,6 +92,23 @@ def propagate(
         tuple(run.unknown),
         frozenset(run.from_input),
     )
+
+
+def _tie_recurrent(graph: OpGraph, space: LabelSpace, state: Mapping[str, Axes]) -> None:
+    """Tie what makes a hidden state to what reads it a step later: an example of one step does not show that."""
+    reason = Reason("read as a hidden state by the next step")
+    for item in graph.recurrent:
+        rows, read = state.get(item.weight, (None, None))
+        made = rows.reshape(item.gates, -1) if isinstance(rows, np.ndarray) else None
+        projection = state.get(item.projection or "")
+        if projection is not None and made is not None:
+            projected, cells = projection
+            pairs = [(made, cells), (projected, read)]
+        else:
+            pairs = [(made, read)]
+        for a, b in pairs:
+            if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+                space.tie(a, b, reason)
 
 
 def _freeze_idle(graph: OpGraph, space: LabelSpace, state: Mapping[str, Axes]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from torchthin.graph.operators import operator_name, written_arguments
+from torchthin.graph.recurrent import RecurrentState
 from torchthin.graph.tracked import Formula
 
 
@@ -148,6 +149,8 @@ class OpGraph:
     """Parameters and buffers whose results reach no output."""
     fake: bool = False
     """Recorded without arithmetic: if code looks at numbers unseen, a run with numbers has other ops."""
+    recurrent: tuple[RecurrentState, ...] = ()
+    """The hidden states of recurrent layers."""
     size_uses: SizeUses | None = None
     """What the first run did with integers that modules keep; None where the run was not watched."""
 
@@ -174,6 +177,15 @@ class OpGraph:
     def names(self) -> Mapping[int, str]:
         """Value number of every parameter and buffer -> its name."""
         return {number: name for name, number in self.state.items()}
+
+    @property
+    def single_steps(self) -> tuple[RecurrentState, ...]:
+        """The states that the example made once: what becomes of them in the next step was not seen."""
+        return tuple(
+            item
+            for item in self.recurrent
+            if item.weight in self.state and len(self.users.get(self.state[item.weight], ())) == 1
+        )
 
     @property
     def branched(self) -> bool:

@@ -26,6 +26,7 @@ from torchthin.graph.operators import (
 )
 from torchthin.graph.opgraph import CallSite, Op, OpGraph, Ref, Value
 from torchthin.graph.outputs import opaque_types, output_tensors
+from torchthin.graph.recurrent import recurrent_states
 from torchthin.graph.size_uses import SizeWatcher
 
 _KEPT_DTYPES = {torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8, torch.bool}
@@ -183,6 +184,7 @@ def record(
         {0: recorder.call_sites},
         note=_unseen(made, outputs),
         fake=fake,
+        recurrent=recurrent_states(model),
         size_uses=watcher.found(recorder.factors) if watcher else None,
     )
 

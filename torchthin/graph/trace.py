@@ -15,7 +15,7 @@ from torchthin.graph.clone import clone, modules_of, share, state_tensors
 from torchthin.graph.fake import DataDependent
 from torchthin.graph.inputs import Inputs
 from torchthin.graph.opgraph import OpGraph, SizeUses
-from torchthin.graph.parametrized import DerivedWeight, derived_weights
+from torchthin.graph.parametrized import DerivedWeight, derived_weights, layer_of
 from torchthin.graph.recorder import record
 
 LARGE = 2**20
@@ -105,7 +105,7 @@ def _graph(model: nn.Module, inputs: Inputs, *, numbers: bool, watch: bool) -> O
             f"The model ({type(model).__name__}) does not run on the example_inputs: {one_line(error)}. "
             "Give inputs of the shapes and dtypes that its forward takes."
         ) from error
-    graph = recorded.with_idle_layers()
+    graph = _with_short_examples_named(recorded.with_idle_layers())
     read = graph.state.keys() - graph.idle
     if all(name in read for name, tensor in state_tensors(model) if isinstance(tensor, nn.Parameter)):
         return graph
@@ -123,6 +123,17 @@ def _graph(model: nn.Module, inputs: Inputs, *, numbers: bool, watch: bool) -> O
         return both
     note = f"The training branch draws random numbers ({drawn.name} in {drawn.source}): it was tried, not compared."
     return replace(both, note=f"{both.note} {note}".strip())
+
+
+def _with_short_examples_named(graph: OpGraph) -> OpGraph:
+    layers = dict.fromkeys(layer_of(item.weight) for item in graph.single_steps)
+    if not layers:
+        return graph
+    note = (
+        f"The example has one step for {', '.join(layers)}: what recurrent layers compute from their own states was not "
+        "compared. Give an example of several steps."
+    )
+    return replace(graph, note=f"{graph.note} {note}".strip())
 
 
 def _recorded(

@@ -17,6 +17,7 @@ from torchthin.thinning.apply import thin_copy
 from torchthin.thinning.comparison import Models, find_difference, proved
 from torchthin.thinning.constraints import Proposal
 from torchthin.thinning.divergence import run
+from torchthin.thinning.moving_states import moving_states
 from torchthin.thinning.outcome import Failure, Success
 from torchthin.thinning.recipe import Recipe
 from torchthin.thinning.scale import find_scalings
@@ -45,6 +46,9 @@ def attempt(proposal: Proposal, *, prove: bool, varying: bool) -> Failure | Succ
         return failure
     if not prove:
         return Success(recipe)
+    moving = moving_states(proposal)
+    if moving is not None:
+        return moving
     del thinned
     scalings = find_scalings(proposal.labels, proposal.factors, mode.factors, saved_names(traced.model))
     models = Models(proposal, scalings, varying)
