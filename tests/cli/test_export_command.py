@@ -71,6 +71,9 @@ def test_a_thinned_checkpoint_becomes_files(place: Workplace, script: Path) -> N
         ((*SHAPE, "--to", "a.pt2"), "A model factory is needed"),
         (("net.py:net", "--to", "a.pt2"), "Example inputs are needed"),
         ((*MODEL, "--to", "a.tflite"), "must end in .pt2 or .onnx"),
+        ((*MODEL, "--to", "a.pt2", "b.tflite"), "must end in .pt2 or .onnx. Got 'b.tflite'"),
+        (("net.py:raises", *SHAPE, "--to", "b.tflite"), "must end in .pt2 or .onnx"),
+        (("net.py:raises", *SHAPE, "--to", "net.py/a.pt2"), "must be in a folder"),
         ((*MODEL, "--to", "a.pt2", "--opset", "x"), "invalid int value"),
         ((*MODEL, "--to", "a.pt2", "--dynamic-bach"), "Did you mean '--dynamic-batch'"),
         ((*MODEL, "--to", "net.py/a.pt2"), "must be in a folder"),
@@ -84,3 +87,21 @@ def test_bad_input(place: Workplace, arguments: tuple[str, ...], message: str) -
         return place.run("export", *given, main=main)
 
     place.assert_refused(message, *arguments, run=run)
+
+
+def test_a_missing_package_is_said_before_anything_is_built_or_written(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seek = importlib.util.find_spec
+
+    def without_onnx(name: str, package: str | None = None) -> object:
+        return None if name == "onnxscript" else seek(name, package)
+
+    monkeypatch.setattr(importlib.util, "find_spec", without_onnx)
+    files = ("--to", "a.pt2", "a.onnx")
+    for model in ("net.py:net", "net.py:raises"):
+        place.assert_refused(
+            "ONNX needs the package onnx",
+            *("export", model, *SHAPE, *files),
+            run=lambda *given: place.run(*given, main=main),
+        )

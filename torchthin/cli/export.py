@@ -67,8 +67,12 @@ class ExportedFiles:
 
 def _export(options: ExportOptions) -> ExportedFiles:
     from torchthin.io.export import export
+    from torchthin.io.export.export_model import check_file
 
     how = options.export
+    opsets = {path: how.opset if path.suffix == ".onnx" else None for path in map(Path, how.to)}
+    for path, opset in opsets.items():  # all of them before anything is built or written
+        check_file(path, opset)
     check_files({path: path for path in how.to}, options.model.files)
     model, inputs = options.model.load()
     return ExportedFiles(
@@ -78,10 +82,10 @@ def _export(options: ExportOptions) -> ExportedFiles:
                 path,
                 inputs,
                 dynamic_batch=how.dynamic_batch,
-                opset=how.opset if path.suffix == ".onnx" else None,
+                opset=opset,
                 fold_batchnorm=how.fold_batchnorm,
             )
-            for path in map(Path, how.to)
+            for path, opset in opsets.items()
         )
     )
 

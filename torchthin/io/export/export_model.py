@@ -88,7 +88,10 @@ def export(
         ProofError: the file does not run, or computes something else; nothing was written.
     """
     path = Path(path)
-    _check(model, path, opset)
+    check_model(model, "export")
+    check_file(path, opset)
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise InputError("The model of export must have values. It is on the meta device; load its weights.")
     source = clone(model, lambda name, tensor: duplicate(name, tensor).cpu()).eval()
     inputs = on_device_of(source, as_inputs(example_inputs))
     trials = list(_trials(inputs, dynamic_batch))
@@ -103,16 +106,14 @@ def export(
     return Exported(path, name, size, used, dynamic_batch, batches, folded, proof)
 
 
-def _check(model: nn.Module, path: Path, opset: int | None) -> None:
-    check_model(model, "export")
+def check_file(path: Path, opset: int | None) -> None:
+    """Raise InputError for a file that cannot be written: its ending, missing packages, or its place. No file is made."""
     if path.suffix not in FORMATS:
         raise ConfigError(f"The file of export must end in .pt2 or .onnx. Got {str(path)!r}.")
     if path.suffix == ".onnx":
         check_onnx()
     elif opset is not None:
         raise ConfigError(f"The opset of export is one of ONNX. The file {path} is none; leave it out.")
-    if any(parameter.is_meta for parameter in model.parameters()):
-        raise InputError("The model of export must have values. It is on the meta device; load its weights.")
     check_destination(path)
 
 
