@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any, ClassVar
@@ -346,6 +346,9 @@ def as_target(value: Any) -> Target:
     number: Any = value
     if isinstance(value, Real) and type(number) is not bool:
         return Ratio(number)
+    layers = (
+        " For a ratio of each layer prune several times, with include=." if isinstance(value, Mapping) else ""
+    )
     raise ConfigError(
-        f"The target must be a ratio such as 0.5, or Ratio, Budget, Unstructured, NM, Distiller or Chip. Got {value!r}."
+        f"The target must be a ratio such as 0.5, or Ratio, Budget, Unstructured, NM, Distiller or Chip. Got {value!r}.{layers}"
     )

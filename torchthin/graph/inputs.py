@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_flatten, tree_map
 
-from torchthin.errors import ConfigError, InputError
+from torchthin.errors import ConfigError, InputError, one_line
 
 
 def check_model(model: Any, function: str) -> None:
@@ -130,6 +131,27 @@ def refreshed(inputs: Inputs, seed: int) -> Inputs:
 def call(model: nn.Module, inputs: Inputs) -> Any:
     """Call the model on `inputs`."""
     return model(*inputs.args, **dict(inputs.kwargs or {}))
+
+
+def does_not_run(model: nn.Module, inputs: Inputs, what: str, error: BaseException) -> InputError:
+    """Return the error of a model that raised `error` on `inputs`, which the message calls `what`, with what to do."""
+    cure = "Give inputs of the shapes and dtypes that its forward takes."
+    takes = _parameters(model)
+    try:
+        takes.bind(*inputs.args, **dict(inputs.kwargs or {}))
+    except TypeError:
+        cure = (
+            f"Its forward takes ({', '.join(takes.parameters)}): a tuple or list holds them by position, a dict by name. "
+            "One argument that is a list or a dict itself is wrapped, as ([a, b],) or ({'image': a},)."
+        )
+    return InputError(f"The model ({type(model).__name__}) does not run on {what}: {one_line(error)}. {cure}")
+
+
+def _parameters(model: nn.Module) -> inspect.Signature:
+    try:
+        return inspect.signature(model.forward)
+    except (TypeError, ValueError):  # some callables do not tell: any arguments may be right
+        return inspect.signature(lambda *args, **kwargs: None)
 
 
 def on_device_of(model: nn.Module, inputs: Inputs) -> Inputs:

@@ -10,10 +10,10 @@ from functools import cached_property
 
 from torch import Tensor, nn
 
-from torchthin.errors import InputError, one_line
+from torchthin.errors import InputError
 from torchthin.graph.clone import clone, modules_of, share, state_tensors
 from torchthin.graph.fake import DataDependent
-from torchthin.graph.inputs import Inputs
+from torchthin.graph.inputs import Inputs, does_not_run
 from torchthin.graph.opgraph import OpGraph, SizeUses
 from torchthin.graph.parametrized import DerivedWeight, derived_weights, layer_of
 from torchthin.graph.recorder import record
@@ -100,11 +100,10 @@ def _graph(model: nn.Module, inputs: Inputs, *, numbers: bool, watch: bool) -> O
     """Return the graph of the evaluation run, merged with that of the training branch where it reads other parameters."""
     try:
         recorded = _recorded(model, inputs, numbers, watch=watch)
+    except InputError:  # the model cannot be copied
+        raise
     except (Exception, SystemExit) as error:  # of the user's code
-        raise InputError(
-            f"The model ({type(model).__name__}) does not run on the example_inputs: {one_line(error)}. "
-            "Give inputs of the shapes and dtypes that its forward takes."
-        ) from error
+        raise does_not_run(model, inputs, "the example_inputs", error) from error
     graph = _with_short_examples_named(recorded.with_idle_layers())
     read = graph.state.keys() - graph.idle
     if all(name in read for name, tensor in state_tensors(model) if isinstance(tensor, nn.Parameter)):

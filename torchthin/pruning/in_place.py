@@ -96,15 +96,25 @@ def plan_thinning(model: nn.Module, inputs: Inputs, masks: Mapping[str, Tensor])
     """
     masked = clone(model, duplicate)
     apply_masks_(masked, masks)
-    plan = find_plan(trace(masked, inputs), DeadChannelSelector(effective_weights(masked)))
+    effective = effective_weights(masked)
+    plan = find_plan(trace(masked, inputs), DeadChannelSelector(effective))
     proof = plan.outcome.proof
     if not plan.recipe or proof is None:
-        frozen = plan.proposal.grouping.groups.frozen
-        why = f" Frozen for example: {frozen[0].parameter}, {frozen[0].reason}." if frozen else ""
         raise TargetMissedError(
-            f"The model has no dead channel that can be removed.{why} Prune first, or see inspect."
+            f"The model has no dead channel that can be removed. {_in_the_way(plan, effective)} Prune first, or see inspect."
         )
     return PlannedThinning(model, masks, masked, plan, proof)
+
+
+def _in_the_way(plan: ThinningPlan, effective: Mapping[str, Tensor]) -> str:
+    """Say of a channel that is dead why it stays; that there is none, where that is so."""
+    made_along = plan.proposal.selection.axes
+    for item in plan.proposal.grouping.groups.frozen:
+        if made_along.get(item.parameter) == item.axis:
+            rows = effective[item.parameter].movedim(item.axis, 0).flatten(1)
+            if not bool((rows != 0).any(1).all()):
+                return f"Some channels of {item.parameter} are dead and stay: {item.reason}."
+    return "A channel is dead where all weights that make it are zero, in every layer that is coupled to it."
 
 
 def carry_out_(planned: PlannedThinning, optimizer: torch.optim.Optimizer | None) -> Thinned:

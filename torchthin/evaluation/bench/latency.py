@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from torchthin.errors import ConfigError, InputError, TorchthinError, one_line
+from torchthin.errors import ConfigError, TorchthinError
 from torchthin.evaluation.bench.memory import peak_bytes
 from torchthin.evaluation.bench.results import BenchResult, Size, Timing
 from torchthin.graph.clone import clone, duplicate
-from torchthin.graph.inputs import Inputs, as_inputs, call, check_model, on_device_of
+from torchthin.graph.inputs import Inputs, as_inputs, call, check_model, does_not_run, on_device_of
 
 RUNTIMES = ("torch", "onnxruntime")
 Call = Callable[[], object]
@@ -116,10 +116,7 @@ def _in_torch(model: nn.Module, inputs: Inputs) -> Call:
     try:
         run()
     except Exception as error:  # whatever the user's code raises
-        raise InputError(
-            f"The model ({type(model).__name__}) does not run on the example_inputs: {one_line(error)}. "
-            "Give inputs of the shapes and dtypes that its forward takes."
-        ) from error
+        raise does_not_run(model, inputs, "the example_inputs", error) from error
     return run
 
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from torchthin.errors import ConfigError, InputError, ProofError, one_line
 from torchthin.graph.clone import clone, duplicate
-from torchthin.graph.inputs import Inputs, as_inputs, call, check_model, on_device_of, refreshed
+from torchthin.graph.inputs import Inputs, as_inputs, call, check_model, does_not_run, on_device_of, refreshed
 from torchthin.graph.outputs import output_tensors
 from torchthin.io.atomic import check_destination, write_whole
 from torchthin.io.export.batchnorm import fold_batchnorm as without_batchnorm
@@ -152,10 +152,7 @@ def _outputs(model: nn.Module, inputs: Inputs) -> Any:
         with torch.no_grad():
             return call(model, inputs)
     except Exception as error:  # the user's code may raise anything
-        raise InputError(
-            f"The model ({type(model).__name__}) does not run on inputs of these shapes: {one_line(error)}. "
-            "Give inputs that its forward takes."
-        ) from error
+        raise does_not_run(model, inputs, "inputs of these shapes", error) from error
 
 
 def _refuse_incomparable(outputs: list[Any]) -> None:

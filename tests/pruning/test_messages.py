@@ -1,0 +1,93 @@
+"""Errors say what is wrong with what the user gave, where, and what to do about it."""
+
+import threading
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import torchthin
+from torchthin.errors import ConfigError, InputError, TargetMissedError
+from torchthin.graph.inputs import as_inputs
+from torchthin.graph.trace import trace
+
+X = torch.ones(1, 3, 4, 4)
+
+
+class OfList(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 4, 1)
+
+    def forward(self, images: list[Tensor]) -> Tensor:
+        out: Tensor = self.layer(images[0] + images[1])
+        return out
+
+
+class OfDict(OfList):
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:  # type: ignore[override]
+        return super().forward([batch["image"], batch["image"]])
+
+
+class Locked(OfList):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock = threading.Lock()
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs", "wrapped", "takes"),
+    [
+        (OfList(), [X, X], ([X, X],), "images"),
+        (OfDict(), {"image": X}, ({"image": X},), "batch"),
+        (nn.Conv2d(3, 4, 1), (X, X), (X,), "input"),
+    ],
+)
+def test_an_argument_that_is_a_list_or_dict_is_wrapped(
+    model: nn.Module, inputs: Any, wrapped: Any, takes: str
+) -> None:
+    with pytest.raises(InputError, match=rf"Its forward takes \({takes}\): .* is wrapped, as \(\[a, b\],\)"):
+        torchthin.inspect(model, inputs)
+    torchthin.inspect(model, wrapped)
+
+
+def test_wrong_shapes_are_not_wrapped() -> None:
+    with pytest.raises(InputError, match=r"Give inputs of the shapes and dtypes that its forward takes\.$"):
+        torchthin.inspect(nn.Conv2d(5, 4, 1), X)
+
+
+def test_a_model_that_cannot_be_copied_is_said_once() -> None:
+    with pytest.raises(InputError) as raised:
+        torchthin.inspect(Locked(), ([X, X],))
+    assert str(raised.value).startswith("The model (Locked) cannot be copied: cannot pickle")
+    assert "example_inputs" not in str(raised.value)
+
+
+def test_thin_names_a_frozen_layer_only_where_something_is_dead_in_it() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1))
+    with pytest.raises(
+        TargetMissedError, match=r"can be removed\. A channel is dead where all weights"
+    ) as raised:
+        torchthin.thin_(model, X)
+    assert "0.weight" not in str(raised.value)
+    with torch.no_grad():
+        model[2].weight[1] = 0
+    with pytest.raises(
+        TargetMissedError, match=r"Some channels of 2\.weight are dead and stay: part of the model's output"
+    ):
+        torchthin.thin_(model, X)
+
+
+def test_a_ratio_of_each_layer() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1))
+    with pytest.raises(ConfigError, match=r"For a ratio of each layer prune several times, with include=\.$"):
+        torchthin.prune(model, X, {"0": 0.5})  # type: ignore[arg-type]
+
+
+def test_the_place_of_an_op_is_a_line_of_the_model_or_none() -> None:
+    """Who called the model, such as this test, is no place in it."""
+    plain = trace(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU()), as_inputs(X)).graph
+    assert {str(op.source) for op in plain.ops} == {"0", "1"}
+    own = trace(OfList(), as_inputs(([X, X],))).graph
+    assert {op.source.file for op in own.ops} == {__file__}
