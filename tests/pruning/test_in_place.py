@@ -76,6 +76,18 @@ def test_masks_of_weights_that_stay_are_applied() -> None:
     assert model.fc.weight[mask].all()
 
 
+def test_masks_of_single_weights_of_filters_that_stay() -> None:
+    model, other = lively(Plain()).eval(), lively(Plain()).eval()
+    mask = torch.rand(8, 3, 3, 3, generator=torch.Generator().manual_seed(0)) < 0.5
+    mask[DEAD1] = False
+    with torch.no_grad():
+        other.conv1.weight.mul_(mask)
+    torchthin.thin_(model, image(), masks={"conv1.weight": mask})
+    torchthin.thin_(other, image())
+    assert model.conv1.out_channels == 5
+    torch.testing.assert_close(model(image()), other(image()))
+
+
 @pytest.mark.parametrize("wrong", ["name", "shape"])
 def test_masks_that_do_not_fit(wrong: str) -> None:
     model = masked_plain()

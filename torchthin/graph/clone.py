@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from types import FunctionType
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 from torchthin.errors import InputError
+from torchthin.graph.closures import rebound
 
 _ATOMS = frozenset({int, float, complex, bool, str, bytes, type(None), torch.dtype, torch.device, type})
 """Types of attributes that hold nothing and are never copied."""
@@ -197,12 +199,19 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
     known = memo.get(id(value), memo)
     if known is not memo:
         return known
+    if kind is FunctionType:
+        return rebound(value, memo)
     if kind not in _CONTAINERS:
         return copy.deepcopy(value, memo)
     if not value:
         return kind()
-    if kind in (dict, OrderedDict) and all(type(key) is str for key in value):
-        made: dict[str, Any] = kind()
+    if kind is list:
+        parts: list[Any] = []
+        memo[id(value)] = parts
+        parts.extend(_copied(part, memo) for part in value)
+        return parts
+    if kind in (dict, OrderedDict) and all(type(key) in (str, int) for key in value):
+        made: dict[str | int, Any] = kind()
         memo[id(value)] = made
         made.update((key, _copied(part, memo)) for key, part in value.items())
         return made

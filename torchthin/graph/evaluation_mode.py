@@ -140,15 +140,27 @@ def _uncompiled() -> contextlib.AbstractContextManager[object]:
     return eager
 
 
-def _contents(modules: Iterable[nn.Module]) -> list[tuple[dict[Any, Any], dict[Any, Any]]]:
-    """Return the attributes of all modules, and the dicts among them, each with a copy: a forward pass may add to them."""
-    dicts = [module.__dict__ for module in modules]
-    nested = [value for attributes in dicts for value in attributes.values() if isinstance(value, dict)]
-    return [(now, dict(_kind(now).items(now))) for now in (*dicts, *nested)]
+Contents = dict[Any, Any] | list[Any]
 
 
-def _put_back_(now: dict[Any, Any], before: dict[Any, Any]) -> None:
-    """Give a dict that was changed its contents again, past what a subclass allows (some refuse any change)."""
+def _contents(modules: Iterable[nn.Module]) -> list[tuple[Contents, Contents]]:
+    """Return the attributes of all modules, and the dicts and lists among them, each with a copy: a run may add to them."""
+    own: list[Contents] = [module.__dict__ for module in modules]
+    nested = [
+        value for module in modules for value in vars(module).values() if isinstance(value, (dict, list))
+    ]
+    return [
+        (now, list.copy(now) if isinstance(now, list) else dict(_kind(now).items(now)))
+        for now in own + nested
+    ]
+
+
+def _put_back_(now: Contents, before: Contents) -> None:
+    """Give a container that was changed its contents again, past what a subclass allows (some refuse any change)."""
+    if isinstance(now, list):
+        list.__setitem__(now, slice(None), before)
+        return
+    assert isinstance(before, dict)
     kind = _kind(now)
     if len(before) == kind.__len__(now) and all(
         map(operator.is_, (*kind.keys(now), *kind.values(now)), (*before, *before.values()))

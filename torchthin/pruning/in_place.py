@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from torchthin.errors import TargetMissedError
-from torchthin.graph.clone import clone, duplicate
+from torchthin.errors import ProofError, TargetMissedError
+from torchthin.graph.clone import clone, duplicate, state_tensors
 from torchthin.graph.inputs import Inputs, as_inputs, check_model, on_device_of
+from torchthin.graph.op_counter import CountingMode
+from torchthin.graph.outputs import output_tensors
 from torchthin.graph.trace import trace
 from torchthin.selection.masks import apply_masks_
 from torchthin.selection.selectors import DeadChannelSelector, effective_weights
 from torchthin.thinning.apply import apply_
-from torchthin.thinning.proof import Proof
-from torchthin.thinning.recipe import Recipe
+from torchthin.thinning.divergence import run
+from torchthin.thinning.proof import Proof, compare
+from torchthin.thinning.recipe import Recipe, cut
 from torchthin.thinning.trial_loop import ThinningPlan, changed_tensors, find_plan, inexact_layers
 
 
@@ -118,14 +122,43 @@ def _in_the_way(plan: ThinningPlan, effective: Mapping[str, Tensor]) -> str:
 
 
 def carry_out_(planned: PlannedThinning, optimizer: torch.optim.Optimizer | None) -> Thinned:
-    """Thin the model as planned, and zero what the masks still name.
+    """Thin the model as planned, with what the masks zero, and run it once: a copy was proved, and this is the original.
 
     Raises:
         InputError: the optimizer does not fit the model; nothing is changed then.
+        ProofError: the thinned model computes something else than the copy; it is changed back.
     """
-    model, plan = planned.model, planned.plan
+    model, masked, plan = planned.model, planned.masked, planned.plan
     before = sum(p.numel() for p in model.parameters())
-    apply_(model, plan.recipe, optimizer, changed_tensors(planned.masked, plan))
-    apply_masks_(model, {name: mask for name, mask in planned.masks.items() if name not in plan.recipe.keep})
+    values = {**_masked_values(planned), **changed_tensors(masked, plan)}
+    apply_(masked, plan.recipe, values=values)
+    inputs = plan.proposal.traced.inputs
+    expected = run(masked, inputs, CountingMode())
+    apply_(model, plan.recipe, optimizer, values, check=partial(_require_same, model, inputs, expected))
     after = sum(p.numel() for p in model.parameters())
     return Thinned(plan.recipe, planned.proof, inexact_layers(plan), before, after)
+
+
+def _masked_values(planned: PlannedThinning) -> dict[str, Tensor]:
+    """Return what remains of every tensor that has a mask, under the first of its names."""
+    tensors = dict(state_tensors(planned.masked))
+    first = {id(tensor): name for name, tensor in tensors.items()}
+    tensors |= dict(planned.masked.named_parameters(remove_duplicate=False))
+    names = {first[id(tensors[name])] for name in planned.masks}
+    return {name: cut(tensors[name].detach(), planned.plan.recipe.keep.get(name, {})) for name in names}
+
+
+def _require_same(model: nn.Module, inputs: Inputs, expected: Any) -> None:
+    """Refuse a model that computes something else than the copy of it that was thinned in the same way."""
+    actual = run(model, inputs, CountingMode())
+    kinds = {tensor.dtype for tensor in output_tensors(expected) if tensor.is_floating_point()}
+    proof = compare(None, expected, actual, double=kinds == {torch.float64})
+    rounding = 16 * max((torch.finfo(kind).eps for kind in kinds), default=0.0)
+    if proof.problem is None and proof.relative <= max(proof.tolerance, rounding):
+        return
+    how = proof.problem or f"off by {proof.relative:.1e} of the output's largest value"
+    raise ProofError(
+        f"The model ({type(model).__name__}) computes something else once it is thinned than the copy that was proved: {how}. "
+        "A function outside of its modules, such as a hook that looks at a global, reads their sizes; let it use the module "
+        "that it is given. The model is as it was."
+    )

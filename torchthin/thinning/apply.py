@@ -66,6 +66,7 @@ def apply_(
     recipe: Recipe,
     optimizer: torch.optim.Optimizer | None = None,
     values: Mapping[str, Tensor] | None = None,
+    check: Callable[[], object] = lambda: None,
 ) -> None:
     """Thin `model` in place by `recipe`. Parameters, buffers and modules keep their identity; gradients are cut alike.
 
@@ -74,11 +75,12 @@ def apply_(
         recipe: what is removed.
         optimizer: its state is cut alike, and biases that the recipe adds join the group of their layer's weight.
         values: contents after thinning by name, where they differ from the cut ones (a constant was absorbed).
+        check: looks at the thinned model; where it raises, the model is as it was.
 
     Raises:
         InputError: when the recipe or the optimizer's state does not fit; nothing is changed then.
     """
-    exchange_(exchange_steps(model, recipe, optimizer, values or {}))
+    exchange_([*exchange_steps(model, recipe, optimizer, values or {}), Step(check)])
 
 
 def exchange_(steps: Iterable[Step]) -> None:
