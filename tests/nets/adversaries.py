@@ -97,7 +97,7 @@ def one_convolution_in_two_streams() -> nn.Module:
     return one_layer_for_two(halves)
 
 
-@adversary(a=8, b=4, c=16, missed="what the shared layer writes is given up together with what it reads")
+@adversary(a=8, b=4, c=16)
 def one_convolution_and_a_half_by_number() -> nn.Module:
     return one_layer_for_two(lambda z: (z[:, :8], z[:, 8:]))
 

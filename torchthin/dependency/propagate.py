@@ -169,8 +169,10 @@ class _Propagation:
         used = op.reads
         for number in used:
             self.axes(number)
-        for item in self._frozen.get(op.index, ()):
-            self.space.freeze(self.axes(item.value)[item.axis], Reason(item.text, op))
+        frozen = self._frozen.get(op.index, ())
+        for item in frozen:
+            if item.value in used:
+                self.space.freeze(self.values[item.value][item.axis], Reason(item.text, op))
         results = self._apply(op, used)
         depends = any(number in self.from_input for number in used)
         for position, ref in enumerate(op.outputs):
@@ -183,6 +185,9 @@ class _Propagation:
                 self._flattened.add(ref.value)
             if depends:
                 self.from_input.add(ref.value)
+        for item in frozen:
+            if item.value not in used:
+                self.space.freeze(self.values[item.value][item.axis], Reason(item.text, op))
         if depends:
             for value in op.written:
                 self.from_input |= self._sharing[self._graph.values[value].alias]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
-from torchthin.graph.op_counter import CountingMode
 from torchthin.graph.operators import operator_name
-from torchthin.graph.opgraph import CallSite
 
 _POWERS = {"aten.mul": 1, "aten.mul_": 1, "aten.div": -1, "aten.div_": -1}
 """Ops that multiply -> with which power of the number."""
@@ -26,18 +24,3 @@ def factor_of(func: Any, args: Sequence[Any], fake: bool) -> float | None:
     if not isinstance(number, (int, float)) or not number:
         return None
     return float(number) if power == 1 else 1.0 / number
-
-
-class FactorMode(CountingMode):
-    """Notes the numbers that tensors are multiplied and divided with."""
-
-    def __init__(self, call_sites: Mapping[CallSite, int], *, fake: bool = False) -> None:
-        super().__init__(call_sites=call_sites, fake=fake)
-        self.factors: dict[int, float] = {}
-
-    def execute(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run one op."""
-        factor = factor_of(func, args, self.fake) if self.recorded else None
-        if factor is not None:
-            self.factors[self.completed] = factor
-        return self.compute(func, args, kwargs)

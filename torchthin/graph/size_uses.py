@@ -110,16 +110,7 @@ class SizeWatcher(TorchFunctionMode):
             self._note(sizes[number] if isinstance(sizes, (list, tuple)) else sizes, part, dim)
 
     def _note_shape(self, name: str, args: Sequence[Any], given: Mapping[str, Any], result: Tensor) -> None:
-        """Note the sizes of all axes of a result, of its last ones (norms), or of those into which one is divided."""
-        lists = (item for item in (*args, *given.values()) if isinstance(item, (list, tuple)))
-        sizes = next(filter(_has_tracked, lists), None) or [item for item in args if isinstance(item, int)]
-        first = 0 if len(sizes) == result.dim() else None
-        if name == "unflatten":
-            first = _arguments(args, given, ("dim",))[0] % args[0].dim()
-        elif name in _NORMS:
-            first = result.dim() - len(sizes)
-        if first is None:
-            return
+        first, sizes = given_sizes(name, args, given, result.dim())
         shape = result.shape[first : first + len(sizes)]
         if all(int(size) in {-1, there} for size, there in zip(sizes, shape, strict=True)):
             for axis, size in enumerate(sizes, first):
@@ -149,6 +140,24 @@ class SizeWatcher(TorchFunctionMode):
                 formula = computed("mul", batch, formula_of(heads))
                 self._uses[SizeUse(formula, op.results[0], 1)] = None
                 return
+
+
+def given_sizes(
+    name: str, args: Sequence[Any], given: Mapping[str, Any], axes: int
+) -> tuple[int, Sequence[int]]:
+    """Return the sizes that a torch function was given for its result, and the first axis that they are for.
+
+    They are for all axes, for the last ones (norms), or for those into which one is divided; of other functions, none.
+    """
+    lists = (item for item in (*args, *given.values()) if isinstance(item, (list, tuple)))
+    sizes = next((item for item in lists if all(isinstance(size, int) for size in item)), None)
+    if sizes is None:
+        sizes = [item for item in args if isinstance(item, int)]
+    if name == "unflatten":
+        return _arguments(args, given, ("dim",))[0] % args[0].dim(), sizes
+    if name in _NORMS:
+        return axes - len(sizes), sizes
+    return (0, sizes) if len(sizes) == axes else (0, ())
 
 
 def _has_tracked(items: Iterable[Any]) -> bool:

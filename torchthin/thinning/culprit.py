@@ -52,19 +52,30 @@ class Setback:
     def culprit(self) -> Culprit | None:
         """The op at or just after the failure that saw cut axes, else the last before it, else the next after it.
 
-        A view that Python code asks for is recorded as a copy and a view: where code raised, the view is to blame.
+        A view that Python code asks for is recorded as a copy and a view: where code raised, the view is to blame. An op that
+        gave an axis a size of its own is the culprit, whatever failed after it.
         """
+        if self.failure.fixed:
+            op = self.graph.by_index[self.failure.fixed[0][0]]
+            seen = self._seen(op) or [place[1:] for place in self.failure.fixed]
+            return self._blamed(op, seen)
         ops = self.graph.ops
         position = next((i for i, op in enumerate(ops) if op.index >= self.failure.op), len(ops) - 1)
         near = ops[position : position + 3]
         views = [op for op in near[:2] if op.name in VIEWS] if self.failure.raised else []
         for op in (*views, *near, *reversed(ops[:position]), *ops[position:]):
-            seen = [(value, axis) for value in op.reads for axis in self.survivors.cut_axes(value)]
+            seen = self._seen(op)
             if seen:
-                constraints = self.constraints.without_attributes(op.index, self.graph) or self.constraints
-                constraints = constraints.without_couples(self.failure.op).counted(self.kind(op))
-                return Culprit(op, tuple(dict.fromkeys(seen)), constraints)
+                return self._blamed(op, seen)
         return None
+
+    def _seen(self, op: Op) -> list[tuple[int, int]]:
+        return [(value, axis) for value in op.reads for axis in self.survivors.cut_axes(value)]
+
+    def _blamed(self, op: Op, seen: list[tuple[int, int]]) -> Culprit:
+        constraints = self.constraints.without_attributes(op.index, self.graph) or self.constraints
+        constraints = constraints.without_couples(self.failure.op).counted(self.kind(op))
+        return Culprit(op, tuple(dict.fromkeys(seen)), constraints)
 
     def kind(self, op: Op) -> tuple[object, ...]:
         """Ops of one kind are calls of one line of code on tensors of the same shapes."""

@@ -27,6 +27,8 @@ class Failure:
     """The model's code raised an exception; else it ran and computed something else."""
     axes: tuple[tuple[int, int, int], ...] = ()
     """(op, value, axis) of each axis that must be kept, where the cause is known."""
+    fixed: tuple[tuple[int, int, int], ...] = ()
+    """(op, value, axis) of each axis that should have lost something, and to which the code gave the full model's numbers."""
     scalings: tuple[Scaling, ...] = ()
     """The layers that were scaled."""
     unabsorbed: tuple[int, ...] = ()

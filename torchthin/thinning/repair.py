@@ -120,6 +120,8 @@ def _with_attribute(setback: Setback, culprit: Culprit, name: str, value: int, a
 
 def couple_view(setback: Setback, culprit: Culprit) -> Constraints | None:
     """Let what a view joins shrink as an input of its module does: Python code may use one size for both."""
+    if setback.failure.fixed:
+        return None
     start = setback.failure.op
     views = [op for op in setback.graph.ops if start <= op.index <= start + 2]
     return _with_couples(culprit.constraints, _view_couples(views, setback, culprit))
@@ -176,19 +178,34 @@ def mask_unread(setback: Setback, culprit: Culprit) -> Constraints | None:
     return _with_zero_inputs(setback, culprit.constraints, setback.failure.unread)
 
 
-def freeze(setback: Setback, culprit: Culprit) -> Constraints | None:
+def freeze_fixed(setback: Setback, culprit: Culprit) -> Constraints | None:
+    """Freeze the axes to which the code gave another size than what is left of them, and no others."""
+    fixed = setback.failure.fixed
+    if not fixed or culprit.constraints.frozen.keys() >= set(fixed):
+        return None
+    op = setback.graph.by_index[fixed[0][0]]
+    return _frozen(
+        setback, culprit, op, [place[1:] for place in fixed], "a number in the code fixes its size"
+    )
+
+
+def freeze(setback: Setback, culprit: Culprit) -> Constraints:
     """Freeze the cut axes that the op saw."""
-    values = values_of(culprit.op)
-    positions = [
-        (number, axis) for number, value in enumerate(values) for v, axis in culprit.seen if v == value
-    ]
+    return _frozen(setback, culprit, culprit.op, culprit.seen, setback.failure.text)
+
+
+def _frozen(
+    setback: Setback, culprit: Culprit, op: Op, places: Iterable[tuple[int, int]], text: str
+) -> Constraints:
+    values = values_of(op)
+    positions = [(number, axis) for number, value in enumerate(values) for v, axis in places if v == value]
     frozen = dict(culprit.constraints.frozen)
-    for other in setback.alike(culprit.op, culprit.constraints):
+    for other in setback.alike(op, culprit.constraints):
         values = values_of(other)
         for number, axis in positions:
             if number < len(values):
                 key = (other.index, values[number], axis)
-                frozen[key] = FrozenAxis(*key, setback.failure.text)
+                frozen[key] = FrozenAxis(*key, text)
     return replace(culprit.constraints, frozen=frozen)
 
 
@@ -211,6 +228,7 @@ REMEDIES: tuple[Remedy, ...] = (
     _at_culprit(follow_attribute, raised=True),
     _at_culprit(couple_view, raised=True),
     _at_culprit(divide_otherwise),
+    _at_culprit(freeze_fixed),
     _at_culprit(couple_contraction, raised=True),
     _at_culprit(couple_later_view, raised=True),
     _at_culprit(mask_unread),

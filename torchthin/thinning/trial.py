@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 
 from torch import nn
 
 from torchthin.graph.clone import saved_names
 from torchthin.graph.evaluation_mode import evaluation_mode
-from torchthin.graph.factors import FactorMode
 from torchthin.graph.inputs import Inputs, call
 from torchthin.graph.op_counter import CountingMode
 from torchthin.graph.opgraph import BRANCH
@@ -21,6 +21,7 @@ from torchthin.thinning.moving_states import moving_states
 from torchthin.thinning.outcome import Failure, Success
 from torchthin.thinning.recipe import Recipe
 from torchthin.thinning.scale import find_scalings
+from torchthin.thinning.trial_run import FixedAxis, TrialMode
 
 
 def attempt(proposal: Proposal, *, prove: bool, varying: bool) -> Failure | Success:
@@ -38,10 +39,10 @@ def attempt(proposal: Proposal, *, prove: bool, varying: bool) -> Failure | Succ
     if not prove and _runs(traced, recipe):
         return Success(recipe)
     thinned = thin_copy(traced.model, recipe)  # not masked: nothing is left of what a mask zeroes
-    mode = FactorMode(graph.call_sites[0])
-    failure = _failure(thinned, traced.inputs, mode)
+    mode = TrialMode(proposal.survivors, 0)
+    failure = _watched_failure(thinned, traced.inputs, mode)
     if failure is None and graph.branched:
-        failure = _failure(thinned, traced.inputs, CountingMode(BRANCH, graph.call_sites[BRANCH]))
+        failure = _watched_failure(thinned, traced.inputs, TrialMode(proposal.survivors, BRANCH))
     if failure is not None:
         return failure
     if not prove:
@@ -50,6 +51,12 @@ def attempt(proposal: Proposal, *, prove: bool, varying: bool) -> Failure | Succ
     if moving is not None:
         return moving
     del thinned
+    outcome = _compared(proposal, mode, varying)
+    return _with_fixed(outcome, mode.fixed) if isinstance(outcome, Failure) else outcome
+
+
+def _compared(proposal: Proposal, mode: TrialMode, varying: bool) -> Failure | Success:
+    traced = proposal.traced
     scalings = find_scalings(proposal.labels, proposal.factors, mode.factors, saved_names(traced.model))
     models = Models(proposal, scalings, varying)
     if proposal.is_doubtful:  # cheaper than a failed proof
@@ -57,6 +64,13 @@ def attempt(proposal: Proposal, *, prove: bool, varying: bool) -> Failure | Succ
         if different is not None:
             return different
     return proved(models)
+
+
+def _with_fixed(failure: Failure, fixed: tuple[FixedAxis, ...]) -> Failure:
+    """Blame the op that gave the first wrong size, which the failure follows from."""
+    if not fixed or fixed[0][0] > failure.op:
+        return failure
+    return replace(failure, op=fixed[0][0], fixed=fixed)
 
 
 def _runs(traced: Traced, recipe: Recipe) -> bool:
@@ -73,6 +87,14 @@ def _runs(traced: Traced, recipe: Recipe) -> bool:
                 call(thinned, traced.inputs)
         return True
     return False
+
+
+def _watched_failure(model: nn.Module, inputs: Inputs, mode: TrialMode) -> Failure | None:
+    with mode.calls:
+        failure = _failure(model, inputs, mode)
+    if failure is None:
+        return None
+    return _with_fixed(failure, mode.fixed or mode.axes_of_failed_call())
 
 
 def _failure(
