@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _NormBase
@@ -43,6 +43,8 @@ def evaluation_mode(
     recurrent = any(isinstance(module, nn.RNNBase) for module in modules)
     with _PLAIN_KERNELS.held(), _WITHOUT_ONEDNN.held() if recurrent else contextlib.nullcontext():
         generators = _generators()
+        gradients = [(p, p.grad) for module in modules for p in module._parameters.values() if p is not None]
+        _set_gradients(gradients, clear=True)
         contents = [] if disposable else _contents(modules)
         if any(map(has_own_modes, {type(module) for module in modules})):
             model.train()
@@ -55,6 +57,7 @@ def evaluation_mode(
                 yield
         finally:
             _set_generators(generators)
+            _set_gradients(gradients)
             for now, before in contents:
                 _put_back_(now, before)
             _set_training(modules, training)
@@ -138,6 +141,14 @@ def _uncompiled() -> contextlib.AbstractContextManager[object]:
         return contextlib.nullcontext()
     eager: contextlib.AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
     return eager
+
+
+def _set_gradients(gradients: Iterable[tuple[nn.Parameter, Tensor | None]], *, clear: bool = False) -> None:
+    """Give parameters the gradients that they had, or none: code may call ``backward`` in its forward pass."""
+    for parameter, gradient in gradients:
+        wanted = None if clear else gradient
+        if parameter.grad is not wanted:
+            parameter.grad = wanted
 
 
 Contents = dict[Any, Any] | list[Any]

@@ -229,7 +229,7 @@ def _agreements(expected: list[Tensor], actual: list[Tensor]) -> tuple[Agreement
 
 
 def _agreement(number: int, expected: Tensor, actual: Tensor) -> Agreement:
-    a, b = expected.double(), actual.double()
+    a, b = expected.detach().double(), actual.detach().double()
     if a.shape != b.shape:  # as many detections as the data gave
         return Agreement(number, tuple(a.shape), float("inf"), float(a.abs().max()) if a.numel() else 0.0)
     if not a.numel():

@@ -129,6 +129,10 @@ class ReferenceMode(CountingMode):
         if self._known is None:
             if contraction.weight in self._from_input or not bool(values.any()):
                 return result
+            weight = CONTRACTIONS[op.name].weight if op.name in CONTRACTIONS else "weight"
+            gone = torch.from_numpy(~kept).to(data)
+            if not bool(_constant(op, {**given, weight: given[weight].abs()}, gone).any()):
+                return result  # zeros take them in, whatever they are: the masked filters of a layer run backwards
             delta = _constant(op, given, values)
             bias = given.get(contraction.bias) if contraction.bias else None
             level = float(values.abs().max())
