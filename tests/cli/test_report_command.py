@@ -4,6 +4,7 @@ import importlib.util
 import json
 
 import pytest
+import torch
 from workplace import Outcome, Workplace
 
 from torchthin.cli.main import main
@@ -83,3 +84,37 @@ def test_bad_input(place: Workplace, arguments: tuple[str, ...], message: str) -
         return run(place, *given)
 
     place.assert_refused(message, *arguments, run=refused)
+
+
+def shared_lists() -> object:
+    found: object = "x"
+    for _ in range(40):
+        found = [found, found]
+    return found
+
+
+DAMAGED: dict[str, tuple[tuple[str, ...], object]] = {
+    "layers": (("report", "layers"), 3),
+    "nothing": (("report",), {}),
+    "recovery": (("report", "recovery"), 3),
+    "configuration": (("config",), 3),
+    "shared lists": (("config",), {"a": shared_lists()}),
+    "a name": (("report", "layers"), [{"a": 1}]),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGED)
+def test_a_damaged_report_is_one_line(place: Workplace, case: str) -> None:
+    assert run(place, "prune", *NET, "--save-to", "p.pth", "--quiet").code == 0
+    (*path, last), value = DAMAGED[case]
+    content = torch.load("p.pth", weights_only=True)
+    entry = content["torchthin"]
+    for name in path:
+        entry = entry[name]
+    entry[last] = value
+    torch.save(content, "bad.pth")
+    place.assert_refused(
+        "The report in bad.pth is damaged",
+        *("report", "bad.pth", "--to", "bad.html"),
+        run=lambda *given: run(place, *given),
+    )

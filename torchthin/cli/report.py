@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from torchthin.cli.flags import Command, add_flags, json_option, like, part, rea
 from torchthin.cli.model_args import ModelArgs
 from torchthin.cli.prune_options import ReportArgs
 from torchthin.config import option
-from torchthin.errors import ConfigError
+from torchthin.config.files import refuse_too_many
+from torchthin.errors import ConfigError, InputError, TorchthinError, one_line
 
 
 @dataclass(frozen=True)
@@ -68,9 +70,10 @@ def report_options(given: Mapping[str, Any]) -> ReportOptions:
 def run(options: ReportOptions) -> int:
     """Read, write, say what was written, and return the exit code."""
     files = options.files
-    with stdout_to_stderr(options.json):
+    with stdout_to_stderr(options.json), _damage_named(files.source):
         check_report(files.page, files.plots)
         record = _record(files.source)
+        refuse_too_many(record)
         network, curves = _network(options, record["report"]), sensitivity_from(files.sensitivity)
         record = {
             **record,
@@ -82,6 +85,19 @@ def run(options: ReportOptions) -> int:
     if options.json:
         print_json(record)
     return 0
+
+
+@contextlib.contextmanager
+def _damage_named(source: Path) -> Iterator[None]:
+    """Within the block, raise what a report that lacks something or has it in another form leads to as an InputError."""
+    try:
+        yield
+    except TorchthinError:
+        raise
+    except Exception as error:  # of the page, its template, or the plots
+        raise InputError(
+            f"The report in {source} is damaged: {one_line(error)}. Prune again, or take another file."
+        ) from error
 
 
 def _record(source: Path) -> dict[str, Any]:

@@ -129,8 +129,11 @@ def _reference(options: VerifyOptions) -> tuple[Any, tuple[str, ...]]:
     if not checkpoint.masks:
         raise ConfigError(f"The checkpoint {own.checkpoint} holds no masks. Leave --masked out.")
     apply_masks_(reference, checkpoint.masks)
-    report = (checkpoint.torchthin or {}).get("report") or {}
-    return reference, tuple(map(str, report.get("inexact") or ()))
+    report = (checkpoint.torchthin or {}).get("report")
+    inexact = report.get("inexact") if isinstance(report, dict) else None
+    return reference, tuple(item for item in inexact if isinstance(item, str)) if isinstance(
+        inexact, list
+    ) else ()
 
 
 def _refuse_difference(found: Verification) -> None:
