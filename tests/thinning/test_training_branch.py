@@ -139,3 +139,50 @@ def test_a_training_branch_that_does_not_run_is_left_out() -> None:
     model = lively(NeedsLabels())
     small = torchthin.prune(model, image()).model
     assert small.eval()(image()).shape == (2, 4)
+
+
+class WithBuffer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1)
+        self.register_buffer("usage", torch.rand(8, 1, 1))
+        self.other = nn.Conv2d(8, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        return self.b(self.in_training(y) if self.training else y)
+
+    def in_training(self, y: Tensor) -> Tensor:
+        return y * self.usage
+
+    def embed(self, x: Tensor) -> Tensor:
+        return self.other(self.a(x))
+
+
+class Written(WithBuffer):
+    def in_training(self, y: Tensor) -> Tensor:
+        self.usage.mul_(0.9).add_(y.detach().mean((0, 2, 3))[:, None, None], alpha=0.1)
+        return y
+
+
+class Replaced(WithBuffer):
+    def in_training(self, y: Tensor) -> Tensor:
+        self.usage = 0.9 * self.usage + 0.1 * y.detach().mean((0, 2, 3))[:, None, None]
+        return y
+
+
+@pytest.mark.parametrize("kind", [WithBuffer, Written, Replaced])
+def test_a_buffer_that_only_training_uses_is_cut(kind: type[WithBuffer]) -> None:
+    model = lively(kind()).eval()
+    usage = model.usage.clone()
+    small = torchthin.prune(model, image()).model
+    assert torch.equal(model.usage, usage)
+    assert (small.a.out_channels, small.usage.shape) == (4, (4, 1, 1))
+    assert small.train()(image()).shape == (2, 4, 8, 8)
+
+
+def test_a_layer_that_another_method_uses_is_named() -> None:
+    result = torchthin.prune(lively(WithBuffer()).eval(), image())
+    named = [note for note in result.report.notes if note.startswith("No operation of the run reads")]
+    assert len(named) == 1 and "reads other.weight, so nothing of it is cut" in named[0]
+    assert result.model.other.in_channels == 8

@@ -5,23 +5,21 @@ from __future__ import annotations
 import contextlib
 import operator
 import random
-import sys
-import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.overrides import TorchFunctionMode
 
 from torchthin.graph.clone import modules_of
+from torchthin.graph.process_settings import PLAIN_KERNELS, WITHOUT_ONEDNN
 
 
 @contextlib.contextmanager
@@ -41,7 +39,7 @@ def evaluation_mode(
     modules = [module for _, module in modules_of(model)]
     training = [module.training for module in modules]
     recurrent = any(isinstance(module, nn.RNNBase) for module in modules)
-    with _PLAIN_KERNELS.held(), _WITHOUT_ONEDNN.held() if recurrent else contextlib.nullcontext():
+    with PLAIN_KERNELS.held(), WITHOUT_ONEDNN.held() if recurrent else contextlib.nullcontext():
         generators = _generators()
         gradients = [(p, p.grad) for module in modules for p in module._parameters.values() if p is not None]
         _set_gradients(gradients, clear=True)
@@ -63,57 +61,6 @@ def evaluation_mode(
             _set_training(modules, training)
 
 
-class _ProcessSetting:
-    """A setting of the whole process: the first of several threads that need it makes it, the last one takes it back."""
-
-    def __init__(self, make: Callable[[], contextlib.AbstractContextManager[object]]) -> None:
-        self._make = make
-        self._lock = threading.Lock()
-        self._users = 0
-        self._made = contextlib.ExitStack()
-
-    @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        """Run the block with the setting made."""
-        with self._lock:
-            if not self._users:
-                self._made.enter_context(self._make())
-            self._users += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._users -= 1
-                if not self._users:
-                    self._made.close()
-
-
-@contextlib.contextmanager
-def _plain_kernels() -> Iterator[None]:
-    """Let attention run as the ops that it consists of, and compiled parts as they were written."""
-    fastpath = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH), _uncompiled():
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fastpath)
-
-
-@contextlib.contextmanager
-def _without_onednn() -> Iterator[None]:
-    onednn = torch._C._get_mkldnn_enabled()
-    torch._C._set_mkldnn_enabled(False)
-    try:
-        yield
-    finally:
-        torch._C._set_mkldnn_enabled(onednn)
-
-
-_PLAIN_KERNELS = _ProcessSetting(_plain_kernels)
-_WITHOUT_ONEDNN = _ProcessSetting(_without_onednn)
-
-
 @contextlib.contextmanager
 def _training_branch(model: nn.Module, modules: Iterable[nn.Module]) -> Iterator[None]:
     model.train()
@@ -133,14 +80,6 @@ def _set_training(modules: Iterable[nn.Module], flags: Iterable[bool]) -> None:
     for module, flag in zip(modules, flags, strict=True):
         if module.training != flag:
             module.training = flag
-
-
-def _uncompiled() -> contextlib.AbstractContextManager[object]:
-    """Let parts under ``torch.compile`` run as they were written (torch 2.6 and later can be asked to)."""
-    if "torch._dynamo" not in sys.modules or not hasattr(torch.compiler, "set_stance"):
-        return contextlib.nullcontext()
-    eager: contextlib.AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
-    return eager
 
 
 def _set_gradients(gradients: Iterable[tuple[nn.Parameter, Tensor | None]], *, clear: bool = False) -> None:

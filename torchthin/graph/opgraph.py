@@ -217,6 +217,8 @@ class OpGraph:
             if not known.isdisjoint(op.reads):
                 known.update(op.results)
                 made += op.results if not unread.isdisjoint(op.reads) else []
+            elif not unread.isdisjoint(op.reads):  # computed from such a parameter alone
+                unread.update(op.results)
         if not made or not live.ops:
             return live
         whole = self._reaching((*self.outputs, *made))
@@ -271,6 +273,8 @@ class OpGraph:
             inputs=(*self.inputs, *map(renumbered, branch.inputs)),
             outputs=(*self.outputs, *map(renumbered, branch.outputs)),
             call_sites={**self.call_sites, BRANCH: branch.call_sites[0]},
-            idle=self.idle - branch.state.keys(),
+            idle=(self.idle | branch.idle)
+            - (self.state.keys() - self.idle)
+            - (branch.state.keys() - branch.idle),
             fake=self.fake or branch.fake,
         )

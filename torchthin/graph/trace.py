@@ -74,7 +74,7 @@ class Traced:
 def trace(model: nn.Module, inputs: Inputs, *, numbers: bool = False, watch: bool = True) -> Traced:
     """Record what `model` computes on `inputs`, on a copy that shares its weights.
 
-    Where the evaluation run leaves parameters unread, the training branch is recorded too: its auxiliary heads must
+    Where the evaluation run leaves parameters or buffers unread, the training branch is recorded too: its auxiliary heads must
     still fit. A training branch that does not run on these inputs (it wants labels) is left out.
 
     Args:
@@ -97,7 +97,7 @@ def is_large(model: nn.Module) -> bool:
 
 @collection_paused()
 def _graph(model: nn.Module, inputs: Inputs, *, numbers: bool, watch: bool) -> OpGraph:
-    """Return the graph of the evaluation run, merged with that of the training branch where it reads other parameters."""
+    """Return the graph of the evaluation run, merged with that of the training branch where it reads other tensors."""
     try:
         recorded = _recorded(model, inputs, numbers, watch=watch)
     except InputError:  # the model cannot be copied
@@ -106,15 +106,17 @@ def _graph(model: nn.Module, inputs: Inputs, *, numbers: bool, watch: bool) -> O
         raise does_not_run(model, inputs, "the example_inputs", error) from error
     graph = _with_short_examples_named(recorded.with_idle_layers())
     read = graph.state.keys() - graph.idle
-    if all(name in read for name, tensor in state_tensors(model) if isinstance(tensor, nn.Parameter)):
+    buffers = [name for name, buffer in model.named_buffers() if buffer.dim()]
+    if all(name in read for name in (*dict(model.named_parameters()), *buffers)):
         return graph
     try:
-        branch = _recorded(model, inputs, not graph.fake, training=True).live()
+        branch = _recorded(model, inputs, not graph.fake, training=True).with_idle_layers()
     except Exception as error:  # whatever the user's code raises
         cause = " ".join(str(error).split())
         note = f"The training branch does not run on the example inputs, so layers that only it uses are not pruned: {cause}"
         return replace(graph, note=f"{graph.note} {note}".strip())
-    if branch.state.keys() <= read:
+    used = branch.state.keys() - branch.idle
+    if used <= read and branch.state.keys() <= graph.state.keys():
         return graph
     both = graph.merged(branch)
     drawn = both.random_op

@@ -33,6 +33,7 @@ from torchthin.thinning.trial_loop import (
     find_plan,
     inexact_layers,
     scaled_layers,
+    unread_tensors,
     unsaved_tensors,
 )
 
@@ -101,7 +102,13 @@ class PruningPlan:
         removed = () if found.recipe else (nothing,)
         report = replace(
             report,
-            notes=(*report.notes, *removed, *scaled_layers(found), *unsaved_tensors(masked, found)),
+            notes=(
+                *report.notes,
+                *removed,
+                *scaled_layers(found),
+                *unsaved_tensors(masked, found),
+                *unread_tensors(found),
+            ),
             thinned=ThinnedFacts(before, after, found.outcome.proof, inexact_layers(found)),
         )
         return PruneResult(masked, masks, report, found.recipe or None, found.outcome.proof, self.config)

@@ -144,6 +144,23 @@ def unsaved_tensors(model: nn.Module, plan: ThinningPlan) -> tuple[str, ...]:
     )
 
 
+def unread_tensors(plan: ThinningPlan) -> tuple[str, ...]:
+    """Name the tensors that no run read and that are as long as something that was cut: other code may use both together."""
+    recipe, traced = plan.recipe, plan.proposal.traced
+    cut = {recipe.shapes[name][axis] for name, axes in recipe.keep.items() for axis in axes}
+    own = dict((*traced.model.named_parameters(), *traced.model.named_buffers()))
+    names = [
+        name for name, t in own.items() if name not in traced.graph.state and not cut.isdisjoint(t.shape)
+    ]
+    if not names:
+        return ()
+    listed = f"{', '.join(names[:4])}{', ...' if len(names) > 4 else ''}"
+    return (
+        f"No operation of the run reads {listed}, so nothing of it is cut. Where other code uses it together with layers that "
+        "were cut (a method beside forward), exclude these.",
+    )
+
+
 def scaled_layers(plan: ThinningPlan) -> tuple[str, ...]:
     """Name the layers that were scaled because of a number that the model's code computes from a size."""
     return tuple(
