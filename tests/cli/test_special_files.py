@@ -33,6 +33,8 @@ OUTPUTS = {
     "checkpoint in a socket": (*PRUNE, "--save-to", "socket"),
     "checkpoint in a device": (*PRUNE, "--save-to", "/dev/null"),
     "checkpoint by a link": (*PRUNE, "--save-to", "link"),
+    "state": (*PRUNE, "--agp-steps", "2", "--train", "net.py:net", "--save-to", "run"),
+    "recovery": (*PRUNE, "--thin", "--data", "noise", "--recover-epochs", "1", "--save-to", "run"),
     "page": (*PRUNE, "--report", "pipe.html"),
     "exported program": ("export", "net.py:net", *SHAPE, "--to", "pipe.pt2"),
     "table": ("sensitivity", *GOOD, *SHAPE, "--save-to", "pipe"),
@@ -42,7 +44,8 @@ OUTPUTS = {
 
 @pytest.fixture
 def special(place: Workplace) -> Workplace:
-    for name in ("pipe", "pipe.html", "pipe.pt2", "pipe.pth", "pipe.py", "pipe.npy", "pipe.json"):
+    endings = ("", ".html", ".pt2", ".pth", ".py", ".npy", ".json")
+    for name in (*(f"pipe{ending}" for ending in endings), "run.state", "run.recovery"):
         os.mkfifo(place.path / name)
     (place.path / "link").symlink_to("pipe")
     with socket.socket(socket.AF_UNIX) as made:
@@ -188,6 +191,12 @@ def test_nested_and_repeated_json(place: Workplace) -> None:
     (place.path / "rows.jsonl").write_text(json.dumps({"mark": "x"}) + "\n" + deep + "\n")
     with pytest.raises(ConfigError, match=r"does not hold results of torchthin compare \(line 2\)"):
         Lines("rows.jsonl", "x", lambda number, facts: None, role="file", command="compare")
+
+
+def test_an_error_is_no_longer_than_a_page(place: Workplace) -> None:
+    (place.path / "prune.yaml").write_text(f"save-to: [{'x' * 100_000}]")
+    line = place.assert_refused("The option save_to (FILE) must be text", *GOOD, "--config", "prune.yaml")
+    assert len(line) < 5100
 
 
 @pytest.mark.parametrize("given", [("--data-limit", "0"), ("--data-std", "-1"), ("--agp-steps", "100000000")])

@@ -23,6 +23,8 @@ from torchthin.errors import ConfigError, TorchthinError, near_matches
 EXIT_INTERNAL = 1
 EXIT_INTERRUPTED = 130
 EXIT_PIPE_CLOSED = 141
+LONGEST = 5000
+"""Letters of an error that are shown: a value out of a file may be as long as the file."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -213,5 +215,6 @@ def _fail(message: str, code: int, arguments: Sequence[str]) -> int:
     line = "".join(
         char if char.isprintable() else " " for char in message
     )  # file names may hold escape codes
-    print("error:", " ".join(line.split()), file=sys.stderr)
+    line = " ".join(line.split())
+    print("error:", line if len(line) <= LONGEST else f"{line[:LONGEST]} ...", file=sys.stderr)
     return code

@@ -34,9 +34,18 @@ DEFAULT_CHIP = "MAX78000"
 def check_prune_files(options: PruneOptions) -> None:
     """Raise before anything runs when a file to write cannot be written, or is one that is read or another output."""
     files = options.files
+    kept = {
+        "state": options.training.train is not None,
+        "recovery": bool(options.data.recovery.epochs),
+    }  # beside the file while the run works
     check_files(
         {
             "--save-to": files.save_to,
+            **{
+                f"--save-to (its {name})": files.save_to and f"{files.save_to}.{name}"
+                for name, needed in kept.items()
+                if needed
+            },
             "--training-to": files.training_to,
             "--class-to": files.class_to,
             **report_files(options.report.report),
