@@ -94,6 +94,31 @@ def test_sizes_are_read_from_a_copy(watch: bool) -> None:
     assert {type(v) for v in numbers} == {int, bool}
 
 
+class Copying(nn.Module):
+    """Whether ``contiguous`` copies depends on how convolutions lay out results, which runs without arithmetic do not know."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.half, self.first, self.second = 4, nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1)
+        self.wide, self.last = nn.Linear(4, 1 << 18), nn.Linear(1 << 18, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x).permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+        y = self.second(y).permute(0, 2, 3, 1).contiguous()
+        a, b = y[..., : self.half], y[..., y.shape[-1] - self.half :]
+        return self.last(self.wide((a + b).mean((1, 2))))
+
+
+def test_sizes_are_read_again_where_the_record_has_no_numbers() -> None:
+    traced = trace(Copying().eval(), as_inputs(torch.randn(2, 3, 6, 6)))
+    again = read_sizes(traced)
+    assert traced.graph.fake
+    assert traced.graph.size_uses is not None
+    assert again is not None
+    assert set(again.uses) == set(traced.graph.size_uses.uses)
+    assert len(again.uses) == 2
+
+
 def test_a_run_of_other_ops_says_nothing() -> None:
     model, inputs = Doubled().eval(), as_inputs(torch.randn(2, 5, 6))
     traced = trace(model, inputs, watch=False)

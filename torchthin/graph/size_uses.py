@@ -6,7 +6,8 @@ function takes one as the size of an axis, or as the end of a range of an axis, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
@@ -17,8 +18,17 @@ from torch.overrides import TorchFunctionMode
 from torchthin.graph.clone import modules_of
 from torchthin.graph.kept_integers import exchange_integers_
 from torchthin.graph.operators import VIEWS
-from torchthin.graph.opgraph import Op, SizeUse, SizeUses, Value
-from torchthin.graph.tracked import Attribute, AxisSize, Formula, Tracked, attributes_in, computed, formula_of
+from torchthin.graph.opgraph import Op, OpGraph, Ref, SizeUse, SizeUses, Value
+from torchthin.graph.tracked import (
+    Attribute,
+    AxisSize,
+    Computed,
+    Formula,
+    Tracked,
+    attributes_in,
+    computed,
+    formula_of,
+)
 
 _SPLITS = frozenset({"split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes"})
 _NORMS = frozenset({"layer_norm", "rms_norm"})
@@ -140,6 +150,39 @@ class SizeWatcher(TorchFunctionMode):
                 formula = computed("mul", batch, formula_of(heads))
                 self._uses[SizeUse(formula, op.results[0], 1)] = None
                 return
+
+
+def carried_over(made: OpGraph, graph: OpGraph) -> Iterator[SizeUse]:
+    """Yield the size uses of a record in the values of another one of the same ops, which may have other copies."""
+    uses = made.size_uses.uses if made.size_uses is not None else ()
+    for use in uses:
+        value = _value_in(graph, made, use.value)
+        formula = _formula_in(graph, made, use.formula)
+        if value is not None and formula is not None:
+            yield replace(use, formula=formula, value=value)
+
+
+def _value_in(graph: OpGraph, made: OpGraph, value: int) -> int | None:
+    """Return the number of a value of `made` in `graph`."""
+    op = made.producer.get(value)
+    if op is None:
+        known = dict(zip(made.inputs, graph.inputs, strict=False))
+        return known.get(value, graph.state.get(made.names.get(value, "")))
+    if op.index < 0:  # a copy, which the other run may do without
+        return _value_in(graph, made, op.reads[0])
+    other = graph.by_index.get(op.index)
+    ref = other.outputs[[*op.outputs].index(Ref(value))] if other is not None else None
+    return None if ref is None else ref.value
+
+
+def _formula_in(graph: OpGraph, made: OpGraph, formula: Formula) -> Formula | None:
+    if isinstance(formula, AxisSize):
+        value = _value_in(graph, made, formula.value)
+        return None if value is None else AxisSize(value, formula.axis)
+    if not isinstance(formula, Computed):
+        return formula
+    left, right = (_formula_in(graph, made, side) for side in (formula.left, formula.right))
+    return None if left is None or right is None else replace(formula, left=left, right=right)
 
 
 def given_sizes(

@@ -17,6 +17,7 @@ from torchthin.graph.inputs import Inputs, does_not_run
 from torchthin.graph.opgraph import OpGraph, SizeUses
 from torchthin.graph.parametrized import DerivedWeight, derived_weights, layer_of
 from torchthin.graph.recorder import record
+from torchthin.graph.size_uses import carried_over
 
 LARGE = 2**20
 """Parameters of a model that is recorded without arithmetic."""
@@ -166,6 +167,6 @@ def read_sizes(traced: Traced, *, fake: bool = False) -> SizeUses | None:
         return read_sizes(traced)
     except Exception:  # code that insists on plain integers; whatever it raises, it is not seen at work
         return None
-    shapes = zip(again.values, graph.values, strict=False)
-    same = again.call_sites[0] == graph.call_sites[0] and all(a.shape == b.shape for a, b in shapes)
-    return again.size_uses if same else None
+    if again.size_uses is None or again.call_sites[0] != graph.call_sites[0]:
+        return None
+    return replace(again.size_uses, uses=tuple(carried_over(again, graph)))

@@ -40,7 +40,7 @@ class _Search:
         self._survivors = survivors
         self._modules = modules
         self._new: dict[Attribute, int] = {}
-        self._demands = [self._demand(use) for use in uses]
+        self._demands = [self._demand(use) for use in uses if use.value in survivors.labels.values]
         self._of: dict[Attribute, list[_Demand]] = {}
         for demand in self._demands:
             for attribute in demand.reads:
