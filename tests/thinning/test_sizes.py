@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -95,28 +97,29 @@ def test_sizes_are_read_from_a_copy(watch: bool) -> None:
 
 
 class Copying(nn.Module):
-    """Whether ``contiguous`` copies depends on how convolutions lay out results, which runs without arithmetic do not know."""
+    """Whether ``contiguous`` copies depends on the run; here it depends on an attribute."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.half, self.first, self.second = 4, nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1)
-        self.wide, self.last = nn.Linear(4, 1 << 18), nn.Linear(1 << 18, 2)
+        self.half, self.copies, self.first, self.last = 4, False, nn.Linear(3, 8), nn.Linear(4, 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.first(x).permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
-        y = self.second(y).permute(0, 2, 3, 1).contiguous()
-        a, b = y[..., : self.half], y[..., y.shape[-1] - self.half :]
-        return self.last(self.wide((a + b).mean((1, 2))))
+        y = self.first(x)
+        y = y.clone() if self.copies else y
+        return self.last((y[:, : self.half] + y[:, y.shape[1] - self.half :]).view(-1, self.half))
 
 
-def test_sizes_are_read_again_where_the_record_has_no_numbers() -> None:
-    traced = trace(Copying().eval(), as_inputs(torch.randn(2, 3, 6, 6)))
-    again = read_sizes(traced)
-    assert traced.graph.fake
+def test_uses_are_found_in_a_record_that_has_other_copies() -> None:
+    model = Copying().eval()
+    traced = trace(model, as_inputs(torch.randn(2, 3)))
     assert traced.graph.size_uses is not None
+    expected = set(traced.graph.size_uses.uses)
+    assert len(expected) == 3
+    unwatched = replace(traced, graph=replace(traced.graph, size_uses=None))
+    model.copies = True
+    again = read_sizes(unwatched)
     assert again is not None
-    assert set(again.uses) == set(traced.graph.size_uses.uses)
-    assert len(again.uses) == 2
+    assert set(again.uses) == expected
 
 
 def test_a_run_of_other_ops_says_nothing() -> None:
