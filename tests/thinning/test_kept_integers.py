@@ -176,6 +176,38 @@ def test_one_object_of_several_modules_stays_one() -> None:
     assert "4" not in result.recipe.attributes
 
 
+class Shared(nn.Module):
+    """A block of a transformer that takes all sizes from a configuration that every block has."""
+
+    def __init__(self, config: SimpleNamespace) -> None:
+        super().__init__()
+        self.config = config
+        self.norm, self.qkv = nn.LayerNorm(config.width), nn.Linear(config.width, 3 * config.width)
+        self.out = nn.Linear(config.width, config.width)
+        self.up, self.down = nn.Linear(config.width, config.inner), nn.Linear(config.inner, config.width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        width, heads = self.config.width, self.config.heads
+        parts = self.qkv(self.norm(x)).split(width, dim=2)
+        q, k, v = (part.view(*x.shape[:2], heads, width // heads).transpose(1, 2) for part in parts)
+        y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).contiguous()
+        x = x + self.out(y.view(*x.shape[:2], width))
+        a, b = self.up(x).split(self.config.inner // 2, -1)
+        return x + self.down(torch.cat([a.relu(), b], -1))
+
+
+@pytest.mark.parametrize("scope", ["group", "global"])
+def test_blocks_that_share_a_configuration_lose_equal_numbers(scope: str) -> None:
+    config = SimpleNamespace(width=32, inner=64, heads=4)
+    blocks = [Shared(config), Shared(config)]
+    model = lively(nn.Sequential(nn.Linear(5, 32), *blocks, nn.Linear(32, 4))).eval()
+    result = torchthin.prune(model, torch.randn(2, 6, 5), torchthin.Ratio(0.5, scope=scope), include=["*"])
+    assert result.proof is not None
+    assert result.proof.holds
+    assert parameters(result.model) < 0.3 * parameters(model)
+    assert vars(config) == {"width": 32, "inner": 64, "heads": 4}
+
+
 class Histogram(nn.Module):
     """A number of bins, compared in forward, that is the width of a layer by chance."""
 

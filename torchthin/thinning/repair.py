@@ -7,26 +7,24 @@ left it is frozen, with the failure as the reason.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
-from torchthin.dependency.labels import Axis
-from torchthin.dependency.propagate import CoupledAxes, FrozenAxis
-from torchthin.dependency.registry import Contraction, SplitChoice
+from torchthin.dependency.propagate import FrozenAxis
+from torchthin.dependency.registry import SplitChoice
 from torchthin.errors import ProofError
-from torchthin.graph.operators import VIEWS
 from torchthin.graph.opgraph import BRANCH, Op
 from torchthin.graph.tracked import Attribute
 from torchthin.thinning.attributes import has_known_sizes
 from torchthin.thinning.constraints import Constraints, Proposal, Provisional
+from torchthin.thinning.couples import couple_contraction, couple_later_view, couple_uses, couple_view
 from torchthin.thinning.culprit import Culprit, Setback, values_of
 from torchthin.thinning.outcome import Failure
 from torchthin.thinning.survivors import Survivors
 
-DIVIDING = VIEWS | {"aten.split_with_sizes"}
 WIDEN_AFTER = 2
 """Failures at one source line after which all calls of that line are treated alike."""
 
@@ -118,15 +116,6 @@ def _with_attribute(setback: Setback, culprit: Culprit, name: str, value: int, a
     )
 
 
-def couple_view(setback: Setback, culprit: Culprit) -> Constraints | None:
-    """Let what a view joins shrink as an input of its module does: Python code may use one size for both."""
-    if setback.failure.fixed:
-        return None
-    start = setback.failure.op
-    views = [op for op in setback.graph.ops if start <= op.index <= start + 2]
-    return _with_couples(culprit.constraints, _view_couples(views, setback, culprit))
-
-
 def divide_otherwise(setback: Setback, culprit: Culprit) -> Constraints | None:
     """Divide an axis that reaches the op in its next way; the last way is to freeze it."""
     survivors, constraints = setback.survivors, culprit.constraints
@@ -140,37 +129,6 @@ def divide_otherwise(setback: Setback, culprit: Culprit) -> Constraints | None:
             splits = {op.index: max(constraints.splits.get(op.index, 0), site.chosen + 1) for op in ops}
             return replace(counted, splits={**constraints.splits, **splits})
     return None
-
-
-def couple_contraction(setback: Setback, culprit: Culprit) -> Constraints | None:
-    """Let the result of a contraction shrink as its input does: Python code may use one size for both."""
-    labels, op = setback.proposal.labels, culprit.op
-    contraction = labels.contractions.get(op.index)
-    if contraction is None or op.index in culprit.constraints.coupled:
-        return None
-    couple = _input_with_result(op, contraction)
-    a, b = labels.values[couple.value][couple.axis], labels.values[couple.other][couple.other_axis]
-    if not (isinstance(a, np.ndarray) and isinstance(b, np.ndarray)) or a is b or b.size % a.size:
-        return None
-    alike = setback.alike(op, culprit.constraints)
-    return _with_couples(
-        culprit.constraints,
-        {other.index: _input_with_result(other, labels.contractions[other.index]) for other in alike},
-    )
-
-
-def couple_later_view(setback: Setback, culprit: Culprit) -> Constraints | None:
-    """As `couple_view`, for views that the module comes to later: its code may check sizes before it uses them."""
-    start = setback.failure.op
-    first = next((op for op in setback.graph.ops if op.index >= start), None)
-    if first is None or first.name in DIVIDING:
-        return None
-    later = [op for op in setback.graph.ops if op.index > start and op.source.module == first.source.module]
-    couples = _view_couples(later, setback, culprit)
-    constraints = _with_couples(culprit.constraints, couples)
-    return (
-        None if constraints is None else replace(constraints, new_couples=Provisional(start, tuple(couples)))
-    )
 
 
 def mask_unread(setback: Setback, culprit: Culprit) -> Constraints | None:
@@ -226,6 +184,7 @@ REMEDIES: tuple[Remedy, ...] = (
     freeze_named_axes,
     take_back_attributes,
     _at_culprit(follow_attribute, raised=True),
+    _at_culprit(couple_uses),
     _at_culprit(couple_view, raised=True),
     _at_culprit(divide_otherwise),
     _at_culprit(freeze_fixed),
@@ -241,80 +200,6 @@ def _with_zero_inputs(setback: Setback, constraints: Constraints, ops: Iterable[
     if not new or not setback.proposal.selection.mask_biases:
         return None
     return replace(constraints, zero_inputs=constraints.zero_inputs | new)
-
-
-def _with_couples(constraints: Constraints, couples: Mapping[int, CoupledAxes]) -> Constraints | None:
-    return replace(constraints, coupled={**constraints.coupled, **couples}) if couples else None
-
-
-def _input_with_result(op: Op, contraction: Contraction) -> CoupledAxes:
-    axes = (contraction.data, contraction.data_axis, op.results[0], contraction.out_axis)
-    return CoupledAxes(op.index, *axes)
-
-
-def _view_couples(ops: Iterable[Op], setback: Setback, culprit: Culprit) -> dict[int, CoupledAxes]:
-    """Return the couple of the first op that has one, and those of its counterparts.
-
-    Other modules of the same class run the same code, so what one has taught holds for all of them.
-    """
-    for op in ops:
-        first = _view_couple(op, setback, culprit)
-        if first is not None:
-            others = [_view_couple(other, setback, culprit) for other in _counterparts(op, setback)]
-            return {couple.op: couple for couple in (first, *others) if couple is not None}
-    return {}
-
-
-def _view_couple(op: Op, setback: Setback, culprit: Culprit) -> CoupledAxes | None:
-    """Couple an axis that a view or split makes with a cut axis of the same size that goes into its module."""
-    if op.name not in DIVIDING:
-        return None
-    constraints = culprit.constraints
-    for result in op.results:
-        for axis, joined in enumerate(setback.proposal.labels.values[result]):
-            source = _axis_of_same_size(op, joined, setback)
-            if source is not None:
-                last, value, data_axis = source
-                if last not in constraints.coupled and last not in constraints.rejected:
-                    return CoupledAxes(last, value, data_axis, result, axis)
-    return None
-
-
-def _axis_of_same_size(op: Op, joined: Axis, setback: Setback) -> tuple[int, int, int] | None:
-    """Find a cut axis of the same size that goes into a contraction of the op's module, with other labels.
-
-    Returns:
-        index of the later op of the two (parts of a weight are there before what they are multiplied with), value, axis.
-    """
-    labels, of_label = setback.proposal.labels, setback.survivors.components.of_label
-    if not isinstance(joined, np.ndarray):
-        return None
-    for other in setback.graph.ops:
-        contraction = labels.contractions.get(other.index)
-        if contraction is None or not other.source.module.startswith(op.source.module):
-            continue
-        if other.index >= op.index and op.name in VIEWS:
-            continue
-        vector = labels.values[contraction.data][contraction.data_axis]
-        if isinstance(vector, np.ndarray) and vector.size == joined.size:
-            different = not np.array_equal(of_label[vector], of_label[joined])
-            if different and setback.survivors.along(contraction.data, contraction.data_axis) is not None:
-                return max(op.index, other.index), contraction.data, contraction.data_axis
-    return None
-
-
-def _counterparts(op: Op, setback: Setback) -> list[Op]:
-    """Return the ops of the same kind that have the same place in other modules of the same class."""
-    own = type(setback.proposal.traced.modules.get(op.source.module))
-    places: dict[str, list[Op]] = {}
-    for other in setback.of_kind(op):
-        places.setdefault(other.source.module, []).append(other)
-    place = places.pop(op.source.module).index(op)
-    return [
-        ops[place]
-        for path, ops in places.items()
-        if place < len(ops) and type(setback.proposal.traced.modules.get(path)) is own
-    ]
 
 
 def _of_same_unit(site: SplitChoice, survivors: Survivors) -> list[Op]:
