@@ -59,14 +59,17 @@ def prune(
     loss: Loss | None = None,
     seed: int = 0,
     thin: bool = True,
+    exact: bool = False,
+    add_biases: bool = False,
 ) -> PruneResult:
     """Return a pruned copy of `model`; the model itself is left as it is.
 
     A dependency group is all that must be pruned together: coupled layers share one decision, and output layers are kept.
     What is masked is removed, after a trial on copies has shown that the smaller model computes what the masked one
-    computes. Only weights are set to zero: biases and BatchNorm keep their values. (Biases of removed hidden states of
-    recurrent layers are masked too, since they would keep them moving, and so are those of channels whose constant output no
-    bias can absorb; a note of the report names them.) Ties go by index.
+    computes. Filters are set to zero; biases and BatchNorm keep their values. Where a removed channel would still hold what
+    depends on the input (an embedding, a position, the weight of a layer norm) or a constant that no bias can take, all that
+    makes it is masked too; `masks` and a note of the report name it. Where that does not help the channel stays. Ties go by
+    index.
 
     Args:
         model: any model.
@@ -85,6 +88,10 @@ def prune(
             outputs on `data` decide.
         seed: of random numbers that criteria draw.
         thin: remove what is masked (needs example_inputs for channels); False only sets weights to zero.
+        exact: keep, and name, what cannot be removed without changing the function of the masked model: channels under the
+            statistics of a layer norm, constants that meet the border of a picture. Then ``proof.exact`` holds.
+        add_biases: a layer without a bias may get one for the constant of removed channels (its class, too, must then have
+            one). False masks what makes the constant.
 
     Raises:
         InputError: (also a ValueError) `ConfigError` for bad arguments, `WeightNameError` for weight names, and for models
@@ -97,7 +104,7 @@ def prune(
     >>> {name: tuple(p.shape) for name, p in result.model.named_parameters() if p.dim() > 1}
     {'0.weight': (4, 3, 3, 3), '2.weight': (4, 4, 3, 3)}
     """
-    config = PruneConfig(target, criterion, include, exclude, seed, thin)  # type: ignore[arg-type]
+    config = PruneConfig(target, criterion, include, exclude, seed, thin, exact, add_biases)  # type: ignore[arg-type]
     return plan_pruning(model, example_inputs, config, data=data, loss=loss).apply()
 
 
@@ -112,6 +119,8 @@ def plan(
     data: Any = None,
     loss: Loss | None = None,
     seed: int = 0,
+    exact: bool = False,
+    add_biases: bool = False,
 ) -> PruningPlan:
     """Decide as `prune` does and prove it on copies, but change nothing: look with `explain`, then `apply`.
 
@@ -124,5 +133,5 @@ def plan(
     >>> found.apply().model[0].out_channels
     6
     """
-    config = PruneConfig(target, criterion, include, exclude, seed)  # type: ignore[arg-type]
+    config = PruneConfig(target, criterion, include, exclude, seed, True, exact, add_biases)  # type: ignore[arg-type]
     return plan_pruning(model, example_inputs, config, data=data, loss=loss)

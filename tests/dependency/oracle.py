@@ -26,7 +26,7 @@ from torchthin.graph.op_counter import CountingMode
 from torchthin.graph.operators import as_outputs, by_name, invoke
 from torchthin.graph.opgraph import Op, OpGraph, Ref
 from torchthin.graph.recorder import record
-from torchthin.thinning.reference import Reference, ReferenceMode
+from torchthin.thinning.reference import Departures, Reference, ReferenceMode
 from torchthin.thinning.survivors import Survivors
 
 OUTPUT = "part of the model's output"
@@ -161,11 +161,21 @@ def consumed(graph: OpGraph) -> set[int]:
     return {value for op in graph.ops for value in op.reads} | set(graph.outputs)
 
 
+def everything_left_out(labels: Labels, kept: Survivors) -> Departures:
+    """Removed channels may hold anything here, so every op that sums or measures runs without them."""
+    ops = labels.graph.by_index
+    partial = {
+        n for n, item in labels.contractions.items() if kept.along(item.data, item.data_axis) is not None
+    }
+    left_out = {n: ops[n] for n in labels.statistics if kept.cut_any(ops[n].reads)}
+    return Departures(partial=partial, left_out=left_out)
+
+
 class LawMode(ReferenceMode):
     """Runs a module at full size and, op by op, checks the law on what stays."""
 
     def __init__(self, labels: Labels, kept: Survivors) -> None:
-        super().__init__(Reference(kept))
+        super().__init__(Reference(kept, everything_left_out(labels, kept)))
         self.wrong: list[Wrong] = []
         self._consumed = consumed(labels.graph)
 
@@ -193,20 +203,6 @@ class LawMode(ReferenceMode):
             problems = self._compare(op, before, func(*args, **kwargs))
             self.wrong.extend(Wrong(op, problem) for problem in problems)
         return func(*args, **kwargs)
-
-    def _contract(self, op: Any, contraction: Any, func: Any, args: Any, kwargs: Any) -> Any:
-        """Leave out what went; in a whole model its constant would be folded into the bias."""
-        keep = self._survivors.along(contraction.data, contraction.data_axis)
-        if keep is None:
-            return func(*args, **kwargs)
-        given = by_name(func, args, kwargs)
-        for name, argument in op.arguments.items():
-            if isinstance(argument, Ref) and argument.value == contraction.data:
-                data = given[name]
-                shape = [1] * data.dim()
-                shape[contraction.data_axis] = -1
-                given[name] = data * torch.from_numpy(keep).to(data).view(shape)
-        return invoke(func, given)
 
     def _selected(self, argument: Any, value: Any) -> Any:
         if isinstance(value, Tensor) and isinstance(argument, Ref):

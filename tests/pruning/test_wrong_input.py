@@ -113,7 +113,10 @@ def test_verify_runs_models_that_insist_on_their_precision() -> None:
     proof = torchthin.verify(model, model, IMAGES)
     assert proof.holds
     assert proof.dtype == "as given"
-    assert str(proof) == "agree (as given): off by 0.0e+00 of the output's largest value"
+    assert (
+        str(proof)
+        == "exact: nothing changes, outputs differ by 0.0e+00 (as given, of the output's largest value)"
+    )
 
 
 def test_a_target_missed_by_frozen_layers_does_not_blame_their_size() -> None:

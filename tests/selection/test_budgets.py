@@ -141,7 +141,7 @@ def test_biases_that_thinning_adds_are_within_the_budget() -> None:
 
     net = lively(Bare())
     for share in np.linspace(0.3, 0.9, 13):
-        result = torchthin.prune(net, image(), Budget(params=f"{share:.3f}x"))
+        result = torchthin.prune(net, image(), Budget(params=f"{share:.3f}x"), add_biases=True)
         assert result.recipe is not None
         assert result.report.thinned.after.parameters == sum(p.numel() for p in result.model.parameters())
         assert result.report.thinned.after.parameters <= result.report.section("budgets").facts[0].limit

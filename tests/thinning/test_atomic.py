@@ -19,6 +19,7 @@ from torchthin.errors import TorchthinError
 from torchthin.graph.inputs import as_inputs
 from torchthin.pruning.in_place import plan_thinning
 from torchthin.thinning.apply import Step, apply_, exchange_, exchange_steps
+from torchthin.thinning.constraints import Constraints
 from torchthin.thinning.trial_loop import changed_tensors
 
 
@@ -91,7 +92,7 @@ def fragile() -> tuple[nn.Module, torch.optim.Optimizer]:
 
 
 CALLS: dict[str, Callable[[nn.Module, torch.optim.Optimizer], object]] = {
-    "thin_": lambda model, optimizer: torchthin.thin_(model, image(), optimizer=optimizer),
+    "thin_": lambda model, optimizer: torchthin.thin_(model, image(), add_biases=True, optimizer=optimizer),
     "prune": lambda model, optimizer: torchthin.prune(model, image(), thin=False),
     "prune thin": lambda model, optimizer: torchthin.prune(model, image()),
     "inspect": lambda model, optimizer: torchthin.inspect(model, image()),
@@ -110,7 +111,7 @@ def test_what_only_looks_changes_nothing(call: str) -> None:
 def test_thinning_leaves_switches_modes_and_generators() -> None:
     model, optimizer = fragile()
     before = Snapshot(model, optimizer)
-    torchthin.thin_(model, image(), optimizer=optimizer)
+    torchthin.thin_(model, image(), add_biases=True, optimizer=optimizer)
     changed = before.changes()
     assert "conv1.weight" in changed
     assert [name for name in changed if name.startswith("switch") or ":" in name] == ["conv2:names"] * (
@@ -163,7 +164,7 @@ def broken(step: Step, moment: str, error: type[BaseException]) -> Step:
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_an_interrupt_in_the_middle_of_the_exchange(moment: str, error: type[BaseException]) -> None:
     model, optimizer = fragile()
-    planned = plan_thinning(model, as_inputs(image()), {})
+    planned = plan_thinning(model, as_inputs(image()), {}, Constraints(add_biases=True))
     plan, values = planned.plan, changed_tensors(planned.masked, planned.plan)
     count = len(exchange_steps(model, plan.recipe, optimizer, values))
     assert plan.recipe.attributes and plan.recipe.added and values
@@ -189,7 +190,7 @@ def test_the_exchange_is_whole_with_an_optimizer_that_breaks(monkeypatch: pytest
     optimizer.state[model.bn.weight] = Stubborn(optimizer.state[model.bn.weight])
     before = Snapshot(model, optimizer)
     with pytest.raises(RuntimeError, match="no"):
-        torchthin.thin_(model, image(), optimizer=optimizer)
+        torchthin.thin_(model, image(), add_biases=True, optimizer=optimizer)
     changed = [name for name in before.changes() if not name.startswith("optimizer")]
     assert changed == []
 
@@ -200,7 +201,7 @@ def test_inputs_that_do_not_fit(bad: str) -> None:
     model, optimizer = fragile()
     before = Snapshot(model, optimizer)
     for call in (
-        lambda: torchthin.thin_(model, inputs, optimizer=optimizer),
+        lambda: torchthin.thin_(model, inputs, add_biases=True, optimizer=optimizer),
         lambda: torchthin.prune(model, inputs),
         lambda: torchthin.inspect(model, inputs),
     ):

@@ -119,7 +119,7 @@ def test_statistics_that_nothing_makes_good_for_are_named() -> None:
     assert result.proof is not None
     assert result.proof.holds
     assert result.report.thinned.inexact == (
-        "3.parametrizations.weight.0: statistics run over fewer channels",
+        "3.parametrizations.weight.0: statistics run over fewer channels (6 of 12)",
     )
 
 

@@ -71,7 +71,7 @@ def twin(
 def test_the_thinned_model_trains_as_the_masked_one(name: str) -> None:
     model, optimizer, masks = trained(name)
     masked, masked_optimizer = twin(name, model, optimizer)
-    torchthin.thin_(model, image(), masks=masks, optimizer=optimizer)
+    torchthin.thin_(model, image(), masks=masks, add_biases=True, optimizer=optimizer)
     assert model.conv1.out_channels == 5
     expected = [step(masked, masked_optimizer, masks, number) for number in range(3, 9)]
     losses = [step(model, optimizer, {}, number) for number in range(3, 9)]
@@ -86,7 +86,7 @@ def test_state_is_cut_where_the_weight_is() -> None:
     model, optimizer, masks = trained("adam")
     before = {name: optimizer.state[p]["exp_avg_sq"].clone() for name, p in model.named_parameters()}
     steps = {name: optimizer.state[p]["step"].clone() for name, p in model.named_parameters()}
-    torchthin.thin_(model, image(), masks=masks, optimizer=optimizer)
+    torchthin.thin_(model, image(), masks=masks, add_biases=True, optimizer=optimizer)
     now = {name: optimizer.state[p] for name, p in model.named_parameters()}
     stay = [1, 2, 4, 6, 7]
     assert torch.equal(now["conv1.weight"]["exp_avg_sq"], before["conv1.weight"][stay])
@@ -120,7 +120,7 @@ def test_a_new_bias_joins_the_group_of_its_layer(name: str) -> None:
     model(image()).square().sum().backward()
     optimizer.step()
     kill_(model, {"0.weight": [1, 2]})
-    torchthin.thin_(model, image(), optimizer=optimizer)
+    torchthin.thin_(model, image(), add_biases=True, optimizer=optimizer)
     bias = model[2].bias
     assert [any(p is bias for p in group["params"]) for group in optimizer.param_groups] == [
         False,
@@ -141,7 +141,7 @@ def test_a_new_bias_of_a_layer_that_is_not_trained_is_not_trained() -> None:
     model[2].weight.requires_grad_(False)
     optimizer = torch.optim.SGD(model[4].parameters(), 0.1)
     kill_(model, {"0.weight": [1, 2]})
-    torchthin.thin_(model, image(), optimizer=optimizer)
+    torchthin.thin_(model, image(), add_biases=True, optimizer=optimizer)
     assert not model[2].bias.requires_grad
     assert [len(group["params"]) for group in optimizer.param_groups] == [2]
 
@@ -149,7 +149,7 @@ def test_a_new_bias_of_a_layer_that_is_not_trained_is_not_trained() -> None:
 def test_a_schedule_goes_on() -> None:
     model, optimizer, masks = trained("momentum")
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)
-    torchthin.thin_(model, image(), masks=masks, optimizer=optimizer)
+    torchthin.thin_(model, image(), masks=masks, add_biases=True, optimizer=optimizer)
     step(model, optimizer, {}, 3)
     schedule.step()
     assert optimizer.param_groups[0]["lr"] == 0.01
@@ -204,5 +204,5 @@ def test_state_that_cannot_be_cut_is_refused(
     kill_(model, DEAD)
     before = Snapshot(model, optimizer)
     with pytest.raises(InputError, match=message):
-        torchthin.thin_(model, image(), optimizer=optimizer)
+        torchthin.thin_(model, image(), add_biases=True, optimizer=optimizer)
     assert before.changes() == []

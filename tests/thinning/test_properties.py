@@ -35,7 +35,7 @@ from torchthin.selection.masks import apply_masks_
 from torchthin.selection.selection import Selection
 from torchthin.selection.selectors import masks_of, producers_of
 from torchthin.thinning.apply import apply_
-from torchthin.thinning.trial_loop import ThinningPlan, changed_tensors, find_plan, inexact_layers
+from torchthin.thinning.trial_loop import ThinningPlan, changed_tensors, find_plan
 
 EXACT = 1e-9
 Keep = npt.NDArray[np.bool_]
@@ -65,7 +65,8 @@ class AtRandom:
         for name, keep in self.given.items():
             if name in keeps and keep.size == keeps[name].size:
                 keeps[name] = keep
-        return Selection(keeps, masks_of(groups, keeps, self.model, axes, (), derived_weights(self.model)))
+        masks = masks_of(groups, keeps, self.model, axes, (), derived_weights(self.model))
+        return Selection(keeps, masks, axes=axes, masks_makers=True)
 
 
 def built(plan: list[tuple[str, int, int]], head: int) -> nn.Module:
@@ -96,7 +97,7 @@ def off_by(model: nn.Module, other: nn.Module) -> float:
 def thinned(model: nn.Module, plan: ThinningPlan) -> tuple[nn.Module, nn.Module]:
     """The masked copy and the thinned copy."""
     masked = copy.deepcopy(model)
-    apply_masks_(masked, plan.proposal.selection.masks)
+    apply_masks_(masked, plan.proposal.masks)
     small = copy.deepcopy(masked)
     apply_(small, plan.recipe, values=changed_tensors(masked, plan))
     return masked, small
@@ -125,7 +126,7 @@ def check(model: nn.Module, plan: ThinningPlan, share: float) -> None:
     for name, tensor in small.state_dict().items():
         if name in plan.recipe.keep:
             assert tuple(tensor.shape) == plan.recipe.shape_after(name)
-    if not inexact_layers(plan):
+    if plan.outcome.proof.exact:
         assert off_by(masked, small) <= EXACT
     full = copy.deepcopy(model)
     untouched = Snapshot(full)
@@ -184,7 +185,7 @@ def test_one_after_the_other_is_both_at_once(net: tuple[list[tuple[str, int, int
     if (
         not rescaled
         and not first.outcome.absorptions
-        and not any(map(inexact_layers, (first, second, at_once)))
+        and all(plan.outcome.proof is None or plan.outcome.proof.exact for plan in (first, second, at_once))
     ):
         assert off_by(direct, smaller) <= EXACT
 

@@ -92,8 +92,8 @@ def test_the_training_branch_computes_what_the_masked_one_does(
     model = lively(WithHelper() if kind == "helper" else Biased(bias=kind == "functions")).double()
     inputs = image().double()
     convolutions = [f"{name}.weight" for name, m in model.named_modules() if isinstance(m, nn.Conv2d)]
-    masked = torchthin.prune(model, inputs, include=convolutions, thin=False).model
-    result = torchthin.prune(model, inputs, include=convolutions)
+    masked = torchthin.prune(model, inputs, include=convolutions, thin=False, add_biases=True).model
+    result = torchthin.prune(model, inputs, include=convolutions, add_biases=True)
     small = result.model
     assert isinstance(small, WithHelper)
     assert small.helper[0].out_channels == 3

@@ -88,12 +88,23 @@ class PruneConfig:
     thin: bool = option(
         True, "--thin", "remove what is masked, and check the smaller model against the masked one"
     )
+    exact: bool = option(
+        False,
+        "--exact",
+        "keep what cannot be removed without changing the masked model's function (layer norm, constants at borders)",
+    )
+    add_biases: bool = option(
+        False,
+        "--add-biases",
+        "give layers a bias where they have none for the constant of removed channels, instead of masking it",
+    )
     schedule: Schedule = ONE_SHOT
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "target", as_target(self.target))
-        if not isinstance(self.thin, bool):
-            refuse(self, "thin", "true or false", self.thin)
+        for name in ("thin", "exact", "add_biases"):
+            if not isinstance(getattr(self, name), bool):
+                refuse(self, name, "true or false", getattr(self, name))
         if not isinstance(self.schedule, Schedule):
             refuse(self, "schedule", "a Schedule", self.schedule)
         check_whole(self, "seed", 0)
@@ -156,6 +167,8 @@ class PruneConfig:
             "criterion": self.criterion,
             "seed": self.seed,
             "thin": self.thin,
+            "exact": self.exact,
+            "add_biases": self.add_biases,
             **self.target.to_dict(),
         }
 

@@ -25,6 +25,8 @@ class FrozenAxis:
     value: int
     axis: int
     text: str
+    places: tuple[int, ...] | None = None
+    """Indices of the axis; None: all."""
 
 
 @dataclass(frozen=True)
@@ -172,7 +174,7 @@ class _Propagation:
         frozen = self._frozen.get(op.index, ())
         for item in frozen:
             if item.value in used:
-                self.space.freeze(self.values[item.value][item.axis], Reason(item.text, op))
+                self._freeze(item, op)
         results = self._apply(op, used)
         depends = any(number in self.from_input for number in used)
         for position, ref in enumerate(op.outputs):
@@ -187,12 +189,18 @@ class _Propagation:
                 self.from_input.add(ref.value)
         for item in frozen:
             if item.value not in used:
-                self.space.freeze(self.values[item.value][item.axis], Reason(item.text, op))
+                self._freeze(item, op)
         if depends:
             for value in op.written:
                 self.from_input |= self._sharing[self._graph.values[value].alias]
         if op.index in self._coupled:
             self._couple(self._coupled[op.index])
+
+    def _freeze(self, item: FrozenAxis, op: Op) -> None:
+        axis = self.values[item.value][item.axis]
+        if item.places is not None and isinstance(axis, np.ndarray):
+            axis = axis[list(item.places)]
+        self.space.freeze(axis, Reason(item.text, op))
 
     def _couple(self, item: CoupledAxes) -> None:
         a, b = self.values[item.value][item.axis], self.values[item.other][item.other_axis]
@@ -204,7 +212,7 @@ class _Propagation:
         call = Call(
             op, self._graph.values, self.values, self.space, self._choices.get(op.index, 0), self._consumed
         )
-        if entry is None and not _pointwise(op.target):
+        if entry is None and not is_pointwise(op.target):
             return self._freeze_inputs(op, used)
         flattened = [number for number in used if number in self._flattened]
         if entry is None or not entry.accepts_ranked:
@@ -239,7 +247,7 @@ class _Propagation:
 
 
 @cache
-def _pointwise(target: torch._ops.OpOverload) -> bool:
+def is_pointwise(target: torch._ops.OpOverload) -> bool:
     """Whether torch tags the operator, or the one that it is the in-place form of, as pointwise."""
     if torch.Tag.pointwise in target.tags:
         return True

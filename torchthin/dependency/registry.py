@@ -17,6 +17,7 @@ from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from torchthin.dependency.emission import DeadRule, live
 from torchthin.dependency.labels import Axes, Axis, FlattenedAxis, LabelSpace, RankedAxis, Reason, Vector
 from torchthin.errors import ConfigError
 from torchthin.graph.opgraph import Op, Ref, Value
@@ -33,6 +34,10 @@ class Entry:
     """The rule handles a `FlattenedAxis`; for other rules all but the first of its axes are frozen."""
     accepts_ranked: bool
     """The rule handles a `RankedAxis`; for other rules it is frozen."""
+    dead: DeadRule = live
+    """What the result holds at removed channels; see `torchthin/dependency/emission.py`."""
+    sums: bool = False
+    """Channels that are removed from the axes over which it reduces leave the result as it is where they hold zeros."""
 
 
 RULES: dict[str, Entry] = {}
@@ -40,13 +45,20 @@ RULES: dict[str, Entry] = {}
 
 
 def register_op(
-    *operators: str, accepts_flattened: bool = False, accepts_ranked: bool = False
+    *operators: str,
+    accepts_flattened: bool = False,
+    accepts_ranked: bool = False,
+    dead: DeadRule = live,
+    sums: bool = False,
 ) -> Callable[[Rule], Rule]:
     """Return a decorator that registers a rule for operators.
 
     Args:
         operators: names without overload, such as ``aten.mm`` or ``house.gate``.
-        accepts_flattened, accepts_ranked: see `Entry`.
+        accepts_flattened, accepts_ranked, sums: see `Entry`.
+        dead: what the result holds at removed channels (``pointwise``, ``product``, ``moved``, ... of
+            `torchthin.dependency.emission`). Left out: it may depend on the input, so that channels which reach the operator
+            are masked whole, or kept.
 
     Raises:
         ConfigError: an operator has a rule already.
@@ -60,7 +72,7 @@ def register_op(
                     f"The operator {operator} has a rule already: {taken.__module__}.{taken.__qualname__}. "
                     "An operator has one rule; register yours for another operator."
                 )
-            RULES[operator] = Entry(rule, accepts_flattened, accepts_ranked)
+            RULES[operator] = Entry(rule, accepts_flattened, accepts_ranked, dead, sums)
         return rule
 
     return register

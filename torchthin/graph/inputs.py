@@ -116,13 +116,19 @@ def from_shapes(shapes: Sequence[tuple[tuple[int, ...], torch.dtype]], seed: int
     return Inputs(tuple(make(shape, dtype) for shape, dtype in shapes))
 
 
-def refreshed(inputs: Inputs, seed: int) -> Inputs:
-    """Return inputs of the same shapes with fresh random numbers; integer tensors, which may be indices, are unchanged."""
+def refreshed(inputs: Inputs, seed: int, *, integers: bool = False) -> Inputs:
+    """Return inputs of the same shapes with fresh random numbers.
+
+    `integers`: whole numbers, which may be indices, are drawn anew from those that are there; else they are unchanged.
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def change(tensor: Tensor) -> Tensor:
         if not tensor.is_floating_point():
-            return tensor
+            if not integers or not tensor.numel() or tensor.dtype == torch.bool:
+                return tensor
+            drawn = torch.randint(tensor.numel(), tensor.shape, generator=generator)
+            return tensor.flatten()[drawn.to(tensor.device)]
         return torch.randn(tensor.shape, generator=generator).to(tensor)
 
     return inputs.map(change)

@@ -62,6 +62,8 @@ BATCH_NORMS = frozenset({
 })  # fmt: skip
 LAYER_NORMS = frozenset({"aten.native_layer_norm", "aten._fused_rms_norm"})
 """Statistics over the last axes, ``normalized_shape``."""
+RMS_NORMS = frozenset({"aten._fused_rms_norm"})
+"""Those that divide by a size alone, so that zeros stay zeros."""
 
 MAX_POOLS_2D = frozenset({"aten.max_pool2d_with_indices"})
 AVERAGE_POOLS_2D = frozenset({"aten.avg_pool2d"})
@@ -95,6 +97,7 @@ UNWRITTEN = frozenset({
 })  # fmt: skip
 """Their results hold whatever the memory held: code writes them afterwards, all or in part."""
 
+SCALINGS = frozenset({"aten.mul", "aten.mul_", "aten.div", "aten.div_"})
 ADDITIONS = frozenset({"aten.add", "aten.add_"})
 LINEAR_ELEMENTWISE = frozenset({"aten.mul", "aten.div", "aten.neg", "aten.add", "aten.sub"})
 """Out of place: a factor of the first argument is one of the result, but for what is added."""

@@ -24,7 +24,7 @@ from torchthin.selection.allocation import Allocator, Levels
 from torchthin.selection.channels import lowest
 from torchthin.selection.selection import BoolArray, Keeps
 from torchthin.selection.selectors import Candidates
-from torchthin.thinning.trial_loop import ThinningPlan, find_plan
+from torchthin.thinning.trial_loop import ThinningPlan
 
 Outputs = dict[int, int]
 """Layer number -> output channels."""
@@ -42,7 +42,7 @@ def thinning_for_chip(target: Chip, run: Run) -> tuple[ThinningPlan, tuple[Secti
         TargetMissedError: the target cannot be reached.
     """
     mapped = map_runnable(run.traced, chip_named(target.name), "its channels cannot be chosen for it")
-    found = find_plan(run.traced, run.selector(ChipRule(target, mapped)))
+    found = run.plan(ChipRule(target, mapped))
     return found, (found.proposal.selection.facts,)
 
 

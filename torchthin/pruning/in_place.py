@@ -19,10 +19,11 @@ from torchthin.graph.trace import trace
 from torchthin.selection.masks import apply_masks_
 from torchthin.selection.selectors import DeadChannelSelector, effective_weights
 from torchthin.thinning.apply import apply_
+from torchthin.thinning.constraints import Constraints
 from torchthin.thinning.divergence import run
 from torchthin.thinning.proof import Proof, compare
 from torchthin.thinning.recipe import Recipe, cut
-from torchthin.thinning.trial_loop import ThinningPlan, changed_tensors, find_plan, inexact_layers
+from torchthin.thinning.trial_loop import ThinningPlan, changed_tensors, find_plan
 
 
 @dataclass(frozen=True)
@@ -31,17 +32,16 @@ class Thinned:
 
     recipe: Recipe
     proof: Proof
-    inexact: tuple[str, ...]
-    """Layers where the thinned model cannot equal the masked one, with the cause."""
     parameters_before: int
     parameters_after: int
 
+    @property
+    def inexact(self) -> tuple[str, ...]:
+        """Layers where the thinned model is another function than the masked one, with the cause."""
+        return self.proof.inexact
+
     def __str__(self) -> str:
-        return (
-            f"Thinned: parameters {self.parameters_before:,} -> {self.parameters_after:,}; off by "
-            f"{self.proof.relative:.1e} from the masked model with its dead channels as constants, by "
-            f"{self.proof.relative_to_masked:.1e} from the masked model as it is."
-        )
+        return f"Thinned: parameters {self.parameters_before:,} -> {self.parameters_after:,}. Proof: {self.proof}."
 
 
 def thin_(
@@ -49,18 +49,26 @@ def thin_(
     example_inputs: Any,
     *,
     masks: Mapping[str, Tensor] | None = None,
+    threshold: float = 0.0,
+    exact: bool = False,
+    add_biases: bool = False,
     optimizer: torch.optim.Optimizer | None = None,
 ) -> Thinned:
     """Remove dead channels from `model` in place, after a trial on copies has proved the result.
 
-    A channel is dead when all weights that produce it are zero: by `masks`, by the masks of ``torch.nn.utils.prune``, or in
-    the weights themselves. What it still emits (a bias, a BatchNorm shift) is absorbed into the biases of its consumers.
+    A channel is dead when all that makes it is zero (filters, columns of embeddings, positions, weights of layer norms): by
+    `masks`, by the masks of ``torch.nn.utils.prune``, or in the weights themselves; when nothing reads it; and behind a
+    BatchNorm whose scale is zero. What it still emits (a bias, a BatchNorm shift) is absorbed into the biases of its consumers.
+    A channel that depends on the input is never removed.
+
     Parameters, buffers and modules keep their identity, so optimizers and references stay valid.
 
     Args:
         model: a model that carries masks or zeroed filters.
         example_inputs: a tensor, a tuple of positional or a dict of keyword arguments.
         masks: weight name -> bool tensor, True = keep; applied first (``prune(...).masks``).
+        threshold: what is not above it (all weights of a filter, a BatchNorm's scale) counts as zero.
+        exact, add_biases: as in `torchthin.prune`.
         optimizer: its state (SGD, Adam, AdamW, RMSprop, ...) is cut alike, so that training goes on. Where weights take a
             factor f, because the code's attention scale changed, the state is cut, not divided by f: gradients there
             are 1 / f times as large from now on, and the optimizer learns that within its first steps.
@@ -75,7 +83,8 @@ def thin_(
     """
     check_model(model, "thin_")
     inputs = on_device_of(model, as_inputs(example_inputs))
-    return carry_out_(plan_thinning(model, inputs, masks or {}), optimizer)
+    how = Constraints(exact=exact, add_biases=add_biases)
+    return carry_out_(plan_thinning(model, inputs, masks or {}, how, threshold), optimizer)
 
 
 @dataclass(frozen=True)
@@ -91,7 +100,13 @@ class PlannedThinning:
     proof: Proof
 
 
-def plan_thinning(model: nn.Module, inputs: Inputs, masks: Mapping[str, Tensor]) -> PlannedThinning:
+def plan_thinning(
+    model: nn.Module,
+    inputs: Inputs,
+    masks: Mapping[str, Tensor],
+    constraints: Constraints | None = None,
+    threshold: float = 0.0,
+) -> PlannedThinning:
     """Find a recipe, tried and proved, that removes what is dead in `model` under `masks`.
 
     Raises:
@@ -101,7 +116,9 @@ def plan_thinning(model: nn.Module, inputs: Inputs, masks: Mapping[str, Tensor])
     masked = clone(model, duplicate)
     apply_masks_(masked, masks)
     effective = effective_weights(masked)
-    plan = find_plan(trace(masked, inputs), DeadChannelSelector(effective))
+    plan = find_plan(
+        trace(masked, inputs), DeadChannelSelector(effective, threshold), constraints=constraints
+    )
     proof = plan.outcome.proof
     if not plan.recipe or proof is None:
         raise TargetMissedError(
@@ -136,7 +153,7 @@ def carry_out_(planned: PlannedThinning, optimizer: torch.optim.Optimizer | None
     expected = run(masked, inputs, CountingMode())
     apply_(model, plan.recipe, optimizer, values, check=partial(_require_same, model, inputs, expected))
     after = sum(p.numel() for p in model.parameters())
-    return Thinned(plan.recipe, planned.proof, inexact_layers(plan), before, after)
+    return Thinned(plan.recipe, planned.proof, before, after)
 
 
 def _masked_values(planned: PlannedThinning) -> dict[str, Tensor]:

@@ -71,7 +71,7 @@ class _HalfSelector:
         random = np.random.default_rng(0)
         keeps = select_channels(groups, {g.name: random.random(g.size) for g in groups}, PROBE)
         masks = masks_of(groups, keeps, self.traced.model, axes, (), derived, views=True)
-        return Selection(keeps, masks, axes=axes, mask_biases=True)
+        return Selection(keeps, masks, axes=axes, masks_makers=True)
 
 
 def overview(model: nn.Module, example_inputs: Any) -> Overview:

@@ -24,7 +24,7 @@ from torchthin.report.sections import Section
 from torchthin.selection.prunable_weights import PrunableWeights, find_prunable_weights
 from torchthin.selection.schedule import planned_sparsities
 from torchthin.selection.selection import Keeps
-from torchthin.thinning.trial_loop import ThinningPlan, masked_biases
+from torchthin.thinning.trial_loop import ThinningPlan, masked_makers
 
 
 def plan_pruning(
@@ -130,12 +130,12 @@ def _plan(
             *_fallen_back(selection.ranking, config.ranked_by),
             *frozen_targets(thinning, selection.masked_axes, ranked),
             *_state_biases([name for name in masks if name not in selection.masked_axes]),
-            *masked_biases(thinning),
+            *masked_makers(thinning),
             *filter(None, [traced.graph.note, thinning.outcome.note]),
         ),
         sections=sections,
     )
-    zeroed = {**masks, **selection.masked_biases}
+    zeroed = {**masks, **{name: selection.all_masks[name].contiguous() for name in selection.maker_masks}}
     return PruningPlan(traced.model, config, zeroed, report, thinning, traced.inputs)
 
 

@@ -20,18 +20,17 @@ from torchthin.report.prune_report import (
     change,
     excluded_line,
     headline,
-    inexact_line,
 )
 from torchthin.report.tables import table
 from torchthin.selection.selectors import DeadChannelSelector, effective_weights
 from torchthin.thinning.apply import apply_
+from torchthin.thinning.constraints import Constraints
 from torchthin.thinning.proof import Proof
 from torchthin.thinning.recipe import Recipe
 from torchthin.thinning.trial_loop import (
     ThinningPlan,
     changed_tensors,
     find_plan,
-    inexact_layers,
     scaled_layers,
     unread_tensors,
     unsaved_tensors,
@@ -93,7 +92,13 @@ class PruningPlan:
         if not self.config.thin or self.inputs is None:
             return PruneResult(masked, masks, report, self.recipe, self.proof, self.config)
         if found is None:  # every weight was ranked alone: what is dead in all coupled layers is removed
-            found = find_plan(trace(masked, self.inputs), DeadChannelSelector(effective_weights(masked)))
+            found = find_plan(
+                trace(masked, self.inputs),
+                DeadChannelSelector(effective_weights(masked), masks_makers=True),
+                constraints=Constraints(exact=self.config.exact, add_biases=self.config.add_biases),
+            )
+            more = found.proposal.selection
+            masks = {**masks, **{name: more.all_masks[name].contiguous() for name in more.maker_masks}}
         before = measure(masked, self.inputs)
         if found.recipe:
             apply_(masked, found.recipe, values=changed_tensors(masked, found))
@@ -109,7 +114,7 @@ class PruningPlan:
                 *unsaved_tensors(masked, found),
                 *unread_tensors(found),
             ),
-            thinned=ThinnedFacts(before, after, found.outcome.proof, inexact_layers(found)),
+            thinned=ThinnedFacts(before, after, found.outcome.proof),
         )
         return PruneResult(masked, masks, report, found.recipe or None, found.outcome.proof, self.config)
 
@@ -168,11 +173,6 @@ def _verdict(plan: PruningPlan) -> list[str]:
         return [
             "Every weight is ranked alone: apply removes the channels that are masked in all layers that share them."
         ]
-    proof, inexact = plan.proof, inexact_layers(plan.thinning)
-    if proof is None:
+    if plan.proof is None:
         return ["Nothing would be removed: no channel that can be removed is masked in all layers."]
-    lines = [
-        f"Proof: {'approximate' if inexact else 'exact'}. A thinned copy ran; it differs from the masked model by "
-        f"{proof.relative_to_masked:.1e} of the output's largest value ({proof.dtype})."
-    ]
-    return lines + inexact_line(inexact, _SHOWN)
+    return [f"Proof, by a thinned copy that ran: {plan.proof.verdict}: {plan.proof.sentence(_SHOWN)}."]

@@ -23,6 +23,7 @@ from torchthin.selection.prunable_weights import PrunableWeights
 from torchthin.selection.selectors import ImportanceSelector, RatioRule, Rule
 from torchthin.selection.sensitivity_table import Sensitivity, read_table
 from torchthin.thinning.apply import thin_copy
+from torchthin.thinning.constraints import Constraints
 from torchthin.thinning.trial_loop import ThinningPlan, find_plan
 
 _ATTEMPTS = 4
@@ -47,6 +48,15 @@ class Run:
             return None
         return Measure(self.traced.model, self.batches, self.traced.derived, self.loss, self.config.seed)
 
+    @property
+    def constraints(self) -> Constraints:
+        """Return what every proposal must keep to."""
+        return Constraints(exact=self.config.exact, add_biases=self.config.add_biases)
+
+    def plan(self, rule: Rule) -> ThinningPlan:
+        """Return the plan of what `rule` keeps, tried and proved."""
+        return find_plan(self.traced, self.selector(rule), constraints=self.constraints)
+
     def selector(self, rule: Rule) -> ImportanceSelector:
         """Return the selector by importance that asks `rule` how much is kept."""
         return ImportanceSelector(
@@ -69,7 +79,7 @@ def thinning_for(target: Target, run: Run) -> tuple[ThinningPlan, tuple[Section,
 
 @thinning_for.register
 def _ratio(target: Ratio, run: Run) -> tuple[ThinningPlan, tuple[Section, ...]]:
-    return find_plan(run.traced, run.selector(RatioRule(target, target.round_to))), ()
+    return run.plan(RatioRule(target, target.round_to)), ()
 
 
 @thinning_for.register
@@ -77,7 +87,7 @@ def _budget(target: Budget, run: Run) -> tuple[ThinningPlan, tuple[Section, ...]
     traced = run.traced
     rule = BudgetRule(target, measure(traced.model, traced.inputs), _losses(target, run))
     for _ in range(_ATTEMPTS):
-        found = find_plan(traced, run.selector(rule))
+        found = run.plan(rule)
         cost = measure(thin_copy(traced.model, found.recipe), traced.inputs) if found.recipe else rule.whole
         counts = {"parameters": cost.parameters, "macs": cost.macs}
         if all(counts[name] <= limit for name, limit in rule.limits.items()):

@@ -100,8 +100,11 @@ class ThinnedFacts:
     after: Cost
     proof: Proof | None
     """The comparison of the thinned with the masked model; None where nothing was removed."""
-    inexact: tuple[str, ...] = ()
-    """Layers where the thinned model cannot equal the masked one, with the cause."""
+
+    @property
+    def inexact(self) -> tuple[str, ...]:
+        """Layers where the thinned model is another function than the masked one, with the cause."""
+        return () if self.proof is None else self.proof.inexact
 
 
 @dataclass(frozen=True)
@@ -338,17 +341,4 @@ def _thinning(thinned: ThinnedFacts) -> list[str]:
     lines = [f"Thinned: {', '.join(parts)}."]
     if proof is None:
         return [*lines, "Nothing was removed."]
-    lines.append(
-        f"Proof ({proof.dtype}, example and fresh random inputs): the thinned model is off by {proof.relative:.1e} of the "
-        f"output's largest value from the masked model with its dead channels as constants, by "
-        f"{proof.relative_to_masked:.1e} from the masked model as it is."
-    )
-    return lines + inexact_line(thinned.inexact, 3)
-
-
-def inexact_line(inexact: tuple[str, ...], shown: int) -> list[str]:
-    """Return the first layers that cannot be exact, as at most one line of text."""
-    if not inexact:
-        return []
-    more = f"; and {len(inexact) - shown} more" if len(inexact) > shown else ""
-    return [f"Not exact by nature: {'; '.join(inexact[:shown])}{more}."]
+    return [*lines, f"Proof, on the example and on fresh random inputs: {proof}."]

@@ -37,10 +37,21 @@ class Selection:
     """Weights whose filters are pruned; others are masked where they share a group with one."""
     ranking: Ranking | None = None
     """The scores that decided."""
-    mask_biases: bool = False
-    """Whether biases of removed channels may be masked too, where no bias can absorb their constant output."""
-    masked_biases: Mapping[str, Tensor] = field(default_factory=dict)
-    """Bias name -> mask of those that are."""
+    masks_makers: bool = False
+    """Whether all that makes a removed channel may be masked too (biases, embeddings, norms), where it must be zero."""
+    maker_masks: Mapping[str, Tensor] = field(default_factory=dict)
+    """Name -> mask of what is masked for that."""
+    maker_axes: frozenset[tuple[str, int]] = frozenset()
+    """The axes along which they are."""
+
+    @property
+    def all_masks(self) -> dict[str, Tensor]:
+        """Name -> mask of everything that is masked."""
+        both = {
+            name: mask & self.masks[name] for name, mask in self.maker_masks.items() if name in self.masks
+        }
+        return {**self.masks, **self.maker_masks, **both}
+
     facts: Any = None
     """What else the rule found out: the cost within a budget, the change on a chip."""
 

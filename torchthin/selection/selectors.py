@@ -6,18 +6,19 @@ here, `BudgetRule` in `budget.py`, the chip's rule in `torchthin.max7800x`. `Dea
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor, nn
 
 from torchthin.config import Target
 from torchthin.dependency.components import Grouping
-from torchthin.dependency.groups import Group
-from torchthin.dependency.producers import producers
+from torchthin.dependency.groups import Group, IntArray, Member
+from torchthin.dependency.producers import makers, producers
 from torchthin.dependency.propagate import Labels
 from torchthin.graph.clone import modules_of, state_tensors
 from torchthin.graph.evaluation_mode import evaluation_mode
@@ -117,7 +118,7 @@ class ImportanceSelector:
             masked_axes,
             targets,
             among.ranking,
-            mask_biases=True,
+            masks_makers=True,
             facts=facts,
         )
 
@@ -214,27 +215,83 @@ def masks_of_sources(
 
 @dataclass(frozen=True)
 class DeadChannelSelector:
-    """Select in a model that is masked already: every channel is removed whose weights are all zero."""
+    """Select in a model that is masked already: every channel is removed that nothing makes.
+
+    A channel lives while something that makes it is not zero: a filter, a column of an embedding, a position, the weight of a
+    layer norm. Biases do not count: what they make of a dead channel is a constant. It is dead, too, where nothing reads it, and
+    behind a BatchNorm whose scale is zero; whether it really is constant then, the trial finds out.
+    """
 
     effective: Mapping[str, Tensor]
     """Values to look at, by parameter name; see `effective_weights`."""
+    threshold: float = 0.0
+    """A filter counts as zero where no weight is larger, and so does a scale."""
+    masks_makers: bool = False
+    """Filters alone decide; what else makes a dead channel is masked with it."""
 
     def __call__(self, grouping: Grouping, labels: Labels) -> Selection:
         """Look for dead channels in the groups as they are now."""
-        axes = producers(labels)
+        axes, makes = producers(labels), makers(labels)
+        made = set(axes.items()) if self.masks_makers else makes.weights | set(axes.items())
         keeps = {}
         for group in grouping.groups.groups:
-            made = [member for member in group.members if is_filter_member(member, axes)]
-            if not made:
+            if not any((member.parameter, member.axis) in made for member in group.members):
                 continue
-            alive = np.zeros(group.size, np.bool_)
-            for member in made:
-                weight = self.effective[member.parameter].detach()
-                rows = (weight.movedim(member.axis, 0).flatten(1) != 0).any(1).cpu().numpy()
-                found = rows[member.indices].any(axis=1)
-                alive[slice(None) if member.channels is None else member.channels] |= found
+            alive = self._large(group, made)
+            if not self.masks_makers:
+                alive &= self._passed(group, makes.scales)
+                read = {axis for axis in makes.read if axis not in made}
+                unread = ~self._large(group, read) & self._on(group, read)
+                alive = alive & ~unread
             keeps[group.name] = _allowed(group, alive)
-        return Selection(keeps, axes=axes)
+        masks = self._small(grouping, keeps, made | makes.scales) if self.threshold else {}
+        return Selection(keeps, masks, axes=axes, masks_makers=self.masks_makers)
+
+    def _small(self, grouping: Grouping, keeps: Keeps, among: Set[tuple[str, int]]) -> dict[str, Tensor]:
+        """Return masks of what counts as zero and is not."""
+        masks: dict[str, Tensor] = {}
+        for group in grouping.groups.groups:
+            for member in group.members if group.name in keeps else ():
+                if (member.parameter, member.axis) in among:
+                    weight = self.effective[member.parameter]
+                    kept = torch.ones(weight.shape[member.axis], dtype=torch.bool)
+                    dead = ~keeps[group.name][_channels_of(member)] & ~self._rows(member)
+                    kept[torch.from_numpy(member.indices[dead].reshape(-1))] = False
+                    mask = axis_mask(kept, weight, member.axis)
+                    masks[member.parameter] = masks.get(member.parameter, mask) & mask
+        return masks
+
+    def _large(self, group: Group, among: Set[tuple[str, int]]) -> BoolArray:
+        """Return which channels have a number above the threshold in a member among some."""
+        found = np.zeros(group.size, np.bool_)
+        for member in group.members:
+            if (member.parameter, member.axis) in among:
+                found[_channels_of(member)] |= self._rows(member)
+        return found
+
+    def _passed(self, group: Group, scales: Set[tuple[str, int]]) -> BoolArray:
+        """Return which channels no scale makes zero."""
+        found = np.ones(group.size, np.bool_)
+        for member in group.members:
+            if (member.parameter, member.axis) in scales:
+                found[_channels_of(member)] &= self._rows(member)
+        return found
+
+    def _on(self, group: Group, among: Set[tuple[str, int]]) -> BoolArray:
+        found = np.zeros(group.size, np.bool_)
+        for member in group.members:
+            if (member.parameter, member.axis) in among:
+                found[_channels_of(member)] = True
+        return found
+
+    def _rows(self, member: Member) -> BoolArray:
+        tensor = self.effective[member.parameter].detach().movedim(member.axis, 0)
+        large = (tensor.reshape(len(tensor), -1).abs() > self.threshold).any(1).cpu().numpy()
+        return np.asarray(large[member.indices].any(axis=1))
+
+
+def _channels_of(member: Member) -> slice | IntArray:
+    return slice(None) if member.channels is None else member.channels
 
 
 def effective_weights(model: nn.Module) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -25,10 +26,14 @@ from torchthin.thinning.divergence import first_divergence, run
 from torchthin.thinning.outcome import Diverged, Failure, Success
 from torchthin.thinning.proof import Proof, can_double, compare, in_double, joined, refuse_nan
 from torchthin.thinning.recipe import Recipe, cut
-from torchthin.thinning.reference import Constant, Reference, ReferenceMode
+from torchthin.thinning.reference import Departures, Reference, ReferenceMode
 from torchthin.thinning.scale import Scaling, scaled_tensors
+from torchthin.thinning.survivors import Survivors
 
 DIFFERENT = "the thinned model computes something else"
+ALIVE = "what its removed channels hold depends on the input, or on the position"
+UNABSORBED = "no bias can absorb the constant output of these channels; add_biases=True gives the layer one"
+STATISTICS = "its statistics run over all channels, and the result must be exact"
 
 
 @dataclass(frozen=True)
@@ -96,8 +101,7 @@ class _Observed:
 
     outputs: tuple[Any, ...]
     """Of each run."""
-    constants: tuple[Constant, ...]
-    left_out: tuple[Op, ...]
+    departures: Departures
     note: str
 
 
@@ -126,16 +130,18 @@ class _Comparison:
         """Return what the thinned model should return, in every run."""
         return tuple(run(self.carrier, inputs, ReferenceMode(self.reference, start)) for start in self.starts)
 
-    def proof(self, inputs: Inputs, expected: tuple[Any, ...], *, with_masked: bool = False) -> Proof:
-        """Compare the thinned model with `expected`; `with_masked`: with the masked model as it is, too."""
-        exact = not (self.observed.constants or self.observed.left_out)
+    @property
+    def departs(self) -> bool:
+        """Whether the reference is another function than the masked model."""
+        return not self.observed.departures.none or self.carrier is not self.masked
+
+    def proof(self, inputs: Inputs, expected: tuple[Any, ...]) -> Proof:
+        """Compare the thinned model with `expected`, and with the masked model as it is."""
         proofs = []
         for start, wanted in zip(self.starts, expected, strict=True):
-            plain = None
-            if with_masked:
-                mode = CountingMode(start)
-                mode.deferred = self.reference.deferred
-                plain = wanted if exact else run(self.masked, inputs, mode)
+            mode = CountingMode(start)
+            mode.deferred = self.reference.deferred
+            plain = run(self.masked, inputs, mode) if self.departs else wanted
             proofs.append(compare(plain, wanted, run(self.thinned, inputs, CountingMode(start)), self.double))
         return joined(proofs)
 
@@ -162,9 +168,7 @@ class _Comparison:
 
     def failure(self, op: int) -> Failure:
         """Return the failure at an op that differs."""
-        unread = tuple(
-            item.constant.op.index for item in self.absorptions.in_all_runs if _may_be_unread(item)
-        )
+        unread = tuple(item.constant.place for item in self.absorptions.in_all_runs if _may_be_unread(item))
         return Failure(op, DIFFERENT, scalings=self.scalings, unread=unread)
 
 
@@ -196,25 +200,55 @@ def proved(models: Models) -> Failure | Success:
     if isinstance(comparison, Failure):
         return comparison
     inputs, observed = in_double(models.traced.inputs, double), comparison.observed
-    proof = comparison.proof(inputs, observed.outputs, with_masked=True)
+    proof = comparison.proof(inputs, observed.outputs)
     if double and proof.holds:
-        fresh = refreshed(inputs, seed=1)
-        proof = joined([proof, comparison.proof(fresh, comparison.reference_outputs(fresh))])
+        proof = joined([proof, *_on_fresh_inputs(comparison, inputs)])
     if not proof.holds or proof.vacuous:
         different = comparison.difference(inputs)
         if different is not None:
             return different
     if not proof.holds:
         return comparison.failure(max(op.index for op in models.traced.graph.ops if op.index < BRANCH))
+    proof = replace(
+        proof, inexact=inexact_layers(observed.departures, comparison.absorptions, models.proposal.survivors)
+    )
     return Success(
         comparison.recipe,
         comparison.absorptions.tensors,
         proof,
-        observed.constants,
-        observed.left_out,
+        observed.departures,
         models.scalings,
         observed.note,
     )
+
+
+def inexact_layers(departures: Departures, absorptions: Absorptions, survivors: Survivors) -> tuple[str, ...]:
+    """Name the layers where the thinned model is another function than the masked one, with the cause."""
+    statistics = [
+        f"{_where(op)}: statistics run over fewer channels ({_kept(op, survivors)})"
+        for op in departures.left_out.values()
+    ]
+    borders = [
+        f"{_where(constant.op)}: a constant of removed channels meets the border"
+        for constant in departures.constants.values()
+        if constant.bordered
+    ]
+    rounded = [
+        f"{item.name}: the constant of removed channels is scaled and rounded with it"
+        for item in absorptions.in_all_runs
+        if item.through_function
+    ]
+    return tuple(dict.fromkeys(statistics + borders + rounded))
+
+
+def _where(op: Op) -> str:
+    return op.source.module or op.name
+
+
+def _kept(op: Op, survivors: Survivors) -> str:
+    """Return how many channels of an op's data are left, in words."""
+    kept = next((kept for value in op.reads for kept in survivors.cut_axes(value).values()), None)
+    return "" if kept is None else f"{int(kept.sum())} of {kept.size}"
 
 
 def _comparison(models: Models, double: bool) -> _Comparison | Failure:
@@ -238,12 +272,19 @@ def _compared(models: Models, double: bool, deferred: Deferred | None) -> _Compa
     reference = Reference(proposal.survivors, preserved=preserved, deferred=deferred)
     inputs = in_double(traced.inputs, double)
     observed = _observed(models, masked, inputs, reference)
+    failure = _stuck(proposal, observed.departures)
+    if failure is not None:
+        return failure
     tensors: Mapping[str, Tensor] = {name: tensor.detach() for name, tensor in state_tensors(masked)}
     if deferred:
         tensors = FilledIn(tensors, deferred)
-    absorptions = find_absorptions(traced.model, proposal.labels, observed.constants, tensors)
-    if absorptions.unabsorbed:
-        return _unabsorbed(absorptions.unabsorbed)
+    constants = tuple(observed.departures.constants.values())
+    absorptions = find_absorptions(
+        traced.model, proposal.labels, constants, tensors, add_biases=proposal.constraints.add_biases
+    )
+    refused = absorptions.refused(exact=proposal.constraints.exact)
+    if refused:
+        return Failure(refused[0].op.index, UNABSORBED, alive={item.place: item.channels for item in refused})
     values = absorbed_tensors(absorptions.tensors, recipe, tensors, proposal.survivors)
     recipe = replace(recipe, added={**recipe.added, **_new_biases(absorptions, values)})
     values = scaled_tensors(models.scalings, recipe, tensors, values)
@@ -257,7 +298,7 @@ def _compared(models: Models, double: bool, deferred: Deferred | None) -> _Compa
     through = [item for item in absorptions.in_all_runs if item.through_function]
     reference = replace(
         reference,
-        constants=observed.constants,
+        departures=observed.departures,
         in_bias=frozenset(item.constant.op.index for item in through),
     )
     comparison = _Comparison(
@@ -285,9 +326,10 @@ def _observed(models: Models, masked: nn.Module, inputs: Inputs, reference: Refe
             modes.append(mode)
         except Diverged as error:
             note = f"What only the training branch computes was not compared. {error}"
-    constants = tuple(constant for mode in modes for constant in mode.constants)
-    left_out = tuple(op for mode in modes for op in mode.left_out)
-    return _Observed(tuple(outputs), constants, left_out, note)
+    departures = Departures()
+    for mode in modes:
+        departures.join(mode.departures)
+    return _Observed(tuple(outputs), departures, note)
 
 
 def _recorded(models: Models, masked: nn.Module, inputs: Inputs, mode: ReferenceMode) -> Any:
@@ -305,10 +347,34 @@ def _recorded(models: Models, masked: nn.Module, inputs: Inputs, mode: Reference
     return outputs
 
 
-def _unabsorbed(constants: tuple[Constant, ...]) -> Failure:
-    axes = tuple((c.op.index, c.contraction.data, c.contraction.data_axis) for c in constants)
-    text = "no bias can absorb the constant output of these channels"
-    return Failure(axes[0][0], text, axes=axes, unabsorbed=tuple(op for op, _, _ in axes))
+def _stuck(proposal: Proposal, departures: Departures) -> Failure | None:
+    """Return the failure where removed channels hold what no bias stands for, or where an exact result is asked for."""
+    alive = {place: tuple(np.flatnonzero(channels).tolist()) for place, channels in departures.alive.items()}
+    if not proposal.constraints.exact:
+        return Failure(min(alive)[0], ALIVE, alive=alive) if alive else None
+    alive |= {item.place: item.channels for item in departures.constants.values() if item.bordered}
+    if alive:
+        return Failure(min(alive)[0], ALIVE, alive=alive)
+    survivors = proposal.survivors
+    axes = tuple(
+        (op.index, value, axis)
+        for op in departures.left_out.values()
+        for value in dict.fromkeys(op.reads)
+        for axis in survivors.cut_axes(value)
+    )
+    return Failure(axes[0][0], STATISTICS, axes=axes) if axes else None
+
+
+def _on_fresh_inputs(comparison: _Comparison, inputs: Inputs) -> list[Proof]:
+    """Compare on other numbers, and on other tokens where the model takes them in another order."""
+    if any(not tensor.is_floating_point() for tensor in inputs.tensors()):
+        with contextlib.suppress(Exception):  # numbers that mean something else than tokens
+            return [_on(comparison, refreshed(inputs, seed=1, integers=True))]
+    return [_on(comparison, refreshed(inputs, seed=1))]
+
+
+def _on(comparison: _Comparison, inputs: Inputs) -> Proof:
+    return comparison.proof(inputs, comparison.reference_outputs(inputs))
 
 
 def _new_biases(absorptions: Absorptions, values: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:

@@ -59,6 +59,11 @@ class Absorptions:
     unabsorbed: tuple[Constant, ...] = ()
     """Constants that no tensor can absorb."""
 
+    def refused(self, exact: bool) -> tuple[Constant, ...]:
+        """Return the constants that must be zero instead; `exact`: also those that a bias could only hold nearly."""
+        rounded = tuple(item.constant for item in self.in_all_runs if item.through_function)
+        return self.unabsorbed + (rounded if exact else ())
+
     @property
     def in_all_runs(self) -> tuple[Absorption, ...]:
         """All as each run meets them."""
@@ -66,7 +71,12 @@ class Absorptions:
 
 
 def find_absorptions(
-    model: nn.Module, labels: Labels, constants: Sequence[Constant], tensors: Mapping[str, Tensor]
+    model: nn.Module,
+    labels: Labels,
+    constants: Sequence[Constant],
+    tensors: Mapping[str, Tensor],
+    *,
+    add_biases: bool = False,
 ) -> Absorptions:
     """Find a tensor that absorbs each constant.
 
@@ -78,12 +88,15 @@ def find_absorptions(
         labels: its labels.
         constants: what removed channels emit, in the evaluation run and, where that was run, in the training branch.
         tensors: the model's full-size tensors by name, in the precision of the constants.
+        add_biases: give a layer that has no bias one.
     """
     if not constants:
         return Absorptions()
     here = [constant for constant in constants if constant.op.index < BRANCH]
     there = [constant for constant in constants if constant.op.index >= BRANCH]
-    slots, branch_slots = (_BiasSlots(model, labels, tensors, training) for training in (False, True))
+    slots, branch_slots = (
+        _BiasSlots(model, labels, tensors, training, add_biases) for training in (False, True)
+    )
     found, unabsorbed = _agreed(slots, here)
     if not there:
         return Absorptions(tuple(found.values()), (), tuple(unabsorbed))
@@ -131,8 +144,14 @@ class _BiasSlots:
     """The tensors that can absorb the constants of one run."""
 
     def __init__(
-        self, model: nn.Module, labels: Labels, tensors: Mapping[str, Tensor], training: bool
+        self,
+        model: nn.Module,
+        labels: Labels,
+        tensors: Mapping[str, Tensor],
+        training: bool,
+        add_biases: bool,
     ) -> None:
+        self._add_biases = add_biases
         self._modules = dict(modules_of(model))
         self._saved = saved_names(model)
         self._tensors = tensors
@@ -168,7 +187,7 @@ class _BiasSlots:
         """Return what absorbs a constant, if there is something."""
         bias = constant.op.value(constant.contraction.bias)
         if bias is None:
-            return self._after(constant) or self._new_bias(constant)
+            return self._after(constant) or (self._new_bias(constant) if self._add_biases else None)
         found = self._origin(bias)
         if found is None:
             return None

@@ -8,7 +8,6 @@ from functools import cached_property
 from typing import Generic, TypeVar
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from torchthin.dependency.components import Grouping, find_groups
@@ -20,8 +19,9 @@ from torchthin.graph.tracked import Attribute
 from torchthin.selection.selection import Select, Selection
 from torchthin.thinning.attributes import set_head_widths_, sized_attributes
 from torchthin.thinning.followed_sizes import followed_sizes
+from torchthin.thinning.maker_masks import with_maker_masks
 from torchthin.thinning.recipe import Recipe, kept_indices
-from torchthin.thinning.survivors import Survivors
+from torchthin.thinning.survivors import Place, Survivors
 
 Key = TypeVar("Key")
 
@@ -40,7 +40,7 @@ class Constraints:
 
     splits: Mapping[int, int] = field(default_factory=dict)
     """Op index -> which of the ways to divide an axis there is taken; the first where nothing is said."""
-    frozen: Mapping[tuple[int, int, int], FrozenAxis] = field(default_factory=dict)
+    frozen: Mapping[Place, FrozenAxis] = field(default_factory=dict)
     """By op, value and axis."""
     coupled: Mapping[int, CoupledAxes] = field(default_factory=dict)
     """By the op after which both axes exist."""
@@ -48,8 +48,12 @@ class Constraints:
     """Attribute -> (value, axis) whose size it follows."""
     unscaled: frozenset[int] = frozenset()
     """Ops that multiply with a number which depends on a size, and for which no layer may be scaled."""
-    zero_inputs: frozenset[int] = frozenset()
-    """Ops that removed channels must reach as zeros: biases on the way are masked."""
+    zeroed: frozenset[Place] = frozenset()
+    """Where removed channels must be zero: all that makes them is masked."""
+    exact: bool = False
+    """What cannot be removed without changing the masked model's function is kept."""
+    add_biases: bool = False
+    """A layer without a bias may get one for the constants of removed channels."""
     rejected: frozenset[Attribute | int] = frozenset()
     """Attributes, and ops of couples, that did not help."""
     new_attributes: Provisional[Attribute] = Provisional()
@@ -99,8 +103,8 @@ class Proposal:
 
     @cached_property
     def masks(self) -> dict[str, Tensor]:
-        """The masks of all weights and biases."""
-        return {**self.selection.masks, **self.selection.masked_biases}
+        """The masks of all that is masked."""
+        return self.selection.all_masks
 
     @property
     def factors(self) -> dict[int, float]:
@@ -138,7 +142,8 @@ def propose(
     for name, kept in selection.keeps.items():
         removed[grouping.channels[name][~kept]] = True
     survivors = Survivors(labels, grouping.components, removed)
-    selection = replace(selection, masked_biases=_bias_masks(constraints.zero_inputs, survivors, tensors))
+    if selection.masks_makers:
+        selection = with_maker_masks(selection, constraints.zeroed, survivors, tensors)
     cuts = Recipe(shapes, keep)
     attributes = sized_attributes(traced.model, cuts)
     sized = frozenset(Attribute(path, name) for path, values in attributes.items() for name in values)
@@ -149,27 +154,6 @@ def propose(
     set_head_widths_(attributes, modules)
     recipe = Recipe(shapes, keep, attributes)
     return Proposal(traced, constraints, labels, grouping, selection, recipe, survivors, sized, sizes)
-
-
-def _bias_masks(
-    ops: frozenset[int], survivors: Survivors, tensors: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
-    """Mask the biases of removed channels on their way to the ops that must see zeros."""
-    contractions = survivors.labels.contractions
-    met = [contractions[op] for op in sorted(ops & contractions.keys())]
-    removed = [
-        survivors.removed_along(item.data, item.data_axis)
-        for item in met
-        if survivors.along(item.data, item.data_axis) is not None
-    ]
-    comps = np.unique(np.concatenate([np.zeros(0, np.int64), *removed]))
-    masks = {}
-    for name, axes in survivors.labels.state.items():
-        if len(axes) == 1 and isinstance(axes[0], np.ndarray) and isinstance(tensors[name], nn.Parameter):
-            hit = np.isin(survivors.components.of_label[axes[0]], comps)
-            if hit.any():
-                masks[name] = torch.from_numpy(~hit).to(tensors[name].device)
-    return masks
 
 
 def _following(

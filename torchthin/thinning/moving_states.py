@@ -26,8 +26,10 @@ def moving_states(proposal: Proposal) -> Failure | None:
         read = origin(labels.graph, contraction.weight) if moving else None
         if read is not None and read.name in moving:
             text = "biases would move these hidden states after the one step of the example"
-            axes = (index, contraction.data, contraction.data_axis)
-            return Failure(index, text, axes=(axes,), unabsorbed=(index,))
+            place = (index, contraction.data, contraction.data_axis)
+            kept = proposal.survivors.along(*place[1:])
+            gone = () if kept is None else tuple(np.flatnonzero(~kept).tolist())
+            return Failure(index, text, alive={place: gone})
     return None
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-from torchthin.graph.opgraph import Op
 from torchthin.thinning.constants import Absorption
 from torchthin.thinning.proof import Proof
 from torchthin.thinning.recipe import Recipe
-from torchthin.thinning.reference import Constant
+from torchthin.thinning.reference import Departures
 from torchthin.thinning.scale import Scaling
+from torchthin.thinning.survivors import Place
 
 
 class Diverged(Exception):
@@ -25,16 +26,16 @@ class Failure:
     text: str
     raised: bool = False
     """The model's code raised an exception; else it ran and computed something else."""
-    axes: tuple[tuple[int, int, int], ...] = ()
-    """(op, value, axis) of each axis that must be kept, where the cause is known."""
-    fixed: tuple[tuple[int, int, int], ...] = ()
-    """(op, value, axis) of each axis that should have lost something, and to which the code gave the full model's numbers."""
+    axes: tuple[Place, ...] = ()
+    """Axes that must be kept, where the cause is known."""
+    fixed: tuple[Place, ...] = ()
+    """Axes that should have lost something, and to which the code gave the full model's numbers."""
     scalings: tuple[Scaling, ...] = ()
     """The layers that were scaled."""
-    unabsorbed: tuple[int, ...] = ()
-    """Indices of ops into which removed channels emit a constant that no bias can absorb."""
-    unread: tuple[int, ...] = ()
-    """Indices of ops whose constant was absorbed into a new bias that the code may not read."""
+    alive: Mapping[Place, tuple[int, ...]] = field(default_factory=dict)
+    """Axes whose removed channels must be zero, and are not -> these indices."""
+    unread: tuple[Place, ...] = ()
+    """Axes whose constant was absorbed into a new bias that the code may not read."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,8 @@ class Success:
     """With the biases that are added to absorb constants."""
     absorptions: tuple[Absorption, ...] = ()
     proof: Proof | None = None
-    constants: tuple[Constant, ...] = ()
-    left_out: tuple[Op, ...] = ()
-    """Ops whose statistics lost channels."""
+    departures: Departures = field(default_factory=Departures)
+    """Where the thinned model is another function than the masked one."""
     scalings: tuple[Scaling, ...] = ()
     note: str = ""
     """What could not be compared, in words."""

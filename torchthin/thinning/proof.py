@@ -46,19 +46,21 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Proof:
-    """The comparison of a thinned model with its masked model."""
+    """The comparison of a thinned model with its masked model; `verdict` says in a word how it ended."""
 
     outputs: tuple[Agreement, ...]
-    """Against the reference: the masked model in which removed channels are constants."""
+    """Against what the thinned model should compute: the masked model, but where `inexact` says otherwise."""
     masked: tuple[Agreement, ...]
-    """Against the masked model as it is; larger where a constant met padding or statistics lost channels."""
+    """Against the masked model as it is."""
     dtype: str
     tolerance: float
     problem: str | None = None
+    inexact: tuple[str, ...] = ()
+    """Layers where the thinned model is another function than the masked one, each with the cause."""
 
     @property
     def relative(self) -> float:
-        """Largest relative error over all outputs, against the reference."""
+        """Largest relative error over all outputs, against what the thinned model should compute."""
         return max((a.relative for a in self.outputs), default=0.0)
 
     @property
@@ -73,16 +75,35 @@ class Proof:
 
     @property
     def holds(self) -> bool:
-        """Whether every output agrees within the tolerance."""
+        """Whether the thinned model computes what it should, exactly or approximately the masked model's function."""
         return self.problem is None and self.relative <= self.tolerance
 
+    @property
+    def exact(self) -> bool:
+        """Whether the thinned model is the masked model's function, on every input of every size."""
+        return self.holds and not self.inexact and self.relative_to_masked <= self.tolerance
+
+    @property
+    def verdict(self) -> str:
+        """ "exact": what was removed changes nothing. "approximate": the right channels went, but the function of the masked
+        model changed, in the layers that `inexact` names. "failed": the thinned model computes something else."""
+        return "exact" if self.exact else "approximate" if self.holds else "failed"
+
     def __str__(self) -> str:
-        state = "agree" if self.holds else f"DIFFER ({self.problem})" if self.problem else "DIFFER"
-        if self.outputs == self.masked:  # two models that were compared as they are
-            return f"{state} ({self.dtype}): off by {self.relative:.1e} of the output's largest value"
+        return f"{self.verdict}: {self.sentence()}"
+
+    def sentence(self, shown: int = 3) -> str:
+        """Return the verdict in words, with its figures and the first `shown` causes."""
+        where = f"{self.dtype}, of the output's largest value"
+        if not self.holds:
+            return self.problem or f"outputs differ by {_share(self.relative)} ({where})"
+        if self.exact:
+            return f"nothing changes, outputs differ by {self.relative_to_masked:.1e} ({where})"
+        more = f"; and {len(self.inexact) - shown} more" if len(self.inexact) > shown else ""
         return (
-            f"{state} ({self.dtype}): off by {self.relative:.1e} of the output's largest value from the masked model "
-            f"with its dead channels as constants, by {self.relative_to_masked:.1e} from the masked model as it is"
+            f"the removal is right (to {self.relative:.1e}), but the network's function changed: outputs differ by "
+            f"{_share(self.relative_to_masked)} from the masked model ({where}), because of "
+            f"{'; '.join(self.inexact[:shown])}{more}. Fine-tune or recover"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -94,6 +115,8 @@ class Proof:
             "relative": _finite(self.relative),
             "relative_to_masked": _finite(self.relative_to_masked),
             "holds": self.holds,
+            "exact": self.exact,
+            "verdict": self.verdict,
         }
 
 
@@ -217,6 +240,11 @@ def joined(proofs: Sequence[Proof]) -> Proof:
     masked = tuple(agreement for proof in proofs for agreement in proof.masked)
     problem = next((proof.problem for proof in proofs if proof.problem), None)
     return Proof(outputs, masked, first.dtype, first.tolerance, problem)
+
+
+def _share(number: float) -> str:
+    """Return a share as text, in percent unless it is tiny."""
+    return f"{100 * number:.2g} %" if 1e-4 <= number < 10 else f"{number:.1e}"
 
 
 def _finite(number: float) -> float | None:

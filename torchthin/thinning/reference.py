@@ -1,30 +1,36 @@
 """What the thinned model must compute, worked out on the masked full-size model by the user's own code.
 
-The masked model runs once more, op by op, with three changes at the recorded ops:
-- where an op sums over channels (convolution, matrix product), removed channels are left out and the constant that they add
-  is put back as a bias;
-- where statistics run over channels (layer norm, a mean over channels), removed channels are left out of them;
-- everything else runs as it is.
-If no removed channel emits a constant into a padded convolution and no statistics lose a channel, this is the masked model.
+The masked model runs once more, op by op, and what its removed channels hold is derived on the way (`dead_channels.py`). Where an
+op sums over channels, a removed one that holds zeros changes nothing, and a constant goes into a bias. One that holds anything
+else must be made zero, or stay: the run ends with the list of these. Only where the thinned model cannot equal the masked one,
+the run departs from it:
+- where a constant meets a border, removed channels are left out and the constant that they add elsewhere is put back as a bias;
+- where statistics run over channels (layer norm, a mean over channels), removed channels are left out of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from torchthin.dependency.emission import CONSTANT, LIVE, SHIFTED, VARYING, ZERO
+from torchthin.dependency.producers import summed_axis
 from torchthin.dependency.propagate import Labels
-from torchthin.dependency.registry import Contraction
+from torchthin.dependency.registry import Contraction, rule_of
 from torchthin.graph.deferred import Deferred
 from torchthin.graph.op_counter import CountingMode
 from torchthin.graph.operators import CONTRACTIONS, CONVOLUTIONS, LAYER_NORMS, as_outputs, by_name, invoke
 from torchthin.graph.opgraph import BRANCH, Op, Ref
-from torchthin.thinning.survivors import Survivors, indices
+from torchthin.thinning.dead_channels import DeadChannels
+from torchthin.thinning.survivors import BoolArray, Place, Survivors, indices, rows
+
+ROUNDING = 1e-5
+"""Share of the largest number by which a constant may differ from place to place."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +43,15 @@ class Constant:
     """Shape (output channels,), full size."""
     bias: Tensor | None
     """The op's bias as it went in, shape (output channels,)."""
-    spread: float
-    """Largest distance of a removed channel's value from its mean: 0 when it is a constant."""
-    level: float
-    """Largest absolute mean of a removed channel."""
+    channels: tuple[int, ...]
+    """Indices of the removed channels that emit it."""
     bordered: bool
     """The op pads its input (or spreads it, if transposed), so near the border the masked model differs from the constant."""
+
+    @property
+    def place(self) -> Place:
+        """Where the channels are read."""
+        return self.op.index, self.contraction.data, self.contraction.data_axis
 
 
 @dataclass(frozen=True)
@@ -50,8 +59,8 @@ class Reference:
     """How the masked model must run to compute what the thinned model should."""
 
     survivors: Survivors
-    constants: tuple[Constant, ...] | None = None
-    """Those to put back; None: whatever constants a run meets are collected, none is put back."""
+    departures: Departures | None = None
+    """None: a run finds them out."""
     in_bias: frozenset[int] = frozenset()
     """Ops whose bias holds their constant already."""
     preserved: frozenset[int] = frozenset()
@@ -65,23 +74,47 @@ class Reference:
         return self.survivors.labels
 
 
+@dataclass
+class Departures:
+    """Where the thinned model is another function than the masked one, and constants that biases take over."""
+
+    constants: dict[int, Constant] = field(default_factory=dict)
+    """By op index."""
+    partial: set[int] = field(default_factory=set)
+    """Indices of ops that sum over channels and run without the removed ones."""
+    left_out: dict[int, Op] = field(default_factory=dict)
+    """Ops whose statistics lost channels."""
+    alive: dict[Place, BoolArray] = field(default_factory=dict)
+    """Where removed channels hold what no bias can stand for -> these indices of the axis."""
+
+    @property
+    def none(self) -> bool:
+        """Whether the thinned model computes what the masked one does."""
+        return not (self.partial or self.left_out)
+
+    def join(self, other: Departures) -> None:
+        """Take over those of another run."""
+        self.constants |= other.constants
+        self.partial |= other.partial
+        self.left_out |= other.left_out
+        self.alive |= other.alive
+
+
 class ReferenceMode(CountingMode):
     """Runs the masked model as the thinned one must behave, in the evaluation run (0) or from `BRANCH` in the training branch."""
 
     def __init__(self, reference: Reference, start: int = 0) -> None:
-        labels, known = reference.labels, reference.constants
+        labels = reference.labels
         super().__init__(start, labels.graph.call_sites[start])
         self.deferred = reference.deferred
         self._reference = reference
         self._survivors = reference.survivors
-        self._known = None if known is None else {constant.op.index: constant.delta for constant in known}
         self._in_training_branch = start >= BRANCH
         self._contractions, self._statistics = labels.contractions, labels.statistics
         self._from_input = labels.from_input
         self._ops = labels.graph.by_index
-        self.constants: list[Constant] = []
-        self.left_out: list[Op] = []
-        """Ops whose statistics lost channels."""
+        self._dead = DeadChannels(reference.survivors) if reference.departures is None else None
+        self.departures = reference.departures or Departures()
         self._met: set[int] = set()
 
     @property
@@ -102,53 +135,79 @@ class ReferenceMode(CountingMode):
         if op is None or op.target is not func:
             return self.compute(func, args, kwargs)
         self._met.add(op.index)
-        if op.index in self._contractions:
-            return self._contract(op, self._contractions[op.index], func, args, kwargs)
-        if op.index in self._statistics and op.index not in self._reference.preserved:
+        if self._dead is not None:
+            self._look(op, by_name(func, args, kwargs), self._dead)
+        if op.index in self.departures.left_out:
             return self._leave_out(op, func, args, kwargs)
+        if op.index in self.departures.partial or op.index in self._reference.in_bias:
+            return self._without_removed(op, func, by_name(func, args, kwargs))
         return self.compute(func, args, kwargs)
 
-    def _contract(
-        self, op: Op, contraction: Contraction, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
+    def _look(self, op: Op, given: Mapping[str, Any], dead: DeadChannels) -> None:
+        """Find out whether the thinned model departs from the masked one at an op."""
+        if op.index in self._contractions:
+            self._look_at_sum(op, self._contractions[op.index], given, dead)
+        elif op.index in self._statistics - self._reference.preserved and self._survivors.cut_any(op.reads):
+            self._look_at_statistics(op, given, dead)
+        dead.note(op, given)
+
+    def _look_at_sum(
+        self, op: Op, contraction: Contraction, given: Mapping[str, Any], dead: DeadChannels
+    ) -> None:
         kept = self._survivors.along(contraction.data, contraction.data_axis)
         if kept is None:
-            return func(*args, **kwargs)
-        given = by_name(func, args, kwargs)
-        name = op.argument_of(contraction.data)
-        data: Tensor = given[name]
-        axis = contraction.data_axis
-        shape = [1] * data.dim()
-        shape[axis] = -1
-        removed = data.index_select(axis, indices(~kept, data))
-        centre = removed.mean([d for d in range(data.dim()) if d != axis], keepdim=True)
-        spread = float((removed - centre).abs().max()) if removed.numel() else 0.0
-        values = torch.zeros_like(data.select(axis, 0).flatten()[:1].expand(kept.size)).clone()
-        values[indices(~kept, data)] = centre.flatten()
-        result = invoke(func, {**given, name: data * torch.from_numpy(kept).to(data.device).view(shape)})
-        if self._known is None:
-            if contraction.weight in self._from_input or not bool(values.any()):
-                return result
-            weight = CONTRACTIONS[op.name].weight if op.name in CONTRACTIONS else "weight"
-            gone = torch.from_numpy(~kept).to(data)
-            if not bool(_constant(op, {**given, weight: given[weight].abs()}, gone).any()):
-                return result  # zeros take them in, whatever they are: the masked filters of a layer run backwards
-            delta = _constant(op, given, values)
-            bias = given.get(contraction.bias) if contraction.bias else None
-            level = float(values.abs().max())
-            self.constants.append(Constant(op, contraction, delta, bias, spread, level, _bordered(op)))
-        elif op.index in self._known and op.index not in self._reference.in_bias:
-            delta = self._known[op.index]
+            return
+        data: Tensor = given[op.argument_of(contraction.data)]
+        weight: Tensor = given[op.argument_of(contraction.weight)]
+        product = contraction.weight in self._from_input
+        held = dead.along(contraction.data, data, contraction.data_axis, zeros=product)
+        if (held == SHIFTED).any():
+            self.departures.partial.add(op.index)
+        if product:
+            other = dead.along(contraction.weight, weight, summed_axis(op, weight.dim()), zeros=True)
+            alive = (held > ZERO) & (other > ZERO) & (held != SHIFTED) & (other != SHIFTED)
         else:
+            read = (held == CONSTANT) | (held == VARYING) | (held == LIVE)
+            read[read] = _is_read(op, weight, read)
+            values, varies = _values_of_constants(data, contraction.data_axis, read & (held == CONSTANT))
+            alive = (read & (held != CONSTANT)) | varies
+            if bool(values.any()):
+                bias = given.get(contraction.bias) if contraction.bias else None
+                delta = _constant(op, given, values)
+                channels = tuple(values.nonzero().flatten().tolist())
+                constant = Constant(op, contraction, delta, bias, channels, _bordered(op))
+                self.departures.constants[op.index] = constant
+                if constant.bordered:
+                    self.departures.partial.add(op.index)
+        if alive.any():
+            self.departures.alive[op.index, contraction.data, contraction.data_axis] = alive
+
+    def _look_at_statistics(self, op: Op, given: Mapping[str, Any], dead: DeadChannels) -> None:
+        entry = rule_of(op.name)
+        if entry is None or not entry.sums:
+            self.departures.left_out[op.index] = op
+            return
+        places = dead.summed_alive(op, given)
+        self.departures.alive |= {(op.index, value, axis): alive for (value, axis), alive in places.items()}
+
+    def _without_removed(self, op: Op, func: Any, given: dict[str, Any]) -> Any:
+        """Sum over the channels that are kept, and put back the constant of the others unless a bias holds it."""
+        contraction = self._contractions[op.index]
+        name, axis = op.argument_of(contraction.data), contraction.data_axis
+        kept = self._survivors.along(contraction.data, axis)
+        assert kept is not None
+        shape = [1] * given[name].dim()
+        shape[axis] = -1
+        data = given[name] * torch.from_numpy(kept).to(given[name].device).view(shape)
+        result = invoke(func, {**given, name: data})
+        constant = self.departures.constants.get(op.index)
+        if constant is None or op.index in self._reference.in_bias:
             return result
         along = [1] * result.dim()
         along[contraction.out_axis] = -1
-        return result + delta.view(along)
+        return result + constant.delta.view(along)
 
     def _leave_out(self, op: Op, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if not any(self._survivors.cut_axes(value) for value in op.reads):
-            return func(*args, **kwargs)
-        self.left_out.append(op)
         given = by_name(func, args, kwargs)
         replaced = {
             name: self._survivors.select(op.arguments[name].value, value)
@@ -182,6 +241,29 @@ class ReferenceMode(CountingMode):
         )
         full[positions] = tensor
         return full
+
+
+def _values_of_constants(data: Tensor, axis: int, constant: BoolArray) -> tuple[Tensor, BoolArray]:
+    """Return the number of every constant channel (0 of the others), and which of them differ along another axis after all."""
+    values, varies = data.new_zeros(constant.size), np.zeros_like(constant)
+    if not constant.any() or not data.numel():
+        return values, varies
+    held = rows(data, axis, constant)
+    first = held[:, 0]
+    size = float(first.abs().max())
+    differs = ((held - first[:, None]).abs() > ROUNDING * size).any(1)
+    values[indices(constant, data)] = torch.where(differs, torch.zeros_like(first), first)
+    varies[constant] = differs.cpu().numpy()
+    return values, varies
+
+
+def _is_read(op: Op, weight: Tensor, channels: BoolArray) -> BoolArray:
+    """Return which of some channels of the data the weight does not multiply with zero."""
+    grouped = op.name in CONVOLUTIONS and op.arguments.get("groups", 1) > 1
+    if not channels.any() or grouped:
+        return np.ones(int(channels.sum()), np.bool_)
+    axis = summed_axis(op, weight.dim())
+    return np.asarray((rows(weight, axis, channels) != 0).any(1).cpu().numpy())
 
 
 def _constant(op: Op, given: Mapping[str, Any], values: Tensor) -> Tensor:

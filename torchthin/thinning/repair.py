@@ -7,7 +7,7 @@ left it is frozen, with the failure as the reason.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -23,7 +23,7 @@ from torchthin.thinning.constraints import Constraints, Proposal, Provisional
 from torchthin.thinning.couples import couple_contraction, couple_later_view, couple_uses, couple_view
 from torchthin.thinning.culprit import Culprit, Setback, values_of
 from torchthin.thinning.outcome import Failure
-from torchthin.thinning.survivors import Survivors
+from torchthin.thinning.survivors import Place, Survivors
 
 WIDEN_AFTER = 2
 """Failures at one source line after which all calls of that line are treated alike."""
@@ -64,9 +64,25 @@ def leave_unscaled(setback: Setback) -> Constraints | None:
     return replace(constraints, unscaled=constraints.unscaled | wrong) if wrong else None
 
 
-def mask_unabsorbed(setback: Setback) -> Constraints | None:
-    """Mask biases where no bias can absorb the constant of removed channels."""
-    return _with_zero_inputs(setback, setback.constraints, setback.failure.unabsorbed)
+def mask_makers(setback: Setback) -> Constraints | None:
+    """Mask all that makes removed channels which must be zero."""
+    return _with_zeroed(setback, setback.constraints, setback.failure.alive)
+
+
+def keep_living_channels(setback: Setback) -> Constraints | None:
+    """Freeze what cannot be made zero: the channels themselves where dead ones are looked for, else the axis."""
+    failure, constraints = setback.failure, setback.constraints
+    whole = setback.proposal.selection.masks_makers
+    kept = {
+        key: FrozenAxis(*key, failure.text, None if whole else _joined(places, constraints.frozen.get(key)))
+        for key, places in failure.alive.items()
+    }
+    return replace(constraints, frozen={**constraints.frozen, **kept}) if kept else None
+
+
+def _joined(places: Sequence[int], before: FrozenAxis | None) -> tuple[int, ...]:
+    known = () if before is None or before.places is None else before.places
+    return tuple(sorted({*places, *known}))
 
 
 def freeze_named_axes(setback: Setback) -> Constraints | None:
@@ -132,8 +148,8 @@ def divide_otherwise(setback: Setback, culprit: Culprit) -> Constraints | None:
 
 
 def mask_unread(setback: Setback, culprit: Culprit) -> Constraints | None:
-    """Mask biases where a constant was absorbed into a bias that the code may not read."""
-    return _with_zero_inputs(setback, culprit.constraints, setback.failure.unread)
+    """Mask what makes channels whose constant was absorbed into a bias that the code may not read."""
+    return _with_zeroed(setback, culprit.constraints, setback.failure.unread)
 
 
 def freeze_fixed(setback: Setback, culprit: Culprit) -> Constraints | None:
@@ -180,7 +196,8 @@ def _at_culprit(remedy: Callable[[Setback, Culprit], Constraints | None], *, rai
 
 REMEDIES: tuple[Remedy, ...] = (
     leave_unscaled,
-    mask_unabsorbed,
+    mask_makers,
+    keep_living_channels,
     freeze_named_axes,
     take_back_attributes,
     _at_culprit(follow_attribute, raised=True),
@@ -195,11 +212,11 @@ REMEDIES: tuple[Remedy, ...] = (
 )
 
 
-def _with_zero_inputs(setback: Setback, constraints: Constraints, ops: Iterable[int]) -> Constraints | None:
-    new = set(ops) - constraints.zero_inputs
-    if not new or not setback.proposal.selection.mask_biases:
+def _with_zeroed(setback: Setback, constraints: Constraints, places: Iterable[Place]) -> Constraints | None:
+    new = set(places) - constraints.zeroed
+    if not new or not setback.proposal.selection.masks_makers:
         return None
-    return replace(constraints, zero_inputs=constraints.zero_inputs | new)
+    return replace(constraints, zeroed=constraints.zeroed | new)
 
 
 def _of_same_unit(site: SplitChoice, survivors: Survivors) -> list[Op]:

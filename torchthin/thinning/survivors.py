@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,6 +14,8 @@ from torchthin.dependency.components import Components
 from torchthin.dependency.labels import FROZEN, Axes, FlattenedAxis, Vector
 from torchthin.dependency.propagate import Labels
 
+Place = tuple[int, int, int]
+"""Op, value and axis."""
 BoolArray = npt.NDArray[np.bool_]
 
 
@@ -55,11 +58,22 @@ class Survivors:
         found = {axis: self.along(value, axis) for axis in range(len(axes))}
         return {axis: kept for axis, kept in found.items() if kept is not None}
 
+    def cut_any(self, values: Iterable[int]) -> bool:
+        """Whether one of some values loses something."""
+        return any(self.cut_axes(value) for value in values)
+
     def select(self, value: int, tensor: Tensor) -> Tensor:
         """Return what is kept of a full-size tensor."""
         for axis, kept in self.cut_axes(value).items():
             tensor = tensor.index_select(axis, indices(kept, tensor))
         return tensor
+
+
+def rows(tensor: Tensor, axis: int, hit: BoolArray) -> Tensor:
+    """Return what lies at some indices of an axis, shape (indices, the rest)."""
+    count = int(hit.sum())
+    found = tensor.index_select(axis, indices(hit, tensor)).movedim(axis, 0)
+    return found.reshape(count, found.numel() // max(count, 1))
 
 
 def indices(kept: BoolArray, like: Tensor) -> Tensor:

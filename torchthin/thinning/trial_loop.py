@@ -28,8 +28,6 @@ from torchthin.thinning.scale import scaled_tensors
 from torchthin.thinning.trial import attempt
 
 ROUNDS = 200
-VARYING = 1e-5
-"""Removed channels whose values differ by more than this share of their size are no constants."""
 
 
 @dataclass(frozen=True)
@@ -123,12 +121,11 @@ def changed_tensors(model: nn.Module, plan: ThinningPlan) -> dict[str, Tensor]:
     return values
 
 
-def masked_biases(plan: ThinningPlan) -> tuple[str, ...]:
-    """Name the biases that are masked together with the filters of their channels."""
+def masked_makers(plan: ThinningPlan) -> tuple[str, ...]:
+    """Name what is masked together with the filters of removed channels, because it makes them too."""
     return tuple(
-        f"{name}: {int((~mask).sum())} values are masked together with their channels, because no layer can absorb "
-        "the constant that they would emit."
-        for name, mask in plan.proposal.selection.masked_biases.items()
+        f"{name}: {int((~mask).sum())} values are masked too: they make channels that are removed."
+        for name, mask in plan.proposal.selection.maker_masks.items()
     )
 
 
@@ -168,26 +165,3 @@ def scaled_layers(plan: ThinningPlan) -> tuple[str, ...]:
         f"number from a size that changed: {item.op.name} in {item.op.source}."
         for item in plan.outcome.scalings
     )
-
-
-def inexact_layers(plan: ThinningPlan) -> tuple[str, ...]:
-    """Name the layers where the thinned model cannot equal the masked one, with the cause."""
-    statistics = [
-        f"{op.source.module or op.name}: statistics run over fewer channels" for op in plan.outcome.left_out
-    ]
-    borders = [
-        f"{constant.op.source.module or constant.op.name}: a constant of dead channels meets padding"
-        for constant in plan.outcome.constants
-        if constant.bordered
-    ]
-    rounded = [
-        f"{item.name}: the constant of dead channels is scaled and rounded with it"
-        for item in plan.outcome.absorptions
-        if item.through_function
-    ]
-    varying = [
-        f"{constant.op.source.module or constant.op.name}: dead channels are not constant, their mean is used instead"
-        for constant in plan.outcome.constants
-        if constant.spread > VARYING * max(float(constant.level), 1e-300)
-    ]
-    return tuple(dict.fromkeys(statistics + borders + rounded + varying))

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import numpy as np
+
+from torchthin.dependency.emission import CONSTANT, LIVE, ZERO, DeadCall, Emissions, worse
 from torchthin.dependency.labels import Axes
 from torchthin.dependency.registry import Call, Contraction, register_op
 from torchthin.dependency.rules.elementwise import broadcast
 from torchthin.graph.operators import ATTENTION
 
 
-@register_op(*ATTENTION)
+def attended(call: DeadCall) -> Emissions:
+    """Means of values by weights that sum to one: what all of them share stays."""
+    value = call.of("value")
+    return np.where(np.isin(value, (ZERO, CONSTANT)), value, LIVE).astype(np.int8)
+
+
+@register_op(*ATTENTION, dead=attended)
 def attention(call: Call) -> list[Axes]:
     """Query (B, H, L, E), key (B, H, S, E), value (B, H, S, E) -> (B, H, L, E).
 
@@ -37,7 +46,12 @@ def attention(call: Call) -> list[Axes]:
     return [(*batch, q[2], v[3]), *sums]
 
 
-@register_op("aten.embedding")
+def looked_up(call: DeadCall) -> Emissions:
+    """Rows of a table by numbers that come with the input: zero where a column is."""
+    return worse(call.of("weight"), CONSTANT, LIVE)
+
+
+@register_op("aten.embedding", dead=looked_up)
 def embedding(call: Call) -> list[Axes]:
     """Rows are looked up by number, so they freeze; columns pass."""
     table = call.axes("weight")
@@ -45,7 +59,7 @@ def embedding(call: Call) -> list[Axes]:
     return [(*call.axes("indices"), table[1])]
 
 
-@register_op("aten._embedding_bag", "aten._embedding_bag_forward_only")
+@register_op("aten._embedding_bag", "aten._embedding_bag_forward_only", dead=looked_up)
 def embedding_bag(call: Call) -> list[Axes]:
     """Rows are looked up by number and summed in bags; columns pass."""
     table = call.axes("weight")

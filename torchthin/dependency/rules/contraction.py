@@ -2,6 +2,19 @@
 
 from __future__ import annotations
 
+import numpy as np
+
+from torchthin.dependency.emission import (
+    ABSENT,
+    CONSTANT,
+    LIVE,
+    VARYING,
+    ZERO,
+    DeadCall,
+    Emissions,
+    product,
+    worse,
+)
 from torchthin.dependency.labels import Axes, Axis, FlattenedAxis, Vector
 from torchthin.dependency.registry import Call, Contraction, register_op
 from torchthin.dependency.rules.elementwise import broadcast
@@ -13,7 +26,60 @@ def _vector(axis: Axis) -> Vector | None:
     return axis
 
 
-@register_op(*CONVOLUTIONS)
+def multiplied(
+    call: DeadCall, first: str, first_axis: int, second: str, second_axis: int, addend: str | None
+) -> Emissions:
+    """A product of two operands, summed over one axis of each, with something added.
+
+    A channel on another axis is zero where either operand is. Otherwise it is a combination of what its own operand holds, by
+    the numbers of the other one: independent of the input only if both are.
+    """
+    free = [
+        [axis for axis in range(len(call.shape(name))) if axis != summed % len(call.shape(name))]
+        for name, summed in ((first, first_axis), (second, second_axis))
+    ]
+    a, b = (call.of(name, *axes) for name, axes in zip((first, second), free, strict=True))
+    both = np.where(np.maximum(a, b) <= VARYING, VARYING, LIVE)
+    by_a = a if call.static(second) else np.full_like(a, LIVE)
+    spread = worse(b) if call.static(first) else np.full_like(b, LIVE)
+    by_b = np.where(b == CONSTANT, CONSTANT, spread) if call.stochastic(first) else spread
+    made = np.where(a == ABSENT, by_b, np.where(b == ABSENT, by_a, both))
+    made = np.where((a == ABSENT) & (b == ABSENT), ABSENT, np.where((a == ZERO) | (b == ZERO), ZERO, made))
+    if addend is None or not call.has(addend):
+        return made.astype(np.int8)
+    held = call.of(addend)
+    lies = call.static(addend)
+    held = np.where(
+        held == ABSENT,
+        CONSTANT if lies and len(call.shape(addend)) <= 1 else VARYING if lies else LIVE,
+        held,
+    )
+    return np.maximum(made, held).astype(np.int8)
+
+
+def convolved(call: DeadCall) -> Emissions:
+    """A masked filter emits its bias. A depthwise one that is not masked makes of a constant one with a border, if it pads."""
+    transposed, groups = bool(call.arg("transposed", False)), int(call.arg("groups", 1))
+    made = multiplied(call, "input", 1, "weight", 0 if transposed else 1, "bias")
+    alone = groups > 1 and groups == call.shape("input")[1]
+    if not alone or not call.static("weight"):
+        return made
+    bordered = transposed or any(call.arg("padding", ()))
+    data = call.of("input", 1)
+    data = worse(data) if bordered else data
+    own = np.where(call.of("weight", 0) == ZERO, ZERO, data)
+    bias = call.of("bias") if call.has("bias") else np.full_like(data, ZERO)
+    own = np.maximum(own, bias)
+    return np.where(data == ABSENT, made, own).astype(np.int8)
+
+
+def multiplied_matrices(call: DeadCall) -> Emissions:
+    """Rows and columns of a matrix product."""
+    first, second, addend = PRODUCTS[call.op.name]
+    return multiplied(call, first, -1, second, -2, addend)
+
+
+@register_op(*CONVOLUTIONS, dead=convolved)
 def convolution(call: Call) -> list[Axes]:
     """Data (N, C, ...), weight (out, C / conv groups, ...), transposed (C, out / conv groups, ...)."""
     data, weight = call.axes("input"), call.axes("weight")
@@ -88,7 +154,7 @@ def _tiled(labels: Vector, times: int) -> Vector:
     return labels[None].repeat(times, axis=0).reshape(-1)
 
 
-@register_op(*PRODUCTS)
+@register_op(*PRODUCTS, dead=multiplied_matrices)
 def matrix_product(call: Call) -> list[Axes]:
     """(..., m, k) x (..., k, n), with an optional addend that broadcasts."""
     first, second, addend = PRODUCTS[call.op.name]
@@ -109,7 +175,12 @@ def matrix_product(call: Call) -> list[Axes]:
     return [out]
 
 
-@register_op(*GROUPED_PRODUCTS)
+def multiplied_by_experts(call: DeadCall) -> Emissions:
+    """Rows of a product; every expert has columns of its own."""
+    return multiplied(call, "self", -1, "mat2", -2, None)
+
+
+@register_op(*GROUPED_PRODUCTS, dead=multiplied_by_experts)
 def grouped_product(call: Call) -> list[Axes]:
     """(rows, k) x (experts, k, n): rows go to experts by number. (Kernels may want sizes of whole 16 bytes: it is tried.)"""
     a, b = call.axes("self"), call.axes("mat2")
@@ -123,7 +194,7 @@ def grouped_product(call: Call) -> list[Axes]:
     return [(None, b[2])]
 
 
-@register_op("aten.mv", "aten.addmv")
+@register_op("aten.mv", "aten.addmv", sums=True)
 def matrix_vector(call: Call) -> list[Axes]:
     """(m, k) x (k). Mostly part of a norm (spectral norm), so what is removed is left out as from statistics."""
     name = "mat" if call.has("mat") else "self"
@@ -137,7 +208,7 @@ def matrix_vector(call: Call) -> list[Axes]:
     return [broadcast(call, [(shape, (matrix[0],)), (call.shape("self"), call.axes("self"))], shape)]
 
 
-@register_op("aten.dot", "aten.vdot")
+@register_op("aten.dot", "aten.vdot", sums=True)
 def inner_product(call: Call) -> list[Axes]:
     """(k) x (k): what is removed is left out."""
     a, b = call.axes("self")[0], call.axes("tensor" if call.has("tensor") else "other")[0]
@@ -147,7 +218,7 @@ def inner_product(call: Call) -> list[Axes]:
     return [()]
 
 
-@register_op("aten._trilinear")
+@register_op("aten._trilinear", dead=product, sums=True)
 def trilinear(call: Call) -> list[Axes]:
     """The product of three tensors, each unsqueezed at its own axes, summed over some (bilinear layers)."""
     operands: list[tuple[tuple[int, ...], Axes]] = []

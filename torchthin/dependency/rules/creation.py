@@ -4,21 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
+from torchthin.dependency.emission import ZERO, DeadCall, Emissions, live, moved, pointwise
 from torchthin.dependency.labels import Axes
 from torchthin.dependency.registry import Call, register_op
 
 
+def unwritten(call: DeadCall) -> Emissions:
+    """Nothing that is read: what is written later says what it holds."""
+    return np.full_like(call.nowhere(), ZERO)
+
+
 @register_op(
-    "aten.zeros", "aten.ones", "aten.empty", "aten.full", "aten.new_zeros", "aten.new_ones", "aten.new_empty",
-    "aten.new_full", "aten.scalar_tensor", "aten.empty_strided", "aten.new_empty_strided", "aten.empty_permuted",
-    "aten.rand", "aten.randn", "aten.randint",
+    "aten.zeros", "aten.ones", "aten.full", "aten.new_zeros", "aten.new_ones", "aten.new_full", "aten.scalar_tensor",
+    dead=pointwise,
+)  # fmt: skip
+@register_op("aten.rand", "aten.randn", "aten.randint", dead=live)
+@register_op(
+    "aten.empty", "aten.new_empty", "aten.empty_strided", "aten.new_empty_strided", "aten.empty_permuted",
+    dead=unwritten,
 )  # fmt: skip
 def made_in_forward(call: Call) -> list[Axes]:
     """Every index is like any other: fresh labels on every axis."""
     return [tuple(call.space.fresh(n, expandable=True) if n > 1 else None for n in call.out_shape())]
 
 
-@register_op("aten.resize_")
+@register_op("aten.resize_", dead=moved)
 def resize(call: Call) -> Sequence[Axes]:
     """Memory for another shape holds nothing of use yet; most calls ask for the shape that there is."""
     if call.out_shape() == call.shape("self"):

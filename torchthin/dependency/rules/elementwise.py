@@ -4,28 +4,80 @@ from __future__ import annotations
 
 import numpy as np
 
+from torchthin.dependency.emission import (
+    ABSENT,
+    CONSTANT,
+    LIVE,
+    VARYING,
+    DeadCall,
+    Emissions,
+    interpolated,
+    live,
+    moved,
+    pointwise,
+    product,
+    quotient,
+    selected,
+    written,
+)
 from torchthin.dependency.labels import Axes, Axis, FlattenedAxis, with_axis
 from torchthin.dependency.registry import Call, register_op
 from torchthin.graph.opgraph import Ref
 
 
+def copied(call: DeadCall) -> Emissions:
+    """What is copied, where it has the channel."""
+    source, before = call.of("src"), call.of("self")
+    other = VARYING if call.static("src") else LIVE
+    return np.where(before == ABSENT, source, np.where(source == ABSENT, other, source)).astype(np.int8)
+
+
+def overwritten(call: DeadCall) -> Emissions:
+    """One number everywhere, whatever stood there."""
+    value = call.op.value("value")
+    return np.full_like(call.nowhere(), CONSTANT if value is None or call.static("value") else LIVE)
+
+
+@register_op("aten.native_dropout", accepts_flattened=True, dead=written)
+@register_op("aten.copy_", accepts_flattened=True, dead=copied)
+@register_op("aten.mul", "aten.mul_", accepts_flattened=True, dead=product)
+@register_op("aten.div", "aten.div_", accepts_flattened=True, dead=quotient)
 @register_op(
-    "aten.copy_", "aten.native_dropout", "aten.alias", "aten._to_copy",
-    "aten.lift", "aten.lift_fresh", "aten.lift_fresh_copy", "aten._prelu_kernel", "aten.rrelu_with_noise",
-    "aten.zeros_like", "aten.ones_like", "aten.empty_like", "aten.full_like", "aten.rand_like", "aten.randn_like",
-    "aten.randint_like", "aten.bernoulli", "aten.bernoulli_", "aten.uniform_", "aten.normal_", "aten.exponential_",
-    "aten.fill", "aten.fill_", "aten.zero_", "aten.hardswish", "aten.hardswish_", "aten.log_sigmoid_forward",
-    "aten.fake_quantize_per_tensor_affine_cachemask",
-    "aten._fake_quantize_per_tensor_affine_cachemask_tensor_qparams",
-    "aten.complex", "aten.polar", "aten.clone", "aten.where", "aten.masked_fill",
-    "aten.masked_fill_", "aten.isinf", "aten.isnan", "aten.rsub", "aten.floor_divide", "aten.floor_divide_",
-    "aten.normal", "aten.random_", "aten._fake_quantize_learnable_per_tensor_affine",
+    "aten.where",
+    "aten.masked_fill",
+    "aten.masked_fill_",
+    accepts_flattened=True,
+    dead=selected,
+)
+@register_op(
+    "aten.rand_like", "aten.randn_like", "aten.randint_like", "aten.bernoulli", "aten.bernoulli_", "aten.uniform_",
+    "aten.normal", "aten.normal_", "aten.exponential_", "aten.random_", "aten.rrelu_with_noise",
+    accepts_flattened=True, dead=live,
+)  # fmt: skip
+@register_op(
+    "aten.zeros_like", "aten.ones_like", "aten.empty_like", "aten.full_like", "aten.fill", "aten.fill_", "aten.zero_",
+    accepts_flattened=True, dead=overwritten,
+)  # fmt: skip
+@register_op(
+    "aten.alias", "aten._to_copy", "aten.lift", "aten.lift_fresh", "aten.lift_fresh_copy", "aten.clone",
+    accepts_flattened=True, dead=moved,
+)  # fmt: skip
+@register_op(
+    "aten._prelu_kernel", "aten.hardswish", "aten.hardswish_", "aten.log_sigmoid_forward",
+    "aten.complex", "aten.polar", "aten.isinf", "aten.isnan", "aten.rsub", "aten.floor_divide", "aten.floor_divide_",
     # without a tag in torch 2.3
     "aten.celu", "aten.celu_", "aten.elu", "aten.elu_", "aten.hardshrink", "aten.hardsigmoid", "aten.hardsigmoid_",
     "aten.hardtanh", "aten.hardtanh_", "aten.leaky_relu", "aten.leaky_relu_", "aten.mish", "aten.softplus",
     "aten.softshrink", "aten.threshold", "aten.rad2deg", "aten.rad2deg_",
-    accepts_flattened=True,
+    accepts_flattened=True, dead=pointwise,
 )  # fmt: skip
+@register_op(
+    "aten.fake_quantize_per_tensor_affine_cachemask",
+    "aten._fake_quantize_per_tensor_affine_cachemask_tensor_qparams",
+    "aten._fake_quantize_learnable_per_tensor_affine",
+    accepts_flattened=True,
+    dead=interpolated,
+)
 def elementwise(call: Call) -> list[Axes]:
     """Tie along every axis that the operands share; also serves every operator that torch tags as pointwise."""
     operands = [
@@ -70,7 +122,12 @@ def _sizes(axis: FlattenedAxis) -> list[list[int]]:
 
 
 @register_op(
-    "aten._foreach_add", "aten._foreach_mul", "aten._foreach_sub", "aten._foreach_div", accepts_flattened=True
+    "aten._foreach_add",
+    "aten._foreach_mul",
+    "aten._foreach_sub",
+    "aten._foreach_div",
+    accepts_flattened=True,
+    dead=pointwise,
 )
 def foreach(call: Call) -> list[Axes]:
     """Lists of tensors, each with its partner."""
@@ -83,7 +140,7 @@ def foreach(call: Call) -> list[Axes]:
     return results
 
 
-@register_op("aten.view_as_real", "aten.view_as_complex")
+@register_op("aten.view_as_real", "aten.view_as_complex", dead=moved)
 def as_pairs(call: Call) -> list[Axes]:
     """Complex numbers are pairs on a new last axis."""
     data = call.axes("self")
@@ -93,7 +150,7 @@ def as_pairs(call: Call) -> list[Axes]:
     return [data[:-1]]
 
 
-@register_op("aten.glu")
+@register_op("aten.glu", dead=pointwise)
 def glu(call: Call) -> list[Axes]:
     """One half times the sigmoid of the other: index i is removed with index i of the other half."""
     data = call.axes("self")
@@ -109,7 +166,9 @@ def glu(call: Call) -> list[Axes]:
 
 
 @register_op(
-    "aten.fake_quantize_per_channel_affine_cachemask", "aten._fake_quantize_learnable_per_channel_affine"
+    "aten.fake_quantize_per_channel_affine_cachemask",
+    "aten._fake_quantize_learnable_per_channel_affine",
+    dead=interpolated,
 )
 def per_channel(call: Call) -> list[Axes]:
     """Scale and zero point follow one axis."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from torchthin.dependency.emission import CONSTANT, LIVE, DeadCall, Emissions, least, picked, worse, written
 from torchthin.dependency.labels import Axes, Axis
 from torchthin.dependency.registry import Call, register_op
 from torchthin.graph.opgraph import Ref
@@ -26,7 +27,7 @@ def _indexed(call: Call) -> tuple[list[int], list[Ref], int]:
     return axes, refs, position
 
 
-@register_op("aten.index", "aten._unsafe_index")
+@register_op("aten.index", "aten._unsafe_index", dead=picked)
 def index(call: Call) -> list[Axes]:
     """x[i, :, j]: indexed axes freeze; the index's own axes take their place (in front when they are apart)."""
     data = call.axes("self")
@@ -43,7 +44,7 @@ def index(call: Call) -> list[Axes]:
     return [(*rest[:front], *(None,) * new, *rest[front:])]
 
 
-@register_op("aten.index_put", "aten.index_put_", "aten._unsafe_index_put")
+@register_op("aten.index_put", "aten.index_put_", "aten._unsafe_index_put", dead=written)
 def index_put(call: Call) -> list[Axes]:
     """x[i, :, j] = values: the values have the axes that x[i, :, j] would have."""
     data, shape = call.axes("self"), call.shape("self")
@@ -68,7 +69,14 @@ def index_put(call: Call) -> list[Axes]:
     return [data]
 
 
-@register_op("aten.index_select", "aten.index_fill_", "aten.index_fill")
+def filled(call: DeadCall) -> Emissions:
+    """Some places are overwritten by a number: zeros stay only among zeros."""
+    held, number = call.of("self"), call.arg("value", 1)
+    return worse(held if number == 0 else least(held, CONSTANT), LIVE, LIVE)
+
+
+@register_op("aten.index_select", dead=picked)
+@register_op("aten.index_fill_", "aten.index_fill", dead=filled)
 def index_select(call: Call) -> list[Axes]:
     """Look up (or fill) whole slices along one axis."""
     data = call.axes("self")
@@ -78,7 +86,7 @@ def index_select(call: Call) -> list[Axes]:
     return [tuple(None if d == dim else axis for d, axis in enumerate(data))]
 
 
-@register_op("aten.gather")
+@register_op("aten.gather", dead=picked)
 def gather(call: Call) -> list[Axes]:
     """Look up along one axis, at a place of its own for every index of the other axes."""
     dim = call.dim()
@@ -86,7 +94,7 @@ def gather(call: Call) -> list[Axes]:
 
 
 @register_op("aten.scatter", "aten.scatter_", "aten.scatter_add", "aten.scatter_add_", "aten.scatter_reduce",
-      "aten.scatter_reduce_")  # fmt: skip
+      "aten.scatter_reduce_", dead=written)  # fmt: skip
 def scatter(call: Call) -> list[Axes]:
     """Write along one axis, at a place of its own for every index of the other axes."""
     data = call.axes("self")
@@ -115,7 +123,7 @@ def _beside(call: Call, dim: int, first: str, second: str) -> Axes:
 
 
 @register_op("aten.index_add", "aten.index_add_", "aten.index_copy", "aten.index_copy_", "aten.index_reduce",
-      "aten.index_reduce_")  # fmt: skip
+      "aten.index_reduce_", dead=written)  # fmt: skip
 def index_add(call: Call) -> list[Axes]:
     """Write whole slices along one axis."""
     data, source = call.axes("self"), call.axes("source")
@@ -127,7 +135,7 @@ def index_add(call: Call) -> list[Axes]:
     return [tuple(None if d == dim else axis for d, axis in enumerate(data))]
 
 
-@register_op("aten.masked_scatter", "aten.masked_scatter_")
+@register_op("aten.masked_scatter", "aten.masked_scatter_", dead=written)
 def masked_scatter(call: Call) -> list[Axes]:
     """Entries of `source` are taken in order; where the mask picks whole rows, the last axis passes."""
     data, source = call.axes("self"), call.axes("source")

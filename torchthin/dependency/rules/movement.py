@@ -6,18 +6,28 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from torchthin.dependency.emission import (
+    ABSENT,
+    CONSTANT,
+    DeadCall,
+    Emissions,
+    accumulated,
+    least,
+    moved,
+    worse,
+)
 from torchthin.dependency.labels import FROZEN, Axes, Axis
 from torchthin.dependency.registry import Call, positive, register_op
 
 
-@register_op("aten.permute")
+@register_op("aten.permute", dead=moved)
 def permute(call: Call) -> list[Axes]:
     """Reorder all axes."""
     data = call.axes("self")
     return [tuple(data[positive(d, len(data))] for d in call.arg("dims"))]
 
 
-@register_op("aten.transpose", "aten.transpose_")
+@register_op("aten.transpose", "aten.transpose_", dead=moved)
 def transpose(call: Call) -> list[Axes]:
     """Swap two axes."""
     data = list(call.axes("self"))
@@ -26,13 +36,13 @@ def transpose(call: Call) -> list[Axes]:
     return [tuple(data)]
 
 
-@register_op("aten.t", "aten.t_")
+@register_op("aten.t", "aten.t_", dead=moved)
 def matrix_transpose(call: Call) -> list[Axes]:
     """Swap the two axes of a matrix."""
     return [tuple(reversed(call.axes("self")))]
 
 
-@register_op("aten.unsqueeze", "aten.unsqueeze_")
+@register_op("aten.unsqueeze", "aten.unsqueeze_", dead=moved)
 def unsqueeze(call: Call) -> list[Axes]:
     """Insert an axis of size 1."""
     data = list(call.axes("self"))
@@ -40,7 +50,7 @@ def unsqueeze(call: Call) -> list[Axes]:
     return [tuple(data)]
 
 
-@register_op("aten.squeeze", "aten.squeeze_", accepts_flattened=True)
+@register_op("aten.squeeze", "aten.squeeze_", accepts_flattened=True, dead=moved)
 def squeeze(call: Call) -> list[Axes]:
     """Drop axes of size 1; the labelled ones keep their order."""
     given = call.arg("dim")
@@ -50,7 +60,7 @@ def squeeze(call: Call) -> list[Axes]:
     return [tuple(axis for d, axis in enumerate(call.axes("self")) if d not in dropped)]
 
 
-@register_op("aten.expand")
+@register_op("aten.expand", dead=moved)
 def expand(call: Call) -> list[Axes]:
     """Axes of size 1 are repeated, and new ones are put in front: all their indices are alike."""
     data, out = call.axes("self"), call.out_shape()
@@ -63,7 +73,7 @@ def _repeated(call: Call, axis: Axis, before: int, after: int) -> Axis:
     return call.space.fresh(after, expandable=True) if before == 1 and after > 1 else axis
 
 
-@register_op("aten.flip")
+@register_op("aten.flip", dead=moved)
 def flip(call: Call) -> list[Axes]:
     """Reverse axes."""
     data = call.axes("self")
@@ -76,7 +86,7 @@ def flip(call: Call) -> list[Axes]:
     ]
 
 
-@register_op("aten.triu", "aten.tril", "aten.triu_", "aten.tril_")
+@register_op("aten.triu", "aten.tril", "aten.triu_", "aten.tril_", dead=accumulated)
 def triangle(call: Call) -> list[Axes]:
     """Zero a triangle of the last two axes, by position."""
     data = call.axes("self")
@@ -84,7 +94,7 @@ def triangle(call: Call) -> list[Axes]:
     return [data]
 
 
-@register_op("aten.roll")
+@register_op("aten.roll", dead=moved)
 def roll(call: Call) -> list[Axes]:
     """Rotate: a fixed number of indices wraps around, so the indices that wrap are frozen."""
     data = list(call.axes("self"))
@@ -103,7 +113,18 @@ def roll(call: Call) -> list[Axes]:
     return [tuple(data)]
 
 
-@register_op("aten.constant_pad_nd")
+def padded(call: DeadCall) -> Emissions:
+    """A border of another value; none where only the channel axis itself is padded, or where zeros are among zeros."""
+    held = call.of("self")
+    rank, pad = len(call.shape("self")), list(call.arg("pad"))
+    sides = [rank - 1 - number // 2 for number, width in enumerate(pad) if width]
+    beside = [np.asarray(call.of("self", axis) == ABSENT) for axis in sides]
+    bordered = np.logical_or.reduce([*beside, np.zeros(held.shape, np.bool_)])
+    made = held if float(call.arg("value", 0) or 0) == 0 else least(held, CONSTANT)
+    return np.where(bordered, worse(made), held).astype(np.int8)
+
+
+@register_op("aten.constant_pad_nd", dead=padded)
 def constant_pad(call: Call) -> list[Axes]:
     """Pad from the last axis backwards; padding on a labelled axis is frozen."""
     data = list(call.axes("self"))
@@ -121,7 +142,7 @@ def constant_pad(call: Call) -> list[Axes]:
     return [tuple(data)]
 
 
-@register_op("aten.repeat")
+@register_op("aten.repeat", dead=moved)
 def repeat(call: Call) -> list[Axes]:
     """Tile axes; new axes are put in front."""
     repeats = list(call.arg("repeats"))

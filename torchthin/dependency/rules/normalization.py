@@ -2,12 +2,52 @@
 
 from __future__ import annotations
 
+import numpy as np
+
+from torchthin.dependency.emission import (
+    ABSENT,
+    CONSTANT,
+    LIVE,
+    SHIFTED,
+    VARYING,
+    ZERO,
+    DeadCall,
+    Emissions,
+    interpolated,
+    least,
+    product,
+)
 from torchthin.dependency.labels import Axes, Axis, FlattenedAxis
 from torchthin.dependency.registry import Call, positive, register_op
-from torchthin.graph.operators import BATCH_NORMS, LAYER_NORMS
+from torchthin.graph.operators import BATCH_NORMS, LAYER_NORMS, RMS_NORMS
 
 
-@register_op(*BATCH_NORMS)
+def scaled(call: DeadCall) -> Emissions:
+    """Every channel by itself; by a weight of zero it becomes the bias."""
+    made = least(call.operands(zeros=False)[0][0], CONSTANT)
+    weight = call.of("weight") if call.has("weight") else call.nowhere()
+    return np.where(weight == ZERO, CONSTANT, made).astype(np.int8)
+
+
+def from_statistics(call: DeadCall) -> Emissions:
+    """Statistics of all channels reach every one of them, unless its weight is zero; a norm by size alone keeps zeros."""
+    data = next(iter(call.op.arguments))
+    rank = len(call.shape(data))
+    among = (
+        range(rank - len(call.arg("normalized_shape")), rank)
+        if call.op.name in LAYER_NORMS
+        else range(1, rank)
+    )
+    held, inside = call.of(data), call.of(data, *among)
+    made = np.where(held == ZERO, ZERO if call.op.name in RMS_NORMS else SHIFTED, LIVE)
+    if call.has("bias"):
+        made = np.where(call.of("bias") == ZERO, made, np.where(made == SHIFTED, LIVE, made))
+    weight = call.of("weight") if call.has("weight") else call.nowhere()
+    made = np.where(weight == ZERO, CONSTANT, made)
+    return np.where(inside == ABSENT, least(held, CONSTANT), made).astype(np.int8)
+
+
+@register_op(*BATCH_NORMS, dead=scaled)
 def batch_norm(call: Call) -> list[Axes]:
     """Weight, bias, running mean and variance follow axis 1."""
     data = call.axes("input")
@@ -28,7 +68,7 @@ def _vector(call: Call, output: int, channels: Axis) -> Axes:
     return (channels,) if shape and shape == call.out_shape()[1:2] else (None,) * len(shape)
 
 
-@register_op(*LAYER_NORMS)
+@register_op(*LAYER_NORMS, dead=from_statistics)
 def layer_norm(call: Call) -> list[Axes]:
     """Weight and bias follow the last axes, over which the statistics run."""
     data = call.axes("input")
@@ -43,7 +83,7 @@ def layer_norm(call: Call) -> list[Axes]:
     return [data, *(saved for _ in call.op.outputs[1:])]
 
 
-@register_op("aten.native_group_norm")
+@register_op("aten.native_group_norm", dead=from_statistics)
 def group_norm(call: Call) -> list[Axes]:
     """Like layer norm over axis 1 in blocks: equal numbers are removed from every norm group."""
     data = call.axes("input")
@@ -61,7 +101,15 @@ def group_norm(call: Call) -> list[Axes]:
     return [data, *((data[0], None) for _ in call.op.outputs[1:])]
 
 
-@register_op("aten._softmax", "aten._safe_softmax", "aten._log_softmax")
+def distributed(call: DeadCall) -> Emissions:
+    """Along another axis than the channel's: even, a matter of how many there are. Along the channel's axis all are shared."""
+    held = call.of("self")
+    among = call.of("self", int(call.arg("dim")))
+    made = np.where(np.isin(held, (ZERO, CONSTANT)), VARYING, held)
+    return np.where(among == ABSENT, made, LIVE).astype(np.int8)
+
+
+@register_op("aten._softmax", "aten._safe_softmax", "aten._log_softmax", dead=distributed)
 def softmax(call: Call) -> list[Axes]:
     """A distribution over one axis: what is removed from that axis leaves the sum."""
     data = call.axes("self")
@@ -70,7 +118,7 @@ def softmax(call: Call) -> list[Axes]:
     return [data]
 
 
-@register_op("aten._weight_norm_interface")
+@register_op("aten._weight_norm_interface", dead=product)
 def weight_norm(call: Call) -> list[Axes]:
     """w = g v / |v|, the norm over all axes but `dim`."""
     v, g = call.axes("v"), call.axes("g")
@@ -81,7 +129,7 @@ def weight_norm(call: Call) -> list[Axes]:
     return [v, g]
 
 
-@register_op("aten._fused_moving_avg_obs_fq_helper")
+@register_op("aten._fused_moving_avg_obs_fq_helper", dead=interpolated)
 def observed_fake_quantization(call: Call) -> list[Axes]:
     """Rounding whose scale follows the extremes of what it has seen, of each row along one axis or of everything.
 

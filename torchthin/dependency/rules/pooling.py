@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+from torchthin.dependency.emission import DeadCall, Emissions, interpolated, worse, written
 from torchthin.dependency.labels import Axes
 from torchthin.dependency.registry import Call, register_op
 from torchthin.graph.operators import POOLS
 
+AVERAGE_POOLS = frozenset({"aten.avg_pool2d", "aten.avg_pool3d"})
+
+
+def averaged(call: DeadCall) -> Emissions:
+    """A mean of neighbours, among which a border of zeros may count."""
+    held = call.of("self")
+    padded = any(call.arg("padding", ())) and call.arg("count_include_pad", True)
+    return worse(held) if padded or call.arg("divisor_override") else held
+
 
 @register_op(
-    *POOLS,
+    *POOLS - AVERAGE_POOLS,
     "aten.upsample_nearest1d", "aten.upsample_nearest2d", "aten.upsample_nearest3d",
     "aten._upsample_nearest_exact1d", "aten._upsample_nearest_exact2d", "aten._upsample_nearest_exact3d",
     "aten.upsample_linear1d", "aten.upsample_bilinear2d", "aten._upsample_bilinear2d_aa", "aten.upsample_bicubic2d",
     "aten._upsample_bicubic2d_aa", "aten.upsample_trilinear3d", "aten.reflection_pad1d", "aten.reflection_pad2d",
     "aten.reflection_pad3d", "aten.replication_pad1d", "aten.replication_pad2d", "aten.replication_pad3d",
-    "aten.max_unpool2d", "aten.max_unpool3d",
+    dead=interpolated,
 )  # fmt: skip
+@register_op("aten.max_unpool2d", "aten.max_unpool3d", dead=written)
+@register_op(*AVERAGE_POOLS, dead=averaged)
 def spatial(call: Call) -> list[Axes]:
     """The last axes are spatial, as many as the op's name says: labels on them freeze, the others pass."""
     data = call.axes(next(iter(call.op.arguments)))
@@ -35,6 +47,7 @@ def spatial(call: Call) -> list[Axes]:
 @register_op(
     "aten.grid_sampler_2d",
     "aten.grid_sampler_3d",
+    dead=written,
 )
 def grid_sampler(call: Call) -> list[Axes]:
     """Channels of the input pass; input and grid share the batch."""
@@ -53,7 +66,7 @@ def affine_grid(call: Call) -> list[Axes]:
     return [(data[0], *(None for _ in call.out_shape()[1:]))]
 
 
-@register_op("torchvision.roi_align", "torchvision.roi_pool")
+@register_op("torchvision.roi_align", "torchvision.roi_pool", dead=written)
 def regions(call: Call) -> list[Axes]:
     """(N, C, H, W) pictures and (K, 5) regions -> (K, C, h, w): the first column of a region is a picture's number."""
     data, rois = call.axes("input"), call.axes("rois")

@@ -4,6 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torchthin.dependency.emission import (
+    CONSTANT,
+    ZERO,
+    DeadCall,
+    Emissions,
+    accumulated,
+    interpolated,
+    least,
+    pointwise,
+    summed,
+    worse,
+)
 from torchthin.dependency.labels import Axes, FlattenedAxis, RankedAxis, with_axis
 from torchthin.dependency.registry import Call, positive, register_op
 from torchthin.dependency.rules.elementwise import elementwise
@@ -13,12 +25,28 @@ _WITH_POSITIONS = {"aten.max", "aten.min", "aten.median", "aten.nanmedian", "ate
 """With a `dim`, their second result holds positions along it."""
 
 
+def reduced(call: DeadCall) -> Emissions:
+    """A mean or an extreme over other axes than the channel's: constants stay."""
+    if call.has("other"):
+        return pointwise(call)
+    return least(
+        call.of("self"), ZERO if call.op.name in {"aten.mean", "aten.amax", "aten.amin"} else CONSTANT
+    )
+
+
+def counted(call: DeadCall) -> Emissions:
+    """What depends on how many there are."""
+    return worse(least(call.of("self"), CONSTANT))
+
+
+@register_op("aten.sum", "aten.nansum", "aten.count_nonzero", accepts_flattened=True, dead=summed, sums=True)
+@register_op("aten.linalg_vector_norm", "aten.norm", accepts_flattened=True, dead=summed, sums=True)
+@register_op("aten.prod", "aten.logsumexp", accepts_flattened=True, dead=counted)
 @register_op(
-    "aten.sum", "aten.mean", "aten.amax", "aten.amin", "aten.max", "aten.min", "aten.prod", "aten.var", "aten.std",
-    "aten.var_mean", "aten.std_mean", "aten.linalg_vector_norm", "aten.norm", "aten.logsumexp", "aten.any", "aten.all",
-    "aten.argmax", "aten.argmin", "aten.median", "aten.nanmedian", "aten.mode", "aten.aminmax", "aten.nansum",
-    "aten.count_nonzero",
-    accepts_flattened=True,
+    "aten.mean", "aten.amax", "aten.amin", "aten.max", "aten.min", "aten.var", "aten.std",
+    "aten.var_mean", "aten.std_mean", "aten.any", "aten.all",
+    "aten.argmax", "aten.argmin", "aten.median", "aten.nanmedian", "aten.mode", "aten.aminmax",
+    accepts_flattened=True, dead=reduced,
 )  # fmt: skip
 def reduction(call: Call) -> Sequence[Axes]:
     """Reduce over the argument `dim` (all axes when it is left out)."""
@@ -44,7 +72,7 @@ def reduction(call: Call) -> Sequence[Axes]:
 @register_op(
     "aten.cumsum", "aten.cumsum_", "aten.cumprod", "aten.cumprod_", "aten.logcumsumexp", "aten.cummax", "aten.cummin",
     "aten.topk", "aten.kthvalue",
-    accepts_flattened=True,
+    accepts_flattened=True, dead=accumulated,
 )  # fmt: skip
 def along_one_axis(call: Call) -> list[Axes]:
     """The order along `dim` matters: its labels freeze."""
@@ -59,7 +87,7 @@ def along_one_axis(call: Call) -> list[Axes]:
     return [axes for _ in call.op.outputs]
 
 
-@register_op("aten.sort", accepts_flattened=True)
+@register_op("aten.sort", accepts_flattened=True, dead=interpolated)
 def sort(call: Call) -> list[Axes]:
     """Values in order: positions along `dim` become ranks, and there are as many as are kept."""
     data = call.axes("self")
@@ -77,7 +105,7 @@ def sort(call: Call) -> list[Axes]:
     return [(*data[:dim], RankedAxis(segments), *data[dim + 1 :])] * 2
 
 
-@register_op("aten._fft_r2c", "aten._fft_c2r", "aten._fft_c2c")
+@register_op("aten._fft_r2c", "aten._fft_c2r", "aten._fft_c2c", dead=summed)
 def fourier(call: Call) -> list[Axes]:
     """Frequencies mix all indices along `dim`, by position."""
     data = call.axes("self")
@@ -87,7 +115,7 @@ def fourier(call: Call) -> list[Axes]:
     return [tuple(None if d in dims else axis for d, axis in enumerate(data))]
 
 
-@register_op("aten._cdist_forward", "aten._euclidean_dist")
+@register_op("aten._cdist_forward", "aten._euclidean_dist", sums=True)
 def distances(call: Call) -> list[Axes]:
     """(..., P, M) and (..., R, M) -> (..., P, R): distances over M."""
     a, b = call.axes("x1"), call.axes("x2")

@@ -6,6 +6,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from torchthin.dependency.emission import joined, moved, summed
 from torchthin.dependency.labels import FROZEN, Axes, Axis, Dims, FlattenedAxis, RankedAxis, Vector, with_axis
 from torchthin.dependency.registry import Call, positive, register_op
 from torchthin.dependency.rules.elementwise import broadcast
@@ -15,7 +16,7 @@ from torchthin.graph.opgraph import Ref
 _Item = TypeVar("_Item")
 
 
-@register_op("aten.slice")
+@register_op("aten.slice", dead=moved)
 def slice_(call: Call) -> list[Axes]:
     """A range of one axis."""
     data = list(call.axes("self"))
@@ -45,7 +46,7 @@ def _choose_range(call: Call, axis: Vector, start: int, stop: int, step: int) ->
         call.choose(axis, "free")
 
 
-@register_op("aten.slice_scatter")
+@register_op("aten.slice_scatter", dead=joined)
 def slice_scatter(call: Call) -> list[Axes]:
     """Write a range of one axis."""
     data, source = call.axes("self"), call.axes("src")
@@ -65,7 +66,7 @@ def slice_scatter(call: Call) -> list[Axes]:
     return [data]
 
 
-@register_op("aten.select_scatter")
+@register_op("aten.select_scatter", dead=joined)
 def select_scatter(call: Call) -> list[Axes]:
     """Write one index of an axis."""
     data, source = call.axes("self"), call.axes("src")
@@ -81,7 +82,7 @@ def _tie_others(call: Call, data: Axes, source: Axes, dim: int) -> None:
             call.tie(a, b)
 
 
-@register_op(*SPLITS)
+@register_op(*SPLITS, dead=moved)
 def split(call: Call) -> list[Axes]:
     """Consecutive ranges of one axis; equal ranges must lose equal numbers."""
     data = call.axes("self")
@@ -125,7 +126,7 @@ def tie_rows(call: Call, rows: Vector) -> None:
     call.tie(rows[:, 1:], rows[:, :1])
 
 
-@register_op("aten.select", accepts_flattened=True, accepts_ranked=True)
+@register_op("aten.select", accepts_flattened=True, accepts_ranked=True, dead=moved)
 def select(call: Call) -> list[Axes]:
     """One index of an axis, by number: labels on that axis freeze. The ends of a ranked axis are extremes, though."""
     data = call.axes("self")
@@ -137,7 +138,7 @@ def select(call: Call) -> list[Axes]:
     return [(*data[:d], *data[d + 1 :])]
 
 
-@register_op("aten.unbind")
+@register_op("aten.unbind", dead=moved)
 def unbind(call: Call) -> list[Axes]:
     """All indices of an axis, each for itself: labels on that axis freeze."""
     data = call.axes("self")
@@ -146,7 +147,7 @@ def unbind(call: Call) -> list[Axes]:
     return [(*data[:d], *data[d + 1 :]) for _ in call.op.outputs]
 
 
-@register_op("aten.diagonal")
+@register_op("aten.diagonal", dead=moved)
 def diagonal(call: Call) -> list[Axes]:
     """A diagonal of two axes is read into a new last axis."""
     data = call.axes("self")
@@ -156,7 +157,7 @@ def diagonal(call: Call) -> list[Axes]:
     return [(*(axis for d, axis in enumerate(data) if d not in pair), None)]
 
 
-@register_op("aten.diag_embed")
+@register_op("aten.diag_embed", dead=summed)
 def diag_embed(call: Call) -> list[Axes]:
     """The last axis is laid on a diagonal of zeros: row and column are removed together."""
     data = call.axes("self")
@@ -167,7 +168,7 @@ def diag_embed(call: Call) -> list[Axes]:
     return [call.unlabelled()]
 
 
-@register_op("aten._pack_padded_sequence")
+@register_op("aten._pack_padded_sequence", dead=moved)
 def packed(call: Call) -> list[Axes]:
     """(time, batch, ...) or (batch, time, ...) and lengths -> (steps, ...) and batch sizes."""
     data = call.axes("input")
@@ -175,7 +176,7 @@ def packed(call: Call) -> list[Axes]:
     return [(None, *data[2:]), (None,)]
 
 
-@register_op("aten.cat", accepts_flattened=True)
+@register_op("aten.cat", accepts_flattened=True, dead=joined)
 def cat(call: Call) -> list[Axes]:
     """Join along one axis; the others are shared."""
     refs = [ref for ref in _refs(call) if call.values[ref.value].shape != (0,)]
@@ -202,7 +203,7 @@ def _joined(call: Call, parts: list[tuple[Axis, int]]) -> Axis:
     )
 
 
-@register_op("aten.stack")
+@register_op("aten.stack", dead=joined)
 def stack(call: Call) -> list[Axes]:
     """Join along a new axis."""
     refs = _refs(call)

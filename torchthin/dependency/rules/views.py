@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from torchthin.dependency.emission import DeadCall, Emissions, moved, summed, worse
 from torchthin.dependency.labels import Axes, Axis, Dims, FlattenedAxis, Vector
 from torchthin.dependency.registry import Call, positive, register_op
 from torchthin.dependency.rules.split_and_cat import tie_rows
@@ -18,7 +19,7 @@ A batch that is flattened together with the heads repeats them.
 """
 
 
-@register_op(*VIEWS, accepts_flattened=True)
+@register_op(*VIEWS, accepts_flattened=True, dead=moved)
 def view(call: Call) -> list[Axes]:
     """Regroup axes: each axis that keeps its extent passes; within the others the labels are laid out and read off."""
     data = call.axes("self")
@@ -117,8 +118,8 @@ def _lay_out(
         assert isinstance(axis, np.ndarray)
         along = [1] * len(ins)
         along[ins.index(d)] = axis.size
-        moved = np.broadcast_to(axis.reshape(along), sizes_in).reshape(sizes_out)
-        for position, vector in read_off(call, moved).items():
+        laid = np.broadcast_to(axis.reshape(along), sizes_in).reshape(sizes_out)
+        for position, vector in read_off(call, laid).items():
             found.setdefault(position, []).append(vector)
     for position, contributions in found.items():
         axes[outs[position]] = contributions[0]
@@ -139,34 +140,32 @@ def _vector(axis: Axis) -> Vector | None:
     return axis if isinstance(axis, np.ndarray) else None
 
 
-def read_off(call: Call, moved: Vector) -> dict[int, Vector]:
+def read_off(call: Call, laid: Vector) -> dict[int, Vector]:
     """Find the axis along which laid-out labels vary; of several, choose one as the unit and tie along the rest.
 
     Returns:
         the axis number and its labels.
     """
-    varying = [
-        d for d in range(moved.ndim) if moved.shape[d] > 1 and bool((moved != moved.take([0], d)).any())
-    ]
+    varying = [d for d in range(laid.ndim) if laid.shape[d] > 1 and bool((laid != laid.take([0], d)).any())]
     if not varying:
         return {}
     unit = varying[0]
     if len(varying) > 1:
         kinds = {
-            d: np.unique(moved[(0,) * d + (slice(None),) + (0,) * (moved.ndim - d - 1)]).size for d in varying
+            d: np.unique(laid[(0,) * d + (slice(None),) + (0,) * (laid.ndim - d - 1)]).size for d in varying
         }
-        order = sorted(varying, key=lambda d: (kinds[d] < FEW, min(-moved.shape[d], -FEW)))
-        chosen = call.choose(np.unique(moved), *(f"unit {d}" for d in order))
+        order = sorted(varying, key=lambda d: (kinds[d] < FEW, min(-laid.shape[d], -FEW)))
+        chosen = call.choose(np.unique(laid), *(f"unit {d}" for d in order))
         if chosen == "frozen":
             return {}
         unit = int(chosen.split()[1])
-    rows = np.moveaxis(moved, unit, 0).reshape(moved.shape[unit], -1)
+    rows = np.moveaxis(laid, unit, 0).reshape(laid.shape[unit], -1)
     if len(varying) > 1:
         tie_rows(call, rows)
     return {unit: np.ascontiguousarray(rows[:, 0])}
 
 
-@register_op("aten.pixel_shuffle")
+@register_op("aten.pixel_shuffle", dead=moved)
 def pixel_shuffle(call: Call) -> list[Axes]:
     """(..., C r r, H, W) -> (..., C, H r, W r): the r r channels of one result are removed together."""
     data = call.axes("self")
@@ -179,7 +178,7 @@ def pixel_shuffle(call: Call) -> list[Axes]:
     return [(*data[:-3], channels, None, None)]
 
 
-@register_op("aten.pixel_unshuffle")
+@register_op("aten.pixel_unshuffle", dead=moved)
 def pixel_unshuffle(call: Call) -> list[Axes]:
     """(..., C, H r, W r) -> (..., C r r, H, W)."""
     data = call.axes("self")
@@ -201,7 +200,7 @@ def _single(call: Call, channels: Vector) -> Vector:
     return channels
 
 
-@register_op("aten.channel_shuffle", "aten.native_channel_shuffle")
+@register_op("aten.channel_shuffle", "aten.native_channel_shuffle", dead=moved)
 def channel_shuffle(call: Call) -> list[Axes]:
     """Transpose the channels, seen as (groups, channels per group): the same index is removed from every group."""
     data = call.axes("self")
@@ -214,7 +213,7 @@ def channel_shuffle(call: Call) -> list[Axes]:
     return [(data[0], channels, *data[2:])]
 
 
-@register_op("aten.unfold")
+@register_op("aten.unfold", dead=moved)
 def unfold(call: Call) -> list[Axes]:
     """Windows along one axis, which freezes; the windows' content is a new last axis."""
     data = call.axes("self")
@@ -223,7 +222,13 @@ def unfold(call: Call) -> list[Axes]:
     return [(*data[:d], None, *data[d + 1 :], None)]
 
 
-@register_op("aten.im2col")
+def unfolded(call: DeadCall) -> Emissions:
+    """Windows, which see a border of zeros where the op pads."""
+    held = call.of("self")
+    return worse(held) if any(call.arg("padding", ())) else held
+
+
+@register_op("aten.im2col", dead=unfolded)
 def im2col(call: Call) -> list[Axes]:
     """(..., C, H, W) -> (..., C kh kw, L)."""
     data = call.axes("self")
@@ -234,7 +239,7 @@ def im2col(call: Call) -> list[Axes]:
     return [(*data[:-3], channels, None)]
 
 
-@register_op("aten.col2im")
+@register_op("aten.col2im", dead=summed)
 def col2im(call: Call) -> list[Axes]:
     """(..., C kh kw, L) -> (..., C, H, W): the kh kw rows of one channel are removed together."""
     data = call.axes("self")
@@ -247,7 +252,7 @@ def col2im(call: Call) -> list[Axes]:
     return [(*data[:-2], channels, None, None)]
 
 
-@register_op("aten.as_strided", "aten.as_strided_")
+@register_op("aten.as_strided", "aten.as_strided_", dead=moved)
 def as_strided(call: Call) -> list[Axes]:
     """Torch restrides the result of global pooling; any other use is taken by position."""
     data = call.axes("self")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torchthin.config import PruneConfig, Ratio
 from torchthin.dependency.groups import Group
 from torchthin.errors import ConfigError, InputError
+from torchthin.graph.clone import state_tensors
 from torchthin.graph.parametrized import DerivedWeight, derived_weights
 from torchthin.importance.channels import Measured
 from torchthin.importance.removal import Consumer
@@ -26,6 +27,7 @@ from torchthin.pruning.gradual.sharding import WholeTensors, is_sharded
 from torchthin.pruning.one_shot import asked_of_groups
 from torchthin.report.prune_report import Filters, share
 from torchthin.selection.channels import FloatArray, select_channels
+from torchthin.selection.masks import axis_mask
 from torchthin.selection.selection import BoolArray, Keeps
 from torchthin.selection.selectors import masks_of
 from torchthin.thinning.recipe import Recipe
@@ -67,8 +69,8 @@ class ChannelMasks:
     """Weights whose filters are pruned; others are masked where they share a group with one."""
     kept: Keeps
     """Group name -> which channels of the full-size group are neither masked nor removed."""
-    masked_biases: frozenset[str] = frozenset()
-    """Biases that are masked with their channels."""
+    maker_axes: frozenset[tuple[str, int]] = frozenset()
+    """Name and axis of what else is masked with its channels (biases, embeddings)."""
     derived: Mapping[str, DerivedWeight] = field(default_factory=dict)
     """The model's derived weights; their values may be those of an earlier step."""
     statistics: Measure | None = None
@@ -145,14 +147,15 @@ class ChannelMasks:
 
     def _masks(self, groups: Sequence[Group], keeps: Keeps, model: nn.Module) -> dict[str, Tensor]:
         masks = masks_of(groups, keeps, model, self.axes, self.targets, self.derived)
-        for name in self.masked_biases:
-            bias = model.get_parameter(name)
-            mask = torch.ones(bias.shape, dtype=torch.bool)
+        tensors = dict(state_tensors(model)) if self.maker_axes else {}
+        for name, axis in sorted(self.maker_axes):
+            kept = torch.ones(tensors[name].shape[axis], dtype=torch.bool)
             for group in groups:
                 for member in group.members:
-                    if (member.parameter, member.axis) == (name, 0):
-                        mask[torch.from_numpy(member.removed(keeps[group.name]))] = False
-            masks[name] = mask.to(bias.device)
+                    if (member.parameter, member.axis) == (name, axis):
+                        kept[torch.from_numpy(member.removed(keeps[group.name]))] = False
+            mask = axis_mask(kept, tensors[name], axis)
+            masks[name] = masks[name] & mask if name in masks else mask
         return masks
 
     def thinned(self, recipe: Recipe) -> ChannelMasks:
@@ -173,7 +176,7 @@ class ChannelMasks:
             "axes": dict(self.axes),
             "targets": sorted(self.targets),
             "kept": {name: torch.from_numpy(kept.copy()) for name, kept in self.kept.items()},
-            "masked_biases": sorted(self.masked_biases),
+            "maker_axes": [list(item) for item in sorted(self.maker_axes)],
             "recipe": self.recipe.to_dict(),
         }
 
@@ -185,7 +188,7 @@ class ChannelMasks:
             axes=entry["axes"],
             targets=frozenset(entry["targets"]),
             kept={name: tensor.cpu().numpy() for name, tensor in entry["kept"].items()},
-            masked_biases=frozenset(entry["masked_biases"]),
+            maker_axes=frozenset((name, axis) for name, axis in entry["maker_axes"]),
             recipe=Recipe.from_dict(entry["recipe"]),
         )
 

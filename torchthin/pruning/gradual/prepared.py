@@ -29,7 +29,6 @@ from torchthin.selection.prunable_weights import find_prunable_weights
 from torchthin.selection.schedule import SparsitySchedule, sparsity_schedule
 from torchthin.selection.selection import BoolArray, Keeps
 from torchthin.selection.selectors import Candidates
-from torchthin.thinning.trial_loop import find_plan
 
 
 @dataclass(frozen=True)
@@ -128,14 +127,14 @@ def _channel_masks(
     check_criterion(config, inputs, data, loss)
     traced, targets = traced_targets(model, inputs, config)
     run = Run(traced, targets, config, batches_of(model, inputs, data), loss)
-    plan = find_plan(traced, run.selector(_EveryGroupRule(config.target)))
+    plan = run.plan(_EveryGroupRule(config.target))
     selection = plan.proposal.selection
     masks = ChannelMasks(
         selection.groups,
         selection.axes,
         selection.targets,
         {group.name: np.ones(group.size, np.bool_) for group in selection.groups},
-        frozenset(selection.masked_biases),
+        selection.maker_axes,
         traced.derived,
         run.statistics,
     )

@@ -54,7 +54,7 @@ def result_of(model: nn.Module, prepared: Prepared, progress: Progress) -> Prune
     before = Cost(report.parameters, report.parameter_bytes, progress.macs[0])
     parameter_bytes = sum(p.numel() * p.element_size() for p in parameters)
     after = Cost(sum(p.numel() for p in parameters), parameter_bytes, progress.macs[1])
-    report = replace(report, thinned=ThinnedFacts(before, after, thinned.proof, thinned.inexact))
+    report = replace(report, thinned=ThinnedFacts(before, after, thinned.proof))
     return PruneResult(model, masks, report, recipe, thinned.proof, config)
 
 

@@ -21,7 +21,7 @@ from torchthin.thinning.recipe import Recipe
 
 VERSION = 2
 _KEYS = frozenset({"version", "step", "settings", "shapes", "masks", "thinned", "macs"})
-_DEFAULTS = {"scope": "group", "round_to": 1, "fit": False}
+_DEFAULTS = {"scope": "group", "round_to": 1, "fit": False, "exact": False, "add_biases": False}
 """Of settings that are written only where they differ; None where it is not here."""
 
 
@@ -79,8 +79,8 @@ def _from_version_1(state: Any) -> Any:
     ):
         return state
     settings = {key: value for key, value in {**state["config"], **state["when"]}.items() if key != "thin"}
-    renamed = {"alive": "kept", "silent": "masked_biases"}
-    masks = {renamed.get(key, key): value for key, value in state["growth"].items()}
+    masks = {{"alive": "kept"}.get(key, key): value for key, value in state["growth"].items()}
+    masks["maker_axes"] = [[name, 0] for name in masks.pop("silent", ())]
     masks["recipe"] = masks.get("recipe") or UNTHINNED.to_dict()
     settings["planned"] = list(settings["planned"])
     return {**state, "version": VERSION, "settings": settings, "masks": masks}
@@ -131,14 +131,15 @@ def _needs_thinning(model: nn.Module, after: Mapping[str, list[int]], recipe: Re
 
 def _thinned_to_dict(thinned: Thinned) -> dict[str, Any]:
     sizes = {"before": thinned.parameters_before, "after": thinned.parameters_after}
-    return {"proof": asdict(thinned.proof), "inexact": list(thinned.inexact), **sizes}
+    return {"proof": asdict(thinned.proof), **sizes}
 
 
 def _thinned_from_dict(entry: Mapping[str, Any], recipe: Recipe) -> Thinned:
     proof = dict(entry["proof"])
     for name in ("outputs", "masked"):
         proof[name] = tuple(Agreement(**{**item, "shape": tuple(item["shape"])}) for item in proof[name])
-    return Thinned(recipe, Proof(**proof), tuple(entry["inexact"]), entry["before"], entry["after"])
+    proof["inexact"] = tuple(proof.get("inexact", entry.get("inexact", ())))
+    return Thinned(recipe, Proof(**proof), entry["before"], entry["after"])
 
 
 def seed_all_(seed: int) -> None:
