@@ -105,7 +105,9 @@ def makers(labels: Labels) -> Makers:
                 skipped = summed_axis(op, rank)
             if contraction is not None and value == contraction.data:
                 skipped = contraction.data_axis
-            scale = op.name in SCALINGS or (op.name in BATCH_NORMS and op.value("weight") == value)
+            scale = op.name in SCALINGS or (
+                op.name in BATCH_NORMS | RMS_NORMS and op.value("weight") == value
+            )
             plain = scale or op.name in BATCH_NORMS or value in (op.value("bias"), _bias(op, contraction))
             plain &= op.name not in LAYER_NORMS - RMS_NORMS
             for place, axis in enumerate(labels.values[value]):

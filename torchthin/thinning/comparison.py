@@ -27,6 +27,7 @@ from torchthin.thinning.outcome import Diverged, Failure, Success
 from torchthin.thinning.proof import Proof, can_double, compare, in_double, joined, refuse_nan
 from torchthin.thinning.recipe import Recipe, cut
 from torchthin.thinning.reference import Departures, Reference, ReferenceMode
+from torchthin.thinning.rms_norms import RmsNorm, scaled_weights
 from torchthin.thinning.scale import Scaling, scaled_tensors
 from torchthin.thinning.survivors import Survivors
 
@@ -117,6 +118,7 @@ class _Comparison:
     """With the biases that are added."""
     absorptions: Absorptions
     scalings: tuple[Scaling, ...]
+    rms_norms: tuple[RmsNorm, ...]
     reference: Reference
     observed: _Observed
     double: bool
@@ -154,6 +156,7 @@ class _Comparison:
         absorptions = self.absorptions.in_all_runs
         moved = {index for item in absorptions for index in item.between}
         moved |= {index for item in self.scalings for index in item.between}
+        moved |= {index for item in self.rms_norms for index in item.between}
         grown = {item.constant.op.source.module for item in absorptions if item.new}
         ops = self.reference.labels.graph.ops
         skipped = {op.index for op in ops if _is_inside(op.source.module, grown)} | self.reference.preserved
@@ -269,7 +272,8 @@ def _compared(models: Models, double: bool, deferred: Deferred | None) -> _Compa
     if traced.derived:
         rescaled = rescaled_tensors(masked, models.thinned(double, recipe), recipe, traced.derived.values())
     preserved = preserved_ops(proposal.labels, rescaled)
-    reference = Reference(proposal.survivors, preserved=preserved, deferred=deferred)
+    made_good = frozenset(norm.op.index for norm in proposal.rms_norms)
+    reference = Reference(proposal.survivors, preserved=preserved, made_good=made_good, deferred=deferred)
     inputs = in_double(traced.inputs, double)
     observed = _observed(models, masked, inputs, reference)
     failure = _stuck(proposal, observed.departures)
@@ -287,6 +291,7 @@ def _compared(models: Models, double: bool, deferred: Deferred | None) -> _Compa
         return Failure(refused[0].op.index, UNABSORBED, alive={item.place: item.channels for item in refused})
     values = absorbed_tensors(absorptions.tensors, recipe, tensors, proposal.survivors)
     recipe = replace(recipe, added={**recipe.added, **_new_biases(absorptions, values)})
+    values |= scaled_weights(proposal.rms_norms, recipe, tensors)
     values = scaled_tensors(models.scalings, recipe, tensors, values)
     for changes in rescaled.values():
         values.update(changes)
@@ -302,7 +307,16 @@ def _compared(models: Models, double: bool, deferred: Deferred | None) -> _Compa
         in_bias=frozenset(item.constant.op.index for item in through),
     )
     comparison = _Comparison(
-        masked, masked, thinned, recipe, absorptions, models.scalings, reference, observed, double
+        masked,
+        masked,
+        thinned,
+        recipe,
+        absorptions,
+        models.scalings,
+        proposal.rms_norms,
+        reference,
+        observed,
+        double,
     )
     if not through:
         return comparison

@@ -21,6 +21,7 @@ from torchthin.thinning.attributes import set_head_widths_, sized_attributes
 from torchthin.thinning.followed_sizes import followed_sizes
 from torchthin.thinning.maker_masks import with_maker_masks
 from torchthin.thinning.recipe import Recipe, kept_indices
+from torchthin.thinning.rms_norms import RmsNorm, find_rms_norms
 from torchthin.thinning.survivors import Place, Survivors
 
 Key = TypeVar("Key")
@@ -100,6 +101,8 @@ class Proposal:
     """Attributes that follow from the shapes of their module's parameters."""
     sizes: SizeUses | None
     """What the model's code does with the integers that modules keep; None where it was not seen."""
+    rms_norms: tuple[RmsNorm, ...]
+    """Norms that stay as they are over fewer channels."""
 
     @cached_property
     def masks(self) -> dict[str, Tensor]:
@@ -152,8 +155,11 @@ def propose(
     for (path, name), size in {**followed, **_following(constraints.attributes, survivors, modules)}.items():
         attributes.setdefault(path, {})[name] = size
     set_head_widths_(attributes, modules)
+    norms = find_rms_norms(labels, survivors, modules)
+    for place, epsilon in [norm.epsilon for norm in norms if norm.epsilon is not None]:
+        attributes.setdefault(place.module, {})[place.path] = epsilon
     recipe = Recipe(shapes, keep, attributes)
-    return Proposal(traced, constraints, labels, grouping, selection, recipe, survivors, sized, sizes)
+    return Proposal(traced, constraints, labels, grouping, selection, recipe, survivors, sized, sizes, norms)
 
 
 def _following(

@@ -115,7 +115,14 @@ class DeadChannels:
         held = [item for item, _ in DeadCall(op, given, self).operands()]
         gone = np.logical_or.reduce([item != ABSENT for item in held]) & ~left
         nowhere_zero = ~np.logical_or.reduce([np.isin(item, (ZERO, SHIFTED)) for item in held])
-        alive = np.append(gone & nowhere_zero, False)
+        return self._places(op, gone & nowhere_zero)
+
+    def measured_alive(self, op: Op, given: Mapping[str, Any]) -> dict[tuple[int, int], BoolArray]:
+        """Return where the data that an op measures are not zero, by value and axis."""
+        return self._places(op, DeadCall(op, given, self).operands()[0][0] > ZERO)
+
+    def _places(self, op: Op, channels: BoolArray) -> dict[tuple[int, int], BoolArray]:
+        alive = np.append(channels, False)
         found = {}
         for value in dict.fromkeys(op.reads):
             for position, axis in enumerate(self._labels.values[value]):

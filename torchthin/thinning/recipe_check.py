@@ -26,7 +26,7 @@ def check_stored(recipe: Recipe, model: nn.Module) -> None:
     check_fits(recipe, dict(state_tensors(model)), modules)
     for path, values in recipe.attributes.items():
         for name, after in values.items():
-            if not _may_become(_size(modules.get(path), name), after):
+            if not _may_become(name, _size(modules.get(path), name), after):
                 raise InputError(
                     f"The recipe sets {name} of the module {path!r}: only sizes that the model has can be set, to whole numbers "
                     "above 0 that are no larger. Build the full-size class it was made for."
@@ -48,10 +48,15 @@ def _size(module: nn.Module | None, name: str) -> Any:
     return kept_value(module, name)
 
 
-def _may_become(now: Any, after: Any) -> bool:
-    """Whether a value is a size, and `after` one that it can shrink to: a number, or a list or tuple of such."""
+def _may_become(name: str, now: Any, after: Any) -> bool:
+    """Whether a value is a size, and `after` one that it can shrink to: a number, or a list or tuple of such.
+
+    The epsilon of a norm may become another small number.
+    """
     if type(now) is int:
         return type(after) is int and 0 < after <= now
+    if type(now) is float and "eps" in name:
+        return type(after) is float and 0 < after <= 1
     if isinstance(now, tuple | list) and isinstance(after, tuple | list) and len(now) == len(after):
-        return all(map(_may_become, now, after))
+        return all(_may_become(name, before, then) for before, then in zip(now, after, strict=True))
     return False

@@ -65,6 +65,8 @@ class Reference:
     """Ops whose bias holds their constant already."""
     preserved: frozenset[int] = frozenset()
     """Ops that compute weights which keep their values, although the statistics of these ops lose channels."""
+    made_good: frozenset[int] = frozenset()
+    """Ops whose statistics lose zeros, which other weights make good for."""
     deferred: Deferred | None = None
     """Weights of the masked model that are made as they are read."""
 
@@ -184,10 +186,13 @@ class ReferenceMode(CountingMode):
 
     def _look_at_statistics(self, op: Op, given: Mapping[str, Any], dead: DeadChannels) -> None:
         entry = rule_of(op.name)
-        if entry is None or not entry.sums:
+        if op.index in self._reference.made_good:
+            places = dead.measured_alive(op, given)
+        elif entry is not None and entry.sums:
+            places = dead.summed_alive(op, given)
+        else:
             self.departures.left_out[op.index] = op
             return
-        places = dead.summed_alive(op, given)
         self.departures.alive |= {(op.index, value, axis): alive for (value, axis), alive in places.items()}
 
     def _without_removed(self, op: Op, func: Any, given: dict[str, Any]) -> Any:

@@ -24,6 +24,7 @@ from torchthin.thinning.derived_weights import rescaled_tensors
 from torchthin.thinning.outcome import Diverged, Success
 from torchthin.thinning.recipe import Recipe
 from torchthin.thinning.repair import repaired
+from torchthin.thinning.rms_norms import scaled_weights
 from torchthin.thinning.scale import scaled_tensors
 from torchthin.thinning.trial import attempt
 
@@ -113,6 +114,7 @@ def changed_tensors(model: nn.Module, plan: ThinningPlan) -> dict[str, Tensor]:
     outcome, recipe = plan.outcome, plan.recipe
     tensors = dict(state_tensors(model))
     values = absorbed_tensors(outcome.absorptions, recipe, tensors, plan.proposal.survivors)
+    values |= scaled_weights(plan.proposal.rms_norms, recipe, tensors)
     values = scaled_tensors(outcome.scalings, recipe, tensors, values)
     derived = plan.proposal.traced.derived.values()
     if derived:
