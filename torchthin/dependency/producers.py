@@ -84,6 +84,11 @@ class Makers:
     read: frozenset[tuple[str, int]]
     """Axes that are summed over: a channel whose entries are zero is not read there."""
 
+    @property
+    def only_read(self) -> frozenset[tuple[str, int]]:
+        """Axes that are summed over and make nothing."""
+        return self.read - self.weights - self.vectors
+
 
 def makers(labels: Labels) -> Makers:
     """Return everything that makes channels: every use of a parameter but as what reads them, the summed axis of a weight."""

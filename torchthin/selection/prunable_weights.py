@@ -16,7 +16,7 @@ a note.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
@@ -63,6 +63,8 @@ class PrunableWeights:
 
     targets: tuple[PrunableWeight, ...]
     excluded: tuple[str, ...] = ()
+    kept: frozenset[str] = frozenset()
+    """Every parameter that a request excludes, weight or not: no channel that it makes is removed."""
     notes: tuple[str, ...] = ()
     linear: frozenset[str] = frozenset()
     """Linear weights that are default targets of a structured method, since convolutions hold little of the model."""
@@ -298,9 +300,15 @@ def _matches(pattern: str, name: str) -> bool:
     return any(fnmatchcase(".".join(parts[:end]), pattern) for end in range(1, len(parts) + 1))
 
 
-def _excluded(entries: list[_Entry], patterns: Iterable[str]) -> set[int]:
-    """Return the ids of the parameters that the patterns exclude; one that matches nothing raises."""
+def _excluded(
+    entries: list[_Entry], patterns: Iterable[str], targets: Container[int]
+) -> tuple[set[int], set[str]]:
+    """Return the ids of the parameters that the patterns exclude, and the names to report; one that matches nothing raises.
+
+    A pattern that matches targets is reported by these, another one (a norm, an embedding) by all that it matches.
+    """
     excluded: set[int] = set()
+    reported: set[str] = set()
     for pattern in patterns:
         found = {
             id(entry.parameter) for entry in entries if any(_matches(pattern, name) for name in entry.names)
@@ -313,7 +321,9 @@ def _excluded(entries: list[_Entry], patterns: Iterable[str]) -> set[int]:
                 f"{near_matches(pattern, dict.fromkeys(modules + names))}"
             )
         excluded |= found
-    return excluded
+        named = {key for key in found if key in targets} or found
+        reported |= {entry.name for entry in entries if id(entry.parameter) in named}
+    return excluded, reported
 
 
 def _rescaled(item: DerivedWeight) -> str:
@@ -374,12 +384,13 @@ def find_prunable_weights(
     for entry in chosen:
         if _why_not(entry, structured) is None:
             found.setdefault(id(entry.parameter), _target(entry))
-    excluded = _excluded(entries, exclude)
+    excluded, reported = _excluded(entries, exclude, found)
     shared_once = [(name, id(p)) for name, p in model.named_parameters() if id(p) in found]
     rescaled = [derived[e.name] for e in chosen if e.alias and derived[e.name].rescaled]
     targets = PrunableWeights(
         targets=tuple(replace(found[key], name=name) for name, key in shared_once if key not in excluded),
-        excluded=tuple(name for name, key in shared_once if key in excluded),
+        excluded=tuple(name for name, _ in model.named_parameters() if name in reported),
+        kept=frozenset(name for entry in entries if id(entry.parameter) in excluded for name in entry.names),
         notes=(
             *_notes(chosen, structured, unusable if include is None else {}),
             *map(_rescaled, rescaled),

@@ -129,11 +129,13 @@ class ImportanceSelector:
         weights = dict(state_tensors(self.model)) | {name: c.values for name, c in derived.items()}
         made = producers(labels)
         axes = {**made, **{target.name: target.axis for target in self.targets.targets}}
-        wanted, excluded = self._wanted(made), frozenset(self.targets.excluded)
+        wanted, kept = self._wanted(made), self.targets.kept
+        read = makers(labels).only_read if kept else frozenset()
         groups = [
             group
             for group in maskable(grouping.groups.groups, axes, derived)
-            if producers_of(group, axes) & wanted and not producers_of(group, axes) & excluded
+            if producers_of(group, axes) & wanted
+            and not any(m.parameter in kept and (m.parameter, m.axis) not in read for m in group.members)
         ]
         measured = None if self.statistics is None else self.statistics.at(grouping, labels, axes)
         ranking = ranked(groups, weights, axes, self.criterion, measured, self.seed)
