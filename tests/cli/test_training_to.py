@@ -85,7 +85,7 @@ def test_what_distiller_cannot_say_is_refused_before_anything_is_written(place: 
     place.assert_refused(
         "cannot add a parameter, and 2.bias",
         *("--model-factory", "bare.py:bare", "--input-shape", "1,3,8,8", "--thin", "--arch", "bare"),
-        *("--training-to", "x.pth", "--save-to", "y.pth"),
+        *("--training-to", "x.pth", "--save-to", "y.pth", "--add-biases"),
     )
 
 

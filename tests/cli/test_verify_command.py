@@ -64,7 +64,7 @@ def test_models_that_differ_end_in_3_as_a_real_process(pruned: Workplace) -> Non
     )  # fmt: skip
     assert outcome.code == 3
     assert "run 3, output 0 (1, 2): off by" in outcome.out
-    assert "DIFFER (float64)" in outcome.out
+    assert "failed: outputs differ by" in outcome.out
     assert outcome.err.startswith("error: The models differ: off by ")
     assert "Traceback" not in outcome.err
 

@@ -56,8 +56,11 @@ def halved(model: nn.Module) -> PruneResult:
 @pytest.mark.parametrize("bias", [True, False])
 def test_float(bias: bool) -> None:
     result = halved(detector(bias=bias))
-    assert result.report.thinned.inexact == ("second: a constant of dead channels meets padding",)
-    assert result.model.get_submodule("second.op").bias.shape == (12,)
+    border = "second: a constant of removed channels meets the border"
+    assert result.report.thinned.inexact == ((border,) if bias else ())
+    assert result.recipe is not None and not result.recipe.added
+    assert (result.model.get_submodule("second.op").bias is not None) == bias
+    assert ("first.op.bias" in result.masks) == (not bias)  # without a bias to go to, the constant is masked
 
 
 @pytest.mark.parametrize("bits", [8, 4])
@@ -67,7 +70,7 @@ def test_quantised(bits: int) -> None:
     initiate_qat(model, bits=bits)
     result = halved(model)
     assert (
-        "third.op.bias: the constant of dead channels is scaled and rounded with it"
+        "third.op.bias: the constant of removed channels is scaled and rounded with it"
         in result.report.thinned.inexact
     )
     small = result.model

@@ -175,7 +175,7 @@ def test_a_wider_class_is_refused(tmp_path: Path) -> None:
 
 def test_nothing_is_written_when_it_is_refused(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 4, 1, bias=False))
-    result = torchthin.prune(model, IMAGES, 0.5)
+    result = torchthin.prune(model, IMAGES, 0.5, add_biases=True)
     assert result.recipe is not None and result.recipe.added
     with pytest.raises(InputError, match=r"2\.bias was added to absorb the constants"):
         save_for_training(tmp_path / "x.pth", model, result.model, result.masks, result.recipe, arch="x")

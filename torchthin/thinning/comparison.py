@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -289,17 +289,7 @@ def _compared(models: Models, double: bool, deferred: Deferred | None) -> _Compa
     refused = absorptions.refused(exact=proposal.constraints.exact)
     if refused:
         return Failure(refused[0].op.index, UNABSORBED, alive={item.place: item.channels for item in refused})
-    values = absorbed_tensors(absorptions.tensors, recipe, tensors, proposal.survivors)
-    recipe = replace(recipe, added={**recipe.added, **_new_biases(absorptions, values)})
-    values |= scaled_weights(proposal.rms_norms, recipe, tensors)
-    values = scaled_tensors(models.scalings, recipe, tensors, values)
-    for changes in rescaled.values():
-        values.update(changes)
-    thinned = models.thinned(double, recipe)
-    with torch.no_grad():
-        for name, tensor in state_tensors(thinned):
-            if name in values:
-                tensor.copy_(values[name])
+    recipe, thinned = _thinned(models, double, absorptions, tensors, rescaled.values())
     through = [item for item in absorptions.in_all_runs if item.through_function]
     reference = replace(
         reference,
@@ -325,6 +315,29 @@ def _compared(models: Models, double: bool, deferred: Deferred | None) -> _Compa
     comparison = replace(comparison, carrier=models.masked(double, changes))
     outputs = comparison.reference_outputs(inputs)
     return replace(comparison, observed=replace(observed, outputs=outputs))
+
+
+def _thinned(
+    models: Models,
+    double: bool,
+    absorptions: Absorptions,
+    tensors: Mapping[str, Tensor],
+    rescaled: Iterable[Mapping[str, Tensor]],
+) -> tuple[Recipe, nn.Module]:
+    """Return the recipe, with the biases that are added, and the thinned model with every tensor that takes another value."""
+    proposal, recipe = models.proposal, models.proposal.recipe
+    values = absorbed_tensors(absorptions.tensors, recipe, tensors, proposal.survivors)
+    recipe = replace(recipe, added={**recipe.added, **_new_biases(absorptions, values)})
+    values |= scaled_weights(proposal.rms_norms, recipe, tensors)
+    values = scaled_tensors(models.scalings, recipe, tensors, values)
+    for changes in rescaled:
+        values.update(changes)
+    thinned = models.thinned(double, recipe)
+    with torch.no_grad():
+        for name, tensor in state_tensors(thinned):
+            if name in values:
+                tensor.copy_(values[name])
+    return recipe, thinned
 
 
 def _observed(models: Models, masked: nn.Module, inputs: Inputs, reference: Reference) -> _Observed:
