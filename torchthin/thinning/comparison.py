@@ -297,24 +297,21 @@ def _compared(models: Models, double: bool, deferred: Deferred | None) -> _Compa
         in_bias=frozenset(item.constant.op.index for item in through),
     )
     comparison = _Comparison(
-        masked,
-        masked,
-        thinned,
-        recipe,
-        absorptions,
-        models.scalings,
-        proposal.rms_norms,
-        reference,
-        observed,
-        double,
-    )
-    if not through:
-        return comparison
-    # Rounding a bias changes the constant in it, so the reference must round the same.
-    changes = {item.name: item.change for item in absorptions.tensors if item.through_function}
-    comparison = replace(comparison, carrier=models.masked(double, changes))
+        masked, masked, thinned, recipe, absorptions, models.scalings, proposal.rms_norms, reference, observed, double
+    )  # fmt: skip
+    return _rounded(comparison, models, inputs) if through else comparison
+
+
+def _rounded(comparison: _Comparison, models: Models, inputs: Inputs) -> _Comparison:
+    """Return the comparison for constants that pass through functions.
+
+    Rounding a bias changes the constant in it, so the reference must round the same.
+    """
+    through = (item for item in comparison.absorptions.tensors if item.through_function)
+    carrier = models.masked(comparison.double, {item.name: item.change for item in through})
+    comparison = replace(comparison, carrier=carrier)
     outputs = comparison.reference_outputs(inputs)
-    return replace(comparison, observed=replace(observed, outputs=outputs))
+    return replace(comparison, observed=replace(comparison.observed, outputs=outputs))
 
 
 def _thinned(
