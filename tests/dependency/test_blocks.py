@@ -55,7 +55,8 @@ class AtRandom:
         groups = [group for group in grouping.groups.groups if producers_of(group, axes)]
         random = np.random.default_rng(0)
         keeps = select_channels(groups, {g.name: random.random(g.size) for g in groups}, 0.5)
-        return Selection(keeps, masks_of(groups, keeps, self.model, axes, (), derived_weights(self.model)))
+        masks = masks_of(groups, keeps, self.model, axes, (), derived_weights(self.model))
+        return Selection(keeps, masks, axes=axes, masks_makers=True)
 
 
 def conv(i: int, o: int, k: int = 1, **more: Any) -> nn.Conv2d:

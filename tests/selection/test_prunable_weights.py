@@ -160,7 +160,7 @@ def test_names_that_cannot_be_pruned(name: str, structured: bool, sentence: str)
         ("conv?", ["conv1.weight", "conv2.weight", "conv3.weight"]),
         ("*kernel", ["hand.depth_kernel"]),
         ("hand", ["hand.weight", "hand.depth_kernel"]),
-        ("fc", []),
+        ("fc", ["fc.weight", "fc.bias"]),
     ],
 )
 def test_keep_patterns(pattern: str, kept: list[str]) -> None:

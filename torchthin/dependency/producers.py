@@ -15,6 +15,7 @@ from torchthin.graph.operators import (
     BATCH_NORMS,
     BATCHED_PRODUCTS,
     CONVOLUTIONS,
+    EMBEDDINGS,
     GROUPED_PRODUCTS,
     LAYER_NORMS,
     RMS_NORMS,
@@ -53,6 +54,13 @@ def producers(labels: Labels) -> dict[str, int]:
                     name, position, _ = axes[number]
                     found.setdefault(name, position)
     return found
+
+
+def with_tables(labels: Labels) -> dict[str, int]:
+    """Return `producers`, and the embeddings: their columns are channels that can be named, too."""
+    looked_up = {op.value("weight") for op in labels.graph.ops if op.name in EMBEDDINGS}
+    tables = {name: 1 for name, value in labels.graph.state.items() if value in looked_up}
+    return {**tables, **producers(labels)}
 
 
 def _summed_for(op: Op, shape: tuple[int, ...]) -> int | None:

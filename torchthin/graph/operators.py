@@ -55,6 +55,11 @@ ATTENTION = frozenset({
 })  # fmt: skip
 """Fused attention; arguments ``query``, ``key``, ``value``."""
 
+EMBEDDINGS = frozenset({
+    "aten.embedding", "aten._embedding_bag", "aten._embedding_bag_forward_only",
+})  # fmt: skip
+"""Rows of the argument ``weight``, looked up by number."""
+
 BATCH_NORMS = frozenset({
     "aten.native_batch_norm", "aten._native_batch_norm_legit", "aten._native_batch_norm_legit_no_training",
     "aten._native_batch_norm_legit_functional", "aten.cudnn_batch_norm", "aten.miopen_batch_norm",

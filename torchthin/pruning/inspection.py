@@ -11,7 +11,7 @@ from torch import nn
 
 from torchthin.dependency.components import Grouping, find_groups
 from torchthin.dependency.groups import Group
-from torchthin.dependency.producers import producers
+from torchthin.dependency.producers import producers, with_tables
 from torchthin.dependency.propagate import Labels, propagate
 from torchthin.graph.inputs import as_inputs, check_model, on_device_of
 from torchthin.graph.trace import Traced, trace
@@ -47,7 +47,7 @@ def inspect(model: nn.Module, example_inputs: Any, *, prove: bool = True) -> Ins
     else:
         labels = propagate(traced.graph)
         grouping = find_groups(labels)
-    axes = producers(labels)
+    axes = with_tables(labels)
     return Inspection(
         tuple(_group_facts(group, axes) for group in grouping.groups.groups if producers_of(group, axes)),
         _frozen_facts(grouping, axes),
@@ -64,7 +64,7 @@ class _HalfSelector:
     traced: Traced
 
     def __call__(self, grouping: Grouping, labels: Labels) -> Selection:
-        axes, derived = producers(labels), self.traced.derived
+        axes, derived = with_tables(labels), self.traced.derived
         groups = [
             group for group in maskable(grouping.groups.groups, axes, derived) if producers_of(group, axes)
         ]

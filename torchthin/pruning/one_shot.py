@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -117,6 +118,8 @@ def _plan(
     masks = {name: mask.contiguous() for name, mask in selection.masks.items()}
     ranked = {name: mask for name, mask in masks.items() if name in selection.masked_axes}
     filters, asked = asked_of_groups(selection.groups, selection.keeps, config, selection.masked_axes, ranked)
+    filters, blocked = _with_blocked(filters, thinning, config)
+    asked += blocked
     share = config.target.share if config.target.exact else selection.share_removed
     schedule = planned_sparsities(config) if config.target.exact else (share,)
     report = build_report(
@@ -159,6 +162,29 @@ def asked_of_groups(
     if config.target.scope == "global":
         return filters, config.target.units_of_all([group.size for group in groups])
     return filters, sum(asked.values())
+
+
+_NO_WAY = ("no rule for this operator", "no way to divide it worked")
+"""Reasons that keep filters which could have gone, besides what trials found out."""
+
+
+def _with_blocked(
+    filters: Mapping[str, Filters], thinning: ThinningPlan, config: PruneConfig
+) -> tuple[dict[str, Filters], int]:
+    """Add what the target asks of filters that no way was found to remove; return how many those are in all as well.
+
+    Filters that stay by nature, such as those of output layers, are asked nothing.
+    """
+    proposal, total = thinning.proposal, 0
+    found = dict(filters)
+    texts = (*_NO_WAY, *(item.text for item in proposal.constraints.frozen.values()))
+    for item in proposal.grouping.groups.frozen if config.target.exact else ():
+        known = found.get(item.parameter)
+        if known is not None and known.axis == item.axis and item.reason.startswith(texts):
+            count = config.target.units(item.count)
+            found[item.parameter] = replace(known, asked=known.asked + count)
+            total += count
+    return found, total
 
 
 def _listed(names: Iterable[str]) -> str:

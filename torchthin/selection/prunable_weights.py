@@ -36,6 +36,9 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _WEIGHT_LIKE = ("weight", "kernel", "filters")
 
 
+_EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
+
+
 @dataclass(frozen=True)
 class PrunableWeight:
     """A weight to prune."""
@@ -43,7 +46,7 @@ class PrunableWeight:
     name: str
     """Name as in ``named_parameters()``; of a computed weight, the parameter that has its shape."""
     axis: int
-    """Filter axis: 0, or 1 for transposed convolutions."""
+    """Filter axis: 0, or 1 for transposed convolutions and embeddings."""
     per_filter: int = 1
     """Indices of `axis` that make one filter; more than 1 only for transposed convolutions with one output
     channel per conv group, whose filter is all input rows of its conv group."""
@@ -90,8 +93,8 @@ class _Entry:
     parameter: nn.Parameter
     alias: str = ""
     """Name of the computed weight."""
-    recurrent: bool = False
-    """Filters are parts of hidden states, which only a channel graph shows."""
+    inner: bool = False
+    """Filters are parts of hidden states, or columns of an embedding, which only a channel graph shows."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -110,8 +113,8 @@ def _entries(
             name = f"{prefix}.{local}" if prefix else local
             item = derived.get(name)
             if item is None or item.masked is None:
-                states = coupled and isinstance(module, nn.RNNBase | nn.RNNCellBase)
-                yield _Entry(name, module, local, parameter, recurrent=states and parameter.dim() > 1)
+                inner = coupled and isinstance(module, (nn.RNNBase, nn.RNNCellBase, *_EMBEDDINGS))
+                yield _Entry(name, module, local, parameter, inner=inner and parameter.dim() > 1)
             else:
                 path, _, local = item.weight.rpartition(".")
                 yield _Entry(name, model.get_submodule(path), local, parameter, item.weight)
@@ -176,6 +179,8 @@ def _defaults(
 
 
 def _target(entry: _Entry) -> PrunableWeight:
+    if isinstance(entry.owner, _EMBEDDINGS):
+        return PrunableWeight(entry.name, 1)
     if not _is_layer_weight(entry, _ConvTransposeNd):
         return PrunableWeight(entry.name, 0)
     conv = entry.owner
@@ -223,7 +228,7 @@ def _why_not(entry: _Entry, structured: bool) -> str | None:
         return "another weight is computed from it"
     if len(shape) < 2:
         return f"it is a {len(shape)}-d {entry.local} of {owner}"
-    if structured and _is_torch_layer(entry.owner) and not layer and not entry.recurrent:
+    if structured and _is_torch_layer(entry.owner) and not layer and not entry.inner:
         return f"the filters of {owner} cannot go one by one"
     return None
 
@@ -277,7 +282,7 @@ def _matching(entries: list[_Entry], pattern: str, structured: bool) -> list[_En
     usable = [
         e
         for e in entries
-        if (_is_convolution(e) or _is_layer_weight(e, nn.Linear) or e.recurrent)
+        if (_is_convolution(e) or _is_layer_weight(e, nn.Linear) or e.inner)
         and _why_not(e, structured) is None
     ]
     found = [entry for entry in usable if _matches(pattern, entry.names[0])]
@@ -362,7 +367,8 @@ def find_prunable_weights(
         exclude: fnmatch patterns of weight or module names to leave unpruned; a module's name covers all it holds.
         derived: weights that layers compute from other parameters, where they are known already.
         plain: leave weights unpruned that are computed from other parameters, as unstructured methods do.
-        coupled: a channel graph will be known, so that hidden states of recurrent layers may be named as well.
+        coupled: a channel graph will be known, so that hidden states of recurrent layers and
+            columns of embeddings may be named as well.
 
     Raises:
         WeightNameError: a name does not exist (with near matches) or cannot be pruned, or a pattern matches nothing.

@@ -17,7 +17,7 @@ from torchthin.dependency.emission import (
     least,
     product,
 )
-from torchthin.dependency.labels import Axes, Axis, FlattenedAxis
+from torchthin.dependency.labels import Axes, Axis, FlattenedAxis, with_axis
 from torchthin.dependency.registry import Call, positive, register_op
 from torchthin.graph.operators import BATCH_NORMS, LAYER_NORMS, RMS_NORMS
 
@@ -111,11 +111,13 @@ def distributed(call: DeadCall) -> Emissions:
 
 @register_op("aten._softmax", "aten._safe_softmax", "aten._log_softmax", dead=distributed)
 def softmax(call: Call) -> list[Axes]:
-    """A distribution over one axis: what is removed from that axis leaves the sum."""
+    """A distribution over one axis: its entries are shares of a whole, no channels."""
     data = call.axes("self")
-    if data and data[call.arg("dim")] is not None:
-        call.statistics = True
-    return [data]
+    if not data:
+        return [data]
+    dim = positive(int(call.arg("dim")), len(data))
+    call.freeze(data[dim], "a softmax runs over it, and removing one entry changes all")
+    return [with_axis(data, dim, None)]
 
 
 @register_op("aten._weight_norm_interface", dead=product)
