@@ -10,8 +10,7 @@ An operator without such a rule makes `LIVE` of everything: nothing is guessed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from math import prod
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -60,6 +59,12 @@ class Facts(Protocol):
     def is_stochastic(self, value: int) -> bool:
         """Whether the last axis of a value sums to one."""
 
+    def is_scalar(self, value: int) -> bool:
+        """Whether a value is one number, whatever the size of the input."""
+
+    def even(self, value: int, tensor: Tensor, axes: Sequence[int]) -> npt.NDArray[np.bool_]:
+        """Return which removed channels of a value hold the same numbers all along some axes."""
+
 
 class DeadCall:
     """One op of the masked model before it runs: its arguments, and what they hold at removed channels."""
@@ -94,6 +99,23 @@ class DeadCall:
         places = tuple(axis % rank for axis in axes if rank) or None
         return self._facts.emissions(value, self._given.get(name), places, True)
 
+    def whole(self, name: str) -> Emissions:
+        """As `of`, and where a channel is not on the argument, what its numbers make of any channel."""
+        number = self.op.value(name)
+        assert number is not None
+        given = self._given.get(name)
+        zero = self.static(name) and given is not None and not bool(given.any())
+        scalar = self.static(name) and self._facts.is_scalar(number)
+        other = ZERO if zero else CONSTANT if scalar else VARYING if self.static(name) else LIVE
+        held = self.of(name)
+        return np.where(held == ABSENT, other, held).astype(np.int8)
+
+    def even(self, axes: Sequence[int]) -> npt.NDArray[np.bool_]:
+        """Return which channels hold the same numbers all along some axes of the result, for an op that moves numbers."""
+        if any(item is None for _, item in self._tensors()):
+            return np.zeros(self._facts.channels, np.bool_)
+        return self._facts.even(self.op.results[0], invoke(self.op.target, self._given), axes)
+
     def nowhere(self) -> Emissions:
         """Return `ABSENT` for every channel."""
         return np.full(self._facts.channels, ABSENT, np.int8)
@@ -106,9 +128,13 @@ class DeadCall:
         found = []
         for number, tensor in self._tensors():
             static = self._facts.is_static(number)
-            other = LIVE if not static else CONSTANT if prod(self._facts.shape(number)) == 1 else VARYING
+            other = LIVE if not static else CONSTANT if self._facts.is_scalar(number) else VARYING
             found.append((self._facts.emissions(number, tensor, None, zeros), other))
         return found
+
+    def out_shape(self) -> tuple[int, ...]:
+        """Return the shape of the first result."""
+        return self._facts.shape(self.op.results[0])
 
     def static(self, name: str) -> bool:
         """Whether an argument is computed from weights alone, or was not given."""
@@ -128,7 +154,7 @@ class DeadCall:
         }
         try:
             result = invoke(self.op.target, zeros)
-        except (RuntimeError, TypeError):  # not made for one number
+        except (RuntimeError, TypeError, IndexError):  # not made for one number
             return False
         return isinstance(result, Tensor) and not bool(result.any())
 
@@ -207,10 +233,16 @@ def moved(call: DeadCall) -> Emissions:
 
 def selected(call: DeadCall) -> Emissions:
     """One of several operands at every place: zero where all of them are."""
-    values = [name for name in ("self", "other", "value") if call.has(name)]
-    held = [call.of(name) for name in values]
-    zero = np.logical_and.reduce([item == ZERO for item in held])
+    zero = np.logical_and.reduce([item == ZERO for item in _data(call)])
     return np.where(zero, ZERO, pointwise(call)).astype(np.int8)
+
+
+def _data(call: DeadCall) -> list[Emissions]:
+    """Return what the operands hold whose numbers are handed on: at removed channels, or anywhere."""
+    names = ("self", "input", "other", "value", "src", "source", "values")
+    number = call.arg("value", 0)
+    written = [np.full_like(call.nowhere(), CONSTANT)] if isinstance(number, (int, float)) and number else []
+    return [call.whole(name) for name in names if call.has(name)] + written
 
 
 def joined(call: DeadCall) -> Emissions:
@@ -233,14 +265,17 @@ def picked(call: DeadCall) -> Emissions:
 
 def written(call: DeadCall) -> Emissions:
     """Places that are written to: zero where everything is."""
-    operands = [held for held, _ in call.operands()]
-    together = np.maximum.reduce(operands)
-    return worse(together, LIVE, LIVE)
+    return worse(np.maximum.reduce(_data(call)), LIVE, LIVE)
 
 
 def interpolated(call: DeadCall) -> Emissions:
     """Means and extremes of neighbours, without a border: constants stay."""
     return call.operands(zeros=False)[0][0]
+
+
+def beside(held: Emissions, position: int, floating: bool, norm: bool) -> Emissions:
+    """What a further result of an op holds: positions and masks, or statistics, are no numbers of the channel."""
+    return least(held, LIVE) if position and (norm or not floating) else held
 
 
 def summed(call: DeadCall) -> Emissions:

@@ -6,7 +6,8 @@ to tell constants that are zero from others, which no other input can change.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -24,17 +25,26 @@ from torchthin.dependency.emission import (
     DeadCall,
     DeadRule,
     Emissions,
+    beside,
     live,
     moved,
     pointwise,
+    worse,
 )
 from torchthin.dependency.labels import Axis, FlattenedAxis
 from torchthin.dependency.propagate import is_pointwise
 from torchthin.dependency.registry import rule_of
-from torchthin.graph.operators import VIEWS
+from torchthin.graph.operators import BATCH_NORMS, LAYER_NORMS, MOVES, VIEWS
 from torchthin.graph.opgraph import Op
-from torchthin.thinning.survivors import BoolArray, Survivors, rows
+from torchthin.thinning.survivors import BoolArray, Survivors, indices, rows
 
+_NORMS = BATCH_NORMS | LAYER_NORMS | {"aten.native_group_norm"}
+_LOOK_UPS = {"aten.embedding", "aten.index", "aten.index_select", "aten.arange"}
+_PICKS = {"aten.select", "aten.slice"}
+_END = 2**62
+"""A slice to the end of an axis has no smaller one."""
+ROUNDING = 1e-5
+"""Share of the largest number by which a constant may differ from place to place."""
 _KEEPS_LAST_AXIS = VIEWS | {"aten.expand", "aten.clone", "aten._to_copy", "aten.alias", "aten.unsqueeze"}
 
 
@@ -52,12 +62,18 @@ class DeadChannels:
         self._held: dict[int, Emissions] = {}
         self._read: set[int] = set()
         """Values whose constants were told from zeros."""
+        self._patched: set[int] = set()
+        """Values of which a part was written to, so that they may hold several constants."""
         self._on_axis: dict[int, BoolArray] = {}
         self._stochastic: set[int] = set()
         self._sharing: dict[int, list[int]] = {}
         values = self._labels.graph.values
         for number_of_value, item in enumerate(values):
             self._sharing.setdefault(item.alias, []).append(number_of_value)
+        self._taken = {
+            number: op for op in self._labels.graph.ops if op.name in MOVES for number in op.results
+        }
+        """The op that took a value out of another one."""
         self._copied = {values[op.reads[0]].alias for op in self._labels.graph.ops if op.index < 0}
         """Storages of which copies were made, which keep what they held then."""
 
@@ -68,6 +84,25 @@ class DeadChannels:
     def is_stochastic(self, value: int) -> bool:
         """Whether the last axis of a value sums to one."""
         return self._source(value) in self._stochastic
+
+    def is_scalar(self, value: int) -> bool:
+        """Whether a value is one number, whatever the size of the input."""
+        return prod(self.shape(value)) == 1 and not self._is_one_of_many(value)
+
+    def even(self, value: int, tensor: Tensor, axes: Sequence[int]) -> BoolArray:
+        """Return which removed channels of a value hold the same numbers all along some axes."""
+        found = np.ones(self.channels, np.bool_)
+        for position, axis in enumerate(self._labels.values[value]):
+            along = [d for d in axes if d != position]
+            if isinstance(axis, FlattenedAxis):
+                found &= ~self._along(axis) | (not along)
+            elif axis is not None:
+                numbers = self._of_label[axis]
+                hit = numbers >= 0
+                part = tensor.index_select(position, indices(hit, tensor))
+                for d in along:
+                    found[numbers[hit][_uneven(part, d, position)]] = False
+        return found
 
     def shape(self, value: int) -> tuple[int, ...]:
         """Return the shape of a value."""
@@ -82,6 +117,8 @@ class DeadChannels:
             return np.full(self.channels, ABSENT, np.int8)
         self._catch_up(value)
         if value in self._held:
+            if value in self._patched and tensor is not None:
+                self._tell_patches(value, tensor)
             if zeros and tensor is not None:
                 self._tell_zeros(value, tensor)
             held = self._held[value]
@@ -140,11 +177,14 @@ class DeadChannels:
         random = torch.Tag.nondeterministic_seeded in op.target.tags
         if not random and all(value not in self._labels.from_input for value in op.results):
             return
+        values = self._labels.graph.values
         made = {value for value in op.results if self._present(value, None).any()}
         if made:
             held = _rule(op)(DeadCall(op, given, self))
-            for value in made:
-                self._hold(value, held)
+            for position, ref in enumerate(op.outputs):
+                if ref is not None and ref.value in made:
+                    floating = values[ref.value].dtype.is_floating_point
+                    self._hold(ref.value, beside(held, position, floating, op.name in _NORMS))
             for value in op.written:
                 self._overwrite(value, held)
 
@@ -156,14 +196,45 @@ class DeadChannels:
     def _overwrite(self, value: int, held: Emissions) -> None:
         """Let what is written through one view be seen through the others."""
         values = self._labels.graph.values
-        for other in self._sharing[values[value].alias]:
-            whole = np.prod(values[other].shape) == np.prod(values[value].shape)
-            if whole and values[value].alias not in self._copied:
+        sizes = {other: prod(values[other].shape) for other in self._sharing[values[value].alias]}
+        whole = not self._is_the_only(value) and values[value].alias not in self._copied
+        for other, size in sizes.items():
+            if whole and size == sizes[value]:
                 self._hold(other, held)
             elif other in self._held:
                 present, before = self._present(other, None), self._held[other]
                 after = np.where(held == ABSENT, LIVE, np.maximum(before, held))
+                unseen = size == sizes[value] or not sizes[value]  # in a run of more rows it is a part
+                after = worse(after) if unseen else after
                 self._held[other] = np.where(present, after, ABSENT).astype(np.int8)
+                self._patched.add(other)
+
+    def _is_one_of_many(self, value: int) -> bool:
+        """Whether a value is one entry of an axis of weights, such as the positions of one token: more tokens read more of it."""
+        producer, queue = self._labels.graph.producer, [value]
+        while queue:
+            op = producer.get(queue.pop())
+            if op is None:
+                continue
+            if op.name in _LOOK_UPS and all(prod(self.shape(number)) == 1 for number in op.reads[1:]):
+                return True
+            if op.name == "aten.slice":
+                dim = op.arguments.get("dim", 0)
+                if self.shape(op.results[0])[dim] == 1 < self.shape(op.reads[0])[dim]:
+                    return True
+            queue += op.reads
+        return False
+
+    def _is_the_only(self, value: int) -> bool:
+        """Whether code takes one entry of an axis that has no other in this run."""
+        while value in self._taken:
+            op = self._taken[value]
+            end = op.arguments.get("end")
+            explicit = op.name == "aten.select" or op.arguments.get("start") or (end or _END) < _END
+            if explicit and op.name in _PICKS and self.shape(op.reads[0])[op.arguments.get("dim", 0)] == 1:
+                return True
+            value = op.reads[0]
+        return False
 
     def _note_distribution(self, op: Op) -> None:
         values = self._labels.graph.values
@@ -194,7 +265,7 @@ class DeadChannels:
 
     def _tell_zeros(self, value: int, tensor: Tensor) -> None:
         held = self._held[value]
-        if value in self._read or not (held == CONSTANT).any():
+        if value in self._read or not (held == CONSTANT).any() or not tensor.numel():
             return
         self._read.add(value)
         zero = held == CONSTANT
@@ -204,6 +275,13 @@ class DeadChannels:
             elif axis is not None:
                 zero &= ~self._nonzero(axis, position, tensor)
         self._held[value] = np.where(zero, ZERO, held).astype(np.int8)
+
+    def _tell_patches(self, value: int, tensor: Tensor) -> None:
+        """Tell whether all parts that were written hold the same number."""
+        self._patched.discard(value)
+        uneven = ~self.even(value, tensor, range(tensor.dim()))
+        held = self._held[value]
+        self._held[value] = np.where((held == CONSTANT) & uneven, VARYING, held).astype(np.int8)
 
     def _nonzero(self, axis: npt.NDArray[np.int64], position: int, tensor: Tensor) -> BoolArray:
         """Return which channels on an axis have a number that is not zero."""
@@ -224,7 +302,8 @@ class DeadChannels:
                 found[self._along(axis)] = VARYING
             else:
                 some = self._nonzero(axis, position, tensor)
-                found[some] = CONSTANT if tensor.numel() == tensor.shape[position] else VARYING
+                alone = tensor.numel() == tensor.shape[position] and not self._is_one_of_many(value)
+                found[some] = CONSTANT if alone else VARYING
         return found
 
     def _by_index(self, axis: Axis, held: Emissions) -> Emissions:
@@ -245,6 +324,15 @@ class DeadChannels:
             )
             result[gone] = level
         return result
+
+
+def _uneven(part: Tensor, axis: int, channels: int) -> BoolArray:
+    """Return at which indices of the axis `channels` numbers change along another axis."""
+    if not part.numel():
+        return np.zeros(part.shape[channels], np.bool_)
+    far = (part - part.narrow(axis, 0, 1)).abs() > ROUNDING * float(part.abs().max())
+    changes: BoolArray = far.movedim(channels, 0).flatten(1).any(1).cpu().numpy()
+    return changes
 
 
 def _rule(op: Op) -> DeadRule:

@@ -18,7 +18,7 @@ from torchthin.dependency.emission import (
 from torchthin.dependency.labels import Axes, Axis, FlattenedAxis, Vector
 from torchthin.dependency.registry import Call, Contraction, register_op
 from torchthin.dependency.rules.elementwise import broadcast
-from torchthin.graph.operators import CONVOLUTIONS, GROUPED_PRODUCTS, PRODUCTS
+from torchthin.graph.operators import BATCHED_PRODUCTS, CONVOLUTIONS, GROUPED_PRODUCTS, PRODUCTS
 
 
 def _vector(axis: Axis) -> Vector | None:
@@ -31,45 +31,39 @@ def multiplied(
 ) -> Emissions:
     """A product of two operands, summed over one axis of each, with something added.
 
-    A channel on another axis is zero where either operand is. Otherwise it is a combination of what its own operand holds, by
-    the numbers of the other one: independent of the input only if both are.
+    A row of the first or a column of the second becomes a combination of what it holds, by the numbers of the other operand:
+    independent of the input only if these are. Where both have the axis (a batch of matrices), it is zero where either is.
     """
-    free = [
-        [axis for axis in range(len(call.shape(name))) if axis != summed % len(call.shape(name))]
-        for name, summed in ((first, first_axis), (second, second_axis))
-    ]
-    a, b = (call.of(name, *axes) for name, axes in zip((first, second), free, strict=True))
-    both = np.where(np.maximum(a, b) <= VARYING, VARYING, LIVE)
-    by_a = a if call.static(second) else np.full_like(a, LIVE)
-    spread = worse(b) if call.static(first) else np.full_like(b, LIVE)
-    by_b = np.where(b == CONSTANT, CONSTANT, spread) if call.stochastic(first) else spread
-    made = np.where(a == ABSENT, by_b, np.where(b == ABSENT, by_a, both))
-    made = np.where((a == ABSENT) & (b == ABSENT), ABSENT, np.where((a == ZERO) | (b == ZERO), ZERO, made))
-    if addend is None or not call.has(addend):
-        return made.astype(np.int8)
-    held = call.of(addend)
-    lies = call.static(addend)
-    held = np.where(
-        held == ABSENT,
-        CONSTANT if lies and len(call.shape(addend)) <= 1 else VARYING if lies else LIVE,
-        held,
+    ranks = len(call.shape(first)), len(call.shape(second))
+    shared = (0,) if call.op.name in BATCHED_PRODUCTS else ()
+    a, b = (
+        call.of(name, *(axis for axis in range(rank) if axis != summed % rank and axis not in shared))
+        for name, rank, summed in zip((first, second), ranks, (first_axis, second_axis), strict=True)
     )
-    return np.maximum(made, held).astype(np.int8)
+    by_a = worse(a) if call.static(second) else worse(a, LIVE, LIVE)
+    spread = worse(b) if call.static(first) else worse(b, LIVE, LIVE)
+    by_b = np.where(b == CONSTANT, CONSTANT, spread) if call.stochastic(first) else spread
+    made = np.maximum(by_a, by_b)
+    if shared:
+        p, q = call.of(first, 0), call.of(second, 0)
+        both = np.where((p == ZERO) | (q == ZERO), ZERO, np.where(np.maximum(p, q) <= VARYING, VARYING, LIVE))
+        made = np.maximum(made, np.where((p == ABSENT) & (q == ABSENT), ABSENT, both))
+    if addend is not None and call.has(addend):
+        made = np.maximum(made, call.whole(addend))
+    return made.astype(np.int8)
 
 
 def convolved(call: DeadCall) -> Emissions:
     """A masked filter emits its bias. A depthwise one that is not masked makes of a constant one with a border, if it pads."""
     transposed, groups = bool(call.arg("transposed", False)), int(call.arg("groups", 1))
     made = multiplied(call, "input", 1, "weight", 0 if transposed else 1, "bias")
-    alone = groups > 1 and groups == call.shape("input")[1]
-    if not alone or not call.static("weight"):
+    if not (groups > 1 and groups == call.shape("input")[1]):
         return made
     bordered = transposed or any(call.arg("padding", ()))
-    data = call.of("input", 1)
-    data = worse(data) if bordered else data
-    own = np.where(call.of("weight", 0) == ZERO, ZERO, data)
-    bias = call.of("bias") if call.has("bias") else np.full_like(data, ZERO)
-    own = np.maximum(own, bias)
+    data, weight = call.of("input", 1), call.of("weight", 0)
+    own = worse(data) if bordered else data
+    own = np.where((weight == ZERO) | (data == ZERO), ZERO, own if call.static("weight") else LIVE)
+    own = np.maximum(own, call.of("bias")) if call.has("bias") else own
     return np.where(data == ABSENT, made, own).astype(np.int8)
 
 
@@ -177,7 +171,8 @@ def matrix_product(call: Call) -> list[Axes]:
 
 def multiplied_by_experts(call: DeadCall) -> Emissions:
     """Rows of a product; every expert has columns of its own."""
-    return multiplied(call, "self", -1, "mat2", -2, None)
+    made = multiplied(call, "self", -1, "mat2", -2, None)
+    return made if call.static("offs") else worse(made, LIVE, LIVE)
 
 
 @register_op(*GROUPED_PRODUCTS, dead=multiplied_by_experts)

@@ -18,6 +18,7 @@ from torchthin.dependency.emission import (
     product,
     quotient,
     selected,
+    worse,
     written,
 )
 from torchthin.dependency.labels import Axes, Axis, FlattenedAxis, with_axis
@@ -140,7 +141,12 @@ def foreach(call: Call) -> list[Axes]:
     return results
 
 
-@register_op("aten.view_as_real", "aten.view_as_complex", dead=moved)
+def paired(call: DeadCall) -> Emissions:
+    """Real and imaginary parts alternate."""
+    return worse(moved(call))
+
+
+@register_op("aten.view_as_real", "aten.view_as_complex", dead=paired)
 def as_pairs(call: Call) -> list[Axes]:
     """Complex numbers are pairs on a new last axis."""
     data = call.axes("self")

@@ -15,6 +15,7 @@ from torchthin.dependency.emission import (
     Emissions,
     interpolated,
     least,
+    pointwise,
     product,
 )
 from torchthin.dependency.labels import Axes, Axis, FlattenedAxis, with_axis
@@ -24,9 +25,12 @@ from torchthin.graph.operators import BATCH_NORMS, LAYER_NORMS, RMS_NORMS
 
 def scaled(call: DeadCall) -> Emissions:
     """Every channel by itself; by a weight of zero it becomes the bias."""
-    made = least(call.operands(zeros=False)[0][0], CONSTANT)
-    weight = call.of("weight") if call.has("weight") else call.nowhere()
-    return np.where(weight == ZERO, CONSTANT, made).astype(np.int8)
+    weight, bias = (call.of(name) if call.has(name) else call.nowhere() for name in ("weight", "bias"))
+    made = np.where(weight == ZERO, np.maximum(bias, CONSTANT), pointwise(call))
+    own = call.has("running_mean") and not call.arg(
+        "training", call.op.name == "aten._batch_norm_with_update"
+    )
+    return (made if own else np.where(call.of("input", 1) == ABSENT, least(made, LIVE), made)).astype(np.int8)
 
 
 def from_statistics(call: DeadCall) -> Emissions:
@@ -43,8 +47,12 @@ def from_statistics(call: DeadCall) -> Emissions:
     if call.has("bias"):
         made = np.where(call.of("bias") == ZERO, made, np.where(made == SHIFTED, LIVE, made))
     weight = call.of("weight") if call.has("weight") else call.nowhere()
-    made = np.where(weight == ZERO, CONSTANT, made)
-    return np.where(inside == ABSENT, least(held, CONSTANT), made).astype(np.int8)
+    bias = call.of("bias") if call.has("bias") else call.nowhere()
+    made = np.where(weight == ZERO, np.maximum(bias, CONSTANT), made)
+    plain = not call.has("weight") and not call.has("bias")
+    known = call.static("weight") and call.static("bias")
+    apart = least(held, CONSTANT if plain else VARYING if known else LIVE)
+    return np.where(inside == ABSENT, apart, made).astype(np.int8)
 
 
 @register_op(*BATCH_NORMS, dead=scaled)
@@ -120,7 +128,12 @@ def softmax(call: Call) -> list[Axes]:
     return [with_axis(data, dim, None)]
 
 
-@register_op("aten._weight_norm_interface", dead=product)
+def by_length(call: DeadCall) -> Emissions:
+    """Zero by a zero length; else by the norm of other numbers."""
+    return np.where(call.of("g") == ZERO, ZERO, least(product(call), LIVE)).astype(np.int8)
+
+
+@register_op("aten._weight_norm_interface", dead=by_length)
 def weight_norm(call: Call) -> list[Axes]:
     """w = g v / |v|, the norm over all axes but `dim`."""
     v, g = call.axes("v"), call.axes("g")

@@ -70,10 +70,11 @@ def reduction(call: Call) -> Sequence[Axes]:
 
 
 @register_op(
-    "aten.cumsum", "aten.cumsum_", "aten.cumprod", "aten.cumprod_", "aten.logcumsumexp", "aten.cummax", "aten.cummin",
-    "aten.topk", "aten.kthvalue",
+    "aten.cumsum", "aten.cumsum_", "aten.cumprod", "aten.cumprod_", "aten.cummax", "aten.cummin", "aten.topk",
+    "aten.kthvalue",
     accepts_flattened=True, dead=accumulated,
 )  # fmt: skip
+@register_op("aten.logcumsumexp", accepts_flattened=True, dead=counted)
 def along_one_axis(call: Call) -> list[Axes]:
     """The order along `dim` matters: its labels freeze."""
     data = call.axes("self")

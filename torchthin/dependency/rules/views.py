@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from torchthin.dependency.emission import DeadCall, Emissions, moved, summed, worse
+from torchthin.dependency.emission import CONSTANT, VARYING, DeadCall, Emissions, moved, summed, worse
 from torchthin.dependency.labels import Axes, Axis, Dims, FlattenedAxis, Vector
 from torchthin.dependency.registry import Call, positive, register_op
 from torchthin.dependency.rules.split_and_cat import tie_rows
@@ -19,7 +19,20 @@ A batch that is flattened together with the heads repeats them.
 """
 
 
-@register_op(*VIEWS, accepts_flattened=True, dead=moved)
+def regrouped(call: DeadCall) -> Emissions:
+    """Axes are laid side by side: where channels that go together hold constants of their own, these alternate.
+
+    Rows of a batch are never mixed.
+    """
+    held = moved(call)
+    if "dtype" in call.op.arguments or not (held == CONSTANT).any():
+        return held
+    pairs = regroup(call.shape("self"), call.out_shape())
+    mixed = [axis for ins, outs in pairs if len(ins) > 1 for axis in outs if axis]
+    return np.where((held == CONSTANT) & ~call.even(mixed), VARYING, held).astype(np.int8) if mixed else held
+
+
+@register_op(*VIEWS, accepts_flattened=True, dead=regrouped)
 def view(call: Call) -> list[Axes]:
     """Regroup axes: each axis that keeps its extent passes; within the others the labels are laid out and read off."""
     data = call.axes("self")
@@ -165,7 +178,14 @@ def read_off(call: Call, laid: Vector) -> dict[int, Vector]:
     return {unit: np.ascontiguousarray(rows[:, 0])}
 
 
-@register_op("aten.pixel_shuffle", dead=moved)
+def spread_out(call: DeadCall) -> Emissions:
+    """Channels become places: where their constants differ, they alternate."""
+    held, rank = moved(call), len(call.shape("self"))
+    alternate = (held == CONSTANT) & ~call.even((rank - 2, rank - 1))
+    return np.where(alternate, VARYING, held).astype(np.int8)
+
+
+@register_op("aten.pixel_shuffle", dead=spread_out)
 def pixel_shuffle(call: Call) -> list[Axes]:
     """(..., C r r, H, W) -> (..., C, H r, W r): the r r channels of one result are removed together."""
     data = call.axes("self")
