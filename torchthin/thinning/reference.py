@@ -249,10 +249,13 @@ class ReferenceMode(CountingMode):
 
 
 def _values_of_constants(data: Tensor, axis: int, constant: BoolArray) -> tuple[Tensor, BoolArray]:
-    """Return the number of every constant channel (0 of the others), and which of them differ along another axis after all."""
+    """Return the number of every constant channel (0 of the others), and which of them differ along another axis after all.
+
+    Without a row (no token went to this expert) nobody knows the number.
+    """
     values, varies = data.new_zeros(constant.size), np.zeros_like(constant)
     if not constant.any() or not data.numel():
-        return values, varies
+        return values, constant.copy()
     held = rows(data, axis, constant)
     first = held[:, 0]
     size = float(first.abs().max())
