@@ -132,7 +132,8 @@ def mirrored_tensors(module: nn.Module) -> dict[str, Tensor]:
     own = {name: t for name, t in {**module._parameters, **module._buffers}.items() if t is not None}
     for suffix in ("_orig", "_v"):
         for name in [name for name in own if name.endswith(suffix)]:
-            own.setdefault(name.removesuffix(suffix) or name, own[name])
+            if hasattr(module, name.removesuffix(suffix)):  # the bias_v of attention computes nothing
+                own.setdefault(name.removesuffix(suffix), own[name])
     if parametrize.is_parametrized(module):
         parametrizations: Any = module.parametrizations
         for name, holder in parametrizations.items():
