@@ -48,6 +48,7 @@ from torchthin.thinning.survivors import Survivors
 BoolArray = npt.NDArray[np.bool_]
 NAMES = {ZERO: "zero", CONSTANT: "constant", VARYING: "varying"}
 NORMS = BATCH_NORMS | LAYER_NORMS | {"aten.native_group_norm"}
+SIZED = {"aten.as_strided", "aten.as_strided_", "aten.resize_"}
 ANYTHING = UNSET | {"aten.rrelu_with_noise", "aten.randperm"}
 """Ops whose numbers are drawn, or are whatever memory holds."""
 
@@ -364,7 +365,7 @@ def _size_matters(
     trial: Trial, value: int, channel: int, position: int, expected: list[Tensor]
 ) -> Iterator[str]:
     """Run the op with a longer axis, one at a time, where it takes that."""
-    if trial.op.name in ATTENTION:  # its kernels do not check sizes
+    if trial.op.name in ATTENTION | SIZED:  # kernels that do not check sizes, and arguments that fix them
         return
     for name, argument in trial.given.items():
         ref = trial.op.arguments.get(name)

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from torchthin.dependency.components import Components, components
 from torchthin.dependency.labels import FROZEN, Axis, FlattenedAxis, Vector
 from torchthin.dependency.propagate import Labels, propagate
-from torchthin.dependency.registry import Contraction
 from torchthin.graph.evaluation_mode import evaluation_mode
 from torchthin.graph.inputs import Inputs, call
 from torchthin.graph.op_counter import CountingMode

@@ -141,6 +141,11 @@ class DeadCall:
         value = self.op.value(name)
         return value is None or self._facts.is_static(value)
 
+    def is_off(self, name: str) -> bool:
+        """Whether a switch that is given as a tensor is off."""
+        given = self._given.get(name)
+        return isinstance(given, Tensor) and not bool(given.any())
+
     def stochastic(self, name: str) -> bool:
         """Whether the last axis of an argument sums to one."""
         value = self.op.value(name)
@@ -276,6 +281,15 @@ def interpolated(call: DeadCall) -> Emissions:
 def beside(held: Emissions, position: int, floating: bool, norm: bool) -> Emissions:
     """What a further result of an op holds: positions and masks, or statistics, are no numbers of the channel."""
     return least(held, LIVE) if position and (norm or not floating) else held
+
+
+def rounded(call: DeadCall) -> Emissions:
+    """A function of the number and of a scale. One that an observer moves follows the other channels, as a norm does."""
+    held = call.operands()[0][0]
+    if prod(call.shape("scale")) > 1:  # one for each index of an axis
+        held = np.where(call.of("scale") == ABSENT, worse(held), held).astype(np.int8)
+    fixed = call.static("scale") and call.static("zero_point")
+    return held if fixed or call.is_off("observer_on") else worse(held, SHIFTED, LIVE)
 
 
 def summed(call: DeadCall) -> Emissions:

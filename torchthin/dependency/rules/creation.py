@@ -30,7 +30,12 @@ def made_in_forward(call: Call) -> list[Axes]:
     return [tuple(call.space.fresh(n, expandable=True) if n > 1 else None for n in call.out_shape())]
 
 
-@register_op("aten.resize_", dead=moved)
+def resized(call: DeadCall) -> Emissions:
+    """The same numbers where the size stays; otherwise nobody knows which."""
+    return moved(call) if tuple(call.arg("size")) == call.shape("self") else live(call)
+
+
+@register_op("aten.resize_", dead=resized)
 def resize(call: Call) -> Sequence[Axes]:
     """Memory for another shape holds nothing of use yet; most calls ask for the shape that there is."""
     if call.out_shape() == call.shape("self"):

@@ -11,12 +11,12 @@ from torchthin.dependency.emission import (
     VARYING,
     DeadCall,
     Emissions,
-    interpolated,
     live,
     moved,
     pointwise,
     product,
     quotient,
+    rounded,
     selected,
     worse,
     written,
@@ -77,7 +77,7 @@ def overwritten(call: DeadCall) -> Emissions:
     "aten._fake_quantize_per_tensor_affine_cachemask_tensor_qparams",
     "aten._fake_quantize_learnable_per_tensor_affine",
     accepts_flattened=True,
-    dead=interpolated,
+    dead=rounded,
 )
 def elementwise(call: Call) -> list[Axes]:
     """Tie along every axis that the operands share; also serves every operator that torch tags as pointwise."""
@@ -174,7 +174,7 @@ def glu(call: Call) -> list[Axes]:
 @register_op(
     "aten.fake_quantize_per_channel_affine_cachemask",
     "aten._fake_quantize_learnable_per_channel_affine",
-    dead=interpolated,
+    dead=rounded,
 )
 def per_channel(call: Call) -> list[Axes]:
     """Scale and zero point follow one axis."""

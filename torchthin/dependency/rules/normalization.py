@@ -13,10 +13,10 @@ from torchthin.dependency.emission import (
     ZERO,
     DeadCall,
     Emissions,
-    interpolated,
     least,
     pointwise,
     product,
+    rounded,
 )
 from torchthin.dependency.labels import Axes, Axis, FlattenedAxis, with_axis
 from torchthin.dependency.registry import Call, positive, register_op
@@ -144,7 +144,7 @@ def weight_norm(call: Call) -> list[Axes]:
     return [v, g]
 
 
-@register_op("aten._fused_moving_avg_obs_fq_helper", dead=interpolated)
+@register_op("aten._fused_moving_avg_obs_fq_helper", dead=rounded)
 def observed_fake_quantization(call: Call) -> list[Axes]:
     """Rounding whose scale follows the extremes of what it has seen, of each row along one axis or of everything.
 

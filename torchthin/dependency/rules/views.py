@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from torchthin.dependency.emission import CONSTANT, VARYING, DeadCall, Emissions, moved, summed, worse
+from torchthin.dependency.emission import CONSTANT, VARYING, DeadCall, Emissions, live, moved, summed, worse
 from torchthin.dependency.labels import Axes, Axis, Dims, FlattenedAxis, Vector
 from torchthin.dependency.registry import Call, positive, register_op
 from torchthin.dependency.rules.split_and_cat import tie_rows
@@ -272,7 +272,13 @@ def col2im(call: Call) -> list[Axes]:
     return [(*data[:-2], channels, None, None)]
 
 
-@register_op("aten.as_strided", "aten.as_strided_", dead=moved)
+def restrided(call: DeadCall) -> Emissions:
+    """The same numbers where the size stays; otherwise nobody knows which."""
+    same = tuple(call.arg("size")) == call.shape("self") and not call.arg("storage_offset")
+    return moved(call) if same else live(call)
+
+
+@register_op("aten.as_strided", "aten.as_strided_", dead=restrided)
 def as_strided(call: Call) -> list[Axes]:
     """Torch restrides the result of global pooling; any other use is taken by position."""
     data = call.axes("self")
