@@ -11,6 +11,7 @@ An operator without such a rule makes `LIVE` of everything: nothing is guessed.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from math import prod
 from typing import Any, Protocol
 
 import numpy as np
