@@ -211,7 +211,7 @@ class DeadChannels:
 
     def _is_one_of_many(self, value: int) -> bool:
         """Whether a value is one entry of an axis of weights, such as the positions of one token: more tokens read more of it."""
-        producer, queue = self._labels.graph.producer, [value]
+        producer, queue, seen = self._labels.graph.producer, [value], {value}
         while queue:
             op = producer.get(queue.pop())
             if op is None:
@@ -222,7 +222,8 @@ class DeadChannels:
                 dim = op.arguments.get("dim", 0)
                 if self.shape(op.results[0])[dim] == 1 < self.shape(op.reads[0])[dim]:
                     return True
-            queue += op.reads
+            queue += [number for number in op.reads if number not in seen]
+            seen.update(op.reads)
         return False
 
     def _is_the_only(self, value: int) -> bool:
