@@ -65,11 +65,11 @@ def prune(
     """Return a pruned copy of `model`; the model itself is left as it is.
 
     A dependency group is all that must be pruned together: coupled layers share one decision, and output layers are kept.
-    What is masked is removed, after a trial on copies has shown that the smaller model computes what the masked one
-    computes. Filters are set to zero; biases and BatchNorm keep their values. Where a removed channel would still hold what
-    depends on the input (an embedding, a position, the weight of a layer norm) or a constant that no bias can take, all that
-    makes it is masked too; `masks` and a note of the report name it. Where that does not help the channel stays. Ties go by
-    index.
+    What is masked is removed, after a trial on copies has shown that the smaller model computes what it should; whether
+    that is exactly the masked model's function, `proof` says. Filters are set to zero; biases and BatchNorm keep their
+    values. Where a removed channel would still hold what depends on the input (an embedding, a position, the weight of a
+    layer norm) or a constant that no bias can take, all that makes it is masked too; `masks` and a note of the report name
+    it. Where that does not help the channel stays. Ties go by index.
 
     Args:
         model: any model.
@@ -88,10 +88,11 @@ def prune(
             outputs on `data` decide.
         seed: of random numbers that criteria draw.
         thin: remove what is masked (needs example_inputs for channels); False only sets weights to zero.
-        exact: keep, and name, what cannot be removed without changing the function of the masked model: channels under the
-            statistics of a layer norm, constants that meet the border of a picture. Then ``proof.exact`` holds.
-        add_biases: a layer without a bias may get one for the constant of removed channels (its class, too, must then have
-            one). False masks what makes the constant.
+        exact: remove only what leaves the function of the masked model as it is, so that ``proof.exact`` is True. What makes
+            a constant that meets the border of a picture is masked; where that does not help, and under the statistics of a
+            layer norm, channels are kept and named.
+        add_biases: a layer without a bias may get one for the constant of removed channels (`load` adds it; a class of the
+            smaller sizes must have it). False masks what makes the constant.
 
     Raises:
         InputError: (also a ValueError) `ConfigError` for bad arguments, `WeightNameError` for weight names, and for models

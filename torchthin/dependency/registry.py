@@ -57,8 +57,8 @@ def register_op(
         operators: names without overload, such as ``aten.mm`` or ``house.gate``.
         accepts_flattened, accepts_ranked, sums: see `Entry`.
         dead: what the result holds at removed channels (``pointwise``, ``product``, ``moved``, ... of
-            `torchthin.dependency.emission`). Left out: it may depend on the input, so that channels which reach the operator
-            are masked whole, or kept.
+            `torchthin.dependency.emission`). Left out: it may depend on the input, whatever goes in, so that channels are kept
+            which pass through the operator to where they are summed.
 
     Raises:
         ConfigError: an operator has a rule already.
