@@ -96,7 +96,7 @@ def _composed(
     epsilon = _epsilon(modules.get(op.source.module), added, number, ratio)
     if data not in divided.reads or weight is None or epsilon is _UNKNOWN:
         return None
-    between = frozenset(range(op.index, divided.index + 1))
+    between = frozenset(range(op.index, scaled.index))
     return RmsNorm(op, weight[0], weight[1], ratio, epsilon, between)
 
 
