@@ -146,7 +146,7 @@ def propose(
         removed[grouping.channels[name][~kept]] = True
     survivors = Survivors(labels, grouping.components, removed)
     if selection.masks_makers:
-        selection = with_maker_masks(selection, constraints.zeroed, survivors, tensors)
+        selection = with_maker_masks(selection, constraints.zeroed, survivors, tensors, traced.derived)
     cuts = Recipe(shapes, keep)
     attributes = sized_attributes(traced.model, cuts)
     sized = frozenset(Attribute(path, name) for path, values in attributes.items() for name in values)

@@ -15,14 +15,18 @@ import torch
 from torch import Tensor
 
 from torchthin.dependency.producers import Makers, makers
-from torchthin.graph.parametrized import layer_of
+from torchthin.graph.parametrized import DerivedWeight, layer_of
 from torchthin.selection.masks import spread_mask
 from torchthin.selection.selection import Selection
 from torchthin.thinning.survivors import BoolArray, Place, Survivors
 
 
 def with_maker_masks(
-    selection: Selection, zeroed: Set[Place], survivors: Survivors, tensors: Mapping[str, Tensor]
+    selection: Selection,
+    zeroed: Set[Place],
+    survivors: Survivors,
+    tensors: Mapping[str, Tensor],
+    derived: Mapping[str, DerivedWeight],
 ) -> Selection:
     """Return a selection that also masks what else makes its removed channels.
 
@@ -31,6 +35,7 @@ def with_maker_masks(
         zeroed: where removed channels must be zero, as trials have shown.
         survivors: what is removed.
         tensors: parameters and buffers by name.
+        derived: weights that are computed from other parameters: where zeros of the original are 0 / 0, another one is masked.
     """
     makes = makers(survivors.labels)
     wanted = _sure_to_be_zeroed(makes, selection, survivors)
@@ -40,7 +45,11 @@ def with_maker_masks(
     masks: dict[str, Tensor] = {}
     axes = set()
     for name, axis in sorted(makes.weights | makes.vectors) if wanted.any() else ():
-        hit = wanted[_components(survivors, name, axis)]
+        hit, item = wanted[_components(survivors, name, axis)], derived.get(name)
+        if item is not None:
+            if item.masked is None:
+                continue
+            name, axis = item.masked, item.axis
         if hit.any() and not _is_selected(selection, name, axis):
             mask = spread_mask(torch.from_numpy(~hit), tensors[name], axis)
             masks[name] = masks[name] & mask if name in masks else mask
