@@ -91,7 +91,7 @@ class PruneConfig:
     exact: bool = option(
         False,
         "--exact",
-        "keep what cannot be removed without changing the masked model's function (layer norm, constants at borders)",
+        "mask what makes a constant at a border too, and keep what then cannot be removed exactly (under a layer norm)",
     )
     add_biases: bool = option(
         False,

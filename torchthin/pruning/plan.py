@@ -175,4 +175,4 @@ def _verdict(plan: PruningPlan) -> list[str]:
         ]
     if plan.proof is None:
         return ["Nothing would be removed: no channel that can be removed is masked in all layers."]
-    return [f"Proof, by a thinned copy that ran: {plan.proof.verdict}: {plan.proof.sentence(_SHOWN)}."]
+    return [f"Proof: {plan.proof.verdict}: {plan.proof.sentence(_SHOWN)}."]

@@ -341,4 +341,4 @@ def _thinning(thinned: ThinnedFacts) -> list[str]:
     lines = [f"Thinned: {', '.join(parts)}."]
     if proof is None:
         return [*lines, "Nothing was removed."]
-    return [*lines, f"Proof, on the example and on fresh random inputs: {proof}."]
+    return [*lines, f"Proof: {proof}."]

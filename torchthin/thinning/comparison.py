@@ -33,6 +33,7 @@ from torchthin.thinning.survivors import Survivors
 
 DIFFERENT = "the thinned model computes something else"
 ALIVE = "what its removed channels hold depends on the input, or on the position"
+BORDER = "a constant of its removed channels meets the border, and the result must be exact"
 UNABSORBED = "no bias can absorb the constant output of these channels; add_biases=True gives the layer one"
 STATISTICS = "its statistics run over all channels, and the result must be exact"
 
@@ -374,11 +375,15 @@ def _recorded(models: Models, masked: nn.Module, inputs: Inputs, mode: Reference
 def _stuck(proposal: Proposal, departures: Departures) -> Failure | None:
     """Return the failure where removed channels hold what no bias stands for, or where an exact result is asked for."""
     alive = {place: tuple(np.flatnonzero(channels).tolist()) for place, channels in departures.alive.items()}
-    if not proposal.constraints.exact:
-        return Failure(min(alive)[0], ALIVE, alive=alive) if alive else None
-    alive |= {item.place: item.channels for item in departures.constants.values() if item.bordered}
     if alive:
-        return Failure(min(alive)[0], ALIVE, alive=alive)
+        silent = ", ".join(sorted(departures.silent))
+        more = f"; what {silent} makes of them is not known: register_op(..., dead=...)" if silent else ""
+        return Failure(min(alive)[0], ALIVE + more, alive=alive)
+    if not proposal.constraints.exact:
+        return None
+    alive = {item.place: item.channels for item in departures.constants.values() if item.bordered}
+    if alive:
+        return Failure(min(alive)[0], BORDER, alive=alive)
     survivors = proposal.survivors
     axes = tuple(
         (op.index, value, axis)

@@ -66,6 +66,8 @@ class DeadChannels:
         """Values of which a part was written to, so that they may hold several constants."""
         self._on_axis: dict[int, BoolArray] = {}
         self._stochastic: set[int] = set()
+        self.silent: set[str] = set()
+        """Operators outside of torch that met removed channels, and whose rules say nothing of them."""
         self._sharing: dict[int, list[int]] = {}
         values = self._labels.graph.values
         for number_of_value, item in enumerate(values):
@@ -180,7 +182,9 @@ class DeadChannels:
         values = self._labels.graph.values
         made = {value for value in op.results if self._present(value, None).any()}
         if made:
-            held = _rule(op)(DeadCall(op, given, self))
+            rule = _rule(op)
+            held = rule(DeadCall(op, given, self))
+            self.silent |= {op.name} if rule is live and not op.name.startswith("aten.") else set()
             for position, ref in enumerate(op.outputs):
                 if ref is not None and ref.value in made:
                     floating = values[ref.value].dtype.is_floating_point

@@ -244,7 +244,9 @@ def joined(proofs: Sequence[Proof]) -> Proof:
 
 def _share(number: float) -> str:
     """Return a share as text, in percent unless it is tiny."""
-    return f"{100 * number:.2g} %" if 1e-4 <= number < 10 else f"{number:.1e}"
+    if number >= 0.995:
+        return f"{100 * number:,.0f} %"
+    return f"{100 * number:.2g} %" if number >= 1e-4 else f"{number:.1e}"
 
 
 def _finite(number: float) -> float | None:

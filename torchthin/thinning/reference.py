@@ -88,6 +88,8 @@ class Departures:
     """Ops whose statistics lost channels."""
     alive: dict[Place, BoolArray] = field(default_factory=dict)
     """Where removed channels hold what no bias can stand for -> these indices of the axis."""
+    silent: set[str] = field(default_factory=set)
+    """Registered operators that say nothing of removed channels, where they met some."""
 
     @property
     def none(self) -> bool:
@@ -100,6 +102,7 @@ class Departures:
         self.partial |= other.partial
         self.left_out |= other.left_out
         self.alive |= other.alive
+        self.silent |= other.silent
 
 
 class ReferenceMode(CountingMode):
@@ -152,6 +155,7 @@ class ReferenceMode(CountingMode):
         elif op.index in self._statistics - self._reference.preserved and self._survivors.cut_any(op.reads):
             self._look_at_statistics(op, given, dead)
         dead.note(op, given)
+        self.departures.silent |= dead.silent
 
     def _look_at_sum(
         self, op: Op, contraction: Contraction, given: Mapping[str, Any], dead: DeadChannels
@@ -188,7 +192,7 @@ class ReferenceMode(CountingMode):
         entry = rule_of(op.name)
         if op.index in self._reference.made_good:
             places = dead.measured_alive(op, given)
-        elif entry is not None and entry.sums:
+        elif entry is not None and entry.sums and not _takes_the_least(op):
             places = dead.summed_alive(op, given)
         else:
             self.departures.left_out[op.index] = op
@@ -246,6 +250,12 @@ class ReferenceMode(CountingMode):
         )
         full[positions] = tensor
         return full
+
+
+def _takes_the_least(op: Op) -> bool:
+    """Whether a norm is of an order for which zeros count."""
+    order = op.arguments.get("ord", op.arguments.get("p", 2))
+    return not isinstance(order, (int, float)) or order < 0
 
 
 def _values_of_constants(data: Tensor, axis: int, constant: BoolArray) -> tuple[Tensor, BoolArray]:
