@@ -51,6 +51,12 @@ def test_attention_with_learned_keys_is_looked_at() -> None:
     assert checked(case, "thin") == Finding("nothing pruned")
 
 
+def test_a_weight_of_given_length_is_masked_by_its_length() -> None:
+    """Where what makes a channel is masked too: zeros in its direction would be 0 / 0."""
+    blocks = (("P:residual", 825551), ("P:parametrized", 755114), ("P:windows", 762062))
+    assert checked(Case(Spec(2076, "pictures", blocks, 2, 7)), "prune").outcome == "approximate"
+
+
 def test_a_net_is_made_small_as_long_as_it_fails() -> None:
     case = Case(spec(3))
     name = case.spec.blocks[-1]
