@@ -144,3 +144,27 @@ def test_results_of_another_number_than_the_masked_models_are_infinitely_far() -
     assert result.proof is not None and result.proof.holds
     assert result.proof.relative_to_masked == float("inf")
     assert result.proof.to_dict()["relative_to_masked"] is None
+
+
+class MaskedByInput(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.value, self.out = nn.Linear(5, 4), nn.Linear(5, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        seen = (x.mean(-1) > 0)[:, None].expand(-1, x.shape[1], -1)
+        query = self.query(x)
+        return self.out(
+            nn.functional.scaled_dot_product_attention(query, query, self.value(x), attn_mask=seen)
+        )
+
+
+def test_where_all_keys_may_be_masked_a_constant_value_is_no_constant() -> None:
+    """Such a row of attention is zero, not the mean of the values."""
+    model = lively(MaskedByInput()).double().eval()
+    x = torch.randn(2, 5, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    result = torchthin.prune(model, x, 0.5)
+    assert result.proof is not None and result.proof.exact and "value.bias" in result.masks
+    for name, mask in result.masks.items():
+        model.get_parameter(name).data.mul_(mask)
+    assert torch.allclose(model(-x.abs()), result.model(-x.abs()))

@@ -34,7 +34,7 @@ from torchthin.dependency.emission import (
 from torchthin.dependency.labels import Axis, FlattenedAxis
 from torchthin.dependency.propagate import is_pointwise
 from torchthin.dependency.registry import rule_of
-from torchthin.graph.operators import BATCH_NORMS, LAYER_NORMS, MOVES, VIEWS
+from torchthin.graph.operators import BATCH_NORMS, BATCHED_PRODUCTS, LAYER_NORMS, MOVES, VIEWS
 from torchthin.graph.opgraph import Op
 from torchthin.thinning.survivors import BoolArray, Survivors, indices, rows
 
@@ -245,11 +245,18 @@ class DeadChannels:
         values = self._labels.graph.values
         last = len(values[op.results[0]].shape) - 1 if op.results else 0
         if op.name in {"aten._softmax", "aten._safe_softmax"}:
-            if op.arguments["dim"] in {-1, last}:
+            if op.arguments["dim"] in {-1, last} and not self._may_be_masked(op):
                 self._stochastic.add(op.results[0])
         elif op.name in _KEEPS_LAST_AXIS and self._source(op.reads[0]) in self._stochastic:
             kept = values[op.results[0]].shape[-1:] == values[op.reads[0]].shape[-1:]
             self._stochastic.update(op.results[:kept])
+
+    def _may_be_masked(self, op: Op) -> bool:
+        """Whether a softmax that makes zeros of whole rows of minus infinity sees a mask that comes with the input."""
+        before = self._labels.graph.producer.get(op.reads[0])
+        if op.name != "aten._safe_softmax" or before is None or before.name in BATCHED_PRODUCTS:
+            return False
+        return sum(value in self._labels.from_input for value in before.reads) > 1
 
     def _present(self, value: int, axes: tuple[int, ...] | None) -> BoolArray:
         """Return which removed channels lie on axes of a value."""

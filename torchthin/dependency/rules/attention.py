@@ -14,7 +14,10 @@ from torchthin.graph.operators import ATTENTION
 def attended(call: DeadCall) -> Emissions:
     """Means of values by weights that sum to one: what all of them share stays."""
     value = call.of("value")
-    return np.where(np.isin(value, (ZERO, CONSTANT)), value, LIVE).astype(np.int8)
+    kept = (
+        (ZERO,) if call.has("attn_mask") or call.has("attn_bias") else (ZERO, CONSTANT)
+    )  # rows may be masked whole
+    return np.where(np.isin(value, kept), value, LIVE).astype(np.int8)
 
 
 @register_op(*ATTENTION, dead=attended)
