@@ -289,7 +289,7 @@ def rounded(call: DeadCall) -> Emissions:
     held = call.operands()[0][0]
     if prod(call.shape("scale")) > 1:  # one for each index of an axis
         held = np.where(call.of("scale") == ABSENT, worse(held), held).astype(np.int8)
-    fixed = call.static("scale") and call.static("zero_point")
+    fixed = all(map(call.static, ("scale", "zero_point", "running_min", "running_max")))
     return held if fixed or call.is_off("observer_on") else worse(held, SHIFTED, LIVE)
 
 
