@@ -49,6 +49,8 @@ BoolArray = npt.NDArray[np.bool_]
 NAMES = {ZERO: "zero", CONSTANT: "constant", VARYING: "varying"}
 NORMS = BATCH_NORMS | LAYER_NORMS | {"aten.native_group_norm"}
 SIZED = {"aten.as_strided", "aten.as_strided_", "aten.resize_"}
+OBSERVERS = {"aten._fused_moving_avg_obs_fq_helper"}
+"""They write into buffers, which no input makes before."""
 ANYTHING = UNSET | {"aten.rrelu_with_noise", "aten.randperm"}
 """Ops whose numbers are drawn, or are whatever memory holds."""
 
@@ -84,7 +86,9 @@ class Trial:
         return self.survivors.labels.graph.values[value].shape
 
     def is_static(self, value: int) -> bool:
-        return value in self.setting.static
+        return (
+            value in self.setting.static and value not in self.op.written
+        )  # what is written follows what is read
 
     def is_stochastic(self, value: int) -> bool:
         return False
@@ -138,7 +142,8 @@ class Trial:
 
     def _filled(self, value: int, tensor: Tensor, seed: int) -> Tensor:
         tensor = tensor.clone()
-        if value not in self.setting.static:
+        buffer = self.op.name in OBSERVERS and value != self.op.reads[0]
+        if value not in self.setting.static and not buffer:
             generator = torch.Generator().manual_seed(seed * 1000 + value)
             if tensor.is_floating_point() or tensor.is_complex():
                 tensor.copy_(torch.rand(tensor.shape, generator=generator) * 2 + 0.1)
