@@ -63,8 +63,9 @@ def test_the_reason_says_that_a_number_fixes_the_size() -> None:
     model = lively(Written(WRITTEN["view"])).eval()
     result = torchthin.prune(model, torch.randn(2, 3, 12, 12), 0.5, include=["*"])
     notes = [note for note in result.report.notes if note.startswith("second.weight")]
-    assert len(notes) == 1
-    assert "16 filters are kept, a number in the code fixes its size: aten.view in the model" in notes[0]
+    assert notes[0] == "second.weight: 0 of 8 channels asked for were pruned."
+    assert "16 filters are kept, a number in the code fixes its size: aten.view in the model" in notes[1]
+    assert len(notes) == 2 and not result.report.target_reached
 
 
 class Tokens(nn.Module):
