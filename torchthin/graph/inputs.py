@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -132,6 +133,26 @@ def refreshed(inputs: Inputs, seed: int, *, integers: bool = False) -> Inputs:
         return torch.randn(tensor.shape, generator=generator).to(tensor)
 
     return inputs.map(change)
+
+
+_LONG = 32
+"""Axes of at least this size are halved, shorter ones doubled."""
+
+
+def resized(inputs: Inputs) -> Iterator[Inputs]:
+    """Yield inputs of other sizes, made of the same numbers: pictures (or the last axes of sequences), then the second axis."""
+
+    def change(tensor: Tensor, axes: Sequence[int]) -> Tensor:
+        for axis in axes:
+            if axis < tensor.dim() and tensor.shape[axis] > 0:
+                size = tensor.shape[axis]
+                longer = size < _LONG
+                tensor = torch.cat([tensor, tensor], axis) if longer else tensor.narrow(axis, 0, size // 2)
+        return tensor
+
+    for axes in ((2, 3, 4), (1,)):
+        if any(tensor.dim() > axes[0] for tensor in inputs.tensors()):
+            yield inputs.map(partial(change, axes=axes))
 
 
 def call(model: nn.Module, inputs: Inputs) -> Any:

@@ -11,27 +11,29 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from torchthin.errors import one_line
 from torchthin.graph.clone import clone, state_tensors
 from torchthin.graph.deferred import SMALLEST, Deferred, FilledIn
 from torchthin.graph.evaluation_mode import has_own_modes
-from torchthin.graph.inputs import Inputs, refreshed
+from torchthin.graph.inputs import Inputs, refreshed, resized
 from torchthin.graph.op_counter import CountingMode
-from torchthin.graph.opgraph import BRANCH, Op
+from torchthin.graph.opgraph import BRANCH
 from torchthin.graph.trace import Traced
 from torchthin.thinning.apply import thin_copy
 from torchthin.thinning.constants import Absorption, Absorptions, absorbed_tensors, find_absorptions
 from torchthin.thinning.constraints import Proposal
 from torchthin.thinning.derived_weights import preserved_ops, rescaled_tensors
 from torchthin.thinning.divergence import first_divergence, run
+from torchthin.thinning.inexact import inexact_layers
 from torchthin.thinning.outcome import Diverged, Failure, Success
 from torchthin.thinning.proof import Proof, can_double, compare, in_double, joined, refuse_nan
 from torchthin.thinning.recipe import Recipe, cut
 from torchthin.thinning.reference import Departures, Reference, ReferenceMode
 from torchthin.thinning.rms_norms import RmsNorm, scaled_weights
 from torchthin.thinning.scale import Scaling, scaled_tensors
-from torchthin.thinning.survivors import Survivors
 
 DIFFERENT = "the thinned model computes something else"
+OTHER_SIZE = "the thinned model computes something else at another size of input"
 ALIVE = "what its removed channels hold depends on the input, or on the position"
 BORDER = "a constant of its removed channels meets the border, and the result must be exact"
 UNABSORBED = "no bias can absorb the constant output of these channels; add_biases=True gives the layer one"
@@ -134,6 +136,11 @@ class _Comparison:
         return tuple(run(self.carrier, inputs, ReferenceMode(self.reference, start)) for start in self.starts)
 
     @property
+    def last(self) -> int:
+        """Index of the last op of the evaluation run."""
+        return max(op.index for op in self.reference.labels.graph.ops if op.index < BRANCH)
+
+    @property
     def departs(self) -> bool:
         """Whether the reference is another function than the masked model."""
         return not self.observed.departures.none or self.carrier is not self.masked
@@ -212,10 +219,13 @@ def proved(models: Models) -> Failure | Success:
         if different is not None:
             return different
     if not proof.holds:
-        return comparison.failure(max(op.index for op in models.traced.graph.ops if op.index < BRANCH))
-    proof = replace(
-        proof, inexact=inexact_layers(observed.departures, comparison.absorptions, models.proposal.survivors)
-    )
+        return comparison.failure(comparison.last)
+    inexact = inexact_layers(observed.departures, comparison.absorptions, models.proposal.survivors)
+    proof = replace(proof, inexact=inexact)
+    if double and proof.exact and not models.varying:
+        different = _at_another_size(comparison, inputs)
+        if different is not None:
+            return different
     return Success(
         comparison.recipe,
         comparison.absorptions.tensors,
@@ -226,33 +236,26 @@ def proved(models: Models) -> Failure | Success:
     )
 
 
-def inexact_layers(departures: Departures, absorptions: Absorptions, survivors: Survivors) -> tuple[str, ...]:
-    """Name the layers where the thinned model is another function than the masked one, with the cause."""
-    statistics = [
-        f"{_where(op)}: statistics run over fewer channels ({_kept(op, survivors)})"
-        for op in departures.left_out.values()
-    ]
-    borders = [
-        f"{_where(constant.op)}: a constant of removed channels meets the border"
-        for constant in departures.constants.values()
-        if constant.bordered
-    ]
-    rounded = [
-        f"{item.name}: the constant of removed channels is scaled and rounded with it"
-        for item in absorptions.in_all_runs
-        if item.through_function
-    ]
-    return tuple(dict.fromkeys(statistics + borders + rounded))
-
-
-def _where(op: Op) -> str:
-    return op.source.module or op.name
-
-
-def _kept(op: Op, survivors: Survivors) -> str:
-    """Return how many channels of an op's data are left, in words."""
-    kept = next((kept for value in op.reads for kept in survivors.cut_axes(value).values()), None)
-    return "" if kept is None else f"{int(kept.sum())} of {kept.size}"
+def _at_another_size(comparison: _Comparison, inputs: Inputs) -> Failure | None:
+    """Compare on longer or shorter inputs, where the masked model takes some: code may compute numbers from a size."""
+    for other in resized(inputs):
+        try:
+            mode = CountingMode()
+            mode.deferred = comparison.reference.deferred
+            expected = run(comparison.masked, other, mode)
+        except Exception:  # it takes no other size along this axis
+            continue
+        mode = CountingMode()
+        try:
+            actual = run(comparison.thinned, other, mode)
+        except Exception as error:  # whatever the user's code raises
+            return Failure(mode.completed, f"{OTHER_SIZE}: {one_line(error)}")
+        if compare(None, expected, actual, comparison.double).holds:
+            return None
+        different = comparison.difference(other) or comparison.failure(comparison.last)
+        constants = comparison.observed.departures.constants.values()
+        return replace(different, text=OTHER_SIZE, alive={item.place: item.channels for item in constants})
+    return None
 
 
 def _comparison(models: Models, double: bool) -> _Comparison | Failure:
