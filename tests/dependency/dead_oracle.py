@@ -1,4 +1,4 @@
-"""A brute-force oracle for what rules say of removed channels (`torchthin/dependency/emission.py`).
+"""A brute-force oracle for what rules say of removed channels (`torchthin/dependency/dead_rules.py`).
 
 Every recorded op is run again on inputs whose removed channels hold zeros, constants or fixed numbers, twice, with other numbers
 in all that lives; and, where the op takes it, with a longer axis. What the rule claims of the result must hold:
@@ -21,7 +21,7 @@ from samples import Sample
 from torch import Tensor
 
 from torchthin.dependency.components import Components, components
-from torchthin.dependency.emission import (
+from torchthin.dependency.dead_rules import (
     ABSENT,
     CONSTANT,
     LIVE,

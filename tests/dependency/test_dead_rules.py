@@ -8,12 +8,12 @@ from dead_oracle import overstated
 from samples import from_schema
 from test_oracle import BY_OPERATOR, POINTWISE
 
-from torchthin.dependency import emission
-from torchthin.dependency.emission import DeadCall, DeadRule, Emissions
+from torchthin.dependency import dead_rules
+from torchthin.dependency.dead_rules import DeadCall, DeadRule, Emissions
 from torchthin.dependency.registry import operators, rule_of
 
 CLAIMING = sorted(
-    name for name in operators() if name in BY_OPERATOR and rule_of(name).dead is not emission.live
+    name for name in operators() if name in BY_OPERATOR and rule_of(name).dead is not dead_rules.live
 )  # type: ignore[union-attr]
 
 
@@ -34,24 +34,24 @@ def first_operand(call: DeadCall) -> Emissions:
 
 
 MISTAKES: list[tuple[str, DeadRule]] = [
-    ("aten.sum", emission.moved),
-    ("aten._softmax", emission.moved),
+    ("aten.sum", dead_rules.moved),
+    ("aten._softmax", dead_rules.moved),
     ("aten.add", first_operand),
     ("aten.mul", first_operand),
-    ("aten.cat", emission.moved),
-    ("aten.cumsum", emission.moved),
-    ("aten.mm", emission.moved),
-    ("aten.convolution", emission.moved),
-    ("aten.constant_pad_nd", emission.moved),
+    ("aten.cat", dead_rules.moved),
+    ("aten.cumsum", dead_rules.moved),
+    ("aten.mm", dead_rules.moved),
+    ("aten.convolution", dead_rules.moved),
+    ("aten.constant_pad_nd", dead_rules.moved),
     ("aten.native_layer_norm", first_operand),
     ("aten.native_batch_norm", first_operand),
-    ("aten.index_put", emission.moved),
-    ("aten.masked_fill", emission.moved),
+    ("aten.index_put", dead_rules.moved),
+    ("aten.masked_fill", dead_rules.moved),
     ("aten.scatter", first_operand),
-    ("aten.exp", emission.moved),
-    ("aten.view", emission.moved),
-    ("aten.pixel_shuffle", emission.moved),
-    ("aten.embedding", emission.summed),
+    ("aten.exp", dead_rules.moved),
+    ("aten.view", dead_rules.moved),
+    ("aten.pixel_shuffle", dead_rules.moved),
+    ("aten.embedding", dead_rules.summed),
 ]
 
 

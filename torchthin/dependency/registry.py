@@ -17,7 +17,7 @@ from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torchthin.dependency.emission import DeadRule, live
+from torchthin.dependency.dead_rules import DeadRule, live
 from torchthin.dependency.labels import Axes, Axis, FlattenedAxis, LabelSpace, RankedAxis, Reason, Vector
 from torchthin.errors import ConfigError
 from torchthin.graph.opgraph import Op, Ref, Value
@@ -35,7 +35,7 @@ class Entry:
     accepts_ranked: bool
     """The rule handles a `RankedAxis`; for other rules it is frozen."""
     dead: DeadRule = live
-    """What the result holds at removed channels; see `torchthin/dependency/emission.py`."""
+    """What the result holds at removed channels; see `torchthin/dependency/dead_rules.py`."""
     sums: bool = False
     """Channels that are removed from the axes over which it reduces leave the result as it is where they hold zeros."""
 
@@ -57,7 +57,7 @@ def register_op(
         operators: names without overload, such as ``aten.mm`` or ``house.gate``.
         accepts_flattened, accepts_ranked, sums: see `Entry`.
         dead: what the result holds at removed channels (``pointwise``, ``product``, ``moved``, ... of
-            `torchthin.dependency.emission`). Left out: it may depend on the input, whatever goes in, so that channels are kept
+            `torchthin.dependency.dead_rules`). Left out: it may depend on the input, whatever goes in, so that channels are kept
             which pass through the operator to where they are summed.
 
     Raises:

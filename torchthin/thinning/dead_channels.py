@@ -1,6 +1,6 @@
 """What every value of the masked model holds at removed channels, carried on from op to op while the model runs.
 
-The rules beside the label rules (`torchthin/dependency/emission.py`) say what depends on the input; numbers are only looked at
+The rules beside the label rules (`torchthin/dependency/dead_rules.py`) say what depends on the input; numbers are only looked at
 to tell constants that are zero from others, which no other input can change.
 """
 
@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from torchthin.dependency.emission import (
+from torchthin.dependency.dead_rules import (
     ABSENT,
     CONSTANT,
     LIVE,

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torchthin.dependency.emission import CONSTANT, LIVE, SHIFTED, VARYING, ZERO
+from torchthin.dependency.dead_rules import CONSTANT, LIVE, SHIFTED, VARYING, ZERO
 from torchthin.dependency.producers import summed_axis
 from torchthin.dependency.propagate import Labels
 from torchthin.dependency.registry import Contraction, rule_of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from torchthin.dependency.emission import CONSTANT, LIVE, ZERO, DeadCall, Emissions, worse
+from torchthin.dependency.dead_rules import CONSTANT, LIVE, ZERO, DeadCall, Emissions, worse
 from torchthin.dependency.labels import Axes
 from torchthin.dependency.registry import Call, Contraction, register_op
 from torchthin.dependency.rules.elementwise import broadcast

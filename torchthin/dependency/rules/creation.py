@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from torchthin.dependency.emission import ZERO, DeadCall, Emissions, live, moved, pointwise
+from torchthin.dependency.dead_rules import ZERO, DeadCall, Emissions, live, moved, pointwise
 from torchthin.dependency.labels import Axes
 from torchthin.dependency.registry import Call, register_op
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from torchthin.dependency.emission import (
+from torchthin.dependency.dead_rules import (
     ABSENT,
     CONSTANT,
     LIVE,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torchthin.dependency.emission import CONSTANT, LIVE, DeadCall, Emissions, least, picked, worse, written
+from torchthin.dependency.dead_rules import CONSTANT, LIVE, DeadCall, Emissions, least, picked, worse, written
 from torchthin.dependency.labels import Axes, Axis
 from torchthin.dependency.registry import Call, register_op
 from torchthin.graph.opgraph import Ref

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from torchthin.dependency.emission import (
+from torchthin.dependency.dead_rules import (
     ABSENT,
     CONSTANT,
     DeadCall,

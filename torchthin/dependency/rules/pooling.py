@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torchthin.dependency.emission import DeadCall, Emissions, interpolated, worse, written
+from torchthin.dependency.dead_rules import DeadCall, Emissions, interpolated, worse, written
 from torchthin.dependency.labels import Axes
 from torchthin.dependency.registry import Call, register_op
 from torchthin.graph.operators import POOLS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torchthin.dependency.emission import (
+from torchthin.dependency.dead_rules import (
     CONSTANT,
     ZERO,
     DeadCall,

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from torchthin.dependency.emission import joined, moved, summed
+from torchthin.dependency.dead_rules import joined, moved, summed
 from torchthin.dependency.labels import FROZEN, Axes, Axis, Dims, FlattenedAxis, RankedAxis, Vector, with_axis
 from torchthin.dependency.registry import Call, positive, register_op
 from torchthin.dependency.rules.elementwise import broadcast

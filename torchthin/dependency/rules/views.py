@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from torchthin.dependency.emission import CONSTANT, VARYING, DeadCall, Emissions, live, moved, summed, worse
+from torchthin.dependency.dead_rules import CONSTANT, VARYING, DeadCall, Emissions, live, moved, summed, worse
 from torchthin.dependency.labels import Axes, Axis, Dims, FlattenedAxis, Vector
 from torchthin.dependency.registry import Call, positive, register_op
 from torchthin.dependency.rules.split_and_cat import tie_rows
