@@ -83,6 +83,6 @@ def test_circular_padding() -> None:
     assert result.proof is not None and result.proof.holds
     assert [result.model[layer].out_channels for layer in (0, 2, 4)] == [4, 4, 4]
     other = torchthin.prune(lively(Circular("zeros")), x, 0.5)
-    assert all(torch.equal(mask, other.masks[name]) for name, mask in result.masks.items())
+    assert all(torch.equal(result.masks[name], mask) for name, mask in other.masks.items())
     masked = torchthin.prune(model, x, 0.5, thin=False).model
     torch.testing.assert_close(result.model(x), masked(x))
