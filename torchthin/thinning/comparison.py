@@ -12,23 +12,22 @@ import torch
 from torch import Tensor, nn
 
 from torchthin.errors import one_line
-from torchthin.graph.clone import clone, state_tensors
-from torchthin.graph.deferred import SMALLEST, Deferred, FilledIn
+from torchthin.graph.clone import state_tensors
+from torchthin.graph.deferred import Deferred, FilledIn
 from torchthin.graph.evaluation_mode import has_own_modes
 from torchthin.graph.inputs import Inputs, refreshed, resized
 from torchthin.graph.op_counter import CountingMode
 from torchthin.graph.opgraph import BRANCH
 from torchthin.graph.outputs import output_tensors
-from torchthin.graph.trace import Traced
-from torchthin.thinning.apply import thin_copy
 from torchthin.thinning.constants import Absorption, Absorptions, absorbed_tensors, find_absorptions
 from torchthin.thinning.constraints import Proposal
 from torchthin.thinning.derived_weights import preserved_ops, rescaled_tensors
 from torchthin.thinning.divergence import first_divergence, run
 from torchthin.thinning.inexact import inexact_layers
 from torchthin.thinning.outcome import Diverged, Failure, Success
-from torchthin.thinning.proof import Proof, can_double, compare, in_double, joined, refuse_nan
-from torchthin.thinning.recipe import Recipe, cut
+from torchthin.thinning.proof import Proof, can_double, compare, in_double, joined, not_run, refuse_nan
+from torchthin.thinning.proof_models import Models
+from torchthin.thinning.recipe import Recipe
 from torchthin.thinning.reference import Departures, Reference, ReferenceMode
 from torchthin.thinning.rms_norms import RmsNorm, scaled_weights
 from torchthin.thinning.scale import Scaling, scaled_tensors
@@ -39,65 +38,6 @@ ALIVE = "what its removed channels hold depends on the input, or on the position
 BORDER = "a constant of its removed channels meets the border, and the result must be exact"
 UNABSORBED = "no bias can absorb the constant output of these channels; add_biases=True gives the layer one"
 STATISTICS = "its statistics run over all channels, and the result must be exact"
-
-
-@dataclass(frozen=True)
-class Models:
-    """Makes the masked and the thinned model of a proposal."""
-
-    proposal: Proposal
-    scalings: tuple[Scaling, ...]
-    varying: bool
-    """How many ops the model runs depends on the data."""
-
-    @property
-    def traced(self) -> Traced:
-        """The full-size model and its record."""
-        return self.proposal.traced
-
-    def thinned(self, double: bool, recipe: Recipe) -> nn.Module:
-        """Return the masked model, thinned."""
-        return thin_copy(
-            self.traced.model, recipe, lambda name, t: self._prepared(name, t, double, thin=True)
-        )
-
-    def masked(
-        self,
-        double: bool,
-        changes: Mapping[str, Tensor] | None = None,
-        deferred: Deferred | None = None,
-    ) -> nn.Module:
-        """Return the masked model, in float64 if `double`, with `changes` added to its tensors."""
-        masks = self.proposal.masks
-
-        def own(name: str, tensor: Tensor) -> Tensor:
-            new = name in masks or (double and tensor.is_floating_point())
-            if deferred is not None and new and tensor.numel() >= SMALLEST and tensor.is_contiguous():
-                like = tensor.new_empty(0, dtype=torch.float64 if double else None)
-                return deferred.placeholder(
-                    tuple(tensor.shape), like, lambda: self._prepared(name, tensor, double)
-                )
-            ready = self._prepared(name, tensor, double)
-            if changes and name in changes:
-                return ready + changes[name].to(ready)
-            shared = isinstance(tensor, nn.Parameter) or ready.data_ptr() != tensor.data_ptr()
-            return ready if shared else ready.clone()
-
-        return clone(self.traced.model, own)
-
-    def _prepared(self, name: str, tensor: Tensor, double: bool, thin: bool = False) -> Tensor:
-        """Mask and convert a tensor of the full-size model or, if `thin`, one that is cut already."""
-        given = tensor
-        tensor = tensor.detach()
-        if double and tensor.is_floating_point():
-            tensor = tensor.double()
-        mask = self.proposal.masks.get(name)
-        if mask is not None and thin:
-            mask = cut(mask, self.proposal.recipe.keep.get(name, {}))
-        if mask is None:
-            return tensor
-        own = tensor.data_ptr() != given.data_ptr()
-        return tensor.mul_(mask.to(tensor.device)) if own else tensor * mask.to(tensor.device)
 
 
 @dataclass(frozen=True)
@@ -153,7 +93,11 @@ class _Comparison:
             mode = CountingMode(start)
             mode.deferred = self.reference.deferred
             plain = run(self.masked, inputs, mode) if self.departs else wanted
-            proofs.append(compare(plain, wanted, run(self.thinned, inputs, CountingMode(start)), self.double))
+            try:
+                actual = run(self.thinned, inputs, CountingMode(start))
+            except Exception as error:  # whatever the user's code raises
+                return not_run(error, self.double)
+            proofs.append(compare(plain, wanted, actual, self.double))
         return joined(proofs)
 
     def difference(self, inputs: Inputs) -> Failure | None:
@@ -214,7 +158,7 @@ def proved(models: Models) -> Failure | Success:
     inputs, observed = in_double(models.traced.inputs, double), comparison.observed
     proof = comparison.proof(inputs, observed.outputs)
     if double and proof.holds:
-        proof = joined([proof, *_on_fresh_inputs(comparison, inputs)])
+        proof = joined([proof, _on_fresh_inputs(comparison, inputs)])
     if not proof.holds or proof.vacuous:
         different = comparison.difference(inputs)
         if different is not None:
@@ -405,16 +349,14 @@ def _stuck(proposal: Proposal, departures: Departures) -> Failure | None:
     return Failure(axes[0][0], STATISTICS, axes=axes) if axes else None
 
 
-def _on_fresh_inputs(comparison: _Comparison, inputs: Inputs) -> list[Proof]:
+def _on_fresh_inputs(comparison: _Comparison, inputs: Inputs) -> Proof:
     """Compare on other numbers, and on other tokens where the model takes them in another order."""
+    fresh, expected = refreshed(inputs, seed=1), None
     if any(not tensor.is_floating_point() for tensor in inputs.tensors()):
+        tokens = refreshed(inputs, seed=1, integers=True)
         with contextlib.suppress(Exception):  # numbers that mean something else than tokens
-            return [_on(comparison, refreshed(inputs, seed=1, integers=True))]
-    return [_on(comparison, refreshed(inputs, seed=1))]
-
-
-def _on(comparison: _Comparison, inputs: Inputs) -> Proof:
-    return comparison.proof(inputs, comparison.reference_outputs(inputs))
+            fresh, expected = tokens, comparison.reference_outputs(tokens)
+    return comparison.proof(fresh, comparison.reference_outputs(fresh) if expected is None else expected)
 
 
 def _new_biases(absorptions: Absorptions, values: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:

@@ -222,8 +222,7 @@ def compare(masked: Any, expected: Any, actual: Any, double: bool) -> Proof:
         actual: outputs of the thinned model.
         double: the models ran in float64.
     """
-    tolerance = TOLERANCE_DOUBLE if double else TOLERANCE_SINGLE
-    dtype = "float64" if double else "as given"
+    dtype, tolerance = _precision(double)
     lists = [output_tensors(item) for item in (masked, expected, actual)]
     shapes = [[tuple(t.shape) for t in tensors] for tensors in lists]
     if shapes[1] != shapes[2]:
@@ -231,6 +230,15 @@ def compare(masked: Any, expected: Any, actual: Any, double: bool) -> Proof:
         return Proof((), (), dtype, tolerance, problem)
     beside = _agreements(lists[0], lists[2]) if lists[0] else ()
     return Proof(_agreements(lists[1], lists[2]), beside, dtype, tolerance)
+
+
+def not_run(error: Exception, double: bool) -> Proof:
+    """Return the proof of a thinned model that raised `error` where the reference ran."""
+    return Proof((), (), *_precision(double), problem=f"the thinned model does not run: {one_line(error)}")
+
+
+def _precision(double: bool) -> tuple[str, float]:
+    return ("float64", TOLERANCE_DOUBLE) if double else ("as given", TOLERANCE_SINGLE)
 
 
 def joined(proofs: Sequence[Proof]) -> Proof:

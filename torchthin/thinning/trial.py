@@ -14,11 +14,12 @@ from torchthin.graph.op_counter import CountingMode
 from torchthin.graph.opgraph import BRANCH
 from torchthin.graph.trace import Traced
 from torchthin.thinning.apply import thin_copy
-from torchthin.thinning.comparison import Models, find_difference, proved
+from torchthin.thinning.comparison import find_difference, proved
 from torchthin.thinning.constraints import Proposal
 from torchthin.thinning.divergence import run
 from torchthin.thinning.moving_states import moving_states
 from torchthin.thinning.outcome import Failure, Success
+from torchthin.thinning.proof_models import Models
 from torchthin.thinning.recipe import Recipe
 from torchthin.thinning.scale import find_scalings
 from torchthin.thinning.trial_run import FixedAxis, TrialMode
