@@ -301,9 +301,3 @@ def summed(call: DeadCall) -> Emissions:
 def accumulated(call: DeadCall) -> Emissions:
     """A number for every position along another axis: constants vary."""
     return worse(call.operands()[0][0])
-
-
-def normalised_elsewhere(call: DeadCall) -> Emissions:
-    """A distribution over another axis than the channel's: even, and so many times smaller as there are entries."""
-    held = call.operands()[0][0]
-    return np.where(np.isin(held, (ZERO, CONSTANT)), VARYING, held).astype(np.int8)

@@ -65,11 +65,10 @@ def with_tables(labels: Labels) -> dict[str, int]:
 
 def _summed_for(op: Op, shape: tuple[int, ...]) -> int | None:
     """Return the axis of a contraction's weight that is summed over; None for transposed depthwise ones."""
-    if op.name in CONVOLUTIONS:
-        if not op.arguments.get("transposed", False):
-            return 1
-        return None if shape[1] == 1 and op.arguments.get("groups", 1) > 1 else 0
-    return len(shape) - (1 if op.name in ATTENTION else 2)
+    transposed = op.name in CONVOLUTIONS and op.arguments.get("transposed", False)
+    if transposed and shape[1] == 1 and op.arguments.get("groups", 1) > 1:
+        return None
+    return summed_axis(op, len(shape))
 
 
 def summed_axis(op: Op, rank: int) -> int:

@@ -19,10 +19,7 @@ from torchthin.graph.parametrized import layer_of
 from torchthin.graph.provenance import Origin, origin
 from torchthin.thinning.recipe import Recipe, cut
 from torchthin.thinning.reference import Constant
-from torchthin.thinning.survivors import Survivors
-
-ROUNDING = 1e-5
-"""Share of the largest number by which constants of two calls may differ."""
+from torchthin.thinning.survivors import ROUNDING, Survivors
 
 
 @dataclass(frozen=True)

@@ -36,15 +36,14 @@ from torchthin.dependency.propagate import is_pointwise
 from torchthin.dependency.registry import rule_of
 from torchthin.graph.operators import BATCH_NORMS, BATCHED_PRODUCTS, LAYER_NORMS, MOVES, VIEWS
 from torchthin.graph.opgraph import Op
-from torchthin.thinning.survivors import BoolArray, Survivors, indices, rows
+from torchthin.thinning.survivors import ROUNDING, BoolArray, Survivors, indices, rows
 
 _NORMS = BATCH_NORMS | LAYER_NORMS | {"aten.native_group_norm"}
 _LOOK_UPS = {"aten.embedding", "aten.index", "aten.index_select", "aten.arange"}
 _PICKS = {"aten.select", "aten.slice"}
 _END = 2**62
 """A slice to the end of an axis has no smaller one."""
-ROUNDING = 1e-5
-"""Share of the largest number by which a constant may differ from place to place."""
+
 _KEEPS_LAST_AXIS = VIEWS | {"aten.expand", "aten.clone", "aten._to_copy", "aten.alias", "aten.unsqueeze"}
 
 

@@ -27,10 +27,7 @@ from torchthin.graph.op_counter import CountingMode
 from torchthin.graph.operators import CONTRACTIONS, CONVOLUTIONS, LAYER_NORMS, as_outputs, by_name, invoke
 from torchthin.graph.opgraph import BRANCH, Op, Ref
 from torchthin.thinning.dead_channels import DeadChannels
-from torchthin.thinning.survivors import BoolArray, Place, Survivors, indices, rows
-
-ROUNDING = 1e-5
-"""Share of the largest number by which a constant may differ from place to place."""
+from torchthin.thinning.survivors import ROUNDING, BoolArray, Place, Survivors, indices, rows
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ from torchthin.dependency.propagate import Labels
 
 Place = tuple[int, int, int]
 """Op, value and axis."""
+ROUNDING = 1e-5
+"""Share of the largest number by which numbers that should be equal may differ."""
 BoolArray = npt.NDArray[np.bool_]
 
 
