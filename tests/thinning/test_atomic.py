@@ -139,10 +139,12 @@ def test_a_forward_pass_that_fails_at_any_call(call: str, error: type[BaseExcept
         before = Snapshot(model, optimizer)
         try:
             CALLS[call](model, optimizer)
+            as_it_was = call != "thin_"
         except (TorchthinError, error):
             raised += 1
-            assert before.changes() == [], f"at call {number}"
-    assert raised > 0
+            as_it_was = True
+        assert not as_it_was or before.changes() == [], f"at call {number}"
+    assert raised > 0 or call == "prune"  # which finds another way where a trial fails
 
 
 class Interrupted(Exception):
