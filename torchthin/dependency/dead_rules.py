@@ -274,6 +274,12 @@ def written(call: DeadCall) -> Emissions:
     return worse(np.maximum.reduce(_data(call)), LIVE, LIVE)
 
 
+def overwritten(call: DeadCall) -> Emissions:
+    """One number everywhere, whatever stood there, or wherever the shape and type of a new tensor come from."""
+    value = call.op.value("value")
+    return np.full_like(call.nowhere(), CONSTANT if value is None or call.static("value") else LIVE)
+
+
 def interpolated(call: DeadCall) -> Emissions:
     """Means and extremes of neighbours, without a border: constants stay."""
     return call.operands(zeros=False)[0][0]

@@ -98,7 +98,10 @@ class Makers:
 
 
 def makers(labels: Labels) -> Makers:
-    """Return everything that makes channels: every use of a parameter but as what reads them, the summed axis of a weight."""
+    """Return everything that makes channels: every use of a parameter but as what reads them, the summed axis of a weight.
+
+    Where no input reaches either factor of a product (a learned first state and what reads it), one is data all the same.
+    """
     owners, axes = _owners(labels)
     weights: set[tuple[str, int]] = set()
     vectors: set[tuple[str, int]] = set()
@@ -115,7 +118,11 @@ def makers(labels: Labels) -> Makers:
             skipped = None
             if contraction is not None and value == contraction.weight:
                 skipped = summed_axis(op, rank)
-            if contraction is not None and value == contraction.data:
+            if (
+                contraction is not None
+                and value == contraction.data
+                and contraction.weight in labels.from_input
+            ):
                 skipped = contraction.data_axis
             scale = op.name in SCALINGS or (
                 op.name in BATCH_NORMS | RMS_NORMS and op.value("weight") == value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -100,8 +100,8 @@ class _Comparison:
             proofs.append(compare(plain, wanted, actual, self.double))
         return joined(proofs)
 
-    def difference(self, inputs: Inputs) -> Failure | None:
-        """Look for the first op that differs.
+    def difference(self, inputs: Inputs, starts: Sequence[int] | None = None) -> Failure | None:
+        """Look for the first op that differs, in the runs of the given starts (None: in all).
 
         An op whose constant the BatchNorm after it absorbed differs rightly, and so does one that sees a factor before the
         number which cancels it; a module with a new bias runs other ops.
@@ -114,7 +114,7 @@ class _Comparison:
         ops = self.reference.labels.graph.ops
         skipped = {op.index for op in ops if _is_inside(op.source.module, grown)} | self.reference.preserved
         tolerance = 1e-7 if self.double else 1e-3
-        for start in self.starts:
+        for start in self.starts if starts is None else starts:
             different = first_divergence(
                 self.carrier, self.thinned, inputs, self.reference, start, tolerance, moved, skipped
             )
@@ -184,10 +184,10 @@ def proved(models: Models) -> Failure | Success:
 def _at_another_size(comparison: _Comparison, inputs: Inputs) -> Failure | None:
     """Compare on longer or shorter inputs, where the masked model takes some: code may compute numbers from a size."""
     for other in resized(inputs):
+        recorded = CountingMode(0, comparison.reference.labels.graph.call_sites[0])
+        recorded.deferred = comparison.reference.deferred
         try:
-            mode = CountingMode()
-            mode.deferred = comparison.reference.deferred
-            expected = run(comparison.masked, other, mode)
+            expected = run(comparison.masked, other, recorded)
         except Exception:  # it takes no other size along this axis
             continue
         if _rows(expected) != _rows(comparison.observed.outputs[0]):
@@ -199,7 +199,8 @@ def _at_another_size(comparison: _Comparison, inputs: Inputs) -> Failure | None:
             return Failure(mode.completed, f"{OTHER_SIZE}: {one_line(error)}")
         if compare(None, expected, actual, comparison.double).holds:
             return None
-        different = comparison.difference(other) or comparison.failure(comparison.last)
+        different = comparison.difference(other, (0,)) if recorded.repeats else None  # a loop has more ops
+        different = different or comparison.failure(comparison.last)
         constants = comparison.observed.departures.constants.values()
         return replace(different, text=OTHER_SIZE, alive={item.place: item.channels for item in constants})
     return None

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from torchthin.dependency.dead_rules import ZERO, DeadCall, Emissions, live, moved, pointwise
+from torchthin.dependency.dead_rules import ZERO, DeadCall, Emissions, live, moved, overwritten
 from torchthin.dependency.labels import Axes
 from torchthin.dependency.registry import Call, register_op
 
@@ -18,7 +18,7 @@ def unwritten(call: DeadCall) -> Emissions:
 
 @register_op(
     "aten.zeros", "aten.ones", "aten.full", "aten.new_zeros", "aten.new_ones", "aten.new_full", "aten.scalar_tensor",
-    dead=pointwise,
+    dead=overwritten,
 )  # fmt: skip
 @register_op("aten.rand", "aten.randn", "aten.randint", dead=live)
 @register_op(

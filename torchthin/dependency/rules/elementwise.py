@@ -6,13 +6,13 @@ import numpy as np
 
 from torchthin.dependency.dead_rules import (
     ABSENT,
-    CONSTANT,
     LIVE,
     VARYING,
     DeadCall,
     Emissions,
     live,
     moved,
+    overwritten,
     pointwise,
     product,
     quotient,
@@ -31,12 +31,6 @@ def copied(call: DeadCall) -> Emissions:
     source, before = call.of("src"), call.of("self")
     other = VARYING if call.static("src") else LIVE
     return np.where(before == ABSENT, source, np.where(source == ABSENT, other, source)).astype(np.int8)
-
-
-def overwritten(call: DeadCall) -> Emissions:
-    """One number everywhere, whatever stood there."""
-    value = call.op.value("value")
-    return np.full_like(call.nowhere(), CONSTANT if value is None or call.static("value") else LIVE)
 
 
 @register_op("aten.native_dropout", accepts_flattened=True, dead=written)
