@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from laws import masked_net
+from nets.laws import masked_net
 from torch import Tensor, nn
 
 import torchthin
