@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import torchthin
+from tests.nets.laws import masked_net
 
 
 class Experts(nn.Module):
@@ -39,3 +42,39 @@ def test_experts_get_narrower(grouped: bool) -> None:
     assert result.proof is not None and result.proof.holds
     assert result.model.up.shape == (2, 24, 8)
     assert result.model.down.shape == (2, 8, 12)
+
+
+class FixedExperts(nn.Module):
+    """Every row goes through all experts; what a removed channel emits adds something else to each of them."""
+
+    def __init__(self, product: str) -> None:
+        super().__init__()
+        self.first, self.last, self.product = nn.Linear(6, 8), nn.Linear(5, 4), product
+        self.weight, self.shift = nn.Parameter(torch.randn(3, 8, 5)), nn.Parameter(torch.randn(3, 1, 5))
+        self.common = nn.Parameter(torch.randn(5))
+        nn.init.uniform_(self.first.bias, 0.5, 1.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x).relu()
+        if self.product == "matmul":
+            return self.last((x[:, None, None] @ self.weight + self.shift).relu())
+        if self.product == "einsum":
+            return self.last((torch.einsum("nc,eco->eno", x, self.weight) + self.shift).relu())
+        rows = x.expand(3, *x.shape)
+        if self.product == "baddbmm":
+            return self.last(torch.baddbmm(self.shift, rows, self.weight).relu())
+        return self.last((torch.bmm(rows, self.weight) + self.common).relu())
+
+
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("product", ["bmm", "baddbmm", "matmul", "einsum"])
+def test_a_constant_that_adds_something_else_to_every_expert_is_masked(product: str, exact: bool) -> None:
+    torch.manual_seed(0)
+    net = FixedExperts(product).double().eval()
+    result = torchthin.prune(
+        net, torch.randn(4, 6).double(), include=["first.weight"], exclude=["last"], exact=exact
+    )
+    assert result.proof is not None and result.proof.exact
+    assert result.model.weight.shape == (3, 4, 5)
+    masked, other = masked_net(copy.deepcopy(net), result.masks), torch.randn(9, 6).double()
+    assert torch.allclose(masked(other), result.model(other), rtol=0, atol=1e-9)

@@ -174,9 +174,11 @@ class ReferenceMode(CountingMode):
             read[read] = _is_read(op, weight, read)
             values, varies = _values_of_constants(data, contraction.data_axis, read & (held == CONSTANT))
             alive = (read & (held != CONSTANT)) | varies
-            if bool(values.any()):
+            delta = _constant(op, given, values) if bool(values.any()) else None
+            if delta is None:
+                alive = alive | (values != 0).cpu().numpy()
+            else:
                 bias = given.get(contraction.bias) if contraction.bias else None
-                delta = _constant(op, given, values)
                 channels = tuple(values.nonzero().flatten().tolist())
                 constant = Constant(op, contraction, delta, bias, channels, _bordered(op))
                 self.departures.constants[op.index] = constant
@@ -281,13 +283,18 @@ def _is_read(op: Op, weight: Tensor, channels: BoolArray) -> BoolArray:
     return np.asarray((rows(weight, axis, channels) != 0).any(1).cpu().numpy())
 
 
-def _constant(op: Op, given: Mapping[str, Any], values: Tensor) -> Tensor:
-    """What removed channels of these `values` add to every output channel away from borders."""
+def _constant(op: Op, given: Mapping[str, Any], values: Tensor) -> Tensor | None:
+    """What removed channels of these `values` add to every output channel away from borders.
+
+    None where every matrix of a batch (experts) adds something else.
+    """
     if op.name in CONVOLUTIONS:
         return _convolved(given, values)
     names = CONTRACTIONS.get(op.name)
     weight: Tensor = given["weight"].t() if names is None else given[names.weight]
-    return values @ weight if weight.dim() == 2 else values @ weight[0]
+    added = (values @ weight).reshape(-1, weight.shape[-1])
+    same = len(added) and float((added - added[0]).abs().max()) <= ROUNDING * float(added.abs().max())
+    return added[0] if same else None
 
 
 def _convolved(given: Mapping[str, Any], values: Tensor) -> Tensor:
