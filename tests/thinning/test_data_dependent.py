@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
+from nets.laws import masked_net
 from nets.small import image, lively
 from torch import Tensor, nn
 
 import torchthin
-from torchthin.errors import ProofError
 
 
 class Finder(nn.Module):
@@ -64,12 +66,50 @@ class Choosy(nn.Module):
         return out
 
 
-def test_an_expert_that_the_masked_model_does_not_call_cannot_be_proved() -> None:
+@pytest.mark.parametrize("share", [0.99, 0.5, 1.5])
+def test_an_expert_that_did_not_run_is_named(share: float) -> None:
     model = lively(Choosy())
     with torch.no_grad():
-        model.level = 0.99 * float(model.first(image()).abs().mean())
-    with pytest.raises(ProofError, match="runs other operations"):
-        torchthin.prune(model, image())
+        model.level = share * float(model.first(image()).abs().mean())
+    proof = torchthin.prune(model, image()).proof
+    assert proof is not None and proof.verdict == "approximate"
+    assert any("statistics run over fewer channels" in cause for cause in proof.inexact)
+    assert any("did not run on the example" in cause for cause in proof.inexact)
+    result = torchthin.prune(model, image(), exact=True)
+    for level in (0.0, 1e6):
+        model.level = result.model.level = level
+        assert torch.allclose(model(image(3)), result.model(image(3)), atol=1e-5)
+
+
+class Asks(nn.Module):
+    """Does something more where the largest number of all channels is large; a channel that is masked holds a larger one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 8), nn.Linear(8, 3)
+        with torch.no_grad():
+            self.first.weight[4:] *= 1e-3
+            self.first.bias.copy_(torch.tensor([0.0] * 7 + [1.5]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        if x.abs().max() > 1:
+            x = x.sigmoid()
+        out: Tensor = self.last(x)
+        return out
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_number_that_the_code_asks_for_is_computed_from_all_channels(exact: bool) -> None:
+    torch.manual_seed(0)
+    model = Asks().double()
+    result = torchthin.prune(model, 9 * torch.randn(4, 6).double(), exact=exact, include=["first.weight"])
+    masked, zeros = masked_net(copy.deepcopy(model), result.masks), torch.zeros(4, 6).double()
+    if exact:
+        assert torch.allclose(masked(zeros), result.model(zeros), rtol=0, atol=1e-9)
+    else:
+        assert result.proof is not None
+        assert result.proof.inexact == ("aten.max: statistics run over fewer channels (4 of 8)",)
 
 
 class Levels(nn.Module):

@@ -6,11 +6,11 @@ import copy
 
 import pytest
 import torch
+from nets.laws import masked_net
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import torchthin
-from tests.nets.laws import masked_net
 
 
 class Experts(nn.Module):

@@ -89,6 +89,11 @@ class Op:
         """Value numbers of the tensor arguments that the op changes in place."""
         return [value for name in written_arguments(self.target) if (value := self.value(name)) is not None]
 
+    @property
+    def decides(self) -> bool:
+        """Whether the op hands numbers to Python code, which may run something else for other numbers."""
+        return not self.results and torch.Tag.data_dependent_output in self.target.tags
+
     def value(self, argument: str | None) -> int | None:
         """Return the value number of a tensor argument, None where it is something else or was not given."""
         given = self.arguments.get(argument or "")
@@ -199,7 +204,8 @@ class OpGraph:
         return next((op for op in self.ops if op.trained and seeded in op.target.tags), None)
 
     def live(self) -> OpGraph:
-        """Return the graph without ops that reach no output (ai8x computes unused statistics) and what only they read."""
+        """Return the graph without ops that reach neither an output nor a decision of the code (ai8x computes unused
+        statistics) and what only they read."""
         return self._reaching(self.outputs)
 
     def with_idle_layers(self) -> OpGraph:
@@ -228,9 +234,10 @@ class OpGraph:
         wanted = set(ends)
         aliases = {self.values[v].alias for v in wanted}
         kept: list[Op] = []
+        decisions = self._decisions()
         for op in reversed(self.ops):
             changed = {self.values[value].alias for value in op.written}
-            if not wanted.isdisjoint(op.results) or changed & aliases:
+            if not wanted.isdisjoint(op.results) or changed & aliases or op.index in decisions:
                 kept.append(op)
                 wanted.update(op.reads)
                 aliases.update(self.values[number].alias for number in op.reads)
@@ -238,6 +245,15 @@ class OpGraph:
         read = {number for op in kept for number in op.reads} | set(self.outputs)
         state = {name: number for name, number in self.state.items() if number in read}
         return replace(self, ops=tuple(kept), state=state)
+
+    def _decisions(self) -> set[int]:
+        """Return the ops that hand numbers of the input to code; those of weights are the same in every run."""
+        known, found = set(self.inputs), set()
+        for op in self.ops:
+            if not known.isdisjoint(op.reads):
+                known.update(op.results, op.written)
+                found |= {op.index} if op.decides else set()
+        return found
 
     def merged(self, branch: OpGraph) -> OpGraph:
         """Return one graph of this evaluation run and a training run of the same model; parameters are shared.

@@ -32,7 +32,7 @@ from torchthin.thinning.trial_loop import (
     changed_tensors,
     find_plan,
     scaled_layers,
-    unread_tensors,
+    unread_note,
     unsaved_tensors,
 )
 
@@ -112,7 +112,7 @@ class PruningPlan:
                 *removed,
                 *scaled_layers(found),
                 *unsaved_tensors(masked, found),
-                *unread_tensors(found),
+                *unread_note(found),
             ),
             thinned=ThinnedFacts(before, after, found.outcome.proof),
         )

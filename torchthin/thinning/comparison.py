@@ -31,6 +31,7 @@ from torchthin.thinning.recipe import Recipe
 from torchthin.thinning.reference import Departures, Reference, ReferenceMode
 from torchthin.thinning.rms_norms import RmsNorm, scaled_weights
 from torchthin.thinning.scale import Scaling, scaled_tensors
+from torchthin.thinning.unread import cut_beside, not_chosen
 
 DIFFERENT = "the thinned model computes something else"
 OTHER_SIZE = "the thinned model computes something else at another size of input"
@@ -166,7 +167,11 @@ def proved(models: Models) -> Failure | Success:
     if not proof.holds:
         return comparison.failure(comparison.last)
     inexact = inexact_layers(observed.departures, comparison.absorptions, models.proposal.survivors)
-    proof = replace(proof, inexact=inexact)
+    unrun = not_chosen(models.traced, models.proposal.recipe)
+    if unrun and models.proposal.constraints.exact:
+        axes = cut_beside(models.traced, models.proposal.recipe, unrun)
+        return Failure(axes[0][0], _not_run(unrun), axes=axes)
+    proof = replace(proof, inexact=(*inexact, _not_run(unrun)) if unrun else inexact)
     if double and proof.exact and not models.varying:
         different = _at_another_size(comparison, inputs)
         if different is not None:
@@ -178,6 +183,14 @@ def proved(models: Models) -> Failure | Success:
         observed.departures,
         models.scalings,
         observed.note,
+    )
+
+
+def _not_run(names: tuple[str, ...]) -> str:
+    """Say that layers of a choice did not run."""
+    listed = f"{', '.join(names[:4])}{', ...' if len(names) > 4 else ''}"
+    return (
+        f"{listed}: the code chooses by numbers of the input what runs, and this did not run on the example"
     )
 
 

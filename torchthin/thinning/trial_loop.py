@@ -27,6 +27,7 @@ from torchthin.thinning.repair import repaired
 from torchthin.thinning.rms_norms import scaled_weights
 from torchthin.thinning.scale import scaled_tensors
 from torchthin.thinning.trial import attempt
+from torchthin.thinning.unread import unread_tensors
 
 ROUNDS = 200
 
@@ -143,14 +144,9 @@ def unsaved_tensors(model: nn.Module, plan: ThinningPlan) -> tuple[str, ...]:
     )
 
 
-def unread_tensors(plan: ThinningPlan) -> tuple[str, ...]:
+def unread_note(plan: ThinningPlan) -> tuple[str, ...]:
     """Name the tensors that no run read and that are as long as something that was cut: other code may use both together."""
-    recipe, traced = plan.recipe, plan.proposal.traced
-    cut = {recipe.shapes[name][axis] for name, axes in recipe.keep.items() for axis in axes}
-    own = dict((*traced.model.named_parameters(), *traced.model.named_buffers()))
-    names = [
-        name for name, t in own.items() if name not in traced.graph.state and not cut.isdisjoint(t.shape)
-    ]
+    names = unread_tensors(plan.proposal.traced, plan.recipe)
     if not names:
         return ()
     listed = f"{', '.join(names[:4])}{', ...' if len(names) > 4 else ''}"
