@@ -88,3 +88,18 @@ def check_half_of_the_states_go(model: nn.Module, example: Tensor, *others: Tens
 @pytest.mark.parametrize("kind", GATES)
 def test_half_of_the_states_go_whatever_they_start_from(kind: str, start: str) -> None:
     check_half_of_the_states_go(loop(kind, start), steps(3), steps(1, 1), steps(5, 2))
+
+
+@pytest.mark.parametrize("start", STARTS)
+@pytest.mark.parametrize("kind", GATES)
+def test_an_example_of_one_step_is_made_longer(kind: str, start: str) -> None:
+    """One step does not show that the loop reads what it has made."""
+    result = check_half_of_the_states_go(loop(kind, start), steps(1), steps(2, 1), steps(5, 2))
+    note = next(note for note in result.report.notes if "shows too little" in note)
+    assert "(2x1x6)" in note
+    assert "(2x3x6)" in note
+
+
+def test_one_step_along_the_first_axis_counts_too() -> None:
+    inputs = [steps(count, count).transpose(0, 1) for count in (1, 2, 5)]
+    check_half_of_the_states_go(loop("gru", "zeros", first=True), *inputs)

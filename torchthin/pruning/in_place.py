@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from torchthin.errors import ProofError, TargetMissedError
+from torchthin.graph.better_examples import trace_more
 from torchthin.graph.clone import clone, duplicate, state_tensors
 from torchthin.graph.inputs import Inputs, as_inputs, check_model, on_device_of
 from torchthin.graph.op_counter import CountingMode
 from torchthin.graph.outputs import output_tensors
-from torchthin.graph.trace import trace
 from torchthin.selection.masks import apply_masks_
 from torchthin.selection.selectors import DeadChannelSelector, effective_weights
 from torchthin.thinning.apply import apply_
@@ -117,7 +117,7 @@ def plan_thinning(
     apply_masks_(masked, masks)
     effective = effective_weights(masked)
     plan = find_plan(
-        trace(masked, inputs), DeadChannelSelector(effective, threshold), constraints=constraints
+        trace_more(masked, inputs), DeadChannelSelector(effective, threshold), constraints=constraints
     )
     proof = plan.outcome.proof
     if not plan.recipe or proof is None:

@@ -13,8 +13,9 @@ from torchthin.dependency.components import Grouping, find_groups
 from torchthin.dependency.groups import Group
 from torchthin.dependency.producers import producers, with_tables
 from torchthin.dependency.propagate import Labels, propagate
+from torchthin.graph.better_examples import trace_more
 from torchthin.graph.inputs import as_inputs, check_model, on_device_of
-from torchthin.graph.trace import Traced, trace
+from torchthin.graph.trace import Traced
 from torchthin.importance.scores import is_filter_member
 from torchthin.report.inspection import FrozenFacts, GroupFacts, Inspection, LayerChannels, Overview
 from torchthin.selection.channels import select_channels
@@ -39,7 +40,7 @@ def inspect(model: nn.Module, example_inputs: Any, *, prove: bool = True) -> Ins
         InputError: model or inputs cannot be used.
     """
     check_model(model, "inspect")
-    traced = trace(model, on_device_of(model, as_inputs(example_inputs)))
+    traced = trace_more(model, on_device_of(model, as_inputs(example_inputs)))
     proved = prove and not any(p.is_meta for p in model.parameters())
     if proved:
         proposal = find_plan(traced, _HalfSelector(traced)).proposal
@@ -85,7 +86,7 @@ def overview(model: nn.Module, example_inputs: Any) -> Overview:
         InputError: model or inputs cannot be used.
     """
     check_model(model, "overview")
-    graph = trace(model, on_device_of(model, as_inputs(example_inputs))).graph
+    graph = trace_more(model, on_device_of(model, as_inputs(example_inputs))).graph
     labels = propagate(graph)
     grouping = find_groups(labels)
     axes = producers(labels)

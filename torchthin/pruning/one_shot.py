@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchthin.config import Distiller, PruneConfig
 from torchthin.dependency.groups import Group
 from torchthin.errors import ConfigError
+from torchthin.graph.better_examples import trace_more
 from torchthin.graph.inputs import Inputs, as_inputs, check_model, on_device_of, own_example
 from torchthin.graph.trace import Traced, trace
 from torchthin.importance.registry import criterion as registered
@@ -41,7 +42,7 @@ def plan_pruning(
     traced, targets = traced_targets(model, inputs, config)
     run = Run(traced, targets, config, batches_of(model, inputs, data), loss)
     thinning, sections = thinning_for(config.target, run)
-    return _plan(traced, targets, config, thinning, sections)
+    return replace(_plan(traced, targets, config, thinning, sections), inputs=inputs)
 
 
 def traced_targets(model: nn.Module, inputs: Inputs, config: PruneConfig) -> tuple[Traced, PrunableWeights]:
@@ -50,7 +51,8 @@ def traced_targets(model: nn.Module, inputs: Inputs, config: PruneConfig) -> tup
     Raises:
         InputError: the model does not run on the inputs, has nothing to prune, or weights without usable values.
     """
-    traced = trace(model, inputs)
+    priced = config.target.needs_inputs  # what a channel costs is asked for this size of input
+    traced = trace(model, inputs) if priced else trace_more(model, inputs)
     targets = find_prunable_weights(
         model,
         structured=True,

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor, nn
 
 from torchthin.config import PruneConfig
+from torchthin.graph.better_examples import trace_more
 from torchthin.graph.clone import clone, duplicate, state_tensors
 from torchthin.graph.cost import measure
 from torchthin.graph.inputs import Inputs
-from torchthin.graph.trace import trace
 from torchthin.pruning.result import PruneResult
 from torchthin.report.prune_report import (
     PruneReport,
@@ -93,7 +93,7 @@ class PruningPlan:
             return PruneResult(masked, masks, report, self.recipe, self.proof, self.config)
         if found is None:  # every weight was ranked alone: what is dead in all coupled layers is removed
             found = find_plan(
-                trace(masked, self.inputs),
+                trace_more(masked, self.inputs),
                 DeadChannelSelector(effective_weights(masked), masks_makers=True),
                 constraints=Constraints(exact=self.config.exact, add_biases=self.config.add_biases),
             )
