@@ -133,6 +133,8 @@ class SizeUses:
     uses: tuple[SizeUse, ...] = ()
     factors: Mapping[int, float] = field(default_factory=dict)
     """Op index -> the number that a tensor was multiplied with (of a division its inverse)."""
+    complete: bool = True
+    """Whether all factors are there: a run without arithmetic does not know those that are tensors."""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ function takes one as the size of an axis, or as the end of a range of an axis, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
@@ -62,7 +63,8 @@ class SizeWatcher(TorchFunctionMode):
 
     def found(self, factors: Mapping[int, float]) -> SizeUses:
         """Return what was noted, with the numbers that the recorder met."""
-        return SizeUses(tuple(self._uses), factors)
+        known = {op: factor for op, factor in factors.items() if not math.isnan(factor)}
+        return SizeUses(tuple(self._uses), known, complete=len(known) == len(factors))
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         given, first = kwargs or {}, len(self._recording.ops)

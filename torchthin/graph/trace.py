@@ -159,7 +159,7 @@ def read_sizes(traced: Traced, *, fake: bool = False) -> SizeUses | None:
         fake: without arithmetic is enough. Numbers that are tensors are no factors then.
     """
     graph = traced.graph
-    if graph.size_uses is not None and (fake or not graph.fake):
+    if graph.size_uses is not None and (fake or graph.size_uses.complete):
         return graph.size_uses
     try:
         again = record(clone(traced.model, share), traced.inputs, fake=fake, disposable=True, watch=True)

@@ -124,11 +124,11 @@ class _LayerSearch:
         if axis is None:
             return None
         number, made = self.graph.state[weight.name], layer.results[0]
-        filters = np.unique(_moved(_along(self.values[number].shape, axis), number, weight.path).numpy())
+        filters = _distinct(_moved(_along(self.values[number].shape, axis), number, weight.path))
         shape = self.values[made].shape
         if filters.size != shape[contraction.out_axis]:
             return None
-        rows = np.unique(_moved(_along(shape, contraction.out_axis), made, path).numpy())
+        rows = _distinct(_moved(_along(shape, contraction.out_axis), made, path))
         vectors = self._vectors(layer, contraction, [(layer, made), *path], rows)
         between = self._between([weight.name, *(vector.name for vector in vectors)], op)
         return Scaling(op, ScaledRows(weight.name, axis, filters[rows]), vectors, factor, between)
@@ -140,6 +140,8 @@ class _LayerSearch:
         made, names, found = path[0][1], list[str](), list[Tensor]()
         shape = self.values[made].shape
         numbers, value = _along(shape, contraction.out_axis), made
+        wanted = torch.zeros(shape[contraction.out_axis], dtype=torch.bool)
+        wanted[torch.from_numpy(rows)] = True
         for op, following in path:
             for item in self._added(op, layer, contraction):
                 own = self._numbered(item, names) if item not in self.labels.from_input else None
@@ -149,14 +151,16 @@ class _LayerSearch:
                             -1 if axis == contraction.out_axis % len(shape) else 1 for axis in range(len(shape))
                         ])  # fmt: skip
                     entries = own.expand(self.values[following].shape)
-                    hit = torch.isin(numbers, torch.from_numpy(rows)).expand(entries.shape)
+                    hit = wanted[numbers].expand(entries.shape)
                     found.append(entries[hit])
             if op is not layer:
                 if op.index in self.labels.contractions:
                     break
                 numbers, value = _moved(numbers, value, [(op, following)]), following
-        scaled = np.unique(torch.cat(found).numpy()) if found else np.zeros(0, np.int64)
-        by_name = ((name, scaled[scaled // _FAR == number] % _FAR) for number, name in enumerate(names))
+        scaled = torch.cat(found) if found else torch.zeros(0, dtype=torch.int64)
+        by_name = (
+            (name, _distinct(scaled[scaled // _FAR == number] % _FAR)) for number, name in enumerate(names)
+        )
         return tuple(ScaledRows(name, 0, own) for name, own in by_name if own.size)
 
     def _added(self, op: Op, layer: Op, contraction: Contraction) -> list[int]:
@@ -202,6 +206,11 @@ class _LayerSearch:
                 wanted.update(op.reads)
                 found.add(op.index)
         return frozenset(found)
+
+
+def _distinct(numbers: Tensor) -> Rows:
+    """Return the numbers that occur, in order: they are indices, so counting beats sorting."""
+    return np.flatnonzero(np.bincount(numbers.flatten().numpy()))
 
 
 def _along(shape: Sequence[int], axis: int) -> Tensor:

@@ -39,11 +39,12 @@ def attempt(proposal: Proposal, *, prove: bool, varying: bool) -> Failure | Succ
     traced, recipe, graph = proposal.traced, proposal.recipe, proposal.traced.graph
     if not prove and _runs(traced, recipe):
         return Success(recipe)
-    thinned = thin_copy(traced.model, recipe)  # not masked: nothing is left of what a mask zeroes
-    mode = TrialMode(proposal.survivors, 0)
+    fake = graph.fake and proposal.sizes is not None and proposal.sizes.complete
+    thinned = thin_copy(traced.model, recipe, values=not fake)  # not masked: what a mask zeroes is gone
+    mode = TrialMode(proposal.survivors, 0, fake=fake)
     failure = _watched_failure(thinned, traced.inputs, mode)
     if failure is None and graph.branched:
-        failure = _watched_failure(thinned, traced.inputs, TrialMode(proposal.survivors, BRANCH))
+        failure = _watched_failure(thinned, traced.inputs, TrialMode(proposal.survivors, BRANCH, fake=fake))
     if failure is not None:
         return failure
     if not prove:

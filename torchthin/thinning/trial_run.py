@@ -28,9 +28,9 @@ _RANGES = SPLITS | {"aten.slice"}
 class TrialMode(CountingMode):
     """Notes the numbers that tensors are multiplied with, and the first op whose result has another shape than it must."""
 
-    def __init__(self, survivors: Survivors, start: int) -> None:
+    def __init__(self, survivors: Survivors, start: int, *, fake: bool = False) -> None:
         graph = survivors.labels.graph
-        super().__init__(start, graph.call_sites[start])
+        super().__init__(start, graph.call_sites[start], fake=fake)
         self._survivors = survivors
         self._graph = graph
         self.factors: dict[int, float] = {}
