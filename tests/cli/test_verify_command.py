@@ -69,6 +69,51 @@ def test_models_that_differ_end_in_3_as_a_real_process(pruned: Workplace) -> Non
     assert "Traceback" not in outcome.err
 
 
+PADDED = """
+import torch
+from torch import nn
+
+def padded():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3, padding=1))
+"""
+
+
+def test_an_approximate_file_is_called_approximate_until_its_weights_are_others(place: Workplace) -> None:
+    (place.path / "padded.py").write_text(PADDED)
+    made = ("--model-factory", "padded.py:padded", *SHAPE, "--thin", "--save-to", "thin.pth")
+    assert run(place, "prune", *made).code == 0
+    torch.save(load_model(place), "dense.pth")
+    compare = (
+        "verify",
+        "padded.py:padded",
+        *SHAPE,
+        "--checkpoint",
+        "thin.pth",
+        "--against-checkpoint",
+        "dense.pth",
+    )
+    outcome = run(place, *compare, "--masked")
+    assert outcome.code == 0, outcome.err
+    assert (
+        "approximate: off by" in outcome.out
+        and "2: a constant of removed channels meets the border" in outcome.out
+    )
+    facts = json.loads(run(place, *compare, "--masked", "--json").out)
+    assert (facts["verdict"], facts["holds"], facts["exact"]) == ("approximate", True, False)
+    assert 0 < facts["relative_to_masked"] <= 2 * facts["measured_when_made"]
+    assert run(place, *compare, "--masked", "--tolerance", "0").code == 3
+    torch.save({name: tensor + 1 for name, tensor in load_model(place).items()}, "dense.pth")
+    outcome = run(place, *compare, "--masked")
+    assert outcome.code == 3 and "failed: outputs differ" in outcome.out
+
+
+def load_model(place: Workplace) -> dict[str, torch.Tensor]:
+    from torchthin.io.factory import build_model
+
+    return build_model(f"{place.path / 'padded.py'}:padded").state_dict()
+
+
 def test_a_wider_tolerance_is_what_the_user_asks_for(pruned: Workplace) -> None:
     compare = ("verify", *NET, "--checkpoint", "thin.pth", "--against-checkpoint", "dense.pth")
     assert run(pruned, *compare, "--tolerance", "0").code == 3

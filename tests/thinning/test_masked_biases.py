@@ -33,6 +33,9 @@ def test_the_stream_of_a_shared_layer_is_cut() -> None:
     dead = ~result.masks["first.weight"].any(1)
     assert (result.masks["first.bias"] == ~dead).all()
     assert any(note.startswith("first.bias: 8 values are masked") for note in result.report.notes)
+    zeros = sum(int((~mask).sum()) for mask in result.masks.values())
+    assert result.report.zeroed_parameters == zeros > result.report.total.zeroed_weights
+    assert f"All parameters: {zeros:,} of" in str(result.report)
     assert "up.bias" not in result.masks  # both calls ask for the same constant of the inner channels
 
 

@@ -78,12 +78,12 @@ class Verification:
 
     proof: Proof
     runs: int
-    inexact: tuple[str, ...]
-    """Where the checkpoint's own report says that outputs cannot be equal."""
+    measured: float | None = None
+    """How far an approximate checkpoint was from its masked model when it was made."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return all facts as JSON types."""
-        return {**self.proof.to_dict(), "runs": self.runs, "inexact": list(self.inexact)}
+        return {**self.proof.to_dict(), "runs": self.runs, "measured_when_made": self.measured}
 
     def __str__(self) -> str:
         each = max(1, len(self.proof.outputs) // self.runs)
@@ -92,10 +92,16 @@ class Verification:
             f"{item.relative:.1e} of its largest value"
             for number, item in enumerate(self.proof.outputs)
         ]
-        known = [
-            f"The report of the checkpoint names where it cannot be equal: {item}" for item in self.inexact
-        ]
-        return "\n".join([*lines, f"{self.proof}; allowed is {self.proof.tolerance:.0e}.", *known])
+        return "\n".join([*lines, f"{self._sentence()}; allowed is {self.proof.tolerance:.0e}."])
+
+    def _sentence(self) -> str:
+        proof = self.proof
+        if proof.verdict != "approximate":
+            return str(proof)
+        return (
+            f"approximate: off by {proof.relative_to_masked:.1e} of the largest value from the masked model, "
+            f"{self.measured or 0:.1e} when the file was made, because of {'; '.join(proof.inexact)}"
+        )
 
 
 def _verify(options: VerifyOptions) -> Verification:
@@ -104,17 +110,28 @@ def _verify(options: VerifyOptions) -> Verification:
 
     runs, tolerance = options.comparison.runs, options.comparison.tolerance
     model, example = options.model.load()
-    reference, inexact = _reference(options)
+    reference, made = _reference(options)
     inputs = as_inputs(example)
     given = [inputs, *(refreshed(inputs, seed) for seed in range(1, runs))]
     proof = joined([verify(reference, model, each) for each in given])
+    inexact, measured = _departures(made)
+    if tolerance is None and measured is not None:  # other numbers are off by more or less
+        tolerance = max(proof.tolerance, 2 * measured)
     if tolerance is not None:
         proof = replace(proof, tolerance=tolerance)
-    return Verification(proof, runs, inexact)
+    return Verification(replace(proof, inexact=inexact), runs, measured)
 
 
-def _reference(options: VerifyOptions) -> tuple[Any, tuple[str, ...]]:
-    """Return the model that says what is right, and where the checkpoint's report says that it cannot be equal."""
+def _departures(report: Mapping[str, Any]) -> tuple[tuple[str, ...], float | None]:
+    """Return where a checkpoint's own report says that it cannot equal its masked model, and by how much it was off."""
+    inexact, proof = report.get("inexact"), report.get("proof")
+    causes = tuple(item for item in inexact if isinstance(item, str)) if isinstance(inexact, list) else ()
+    measured = proof.get("relative_to_masked") if isinstance(proof, dict) else None
+    return causes, measured if causes and isinstance(measured, float) else None
+
+
+def _reference(options: VerifyOptions) -> tuple[Any, Mapping[str, Any]]:
+    """Return the model that says what is right, and the checkpoint's own report where it is to equal its masked model."""
     from torchthin.io.checkpoints import read_checkpoint
     from torchthin.selection.masks import apply_masks_
 
@@ -124,16 +141,13 @@ def _reference(options: VerifyOptions) -> tuple[Any, tuple[str, ...]]:
         source = replace(source, model_factory=other.against, factory_args=other.against_args)
     reference, _ = source.load()
     if not other.masked:
-        return reference, ()
+        return reference, {}
     checkpoint = read_checkpoint(own.checkpoint or "")
     if not checkpoint.masks:
         raise ConfigError(f"The checkpoint {own.checkpoint} holds no masks. Leave --masked out.")
     apply_masks_(reference, checkpoint.masks)
     report = (checkpoint.torchthin or {}).get("report")
-    inexact = report.get("inexact") if isinstance(report, dict) else None
-    return reference, tuple(item for item in inexact if isinstance(item, str)) if isinstance(
-        inexact, list
-    ) else ()
+    return reference, report if isinstance(report, dict) else {}
 
 
 def _refuse_difference(found: Verification) -> None:

@@ -124,9 +124,10 @@ def _plan(
     asked += blocked
     share = config.target.share if config.target.exact else selection.share_removed
     schedule = planned_sparsities(config) if config.target.exact else (share,)
+    zeroed = {**masks, **{name: selection.all_masks[name].contiguous() for name in selection.maker_masks}}
     report = build_report(
         traced.model,
-        ranked,
+        zeroed,
         filters,
         Request.of(config, share, schedule, targets.excluded),
         asked,
@@ -140,7 +141,6 @@ def _plan(
         ),
         sections=sections,
     )
-    zeroed = {**masks, **{name: selection.all_masks[name].contiguous() for name in selection.maker_masks}}
     return PruningPlan(traced.model, config, zeroed, report, thinning, traced.inputs)
 
 

@@ -20,6 +20,7 @@ from torchthin.report.prune_report import (
     change,
     excluded_line,
     headline,
+    zeroed_parameters,
 )
 from torchthin.report.tables import table
 from torchthin.selection.selectors import DeadChannelSelector, effective_weights
@@ -107,6 +108,7 @@ class PruningPlan:
         removed = () if found.recipe else (nothing,)
         report = replace(
             report,
+            zeroed_parameters=zeroed_parameters(self.model, masks),
             notes=(
                 *report.notes,
                 *removed,
@@ -148,7 +150,7 @@ def _sizes(plan: PruningPlan) -> list[str]:
     """Return the parameters and bytes before and after."""
     report, recipe = plan.report, plan.recipe
     if recipe is None:
-        return [f"{report.total.zeroed_weights:,} of {report.parameters:,} parameters would be zero."]
+        return [f"{report.zeroed_parameters:,} of {report.parameters:,} parameters would be zero."]
     parameters = dict(plan.model.named_parameters())
     counts = {
         name: math.prod(recipe.shape_after(name)) if name in recipe.keep else p.numel()

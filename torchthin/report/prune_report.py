@@ -3,7 +3,8 @@
 Sparsity is always a share in 0..1 of something named:
 - ``channel_sparsity``: filters masked as a whole / filters, of the targeted weights;
 - ``weight_sparsity``: weights masked / weights, of the targeted weights;
-- ``model_weight_sparsity``: weights masked / all parameters of the model, biases and BatchNorm included.
+- ``model_weight_sparsity``: parameters masked / all parameters of the model, biases and BatchNorm included,
+  also those that are masked because they make channels that are removed.
 A weight counts when its mask removes it; a weight that happens to be zero and is kept does not.
 """
 
@@ -115,6 +116,8 @@ class PruneReport:
     layers: tuple[LayerFacts, ...]
     total: LayerFacts
     """All layers together."""
+    zeroed_parameters: int
+    """Everything that is masked, also what makes removed channels beside the filters."""
     parameters: int
     """All parameters of the full-size model, shared ones once."""
     parameter_bytes: int
@@ -136,7 +139,7 @@ class PruneReport:
     @property
     def model_weight_sparsity(self) -> float:
         """Share of all parameters of the model that are masked."""
-        return share(self.total.zeroed_weights, self.parameters)
+        return share(self.zeroed_parameters, self.parameters)
 
     def section(self, key: str) -> Any:
         """Return the section with that key in JSON, None where the run has none."""
@@ -153,6 +156,7 @@ class PruneReport:
             "kept": kept,
             "notes": self.notes,
             **{key: value for key, value in total.items() if key not in ("name", "shape")},
+            "zeroed_parameters": self.zeroed_parameters,
             "model_weight_sparsity": self.model_weight_sparsity,
             "target_reached": self.target_reached,
             "parameters": self.parameters,
@@ -202,7 +206,7 @@ def build_report(
 
     Args:
         model: full size; only its shapes are looked at.
-        masks: weight name -> bool tensor, True = kept.
+        masks: weight name -> bool tensor, True = kept; what is no target counts among all parameters only.
         filters: target name -> where its filters are.
         request: what was asked for.
         asked: channels or weights that it stands for in total.
@@ -210,7 +214,9 @@ def build_report(
         sections: what the target adds.
     """
     tensors = dict(state_tensors(model))
-    layers = tuple(_layer(name, tensors[name], masks[name], filters[name]) for name in masks)
+    layers = tuple(
+        _layer(name, tensors[name], mask, filters[name]) for name, mask in masks.items() if name in filters
+    )
     total = LayerFacts(
         "total",
         (),
@@ -226,12 +232,19 @@ def build_report(
         request,
         layers,
         total,
+        zeroed_parameters(model, masks),
         sum(parameter.numel() for parameter in parameters),
         sum(parameter.numel() * parameter.element_size() for parameter in parameters),
         misses + notes,
         not misses,
         sections=sections,
     )
+
+
+def zeroed_parameters(model: nn.Module, masks: Mapping[str, Tensor]) -> int:
+    """Count the parameters that masks set to zero."""
+    names = {name for name, _ in model.named_parameters()}
+    return sum(mask.numel() - int(mask.count_nonzero()) for name, mask in masks.items() if name in names)
 
 
 def _layer(name: str, weight: Tensor, mask: Tensor, filters: Filters) -> LayerFacts:
@@ -309,7 +322,7 @@ def headline(report: PruneReport) -> list[str]:
 def _summary(report: PruneReport) -> list[str]:
     lines = [
         *headline(report),
-        f"All parameters: {report.total.zeroed_weights:,} of {report.parameters:,} zeroed "
+        f"All parameters: {report.zeroed_parameters:,} of {report.parameters:,} zeroed "
         f"({_percent(report.model_weight_sparsity)}); {report.parameter_bytes:,} bytes.",
     ]
     if report.thinned is not None:

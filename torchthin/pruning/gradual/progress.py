@@ -42,7 +42,7 @@ def result_of(model: nn.Module, prepared: Prepared, progress: Progress) -> Prune
         notes = (f"The schedule goes on to {schedule.planned[-1]:g}: {state}.", *notes)
     report = build_report(
         full_size,
-        {name: mask for name, mask in masks.items() if name in filters},
+        masks,
         filters,
         Request.of(config, config.target.share, schedule.planned, prepared.excluded),
         asked,
