@@ -79,9 +79,10 @@ def prune(
             `torchthin.max7800x.Chip`.
         criterion: what ranks channels or weights, such as l1 (the default), l2, fpgm, bn-scale, lamp, random; with data also
             taylor, activation, reconstruction; see `list_criteria`.
-        include: names or patterns that replace the default targets: convolutions, and linear layers where convolutions
-            hold less than half of the parameters; for single weights both.
-        exclude: fnmatch patterns of weight or module names to leave unpruned.
+        include: weight names, module names or patterns that replace the default targets: convolutions, and linear layers
+            where convolutions hold less than half of the parameters; for single weights both.
+        exclude: weight names, module names or fnmatch patterns of either to leave unpruned; what is named keeps its size, also
+            a bias, and with it the channels that it is part of. Biases need no excluding to keep their values.
         data: calibration data without labels: a tensor, a loader, a file or a folder, as
             `torchthin.io.calibration.calibration` takes them.
         loss: for taylor, a function of the model that yields a loss per batch of the user's own data; None: the model's own

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 from torch.nn.utils import prune as torch_prune
 
+import torchthin
 from torchthin.errors import InputError, WeightNameError
 from torchthin.selection.prunable_weights import PrunableWeight, find_prunable_weights
 
@@ -127,11 +128,34 @@ def test_weights_replace_the_defaults_in_model_order() -> None:
     assert names(Everything(), structured=False, include=found) == found
 
 
+def test_a_module_stands_for_the_weights_that_it_holds() -> None:
+    net = nn.Sequential(
+        nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3)),
+        nn.Conv2d(8, 6, 1),
+        nn.Conv2d(6, 2, 1),
+    )
+    assert names(net, structured=True, include=["0", "1.weight"]) == ["0.0.weight", "0.2.weight", "1.weight"]
+    assert names(net, structured=True, exclude=["0", "2"]) == ["1.weight"]
+    result = torchthin.prune(net, torch.randn(1, 3, 8, 8), 0.5, include=["0"])
+    assert [tuple(p.shape) for p in result.model.parameters() if p.dim() > 1] == [
+        (4, 3, 3, 3), (4, 4, 3, 3), (6, 4, 1, 1), (2, 6, 1, 1),
+    ]  # fmt: skip
+
+
+def test_a_bias_that_is_excluded_keeps_its_channels_and_the_report_says_so() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 6, 1), nn.Conv2d(6, 2, 1))
+    result = torchthin.prune(net, torch.randn(1, 3, 8, 8), 0.5, exclude=["0.bias"])
+    assert result.model[0].out_channels == 8 and result.model[2].out_channels == 3
+    assert "Excluded as asked: 0.bias. Channels that 0.bias is part of are kept with it." in str(
+        result.report
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "structured", "sentence"),
     [
         ("conv2.weigth", True, "The model has no weight 'conv2.weigth'. Did you mean 'conv2.weight'"),
-        ("conv2", True, "It is a module; its parameters are conv2.weight, conv2.bias."),
+        ("bn", True, "It is a module that holds none to prune; its parameters are bn.weight, bn.bias."),
         ("zzz", True, "The first ones are conv1.weight, conv2.weight, conv3.weight, up.weight."),
         (
             "conv2.bias",

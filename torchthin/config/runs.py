@@ -79,11 +79,13 @@ class PruneConfig:
     include: tuple[str, ...] | None = option(
         None,
         "--weights",
-        "weights to prune (default: convolutions; linear layers too where convolutions hold less than half of the parameters, "
-        "and by unstructured methods)",
+        "weights or modules to prune (default: convolutions; linear layers too where convolutions hold less than half of the "
+        "parameters, and by unstructured methods)",
         "NAME",
     )
-    exclude: tuple[str, ...] = option((), "--keep", "weights to leave unpruned, such as 'head*'", "PATTERN")
+    exclude: tuple[str, ...] = option(
+        (), "--keep", "weights or modules to leave unpruned, such as 'head*'", "PATTERN"
+    )
     seed: int = option(0, "--seed", "seed of random numbers that criteria draw (default: 0)", "N")
     thin: bool = option(
         True, "--thin", "remove what is masked, and check the smaller model against the masked one"

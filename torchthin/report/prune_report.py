@@ -335,7 +335,9 @@ def _summary(report: PruneReport) -> list[str]:
 def excluded_line(report: PruneReport) -> list[str]:
     """Return what was excluded, as at most one line of text."""
     names = report.request.excluded
-    return [f"Excluded as asked: {', '.join(names)}."] if names else []
+    beside = [name for name in names if name.endswith("bias")]
+    kept = f" Channels that {beside[0]} is part of are kept with it." if beside else ""
+    return [f"Excluded as asked: {', '.join(names)}.{kept}"] if names else []
 
 
 def change(name: str, before: int, after: int) -> str:

@@ -74,7 +74,7 @@ class PrunableWeights:
     linear_note: str = ""
     """The line that says so."""
     patterns: tuple[str, ...] = ()
-    """Patterns among the names asked for: what they match and produces channels is a target too, whatever its layer."""
+    """Patterns and modules among the names asked for: what they match and produces channels is a target too."""
     derived: Mapping[str, DerivedWeight] = field(default_factory=dict)
     """Name of a target (or of another parameter) -> the weight that is computed from it."""
 
@@ -250,7 +250,8 @@ def _unknown(name: str, entries: list[_Entry], structured: bool) -> WeightNameEr
     own = [entry.names[0] for entry in entries if entry.names[0].startswith(f"{name}.")]
     good = [entry.names[0] for entry in entries if _why_not(entry, structured) is None]
     if own:
-        hint = f" It is a module; its parameters are {', '.join(own[:4])}{', ...' if len(own) > 4 else ''}."
+        listed = f"{', '.join(own[:4])}{', ...' if len(own) > 4 else ''}"
+        hint = f" It is a module that holds none to prune; its parameters are {listed}."
     else:
         hint = near_matches(name, good) or (f" The first ones are {', '.join(good[:4])}." if good else "")
     return WeightNameError(f"The model has no weight {name!r}.{hint}")
@@ -263,7 +264,7 @@ def _named(
     known = {entry.names[0]: entry for entry in entries}
     chosen = []
     for name in names:
-        if name not in known and any(sign in name for sign in "*?["):
+        if name not in known and _is_several(name, entries):
             chosen += _matching(entries, name, structured)
             continue
         if name in unmaskable:
@@ -277,8 +278,15 @@ def _named(
     return chosen
 
 
+def _is_several(name: str, entries: Iterable[_Entry]) -> bool:
+    """Whether a name that a caller gives is a pattern or a module, which stand for all weights that they match or hold."""
+    return any(sign in name for sign in "*?[") or any(
+        entry.names[0].startswith(f"{name}.") for entry in entries
+    )
+
+
 def _matching(entries: list[_Entry], pattern: str, structured: bool) -> list[_Entry]:
-    """Return the weights of convolutions and linear layers that a pattern names, or raise."""
+    """Return the weights of convolutions and linear layers that a pattern or a module's name stands for, or raise."""
     usable = [
         e
         for e in entries
@@ -286,6 +294,8 @@ def _matching(entries: list[_Entry], pattern: str, structured: bool) -> list[_En
         and _why_not(e, structured) is None
     ]
     found = [entry for entry in usable if _matches(pattern, entry.names[0])]
+    if not found and not any(sign in pattern for sign in "*?["):
+        raise _unknown(pattern, entries, structured)
     if not found:
         raise WeightNameError(
             f"The pattern {pattern!r} matches none of the {len(usable)} weights that can be pruned."
@@ -362,8 +372,8 @@ def find_prunable_weights(
     Args:
         model: any model; only looked at.
         structured: whole channels are removed.
-        include: names that replace the default targets; a pattern such as ``*`` or ``encoder.*`` names convolution and
-            linear weights.
+        include: names that replace the default targets; a pattern such as ``*`` or ``*.conv1`` and the name of a module
+            stand for the convolution and linear weights that they match or hold.
         exclude: fnmatch patterns of weight or module names to leave unpruned; a module's name covers all it holds.
         derived: weights that layers compute from other parameters, where they are known already.
         plain: leave weights unpruned that are computed from other parameters, as unstructured methods do.
@@ -401,7 +411,7 @@ def find_prunable_weights(
             *_notes(chosen, structured, unusable if include is None else {}),
             *map(_rescaled, rescaled),
         ),
-        patterns=tuple(name for name in include or () if any(sign in name for sign in "*?[")),
+        patterns=tuple(name for name in include or () if _is_several(name, entries)),
         linear=frozenset(e.name for e in chosen if note and _is_layer_weight(e, nn.Linear)),
         linear_note=note,
         derived=derived,
