@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
+from nets.laws import masked_net
 from nets.small import image, lively
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import torchthin
+from torchthin.graph.trace import Traced
 
 
 class WithHelper(nn.Module):
@@ -186,3 +190,62 @@ def test_a_layer_that_another_method_uses_is_named() -> None:
     named = [note for note in result.report.notes if note.startswith("No operation of the run reads")]
     assert len(named) == 1 and "reads other.weight, so nothing of it is cut" in named[0]
     assert result.model.other.in_channels == 8
+
+
+class SizeInTraining(nn.Module):
+    """An integer is a size in both modes, and a number besides."""
+
+    def __init__(self, number: str) -> None:
+        super().__init__()
+        self.width, self.number = 8, number
+        self.a, self.b = nn.Conv2d(3, 8, 3, bias=False), nn.Conv1d(8, 4, 1)
+        self.drop = nn.Dropout(0.2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        y = self.b(self.drop(x.view(x.shape[0], self.width, x.shape[2] * x.shape[3])))
+        if self.number == "in training":
+            return y / self.width if self.training else y
+        if self.number == "otherwise in training":
+            return y / (self.width if self.training else 2)
+        return y
+
+
+@pytest.mark.parametrize("number", ["in training", "otherwise in training", "never"])
+def test_an_integer_follows_only_where_it_is_a_size_in_training_too(number: str) -> None:
+    model = lively(SizeInTraining(number)).double()
+    inputs = image().double()
+    result = torchthin.prune(model, inputs)
+    assert result.model.width == (4 if number == "never" else 8)
+    masked = masked_net(copy.deepcopy(model), result.masks)
+    for mode in (False, True):
+        nets = masked.train(mode), result.model.train(mode)
+        for net in nets:
+            net.drop.eval()
+        torch.testing.assert_close(nets[1](inputs), nets[0](inputs), rtol=1e-9, atol=1e-9)
+
+
+def test_training_is_run_for_integers_that_follow_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model without integers of its own costs no further run."""
+    runs = []
+    recorded = Traced.with_training
+    monkeypatch.setattr(Traced, "with_training", lambda traced: runs.append(traced) or recorded(traced))
+    torchthin.prune(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)), image())
+    assert runs == []
+    torchthin.prune(SizeInTraining("never"), image())
+    assert len(runs) == 1
+
+
+class Counted(nn.Conv2d):
+    """Keeps a buffer beside its weight that `forward` does not read."""
+
+    def __init__(self) -> None:
+        super().__init__(3, 8, 3)
+        self.register_buffer("count", torch.zeros(8))
+
+
+def test_a_buffer_that_stays_beside_what_was_cut_is_named() -> None:
+    model = nn.Sequential(Counted(), nn.ReLU(), nn.Conv2d(8, 4, 3))
+    plan = torchthin.plan(model, image())
+    assert "0.count stays as long as it was beside 0.weight, which was cut" in plan.explain()
+    assert sum("0.count" in note for note in plan.apply().report.notes) == 1

@@ -71,6 +71,16 @@ class Traced:
         """Return the same with a record that was made with all arithmetic and with plain integers only."""
         return replace(self, graph=_graph(self.model, self.inputs, numbers=True, watch=False))
 
+    def with_training(self) -> Traced | None:
+        """Return the same with the training branch recorded too; None where it computes nothing else, or does not run."""
+        if self.graph.branched:
+            return None
+        try:
+            branch = _training_branch(self.model, self.inputs, self.graph)
+        except Exception:  # whatever the user's code raises: it wants labels
+            return None
+        return None if branch.ops == self.graph.ops else replace(self, graph=_merged(self.graph, branch))
+
 
 def trace(model: nn.Module, inputs: Inputs, *, numbers: bool = False, watch: bool = True) -> Traced:
     """Record what `model` computes on `inputs`, on a copy that shares its weights.
@@ -111,7 +121,7 @@ def _graph(model: nn.Module, inputs: Inputs, *, numbers: bool, watch: bool) -> O
     if all(name in read for name in (*dict(model.named_parameters()), *buffers)):
         return graph
     try:
-        branch = _recorded(model, inputs, not graph.fake, training=True).with_idle_layers()
+        branch = _training_branch(model, inputs, graph)
     except Exception as error:  # whatever the user's code raises
         cause = " ".join(str(error).split())
         note = f"The training branch does not run on the example inputs, so layers that only it uses are not pruned: {cause}"
@@ -119,6 +129,14 @@ def _graph(model: nn.Module, inputs: Inputs, *, numbers: bool, watch: bool) -> O
     used = branch.state.keys() - branch.idle
     if used <= read and branch.state.keys() <= graph.state.keys():
         return graph
+    return _merged(graph, branch)
+
+
+def _training_branch(model: nn.Module, inputs: Inputs, graph: OpGraph) -> OpGraph:
+    return _recorded(model, inputs, not graph.fake, training=True).with_idle_layers()
+
+
+def _merged(graph: OpGraph, branch: OpGraph) -> OpGraph:
     both = graph.merged(branch)
     drawn = both.random_op
     if drawn is None:

@@ -26,7 +26,7 @@ from torchthin.report.sections import Section
 from torchthin.selection.prunable_weights import PrunableWeights, find_prunable_weights
 from torchthin.selection.schedule import planned_sparsities
 from torchthin.selection.selection import Keeps
-from torchthin.thinning.trial_loop import ThinningPlan, masked_makers
+from torchthin.thinning.trial_loop import ThinningPlan, masked_makers, notes_on
 
 
 def plan_pruning(
@@ -137,7 +137,8 @@ def _plan(
             *frozen_targets(thinning, selection.masked_axes, ranked),
             *_state_biases([name for name in masks if name not in selection.masked_axes]),
             *masked_makers(thinning),
-            *filter(None, [traced.graph.note, thinning.outcome.note]),
+            *(notes_on(traced.model, thinning) if config.thin else ()),
+            *filter(None, [thinning.proposal.traced.graph.note, thinning.outcome.note]),
         ),
         sections=sections,
     )

@@ -32,9 +32,7 @@ from torchthin.thinning.trial_loop import (
     ThinningPlan,
     changed_tensors,
     find_plan,
-    scaled_layers,
-    unread_note,
-    unsaved_tensors,
+    notes_on,
 )
 
 _SHOWN = 6
@@ -112,9 +110,7 @@ class PruningPlan:
             notes=(
                 *report.notes,
                 *removed,
-                *scaled_layers(found),
-                *unsaved_tensors(masked, found),
-                *unread_note(found),
+                *(notes_on(masked, found) if self.thinning is None else ()),
             ),
             thinned=ThinnedFacts(before, after, found.outcome.proof),
         )

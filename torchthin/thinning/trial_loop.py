@@ -15,9 +15,11 @@ from torch import Tensor, nn
 
 from torchthin.errors import BudgetError, ProofError, TargetMissedError
 from torchthin.graph.clone import saved_names, state_tensors
+from torchthin.graph.parametrized import layer_of
 from torchthin.graph.trace import Traced, read_sizes
 from torchthin.selection.selection import Select
 from torchthin.thinning.apply import thin_copy
+from torchthin.thinning.attributes import has_known_sizes
 from torchthin.thinning.constants import absorbed_tensors
 from torchthin.thinning.constraints import Constraints, Proposal, propose
 from torchthin.thinning.derived_weights import rescaled_tensors
@@ -62,16 +64,26 @@ def find_plan(
     """
     rounds, varying = iter(range(1, ROUNDS + 1)), False
     constraints = constraints or Constraints()
-    found = _plan(traced, select, prove, varying, constraints, rounds)
-    while isinstance(found, Diverged):
-        if varying:
-            raise ProofError(str(found)) from found
-        # The record was made without arithmetic or with integers that are not plain, or what the first run cached, later
-        # runs do not compute again: record once more. If ops still come and go, the data decide.
-        varying = not traced.graph.fake
-        traced = traced.with_numbers()
+    while True:
         found = _plan(traced, select, prove, varying, constraints, rounds)
-    return found
+        if isinstance(found, ThinningPlan):
+            more = traced.with_training() if prove and _changes_own_integers(found) else None
+            if more is None:
+                return found
+            traced = more  # code may use them as numbers there
+        elif varying:
+            raise ProofError(str(found)) from found
+        else:
+            # The record was made without arithmetic or with integers that are not plain, or what the first run cached, later
+            # runs do not compute again: record once more. If ops still come and go, the data decide.
+            varying = not traced.graph.fake
+            traced = traced.with_numbers()
+
+
+def _changes_own_integers(plan: ThinningPlan) -> bool:
+    """Whether integers change of modules whose type does not say that they are sizes."""
+    modules = plan.proposal.traced.modules
+    return any(not has_known_sizes(modules[path]) for path in plan.recipe.attributes)
 
 
 def _plan(
@@ -150,9 +162,14 @@ def unread_note(plan: ThinningPlan) -> tuple[str, ...]:
     if not names:
         return ()
     listed = f"{', '.join(names[:4])}{', ...' if len(names) > 4 else ''}"
+    neighbours = {layer_of(name): name for name in reversed(list(plan.recipe.keep))}
+    beside = [(name, neighbours[layer_of(name)]) for name in names if layer_of(name) in neighbours]
+    more = "".join(
+        f" {name} stays as long as it was beside {other}, which was cut." for name, other in beside[:2]
+    )
     return (
-        f"No operation of the run reads {listed}, so nothing of it is cut. Where other code uses it together with layers that "
-        "were cut (a method beside forward), exclude these.",
+        f"No operation of the run reads {listed}, so nothing of it is cut.{more} Where other code uses it together with layers "
+        "that were cut (a method beside forward), exclude these.",
     )
 
 
@@ -163,3 +180,8 @@ def scaled_layers(plan: ThinningPlan) -> tuple[str, ...]:
         f"number from a size that changed: {item.op.name} in {item.op.source}."
         for item in plan.outcome.scalings
     )
+
+
+def notes_on(model: nn.Module, plan: ThinningPlan) -> tuple[str, ...]:
+    """Say of a full-size model what thinning changes or leaves beside what masks show."""
+    return (*scaled_layers(plan), *unsaved_tensors(model, plan), *unread_note(plan))
