@@ -19,6 +19,7 @@ from torchthin.dependency.producers import producers
 from torchthin.dependency.propagate import propagate
 from torchthin.graph.cost import measure
 from torchthin.graph.inputs import as_inputs
+from torchthin.graph.sample import one_sample
 from torchthin.graph.trace import trace
 from torchthin.pruning.one_shot import traced_targets
 from torchthin.pruning.target_plans import Run
@@ -137,7 +138,8 @@ def _torch_pruning(model: nn.Module, inputs: Inputs, row: dict[str, Any], stage:
     """The recipe of its README without rounding to multiples of 8: half of the channels, output layers ignored."""
     import torch_pruning
 
-    before = measure(model, as_inputs(inputs))
+    sample = one_sample(model, as_inputs(inputs))
+    before = measure(model, sample)
     row |= {"parameters": before.parameters, "macs": before.macs}
     outputs = _output_layers(model, inputs)
     stage("prune")
@@ -156,7 +158,7 @@ def _torch_pruning(model: nn.Module, inputs: Inputs, row: dict[str, Any], stage:
 
     model, row["prune_s"] = _least(work, lambda: copy.deepcopy(model))
     stage("run")
-    after = measure(model, as_inputs(inputs))
+    after = measure(model, sample)
     row |= {"parameters_left": after.parameters, "macs_left": after.macs}
     if after.parameters == before.parameters:
         raise ValueError("nothing was removed, and no error was raised")

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchthin import Budget, Distiller, Recovery, prune, recover
 from torchthin.graph.cost import measure
 from torchthin.graph.inputs import as_inputs
+from torchthin.graph.sample import one_sample
 
 STEPS = 12
 """Halvings in the search for the sparsity that meets a budget of MACs."""
@@ -51,7 +52,7 @@ class Way:
 
 def macs(model: nn.Module, example: Tensor) -> int:
     """Return the multiply-accumulates of one input."""
-    return measure(model, as_inputs(example)).macs
+    return measure(model, one_sample(model, as_inputs(example))).macs
 
 
 def under_budget(cut: Callable[[float], nn.Module], job: Job) -> nn.Module:

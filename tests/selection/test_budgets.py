@@ -14,8 +14,9 @@ import torchthin
 from torchthin import Budget, PruneConfig, Ratio
 from torchthin.config import Target
 from torchthin.errors import ConfigError, InputError, TargetMissedError
-from torchthin.graph.cost import measure
+from torchthin.graph.cost import measure, shares_of_sample
 from torchthin.graph.inputs import as_inputs
+from torchthin.graph.sample import Sample
 from torchthin.graph.trace import trace
 from torchthin.pruning.target_plans import Run, thinning_for
 from torchthin.selection.channels import lowest
@@ -30,6 +31,7 @@ from nets.blocks import BLOCKS, Net
 from nets.small import image, lively
 
 X = as_inputs(image())
+SAMPLE = Sample(as_inputs(image()[-1:]), True)
 
 
 def _run(net: nn.Module, target: Target | float, criterion: str = "l1") -> Run:
@@ -66,10 +68,10 @@ def test_costs_are_predicted_as_they_are_measured(
     net = lively(Net(specs, head))
     run = _run(net, share, "random")
     plan = find_plan(run.traced, run.selector(RatioRule(run.config.target)), prove=False)
-    proposal, whole = plan.proposal, measure(net, X)
-    costs = CostModel(net, proposal.labels, proposal.grouping, whole)
+    proposal, whole = plan.proposal, measure(net, SAMPLE)
+    costs = CostModel(net, proposal.labels, proposal.grouping, whole, shares_of_sample(net, X, SAMPLE))
     assert costs.cost({}) == Counts(whole.parameters, whole.macs)
-    thin = measure(thin_copy(net, plan.recipe), X) if plan.recipe else whole
+    thin = measure(thin_copy(net, plan.recipe), SAMPLE) if plan.recipe else whole
     added = sum(int(np.prod(shape)) for shape in plan.recipe.added.values())
     cost = costs.cost(proposal.selection.keeps)
     assert (cost.parameters + added, cost.macs) == (thin.parameters, thin.macs)
@@ -82,14 +84,14 @@ def test_costs_are_predicted_as_they_are_measured(
 )
 def test_no_group_can_be_wider_within_the_budgets(targets: dict[str, str], scope: str) -> None:
     net = lively(Residual())
-    whole = measure(net, X)
+    whole = measure(net, SAMPLE)
     target = torchthin.Budget(**targets, scope=scope)
     run = _run(net, target)
     found, (budgets,) = thinning_for(target, run)
     assert all(budget.after <= budget.limit for budget in budgets.facts)
     most = {budget.name: budget.limit for budget in budgets.facts}
     proposal = found.proposal
-    costs = CostModel(net, proposal.labels, proposal.grouping, whole)
+    costs = CostModel(net, proposal.labels, proposal.grouping, whole, shares_of_sample(net, X, SAMPLE))
     selection = proposal.selection
     assert selection.ranking is not None
     for group in selection.groups:
@@ -118,11 +120,13 @@ def test_a_uniform_cut_stays_within_a_channel_of_uniform_or_gives_back() -> None
 def test_the_report_says_asked_and_reached() -> None:
     result = torchthin.prune(Residual(), image(), Budget(macs=400_000, params="0.4x"), thin=False)
     facts = {budget.name: budget for budget in result.report.section("budgets").facts}
-    before = measure(Residual(), X)
+    before = measure(Residual(), SAMPLE)
     assert facts["parameters"].before == before.parameters
     assert facts["parameters"].limit == int(0.4 * before.parameters)
     assert facts["macs"].limit == 400_000
-    assert f"at most 400,000 of {before.macs:,} MACs, reached {facts['macs'].after:,}" in str(result)
+    assert f"at most 400,000 of {before.macs:,} MACs per sample, reached {facts['macs'].after:,}" in str(
+        result
+    )
     assert result.report.to_dict()["budgets"][1]["limit"] == 400_000
     assert result.report.target_reached
 

@@ -163,7 +163,8 @@ class Ratio(Target):
 
 @dataclass(frozen=True)
 class Budget(Target):
-    """Remove as little as a budget allows: the thinned model has at most so many multiply-accumulates and parameters.
+    """Remove as little as a budget allows: the thinned model has at most so many parameters, and
+    multiply-accumulates per sample.
 
     The least ratio within the budget is found; then channels are given back, the most important first, as long as the
     budget holds. `ratio` is the least share of channels to remove in any case. With `allocation` the budget is spread over
@@ -172,7 +173,7 @@ class Budget(Target):
     """
 
     macs: str | int | None = option(
-        None, "--target-macs", "most multiply-accumulates: 0.5x, or 40000000", "LIMIT"
+        None, "--target-macs", "most multiply-accumulates per sample: 0.5x, or 40000000", "LIMIT"
     )
     params: str | int | None = option(None, "--target-params", _LIMIT_PARAMS, "LIMIT")
     ratio: float = option(0.0, "--target-sparsity", _SHARE, "SHARE")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any
 
 from torch import nn
@@ -14,6 +17,12 @@ from torchthin.graph.evaluation_mode import evaluation_mode
 from torchthin.graph.fake import ReadGuard
 from torchthin.graph.inputs import Inputs, call
 from torchthin.graph.op_counter import CountingMode
+from torchthin.graph.sample import Sample
+
+
+def macs_unit(per_sample: bool) -> str:
+    """Return what multiply-accumulates are of, in words."""
+    return "MACs per sample" if per_sample else "MACs of the whole example"
 
 
 @dataclass(frozen=True)
@@ -23,7 +32,16 @@ class Cost:
     parameters: int
     parameter_bytes: int
     macs: int
-    """Multiply-accumulates of convolutions and matrix products in one forward pass (1 MAC = 2 FLOPs)."""
+    """Multiply-accumulates of convolutions and matrix products in one forward pass on one sample (1 MAC = 2 FLOPs)."""
+    macs_per_sample: bool = True
+    """False: the example shows no batch axis, and `macs` are of the whole example."""
+    macs_of_op: Mapping[int, int] = field(default_factory=dict, repr=False, compare=False)
+    """The same of every op that has some, by its number in the run."""
+
+    @property
+    def unit(self) -> str:
+        """What `macs` are of, in words."""
+        return macs_unit(self.macs_per_sample)
 
 
 class _FlopMode(CountingMode):
@@ -32,30 +50,34 @@ class _FlopMode(CountingMode):
     Torch's own ``FlopCounterMode`` imports its compiler at the first op, which costs seconds, and counts for every module.
     """
 
-    flops = 0
+    def __init__(self, *, fake: bool) -> None:
+        super().__init__(fake=fake)
+        self.flops: Counter[int] = Counter()
 
     def execute(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         result = self.compute(func, args, kwargs)
         formula: Any = flop_registry.get(func.overloadpacket)
         if formula is not None:
-            self.flops += formula(*args, **kwargs, out_val=result)
+            self.flops[self.completed] += formula(*args, **kwargs, out_val=result)
         return result
 
 
-def measure(model: nn.Module, inputs: Inputs) -> Cost:
-    """Count what one forward pass on `inputs` costs, by torch's formulas for FLOPs; the model is left as it is.
+def measure(model: nn.Module, sample: Sample) -> Cost:
+    """Count what one forward pass on `sample` costs, by torch's formulas for FLOPs; the model is left as it is.
 
     The pass runs without arithmetic, unless the model's code asks for numbers.
     """
     try:
-        counter = _counted(model, inputs, fake=True)
+        counter = _counted(model, sample.inputs, fake=True)
     except Exception:  # whatever the user's code raises: it may go on where there are numbers
-        counter = _counted(model, inputs, fake=False)
+        counter = _counted(model, sample.inputs, fake=False)
     parameters = list(model.parameters())
     return Cost(
         sum(p.numel() for p in parameters),
         sum(p.numel() * p.element_size() for p in parameters),
-        counter.flops // 2,
+        counter.flops.total() // 2,
+        sample.is_single,
+        {index: flops // 2 for index, flops in counter.flops.items()},
     )
 
 
@@ -65,3 +87,18 @@ def _counted(model: nn.Module, inputs: Inputs, *, fake: bool) -> _FlopMode:
     with evaluation_mode(copy, disposable=True), ReadGuard() if fake else nullcontext(), counter:
         call(copy, inputs)
     return counter
+
+
+def shares_of_sample(model: nn.Module, inputs: Inputs, sample: Sample) -> dict[int, Fraction]:
+    """Return for every op that multiplies (by its index in a record on `inputs`) which share of its cost is one sample's.
+
+    Most take as many times more as there are samples, those on weights alone the same. A run on one sample may have other
+    ops, but only such as move numbers; where it has others that multiply, all get the share of the whole model.
+    """
+    if sample.inputs is inputs:
+        return {}
+    example, one = (measure(model, each) for each in (Sample(inputs, False), sample))
+    if len(example.macs_of_op) != len(one.macs_of_op):
+        return dict.fromkeys(example.macs_of_op, Fraction(one.macs, max(example.macs, 1)))
+    pairs = zip(example.macs_of_op.items(), one.macs_of_op.values(), strict=True)
+    return {index: Fraction(part, max(all_of_it, 1)) for (index, all_of_it), part in pairs}

@@ -13,6 +13,7 @@ from torchthin.graph.better_examples import trace_more
 from torchthin.graph.clone import clone, duplicate, state_tensors
 from torchthin.graph.cost import measure
 from torchthin.graph.inputs import Inputs
+from torchthin.graph.sample import one_sample
 from torchthin.pruning.result import PruneResult
 from torchthin.report.prune_report import (
     PruneReport,
@@ -98,10 +99,11 @@ class PruningPlan:
             )
             more = found.proposal.selection
             masks = {**masks, **{name: more.all_masks[name].contiguous() for name in more.maker_masks}}
-        before = measure(masked, self.inputs)
+        sample = one_sample(self.model, self.inputs)
+        before = measure(masked, sample)
         if found.recipe:
             apply_(masked, found.recipe, values=changed_tensors(masked, found))
-        after = measure(masked, self.inputs)
+        after = measure(masked, sample)
         nothing = "Nothing was removed: no channel that can be removed is masked in all layers."
         removed = () if found.recipe else (nothing,)
         report = replace(

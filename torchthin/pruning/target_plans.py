@@ -12,8 +12,9 @@ from functools import cached_property, singledispatch
 from torchthin.config import Budget, PruneConfig, Ratio, Target, refuse
 from torchthin.errors import TargetMissedError
 from torchthin.evaluation.sensitivity_scan import scanned
-from torchthin.graph.cost import Cost, measure
+from torchthin.graph.cost import Cost, measure, shares_of_sample
 from torchthin.graph.inputs import Inputs
+from torchthin.graph.sample import one_sample
 from torchthin.graph.trace import Traced
 from torchthin.importance.registry import criterion as registered
 from torchthin.importance.statistics import Loss, Measure
@@ -84,11 +85,13 @@ def _ratio(target: Ratio, run: Run) -> tuple[ThinningPlan, tuple[Section, ...]]:
 
 @thinning_for.register
 def _budget(target: Budget, run: Run) -> tuple[ThinningPlan, tuple[Section, ...]]:
-    traced = run.traced
-    rule = BudgetRule(target, measure(traced.model, traced.inputs), _losses(target, run))
+    model, inputs = run.traced.model, run.traced.inputs
+    sample = one_sample(model, inputs)
+    shares = shares_of_sample(model, inputs, sample)
+    rule = BudgetRule(target, measure(model, sample), shares, _losses(target, run))
     for _ in range(_ATTEMPTS):
         found = run.plan(rule)
-        cost = measure(thin_copy(traced.model, found.recipe), traced.inputs) if found.recipe else rule.whole
+        cost = measure(thin_copy(model, found.recipe), sample) if found.recipe else rule.whole
         counts = {"parameters": cost.parameters, "macs": cost.macs}
         if all(counts[name] <= limit for name, limit in rule.limits.items()):
             return found, (Budgets(_facts(rule, cost), target.scope),)
@@ -96,14 +99,17 @@ def _budget(target: Budget, run: Run) -> tuple[ThinningPlan, tuple[Section, ...]
         rule = replace(rule, reserve={name: max(0, counts[name] - expected.of(name)) for name in rule.limits})
     raise TargetMissedError(
         f"The budget was missed: asked {rule.asked}, the thinned model has {cost.parameters:,} parameters "
-        f"and {cost.macs:,} macs. Ask for a little less."
+        f"and {cost.macs:,} {cost.unit}. Ask for a little less."
     )
 
 
 def _facts(rule: BudgetRule, cost: Cost) -> tuple[BudgetFacts, ...]:
     whole = {"parameters": rule.whole.parameters, "macs": rule.whole.macs}
     after = {"parameters": cost.parameters, "macs": cost.macs}
-    return tuple(BudgetFacts(name, limit, whole[name], after[name]) for name, limit in rule.limits.items())
+    units = {"parameters": "parameters", "macs": cost.unit}
+    return tuple(
+        BudgetFacts(name, limit, whole[name], after[name], units[name]) for name, limit in rule.limits.items()
+    )
 
 
 def _losses(target: Budget, run: Run) -> Sensitivity | None:

@@ -84,9 +84,11 @@ def _error(value: float | None) -> str:
 
 
 def _figures(report: Mapping[str, Any]) -> list[Figure]:
+    per_sample = report.get("macs_per_sample")  # not in records of older releases
+    of = "" if per_sample is None else " per sample" if per_sample else " of the whole example"
     names = (
         ("parameters", "parameters"),
-        ("macs", "multiply-accumulates"),
+        ("macs", f"multiply-accumulates{of}"),
         ("parameter_bytes", "bytes of parameters"),
     )
     return [

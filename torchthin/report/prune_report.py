@@ -97,7 +97,7 @@ class ThinnedFacts:
     """What removing the masked channels brought."""
 
     before: Cost
-    """Of the full-size model, on the example inputs."""
+    """Of the full-size model."""
     after: Cost
     proof: Proof | None
     """The comparison of the thinned with the masked model; None where nothing was removed."""
@@ -162,6 +162,7 @@ class PruneReport:
             "parameters": self.parameters,
             "parameter_bytes": self.parameter_bytes,
             "macs": None if thinned is None else thinned.before.macs,
+            "macs_per_sample": None if thinned is None else thinned.before.macs_per_sample,
             "thinned_parameters": None if after is None else after.parameters,
             "thinned_parameter_bytes": None if after is None else after.parameter_bytes,
             "thinned_macs": None if after is None else after.macs,
@@ -351,7 +352,7 @@ def _thinning(thinned: ThinnedFacts) -> list[str]:
     parts = [
         change("parameters", before.parameters, after.parameters),
         change("bytes", before.parameter_bytes, after.parameter_bytes),
-        change("MACs", before.macs, after.macs),
+        change(before.unit, before.macs, after.macs),
     ]
     lines = [f"Thinned: {', '.join(parts)}."]
     if proof is None:

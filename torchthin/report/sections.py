@@ -30,15 +30,16 @@ class BudgetFacts:
     """One budget."""
 
     name: str
-    """``parameters`` or ``macs`` (of one forward pass on the example inputs)."""
+    """``parameters`` or ``macs``."""
     limit: int
     before: int
     after: int
+    unit: str
+    """What is counted, in words: ``MACs per sample``."""
 
     def __str__(self) -> str:
-        unit = "MACs" if self.name == "macs" else self.name
         left = 100 * (self.after / self.before if self.before else 1.0)
-        return f"Budget: at most {self.limit:,} of {self.before:,} {unit}, reached {self.after:,} ({left:.2f} %)."
+        return f"Budget: at most {self.limit:,} of {self.before:,} {self.unit}, reached {self.after:,} ({left:.2f} %)."
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import cached_property
 
 from torchthin.config import Budget
@@ -35,6 +36,8 @@ class BudgetRule:
     target: Budget
     whole: Cost
     """Of the model as it is."""
+    shares: Mapping[int, Fraction]
+    """Of the cost of every op on the example, see `torchthin.graph.cost.shares_of_sample`."""
     losses: Sensitivity | None = None
     """What groups lose, measured; None: every group loses the same share, or by score with scope="global"."""
     reserve: Mapping[str, int] = field(default_factory=dict)
@@ -52,7 +55,9 @@ class BudgetRule:
         Raises:
             BudgetError: the budget asks for less than is left when every group keeps its floor.
         """
-        search = _Search(self, among, CostModel(among.model, among.labels, among.grouping, self.whole))
+        search = _Search(
+            self, among, CostModel(among.model, among.labels, among.grouping, self.whole, self.shares)
+        )
         least = search.least()
         if not search.fits(least):
             raise BudgetError(self._refusal(search.cost(least), search.costs.whole))
@@ -62,8 +67,10 @@ class BudgetRule:
 
     def _refusal(self, least: Counts, whole: Counts) -> str:
         counts = {name: least.of(name) + self.reserve.get(name, 0) for name in self.limits}
+        units = {"parameters": "parameters", "macs": self.whole.unit}
         parts = [
-            f"{count:,} {name} ({count / max(whole.of(name), 1):.3f}x)" for name, count in counts.items()
+            f"{count:,} {units[name]} ({count / max(whole.of(name), 1):.3f}x)"
+            for name, count in counts.items()
         ]
         floor = self.target.floor
         kept = f"{floor:g} of every group is kept" if floor else "one channel of every group is kept"

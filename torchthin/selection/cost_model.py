@@ -1,4 +1,4 @@
-"""What a model costs for any choice of channels, from the recorded shapes alone.
+"""What a model costs for any choice of channels, from the recorded shapes alone; multiply-accumulates are those of one sample.
 
 Every count is a product of axis sizes: the parameters of a tensor, and the multiply-accumulates of a convolution or a
 matrix product, as torch's flop counter has them. The labels say how many indices of each axis stay.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
@@ -75,8 +76,18 @@ class Counts:
 class CostModel:
     """Counts parameters and MACs for any choice of channels."""
 
-    def __init__(self, model: nn.Module, labels: Labels, grouping: Grouping, whole: Cost) -> None:
-        """Take the model's shapes from its record; what costs nothing that is counted here stays as `whole` has it."""
+    def __init__(
+        self,
+        model: nn.Module,
+        labels: Labels,
+        grouping: Grouping,
+        whole: Cost,
+        shares: Mapping[int, Fraction],
+    ) -> None:
+        """Take the model's shapes from its record; what costs nothing that is counted here stays as `whole` has it.
+
+        The record is of the example, `whole` of one sample; `shares` are those of `torchthin.graph.cost.shares_of_sample`.
+        """
         self._grouping = grouping
         self._of_label = grouping.components.of_label
         self._axes: dict[ValueAxis, int] = {}
@@ -91,12 +102,12 @@ class CostModel:
             for name, number in graph.state.items()
             if name in learnt
         ]
-        macs = [
-            [self._axis(at) for at in COUNTED[op.name](op, graph)]
-            for op in graph.ops
-            if op.name in COUNTED and abs(op.index) < BRANCH
-        ]
+        counted = [op for op in graph.ops if op.name in COUNTED and abs(op.index) < BRANCH]
+        macs = [[self._axis(at) for at in COUNTED[op.name](op, graph)] for op in counted]
         self._parameters, self._macs = self._table(parameters), self._table(macs)
+        of_sample = [shares.get(op.index, Fraction(1)) for op in counted]
+        self._numerators = np.array([share.numerator for share in of_sample], np.int64)
+        self._denominators = np.array([share.denominator for share in of_sample], np.int64)
         self._flat = np.concatenate(
             [np.zeros(0, np.int64), *(self._of_label[vector] for _, vector in self._vectors)]
         )
@@ -141,5 +152,6 @@ class CostModel:
         for number, merged in self._merged:
             kept = merged.spread(lambda v: ~removed[self._of_label[v]] | (v == FROZEN))
             sizes[number] = int(kept.sum())
-        counts = [int(sizes[table].prod(axis=1).sum()) for table in (self._parameters, self._macs)]
-        return Counts(counts[0] + self._rest.parameters, counts[1] + self._rest.macs)
+        macs = sizes[self._macs].prod(axis=1) * self._numerators // self._denominators
+        parameters = sizes[self._parameters].prod(axis=1)
+        return Counts(int(parameters.sum()) + self._rest.parameters, int(macs.sum()) + self._rest.macs)

@@ -8,6 +8,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import product
 from typing import Any, Protocol
 
@@ -20,6 +21,7 @@ from torchthin.evaluation.distance import NOT_FINITE
 from torchthin.evaluation.evaluator import Evaluator
 from torchthin.graph.cost import measure
 from torchthin.graph.inputs import Inputs
+from torchthin.graph.sample import Sample, one_sample
 from torchthin.io.calibration import Calibration
 from torchthin.pruning.comparison.comparison import DENSE, Row
 from torchthin.pruning.one_shot import plan_pruning
@@ -100,6 +102,11 @@ class Measurement:
     repeats: int = 0
     """Latency: measured runs of either model; 0: none."""
 
+    @cached_property
+    def sample(self) -> Sample:
+        """What multiply-accumulates are counted for."""
+        return one_sample(self.model, self.inputs)
+
     def dense(self) -> Row:
         """Return the row of the dense model."""
         begin = time.perf_counter()
@@ -125,9 +132,10 @@ class Measurement:
         return replace(row, seconds=time.perf_counter() - begin)
 
     def _costs(self, model: nn.Module) -> dict[str, Any]:
-        cost = measure(model, self.inputs)
+        cost = measure(model, self.sample)
         found: dict[str, Any] = {
             "macs": cost.macs,
+            "macs_per_sample": cost.macs_per_sample,
             "parameters": cost.parameters,
             "parameter_bytes": cost.parameter_bytes,
             "notes": (),

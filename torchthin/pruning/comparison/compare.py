@@ -115,7 +115,9 @@ class _Parts:
     def fingerprint(self, model: nn.Module, *, recovery: Recovery | None, **options: Any) -> str:
         """Return the digest of model, data and options."""
         learned = None if self.learned is None or recovery is None else asdict(recovery)
-        return fingerprint(model, (self.example, *self.given), {**options, "recovery": learned})
+        return fingerprint(
+            model, (self.example, *self.given), {**options, "recovery": learned, "macs": "per sample"}
+        )
 
     @classmethod
     def of(cls, model: nn.Module, example_inputs: Any, data: Any, held_out: bool) -> _Parts:

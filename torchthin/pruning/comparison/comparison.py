@@ -24,7 +24,9 @@ class Row:
     criterion: str = ""
     target: str = ""
     macs: int | None = None
-    """Multiply-accumulates of one forward pass of the thinned model on the example inputs."""
+    """Multiply-accumulates of one forward pass of the thinned model on one sample."""
+    macs_per_sample: bool = True
+    """False: the example shows no batch axis, and `macs` are of the whole example."""
     parameters: int | None = None
     parameter_bytes: int | None = None
     channel_sparsity: float | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from torchthin.graph.cost import macs_unit
 from torchthin.pruning.comparison.comparison import COSTS, WITHIN, Comparison, Row
 from torchthin.report.tables import table
 
@@ -54,7 +55,13 @@ def _table(found: Comparison, cost: str) -> list[str]:
     every = (found.dense, *rows)
     best = found.front(cost)
     headings = ("", "method", "criterion", "target")
-    figures = ["MACs", "parameters", "bytes", "channel sparsity", "metric" if found.labelled else "distance"]
+    figures = [
+        macs_unit(found.dense.macs_per_sample),
+        "parameters",
+        "bytes",
+        "channel sparsity",
+        "metric" if found.labelled else "distance",
+    ]
     shows_latency = any(row.latency_ms is not None for row in every)
     shows_cycles = any(row.cycles is not None for row in every)
     figures += ["latency ms"] * shows_latency + ["of dense"] * shows_latency + ["cycles"] * shows_cycles
@@ -94,7 +101,7 @@ def draw(found: Comparison, path: Path, cost: str = "macs") -> None:
     for (name, rows), mark in zip(kinds.items(), "osD^vP*Xp<>h" * len(kinds), strict=False):
         _points(ax, rows, cost, marker=mark, label=name)
     _points(ax, [found.dense], cost, marker="s", color="black", label="dense")
-    ax.set_xlabel(COSTS[cost].axis)
+    ax.set_xlabel(macs_unit(found.dense.macs_per_sample) if cost == "macs" else COSTS[cost].axis)
     ax.set_ylabel(found.metric if found.labelled else "distance to the dense outputs", parse_math=False)
     ax.grid(alpha=0.3)
     ax.legend(frameon=False, fontsize=8)

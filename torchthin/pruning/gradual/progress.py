@@ -17,6 +17,16 @@ from torchthin.thinning.recipe import Recipe
 
 
 @dataclass(frozen=True)
+class Macs:
+    """Multiply-accumulates of the full-size model and of the thinned one."""
+
+    before: int
+    after: int
+    per_sample: bool
+    """False: of the whole example, see `torchthin.graph.cost.Cost`."""
+
+
+@dataclass(frozen=True)
 class Progress:
     """All that changes in a run."""
 
@@ -25,8 +35,8 @@ class Progress:
     """Steps done."""
     thinned: Thinned | None = None
     """The latest thinning."""
-    macs: tuple[int, int] | None = None
-    """Of one forward pass of the full-size model and of the thinned one; None before a thinning."""
+    macs: Macs | None = None
+    """None before a thinning."""
 
 
 def result_of(model: nn.Module, prepared: Prepared, progress: Progress) -> PruneResult:
@@ -51,9 +61,11 @@ def result_of(model: nn.Module, prepared: Prepared, progress: Progress) -> Prune
     if thinned is None or progress.macs is None:
         return PruneResult(model, masks, report, recipe or None, None, config)
     parameters = list(model.parameters())
-    before = Cost(report.parameters, report.parameter_bytes, progress.macs[0])
+    before = Cost(report.parameters, report.parameter_bytes, progress.macs.before, progress.macs.per_sample)
     parameter_bytes = sum(p.numel() * p.element_size() for p in parameters)
-    after = Cost(sum(p.numel() for p in parameters), parameter_bytes, progress.macs[1])
+    after = Cost(
+        sum(p.numel() for p in parameters), parameter_bytes, progress.macs.after, progress.macs.per_sample
+    )
     report = replace(report, thinned=ThinnedFacts(before, after, thinned.proof))
     return PruneResult(model, masks, report, recipe, thinned.proof, config)
 

@@ -15,10 +15,11 @@ from torchthin.config import PruneConfig, Schedule, Target
 from torchthin.errors import ConfigError, InputError, ProofError
 from torchthin.graph.cost import measure
 from torchthin.graph.inputs import Inputs, check_model, on_device_of
+from torchthin.graph.sample import Sample, one_sample
 from torchthin.importance.statistics import Loss
 from torchthin.io.distributed import require_equal
 from torchthin.pruning.gradual.prepared import prepare, unwrapped
-from torchthin.pruning.gradual.progress import Progress, result_of
+from torchthin.pruning.gradual.progress import Macs, Progress, result_of
 from torchthin.pruning.gradual.saved_state import progress_from, shapes_of, state_of
 from torchthin.pruning.gradual.sharding import LocalMasks, is_sharded
 from torchthin.pruning.in_place import Thinned, carry_out_, plan_thinning
@@ -188,9 +189,11 @@ class Pruner:
         inputs = _thinning_inputs(self._model, self._prepared.inputs)
         models = [self._model, *map(unwrapped, copies)]
         macs = self._progress.macs
-        full_size_macs = measure(self._model, inputs).macs if macs is None else macs[0]
+        whole = macs is not None and not macs.per_sample
+        sample = Sample(inputs, False) if whole else one_sample(self._model, inputs)
+        before = measure(self._model, sample).macs if macs is None else macs.before
         thinned = _thin_alike_(models, inputs, self.masks, self._optimizer)
-        macs = full_size_macs, measure(self._model, inputs).macs
+        macs = Macs(before, measure(self._model, sample).macs, sample.is_single)
         masks = self._progress.masks.thinned(thinned.recipe)
         self._go_on_from(replace(self._progress, masks=masks, thinned=thinned, macs=macs))
         # A weak reference: an old wrapper lives, with its buckets and threads, no longer than the user wants.

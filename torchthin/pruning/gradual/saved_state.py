@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch import nn
 from torchthin.errors import InputError, one_line
 from torchthin.pruning.gradual.mask_state import UNTHINNED
 from torchthin.pruning.gradual.prepared import Prepared
-from torchthin.pruning.gradual.progress import Progress
+from torchthin.pruning.gradual.progress import Macs, Progress
 from torchthin.pruning.in_place import Thinned
 from torchthin.thinning.proof import Agreement, Proof
 from torchthin.thinning.recipe import Recipe
@@ -39,7 +39,7 @@ def state_of(model: nn.Module, prepared: Prepared, progress: Progress) -> dict[s
         "shapes": shapes_of(model),
         "masks": progress.masks.to_dict(),
         "thinned": None if progress.thinned is None else _thinned_to_dict(progress.thinned),
-        "macs": None if progress.macs is None else list(progress.macs),
+        "macs": None if progress.macs is None else list(astuple(progress.macs)),
     }
 
 
@@ -56,7 +56,12 @@ def progress_from(state: Any, model: nn.Module, prepared: Prepared) -> tuple[Pro
         thin = _needs_thinning(model, state["shapes"], masks.recipe)
         _ = masks.full_size_masks(model) if thin else masks.masks(model)  # fails unless all fits
         thinned = None if state["thinned"] is None else _thinned_from_dict(state["thinned"], masks.recipe)
-        macs = None if state["macs"] is None else (state["macs"][0], state["macs"][1])
+        # Older releases counted the whole example, and wrote two numbers.
+        macs = (
+            None
+            if state["macs"] is None
+            else Macs(state["macs"][0], state["macs"][1], state["macs"][2:] == [True])
+        )
     except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
         raise InputError(
             f"The state of the Pruner is damaged or of another model: {one_line(error)}. Take another one."
