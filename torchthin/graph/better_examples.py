@@ -62,9 +62,14 @@ def _text(inputs: Inputs) -> str:
 
 
 def _is_constant(inputs: Inputs) -> bool:
-    """Whether no input has two values, though one has room for them; masks and indices of one value say nothing then."""
+    """Whether no input has two values, though one has room for them and can be given others."""
     several = [t for t in inputs.tensors() if t.numel() > 1 and not t.is_meta and t.layout == torch.strided]
-    return bool(several) and all(bool((tensor == tensor.flatten()[0]).all()) for tensor in several)
+    return any(map(_can_vary, several)) and all(bool((t == t.flatten()[0]).all()) for t in several)
+
+
+def _can_vary(tensor: Tensor) -> bool:
+    """Whether other values are of the same kind: bools are masks, and other indices than zeros may be out of range."""
+    return tensor.is_floating_point() or (tensor.dtype != torch.bool and not bool(tensor.any()))
 
 
 def _varied(inputs: Inputs) -> Inputs:
@@ -72,10 +77,10 @@ def _varied(inputs: Inputs) -> Inputs:
     generator = torch.Generator().manual_seed(0)
 
     def change(tensor: Tensor) -> Tensor:
+        if tensor.numel() < 2 or not _can_vary(tensor):
+            return tensor
         if tensor.is_floating_point():
             return tensor + torch.randn(tensor.shape, generator=generator).to(tensor)
-        if tensor.dtype == torch.bool or tensor.numel() < 2 or bool(tensor.any()):
-            return tensor  # a mask; other indices may be out of range
         return torch.randint(0, 2, tensor.shape, generator=generator).to(tensor)
 
     return inputs.map(change)

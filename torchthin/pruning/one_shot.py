@@ -132,13 +132,13 @@ def _plan(
         Request.of(config, share, schedule, targets.excluded),
         asked,
         notes=(
+            *filter(None, [thinning.proposal.traced.graph.note, thinning.outcome.note]),
             *targets.notes_on(name for name, mask in ranked.items() if not bool(mask.all())),
             *_fallen_back(selection.ranking, config.ranked_by),
             *frozen_targets(thinning, selection.masked_axes, ranked),
             *_state_biases([name for name in masks if name not in selection.masked_axes]),
             *masked_makers(thinning),
             *(notes_on(traced.model, thinning) if config.thin else ()),
-            *filter(None, [thinning.proposal.traced.graph.note, thinning.outcome.note]),
         ),
         sections=sections,
     )
