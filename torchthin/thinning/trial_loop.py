@@ -70,7 +70,7 @@ def find_plan(
             more = traced.with_training() if prove and _changes_own_integers(found) else None
             if more is None:
                 return found
-            traced = more  # code may use them as numbers there
+            traced, constraints = more, found.proposal.constraints  # code may use them as numbers there
         elif varying:
             raise ProofError(str(found)) from found
         else:
