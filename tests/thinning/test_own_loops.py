@@ -103,3 +103,11 @@ def test_an_example_of_one_step_is_made_longer(kind: str, start: str) -> None:
 def test_one_step_along_the_first_axis_counts_too() -> None:
     inputs = [steps(count, count).transpose(0, 1) for count in (1, 2, 5)]
     check_half_of_the_states_go(loop("gru", "zeros", first=True), *inputs)
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_a_budget_of_parameters_is_reached_from_one_step_too(start: str) -> None:
+    result = torchthin.prune(loop("rnn", start), steps(1), torchthin.Budget(params="0.6x"), include=["*"])
+    assert result.proof is not None
+    assert result.proof.exact
+    assert result.model.wh.weight.shape[1] < 8

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from torchthin.config import Distiller, PruneConfig
+from torchthin.config import Budget, Distiller, PruneConfig, Target
 from torchthin.dependency.groups import Group
 from torchthin.errors import ConfigError
 from torchthin.graph.better_examples import trace_more
@@ -51,8 +51,7 @@ def traced_targets(model: nn.Module, inputs: Inputs, config: PruneConfig) -> tup
     Raises:
         InputError: the model does not run on the inputs, has nothing to prune, or weights without usable values.
     """
-    priced = config.target.needs_inputs  # what a channel costs is asked for this size of input
-    traced = trace(model, inputs) if priced else trace_more(model, inputs)
+    traced = trace(model, inputs) if _priced(config.target) else trace_more(model, inputs)
     targets = find_prunable_weights(
         model,
         structured=True,
@@ -63,6 +62,11 @@ def traced_targets(model: nn.Module, inputs: Inputs, config: PruneConfig) -> tup
     )
     check_values(model, {target.name for target in targets.targets})
     return traced, targets
+
+
+def _priced(target: Target) -> bool:
+    """Whether a target asks for costs at the size of the example, which must not be another one then."""
+    return bool(target.needs_inputs) and not (isinstance(target, Budget) and target.macs is None)
 
 
 def _inputs(model: nn.Module, example_inputs: Any, config: PruneConfig) -> Inputs | None:
