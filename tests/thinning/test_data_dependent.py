@@ -112,6 +112,71 @@ def test_a_number_that_the_code_asks_for_is_computed_from_all_channels(exact: bo
         assert result.proof.inexact == ("aten.max: statistics run over fewer channels (4 of 8)",)
 
 
+class Outside(nn.Module):
+    """Takes numbers of its channels out of torch, and computes with them there."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.first, self.middle, self.last = how, nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x).sigmoid()
+        means = x.mean(0)
+        total = sum(means.tolist()) if self.how == "tolist" else float(means.numpy().sum())
+        out: Tensor = self.last(self.middle(x).relu()) * total
+        return out
+
+
+@pytest.mark.parametrize("how", ["tolist", "numpy"])
+def test_channels_whose_numbers_leave_torch_are_kept(how: str) -> None:
+    torch.manual_seed(0)
+    model = Outside(how).double()
+    result = torchthin.prune(model, torch.randn(4, 6).double())
+    assert result.proof is not None and result.proof.exact
+    assert isinstance(result.model, Outside)
+    assert (result.model.first.out_features, result.model.middle.out_features) == (8, 4)
+    assert any("code takes its numbers out of the tensor" in note for note in result.report.notes)
+
+
+class Checked(nn.Module):
+    """Looks at its numbers before it goes on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        assert not torch.isnan(x).any()
+        assert torch.isfinite(x).all()
+        out: Tensor = self.last(x)
+        return out
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_check_of_all_numbers_keeps_no_channel(exact: bool) -> None:
+    torch.manual_seed(0)
+    result = torchthin.prune(Checked(), torch.randn(4, 6), exact=exact)
+    assert result.proof is not None and result.proof.exact
+    assert isinstance(result.model, Checked) and result.model.first.out_features == 4
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_another_number_is_tried_if_the_example_has_the_same_seed(exact: bool) -> None:
+    class Factor(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self[1](self[0](x) * float(x.abs().sum()))
+            return out
+
+    model, example = (
+        Factor(nn.Linear(6, 8), nn.Linear(8, 3)).double(),
+        torch.randn(4, 6, generator=torch.Generator().manual_seed(1)),
+    )
+    result = torchthin.prune(model, example.double(), exact=exact)
+    masked, other = masked_net(copy.deepcopy(model), result.masks), torch.randn(4, 6).double()
+    assert torch.allclose(masked(other), result.model(other), rtol=0, atol=1e-9)
+
+
 class Levels(nn.Module):
     """One head for two maps whose dead channels hold different constants."""
 

@@ -79,6 +79,9 @@ def propagate(
     for number in graph.outputs:
         for axis in run.axes(number):
             run.space.freeze(axis, Reason("part of the model's output"))
+    for number in run.from_input.intersection(graph.handed):
+        for axis in run.axes(number):
+            run.space.freeze(axis, Reason("code takes its numbers out of the tensor (tolist, numpy)"))
     state = {name: run.values[number] for name, number in graph.state.items()}
     _tie_recurrent(graph, run.space, state)
     if graph.idle:

@@ -81,9 +81,22 @@ class ReadGuard(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-_READERS = frozenset({
-    Tensor.tolist, Tensor.numpy, Tensor.__array__, Tensor.data_ptr, Tensor.__dlpack__, Tensor.storage,
-})  # fmt: skip
+class ReadWatch(TorchFunctionMode):
+    """Tells when code takes numbers out of a tensor past the dispatcher."""
+
+    def __init__(self, told: Callable[[Tensor], object]) -> None:
+        """`told`: is called with the tensor."""
+        super().__init__()
+        self._told = told
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _COPIERS:
+            self._told(args[0])
+        return func(*args, **(kwargs or {}))
+
+
+_COPIERS = frozenset({Tensor.tolist, Tensor.numpy, Tensor.__array__, Tensor.__dlpack__})
+_READERS = _COPIERS | {Tensor.data_ptr, Tensor.storage}
 
 
 def fakes(*operators: Any) -> Callable[[FakeRule], FakeRule]:

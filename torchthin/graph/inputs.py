@@ -130,7 +130,10 @@ def refreshed(inputs: Inputs, seed: int, *, integers: bool = False) -> Inputs:
                 return tensor
             drawn = torch.randint(tensor.numel(), tensor.shape, generator=generator)
             return tensor.flatten()[drawn.to(tensor.device)]
-        return torch.randn(tensor.shape, generator=generator).to(tensor)
+        made = torch.randn(tensor.shape, generator=generator).to(tensor)
+        if torch.equal(made, tensor):  # the caller drew them from the same seed
+            made = torch.randn(tensor.shape, generator=generator).to(tensor)
+        return made
 
     return inputs.map(change)
 

@@ -160,6 +160,8 @@ class OpGraph:
     """The hidden states of recurrent layers."""
     size_uses: SizeUses | None = None
     """What the first run did with integers that modules keep; None where the run was not watched."""
+    handed: tuple[int, ...] = ()
+    """Values whose numbers code took past the dispatcher (``tolist``, ``numpy``)."""
 
     @cached_property
     def producer(self) -> Mapping[int, Op]:
@@ -233,13 +235,14 @@ class OpGraph:
         return replace(whole, idle=frozenset(whole.state.keys() - live.state.keys()))
 
     def _reaching(self, ends: Iterable[int]) -> OpGraph:
-        wanted = set(ends)
+        known = self._from_input()
+        wanted = {*ends, *known.intersection(self.handed)}
         aliases = {self.values[v].alias for v in wanted}
         kept: list[Op] = []
-        decisions = self._decisions()
         for op in reversed(self.ops):
             changed = {self.values[value].alias for value in op.written}
-            if not wanted.isdisjoint(op.results) or changed & aliases or op.index in decisions:
+            decides = op.decides and not known.isdisjoint(op.reads)
+            if not wanted.isdisjoint(op.results) or changed & aliases or decides:
                 kept.append(op)
                 wanted.update(op.reads)
                 aliases.update(self.values[number].alias for number in op.reads)
@@ -248,14 +251,13 @@ class OpGraph:
         state = {name: number for name, number in self.state.items() if number in read}
         return replace(self, ops=tuple(kept), state=state)
 
-    def _decisions(self) -> set[int]:
-        """Return the ops that hand numbers of the input to code; those of weights are the same in every run."""
-        known, found = set(self.inputs), set()
+    def _from_input(self) -> set[int]:
+        """Return the values that follow the input; what code asks of weights is the same in every run."""
+        known = set(self.inputs)
         for op in self.ops:
             if not known.isdisjoint(op.reads):
                 known.update(op.results, op.written)
-                found |= {op.index} if op.decides else set()
-        return found
+        return known
 
     def merged(self, branch: OpGraph) -> OpGraph:
         """Return one graph of this evaluation run and a training run of the same model; parameters are shared.
@@ -290,6 +292,7 @@ class OpGraph:
             state={**self.state, **{name: renumbered(number) for name, number in branch.state.items()}},
             inputs=(*self.inputs, *map(renumbered, branch.inputs)),
             outputs=(*self.outputs, *map(renumbered, branch.outputs)),
+            handed=(*self.handed, *map(renumbered, branch.handed)),
             call_sites={**self.call_sites, BRANCH: branch.call_sites[0]},
             idle=(self.idle | branch.idle)
             - (self.state.keys() - self.idle)

@@ -13,7 +13,7 @@ from torchthin.graph.call_sites import ModuleStack
 from torchthin.graph.clone import state_tensors
 from torchthin.graph.evaluation_mode import evaluation_mode
 from torchthin.graph.factors import factor_of
-from torchthin.graph.fake import ReadGuard
+from torchthin.graph.fake import ReadGuard, ReadWatch
 from torchthin.graph.inputs import Inputs, call
 from torchthin.graph.op_counter import CountingMode
 from torchthin.graph.operators import (
@@ -165,13 +165,15 @@ def record(
     paths = ModuleStack(model)
     recorder = _Recorder(paths, state_tensors(model), fake)
     watcher = SizeWatcher(model, recorder) if watch else None
+    handed: list[int] = []
+    reads = ReadGuard() if fake else ReadWatch(lambda tensor: handed.append(recorder.number(tensor)))
     with (
         evaluation_mode(model, training_branch=training, disposable=disposable),
         paths.watch(),
         watcher or contextlib.nullcontext(),
     ):
         given = [recorder.number(tensor) for tensor in inputs.tensors()]
-        with ReadGuard() if fake else contextlib.nullcontext(), recorder.sparing(model), recorder:
+        with reads, recorder.sparing(model), recorder:
             outputs = call(model, inputs)
     made = [recorder.number(item) for item in output_tensors(outputs)]
     ops = tuple(recorder.ops)
@@ -186,6 +188,7 @@ def record(
         fake=fake,
         recurrent=recurrent_states(model),
         size_uses=watcher.found(recorder.factors) if watcher else None,
+        handed=tuple(dict.fromkeys(handed)),
     )
 
 

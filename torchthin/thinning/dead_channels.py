@@ -148,12 +148,16 @@ class DeadChannels:
         return self._by_index(self._labels.values[value][axis], self.emissions(value, tensor, (axis,), zeros))
 
     def summed_alive(self, op: Op, given: Mapping[str, Any]) -> dict[tuple[int, int], BoolArray]:
-        """Return where an op that sums loses a channel which is zero in none of its operands, by value and axis."""
+        """Return where an op that sums loses a channel which is zero in none of its operands, by value and axis.
+
+        "All are true" is such a sum, in which what is true counts for nothing.
+        """
         left = np.logical_or.reduce([self._present(value, None) for value in op.results])
         held = [item for item, _ in DeadCall(op, given, self).operands()]
         gone = np.logical_or.reduce([item != ABSENT for item in held]) & ~left
-        nowhere_zero = ~np.logical_or.reduce([np.isin(item, (ZERO, SHIFTED)) for item in held])
-        return self._places(op, gone & nowhere_zero)
+        neutral = (CONSTANT,) if op.name == "aten.all" else (ZERO, SHIFTED)
+        somewhere_neutral = np.logical_or.reduce([np.isin(item, neutral) for item in held])
+        return self._places(op, gone & ~somewhere_neutral)
 
     def measured_alive(self, op: Op, given: Mapping[str, Any]) -> dict[tuple[int, int], BoolArray]:
         """Return where the data that an op measures are not zero, by value and axis."""

@@ -19,7 +19,8 @@ def unread_tensors(traced: Traced, recipe: Recipe) -> tuple[str, ...]:
 
 def not_chosen(traced: Traced, recipe: Recipe) -> tuple[str, ...]:
     """Name those of `unread_tensors` that other numbers may choose: the code around them asks for numbers of the input."""
-    modules = {op.source.module for op in traced.graph.ops if op.decides}
+    handed = set(traced.graph.handed)
+    modules = {op.source.module for op in traced.graph.ops if op.decides or handed.intersection(op.results)}
     return tuple(
         name
         for name in (unread_tensors(traced, recipe) if modules else ())

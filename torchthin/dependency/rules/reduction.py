@@ -25,13 +25,14 @@ _WITH_POSITIONS = {"aten.max", "aten.min", "aten.median", "aten.nanmedian", "ate
 """With a `dim`, their second result holds positions along it."""
 
 
+_KEEP_ZERO = {"aten.mean", "aten.amax", "aten.amin", "aten.any", "aten.all"}
+
+
 def reduced(call: DeadCall) -> Emissions:
     """A mean or an extreme over other axes than the channel's: constants stay."""
     if call.has("other"):
         return pointwise(call)
-    return least(
-        call.of("self"), ZERO if call.op.name in {"aten.mean", "aten.amax", "aten.amin"} else CONSTANT
-    )
+    return least(call.of("self"), ZERO if call.op.name in _KEEP_ZERO else CONSTANT)
 
 
 def counted(call: DeadCall) -> Emissions:
@@ -41,10 +42,11 @@ def counted(call: DeadCall) -> Emissions:
 
 @register_op("aten.sum", "aten.nansum", "aten.count_nonzero", accepts_flattened=True, dead=summed, sums=True)
 @register_op("aten.linalg_vector_norm", "aten.norm", accepts_flattened=True, dead=summed, sums=True)
+@register_op("aten.any", "aten.all", accepts_flattened=True, dead=reduced, sums=True)
 @register_op("aten.prod", "aten.logsumexp", accepts_flattened=True, dead=counted)
 @register_op(
     "aten.mean", "aten.amax", "aten.amin", "aten.max", "aten.min", "aten.var", "aten.std",
-    "aten.var_mean", "aten.std_mean", "aten.any", "aten.all",
+    "aten.var_mean", "aten.std_mean",
     "aten.argmax", "aten.argmin", "aten.median", "aten.nanmedian", "aten.mode", "aten.aminmax",
     accepts_flattened=True, dead=reduced,
 )  # fmt: skip
