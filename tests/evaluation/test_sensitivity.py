@@ -194,7 +194,8 @@ def test_tables_of_something_else_are_refused(tmp_path: Path) -> None:
         "[]": "Got a list",
         "{}": "what torchthin sensitivity writes",
         json.dumps({**good, "version": 9}): "version 9",
-        json.dumps({**good, "groups": good["groups"][:1]}): "knows no group b.weight of 20 channels",
+        json.dumps({**good, "groups": []}): "knows no group of the model, such as a.weight",
+        json.dumps(good).replace('"size": 20', '"size": 24'): "has 24 channels of b.weight, the model 20",
         json.dumps(good).replace('"gone": [8]', '"gone": [99]'): "rising counts",
         json.dumps(good).replace('"gone": [8]', '"gone": [8, 4]'): "rising counts",
     }

@@ -24,7 +24,7 @@ from torchthin.errors import ConfigError, near_matches
 
 SCOPES = ("group", "global")
 LEAST_KEPT = 0.1
-"""Share of every group that is kept with scope="global", unless the target keeps less than twice that on average."""
+"""Share that is kept of every group where they lose different ones, unless the target keeps less than twice that on average."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,15 @@ class Target:
         return "group"
 
     @property
+    def is_uneven(self) -> bool:
+        """Whether groups may lose different shares."""
+        return self.scope == "global"
+
+    @property
     def floor(self) -> float:
-        """Share of every group (every tensor) that is kept, whatever the scores say."""
+        """Share of every group (every tensor) that is kept, whatever scores or losses say."""
         at_least: float | None = getattr(self, "at_least", None)
-        if at_least is not None or self.scope != "global":
+        if at_least is not None or not self.is_uneven:
             return at_least or 0.0
         return min(LEAST_KEPT, (1 - self.share) / 2)
 
@@ -71,8 +76,8 @@ class Target:
         if getattr(self, "at_least", None) is None:
             return
         check_share(self, "at_least")
-        if self.scope != "global":
-            each = "None without scope='global': every group loses the same share then"
+        if not self.is_uneven:
+            each = "None without scope='global' or an allocation: every group loses the same share then"
             refuse(self, "at_least", each, self.floor)
         if self.floor > 1 - self.share:
             refuse(self, "at_least", f"at most {1 - self.share:g}, the share that is kept", self.floor)
@@ -115,7 +120,8 @@ class Target:
 _SHARE = "share of channels or weights to prune, in [0, 1) (default: 0.5; with a budget or a chip the least share of channels, 0)"
 _SCOPE = "group: the target holds in every group; global: over all (default: group)"
 _AT_LEAST = (
-    "share of every group that is kept with --scope global (default: 0.1, or half of what is kept on average)"
+    "share of every group that is kept with --scope global or --allocation (default: 0.1, or half of "
+    "what is kept on average)"
 )
 _ROUND_TO = "channels that are kept are a multiple of N in every layer that is cut; less is removed where need be (default: 1)"
 _LIMIT_PARAMS = (
@@ -169,7 +175,7 @@ class Budget(Target):
     The least ratio within the budget is found; then channels are given back, the most important first, as long as the
     budget holds. `ratio` is the least share of channels to remove in any case. With `allocation` the budget is spread over
     the groups so that the losses measured by `torchthin.sensitivity` add up to the least: its result, its file, or "auto" to
-    measure them first.
+    measure them first. No group loses more than was measured; what was not measured stays whole.
     """
 
     macs: str | int | None = option(
@@ -202,6 +208,11 @@ class Budget(Target):
             refuse(self, "allocation", "'auto' or what torchthin sensitivity found", given)
         if given is not None and self.scope != "group":
             refuse(self, "allocation", "None with scope='global', which spreads the cut by score", given)
+
+    @property
+    def is_uneven(self) -> bool:
+        """Whether groups may lose different shares."""
+        return super().is_uneven or self.allocation is not None
 
     @property
     def limits(self) -> dict[str, Limit]:

@@ -94,12 +94,23 @@ def _budget(target: Budget, run: Run) -> tuple[ThinningPlan, tuple[Section, ...]
         cost = measure(thin_copy(model, found.recipe), sample) if found.recipe else rule.whole
         counts = {"parameters": cost.parameters, "macs": cost.macs}
         if all(counts[name] <= limit for name, limit in rule.limits.items()):
-            return found, (Budgets(_facts(rule, cost), target.scope),)
+            return found, (_section(rule, cost, found),)
         expected = found.proposal.selection.facts
         rule = replace(rule, reserve={name: max(0, counts[name] - expected.of(name)) for name in rule.limits})
     raise TargetMissedError(
         f"The budget was missed: asked {rule.asked}, the thinned model has {cost.parameters:,} parameters "
         f"and {cost.macs:,} {cost.unit}. Ask for a little less."
+    )
+
+
+def _section(rule: BudgetRule, cost: Cost, found: ThinningPlan) -> Budgets:
+    losses, groups = rule.losses, found.proposal.selection.groups
+    if losses is not None:
+        unmeasured = [group.name for group in groups if not losses.curve_of(group.name, group.size).most]
+        return Budgets(_facts(rule, cost), "where the measured losses are least", tuple(unmeasured))
+    by_score = rule.target.scope == "global"
+    return Budgets(
+        _facts(rule, cost), "by score over all groups" if by_score else "the same share of every group"
     )
 
 

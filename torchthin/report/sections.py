@@ -47,7 +47,10 @@ class Budgets:
     """What budgets allowed, and what the thinned model costs: a section of the report."""
 
     facts: tuple[BudgetFacts, ...]
-    scope: str
+    spread: str
+    """How the cut is spread over the groups, in words."""
+    unmeasured: tuple[str, ...] = ()
+    """Groups that stay whole, since the allocation did not measure them."""
 
     @property
     def key(self) -> str:
@@ -57,15 +60,16 @@ class Budgets:
     @property
     def choice(self) -> str:
         """How the channels were chosen."""
-        how = "by score over all groups" if self.scope == "global" else "the same share of every group"
-        return f"chosen to stay within the budget ({how})"
+        return f"chosen to stay within the budget ({self.spread})"
 
     def to_dict(self) -> list[dict[str, Any]]:
         """Return all facts as JSON types."""
         return [asdict(budget) for budget in self.facts]
 
     def __str__(self) -> str:
-        return "\n".join(map(str, self.facts))
+        names = f"{', '.join(self.unmeasured[:4])}{', ...' if len(self.unmeasured) > 4 else ''}"
+        whole = [f"Kept whole, since the allocation did not measure them: {names}."] if names else []
+        return "\n".join([*map(str, self.facts), *whole])
 
 
 @dataclass(frozen=True)

@@ -14,14 +14,14 @@ from functools import cached_property
 
 from torchthin.config import Budget
 from torchthin.dependency.groups import Group
-from torchthin.errors import BudgetError, ConfigError
+from torchthin.errors import BudgetError
 from torchthin.graph.cost import Cost
 from torchthin.selection.allocation import Allocator, Levels
 from torchthin.selection.channels import least_kept, lowest, prune_count, select_channels
 from torchthin.selection.cost_model import CostModel, Counts
 from torchthin.selection.selection import BoolArray, Keeps
 from torchthin.selection.selectors import Candidates, FloatArray
-from torchthin.selection.sensitivity_table import Sensitivity
+from torchthin.selection.sensitivity_table import GroupCurve, Sensitivity
 
 _HALVINGS = 40
 """Of the interval in which the ratio lies: beyond the digits that any count of channels shows."""
@@ -59,24 +59,28 @@ class BudgetRule:
             self, among, CostModel(among.model, among.labels, among.grouping, self.whole, self.shares)
         )
         least = search.least()
-        if not search.fits(least):
-            raise BudgetError(self._refusal(search.cost(least), search.costs.whole))
+        if not search.fits(least) or not search.is_enough(least):
+            raise BudgetError(self._refusal(least, search.cost(least), search.costs.whole))
         keeps = search.uniform() if self.losses is None else search.by_losses()
         keeps = search.given_back(keeps)
         return keeps, search.cost(keeps)
 
-    def _refusal(self, least: Counts, whole: Counts) -> str:
+    def _refusal(self, keeps: Keeps, least: Counts, whole: Counts) -> str:
         counts = {name: least.of(name) + self.reserve.get(name, 0) for name in self.limits}
         units = {"parameters": "parameters", "macs": self.whole.unit}
         parts = [
             f"{count:,} {units[name]} ({count / max(whole.of(name), 1):.3f}x)"
             for name, count in counts.items()
         ]
+        channels, removed = _counted(keeps)
+        if self.target.ratio:
+            parts.append(f"{removed} of {channels} channels removed (asked {self.target.ratio:g})")
         floor = self.target.floor
         kept = f"{floor:g} of every group is kept" if floor else "one channel of every group is kept"
+        measured = ", and no group loses more than was measured" if self.losses is not None else ""
         return (
-            f"The budget cannot be reached: asked {self.asked}, the least is {' and '.join(parts)}, where {kept}. "
-            "Ask for more, or see with torchthin inspect what is frozen."
+            f"The budget cannot be reached: asked {self.asked}, the least is {' and '.join(parts)}, where {kept}{measured}. "
+            f"Ask for more, {'measure higher ratios, ' if measured else ''}or see with torchthin inspect what is frozen."
         )
 
     @property
@@ -104,23 +108,28 @@ class _Search:
         cost, reserve = self.cost(keeps), self.rule.reserve
         return all(cost.of(name) + reserve.get(name, 0) <= limit for name, limit in self.rule.limits.items())
 
+    def is_enough(self, keeps: Keeps) -> bool:
+        """Whether the target's ratio of all channels is removed, where losses say of which groups."""
+        channels, removed = _counted(keeps)
+        return self.rule.losses is None or removed >= prune_count(self._target.ratio, channels)
+
     def least(self) -> Keeps:
         """Return what is kept at least."""
         return {unit.group.name: unit.keep(unit.most) for unit in self._units}
 
     @cached_property
     def _units(self) -> list[_GroupUnit]:
-        target = self._target
-        return [
-            _GroupUnit(
-                group,
-                self.among.scores[group.name],
-                target.round_to,
-                group.size - least_kept(target.floor, group.size),
-                None if self.rule.losses is None else _convex_loss(group, self.rule.losses),
-            )
-            for group in self.among.groups
-        ]
+        if self.rule.losses is not None:
+            self.rule.losses.check_is_of([group.name for group in self.among.groups])
+        return [self._unit(group) for group in self.among.groups]
+
+    def _unit(self, group: Group) -> _GroupUnit:
+        target, losses = self._target, self.rule.losses
+        most, curve = group.size - least_kept(target.floor, group.size), None
+        if losses is not None:
+            measured = losses.curve_of(group.name, group.size)
+            most, curve = min(most, measured.most), _convex_loss(measured)
+        return _GroupUnit(group, self.among.scores[group.name], target.round_to, most, curve)
 
     def _at(self, ratio: float) -> Keeps:
         target = self._target
@@ -199,8 +208,7 @@ class _Search:
     def _enough(self, keeps: Keeps, asked: Keeps) -> bool:
         """Whether at least as much is removed as the target's ratio alone would remove."""
         if self.rule.losses is not None:
-            channels, removed = _counted(keeps)
-            return removed >= prune_count(self._target.ratio, channels)
+            return self.is_enough(keeps)
         counts = [(int((~keep).sum()), int((~asked[name]).sum())) for name, keep in keeps.items()]
         if self._target.scope == "global":
             return sum(now for now, _ in counts) >= sum(least for _, least in counts)
@@ -251,20 +259,9 @@ def _counted(keeps: Keeps) -> tuple[int, int]:
     return sum(keep.size for keep in keeps.values()), sum(int((~keep).sum()) for keep in keeps.values())
 
 
-def _convex_loss(group: Group, table: Sensitivity) -> Callable[[int], float]:
-    """Return the convex curve of a group: straight between corners, and on after the last one.
-
-    Raises:
-        ConfigError: the table does not know the group.
-    """
-    found = table.curve(group.name)
-    if found is None or found.size != group.size:
-        known = ", ".join(curve.name for curve in table.groups[:4])
-        raise ConfigError(
-            f"The allocation knows no group {group.name} of {group.size} channels (it has {known}, ...): it was made for "
-            "another model or other weights to prune. Run torchthin sensitivity again."
-        )
-    corners = found.hull()
+def _convex_loss(curve: GroupCurve) -> Callable[[int], float]:
+    """Return the convex curve of a group: straight between corners. It is asked for what was measured only."""
+    corners = curve.hull()
 
     def loss(removed: int) -> float:
         if len(corners) == 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,11 @@ class GroupCurve:
     """Channels masked, ascending, from 1."""
     losses: tuple[float, ...]
     """What the model lost with as many masked."""
+
+    @property
+    def most(self) -> int:
+        """The most channels whose loss was measured."""
+        return max(self.gone, default=0)
 
     def hull(self) -> tuple[tuple[int, float], ...]:
         """Return the lower convex hull of the losses, never falling, from (0, 0): each step costs more than the last.
@@ -65,6 +70,33 @@ class Sensitivity:
     def curve(self, group: str) -> GroupCurve | None:
         """Return the curve of a group, None if it was not scanned."""
         return next((curve for curve in self.groups if curve.name == group), None)
+
+    def curve_of(self, group: str, size: int) -> GroupCurve:
+        """Return the curve of a group of `size` channels; without measurements where it was not scanned.
+
+        Raises:
+            ConfigError: it had another size.
+        """
+        found = self.curve(group) or GroupCurve(group, size, (), ())
+        if found.size != size:
+            raise ConfigError(
+                f"The allocation has {found.size} channels of {group}, the model {size}: it was made for another model. "
+                "Run torchthin sensitivity again."
+            )
+        return found
+
+    def check_is_of(self, groups: Sequence[str]) -> None:
+        """Refuse a table that knows none of the groups.
+
+        Raises:
+            ConfigError: it does not.
+        """
+        if groups and all(self.curve(group) is None for group in groups):
+            known = ", ".join(curve.name for curve in self.groups[:4])
+            raise ConfigError(
+                f"The allocation knows no group of the model, such as {groups[0]} (it has {known}, ...): it was made for another "
+                "model or other weights to prune. Run torchthin sensitivity again."
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON types."""
