@@ -317,3 +317,20 @@ def test_a_layer_under_torchs_masks_falls_with_the_layers_it_is_coupled_to() -> 
     assert result.model.get_buffer("b.weight_mask").shape == (4, 4, 1, 1)
     assert result.proof is not None and result.proof.holds
     assert model.get_buffer("b.weight_mask").sum() == 6 * 8
+
+
+def test_inputs_stay_real_where_the_first_parameter_is_complex() -> None:
+    class Wave(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(6, 8), nn.Linear(5, 3)
+            self.mix = nn.Parameter(torch.randn(5, 8, dtype=torch.complex64))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.first(x).relu().to(torch.complex64)
+            return self.last((x @ self.mix.t()).abs())
+
+    assert next(Wave().parameters()).is_complex()
+    result = prune(Wave(), torch.randn(4, 6), include=["first.weight"])
+    assert result.proof is not None and result.proof.holds
+    assert result.model.mix.shape == (5, 4)

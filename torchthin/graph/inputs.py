@@ -185,7 +185,7 @@ def _parameters(model: nn.Module) -> inspect.Signature:
 
 
 def on_device_of(model: nn.Module, inputs: Inputs) -> Inputs:
-    """Return the inputs on the device of the model's first parameter, floating point ones in its dtype.
+    """Return the inputs on the device of the model's first parameter, floating point ones in the dtype of the first such one.
 
     Raises:
         InputError: the model has values, but an input is on the meta device.
@@ -197,4 +197,5 @@ def on_device_of(model: nn.Module, inputs: Inputs) -> Inputs:
         raise InputError(
             "The example_inputs must have values, as the model has. Got a tensor on the meta device."
         )
-    return inputs.map(lambda t: t.to(like.device, like.dtype) if t.is_floating_point() else t.to(like.device))
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
+    return inputs.map(lambda t: t.to(like.device, dtype if t.is_floating_point() else None))
