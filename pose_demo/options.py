@@ -25,6 +25,8 @@ _DRIVE_OUT = _MODELS / "Pruned"
 _LOCAL_OUT = Path("runs/pruned")
 _HEADS = ("heat_out", "paf_out")
 """Output layers: each of their channels is a joint or a limb."""
+_PRUNING = ("target_sparsity", "method", "thin", "exact", "add_biases")
+"""Options of ``torchthin prune`` that are options here, too."""
 _EPOCHS = 24
 _EXAMPLE = """\
 example:
@@ -89,7 +91,7 @@ def parse(arguments: Sequence[str], drive: Path) -> Options:
     """Return what the arguments ask for. Raises ConfigError where they are wrong."""
     given = vars(_parser().parse(arguments))
     recover_epochs = _recover_epochs(given)
-    keys = ("method", "target_sparsity", "thin", "chip", "target_cycles", "target_kernel_words", "fit")
+    keys = (*_PRUNING, "chip", "target_cycles", "target_kernel_words", "fit")
     config = prune_config(
         {key: given[key] for key in keys if key in given} | {"keep": _HEADS} | _criterion(given)
     )
@@ -173,7 +175,7 @@ def _add_student(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_pruning(parser: argparse.ArgumentParser) -> None:
-    for key in ("target_sparsity", "method", "thin"):
+    for key in _PRUNING:
         prune_flags()[key].add_to(parser)
     flags_of(ModelArgs)["device"].add_to(parser)
     parser.add_argument(

@@ -218,3 +218,16 @@ def test_training_that_diverges_is_told_at_once(place: Workplace) -> None:
     again = place.run(*FLAGS, "--train", "burn.py:burn", "--save-to", "out.pth", "--resume")
     assert again.code == 0, again.err
     assert "Continuing after step 1 of 4." in again.out
+
+
+def test_exact_holds_with_training_too(place: Workplace) -> None:
+    net = "nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3, padding=1))"
+    (place.path / "padded.py").write_text(f"from torch import nn\n\ndef net():\n    return {net}\n")
+    (place.path / "idle.py").write_text("def train(model, step):\n    pass\n")
+    model = ("--model-factory", "padded.py:net", "--input-shape", "2,3,8,8")
+    for flags, exact in ((), False), (("--exact",), True):
+        outcome = place.run(*model, "--train", "idle.py:train", "--thin", "--save-to", f"{exact}.pth", *flags)
+        assert outcome.code == 0, outcome.err
+        entry = read_checkpoint(f"{exact}.pth").torchthin
+        assert entry is not None
+        assert entry["report"]["proof"]["exact"] == exact

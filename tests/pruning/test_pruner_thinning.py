@@ -133,3 +133,36 @@ def test_compiled_models_are_pruned_inside() -> None:
     pruner.thin_()
     assert pruner.model is net
     assert net.stem.out_channels == 5
+
+
+def _padded() -> nn.Sequential:
+    """Constants of the first layer meet a border, and the second one has no bias for them."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3, padding=1, bias=False))
+
+
+@pytest.mark.parametrize("options", [{}, {"add_biases": True}, {"exact": True}])
+def test_exact_and_add_biases_hold_as_they_do_in_prune(options: dict[str, bool]) -> None:
+    net = _padded()
+    pruner = torchthin.Pruner(net, torch.randn(2, 3, 8, 8), 0.5, schedule=Schedule(steps=1), **options)
+    pruner.step()
+    thinned = pruner.thin_()
+    once = torchthin.prune(_padded(), torch.randn(2, 3, 8, 8), 0.5, **options)
+    assert once.proof is not None
+    assert (thinned.proof.exact, tuple(thinned.recipe.added)) == (once.proof.exact, tuple(once.recipe.added))
+    assert thinned.proof.exact != ("add_biases" in options)
+    assert ("2.bias" in thinned.recipe.added) == ("add_biases" in options)
+    config = pruner.result().config
+    assert (config.exact, config.add_biases) == (
+        options.get("exact", False),
+        options.get("add_biases", False),
+    )
+
+
+def test_a_padded_border_is_exact_only_where_it_was_asked() -> None:
+    for exact in (False, True):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3, padding=1))
+        pruner = torchthin.Pruner(net, torch.randn(2, 3, 8, 8), 0.5, schedule=Schedule(steps=1), exact=exact)
+        pruner.step()
+        assert pruner.thin_().proof.exact == exact

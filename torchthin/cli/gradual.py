@@ -102,6 +102,8 @@ def prune_in_training(
             exclude=how.exclude,
             data=data,
             seed=how.seed,
+            exact=how.exact,
+            add_biases=how.add_biases,
             schedule=how.schedule,
         )
         run = _Run(options, console, pruner, optimizer)

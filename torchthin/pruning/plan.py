@@ -95,7 +95,7 @@ class PruningPlan:
             found = find_plan(
                 trace_more(masked, self.inputs),
                 DeadChannelSelector(effective_weights(masked), masks_makers=True),
-                constraints=Constraints(exact=self.config.exact, add_biases=self.config.add_biases),
+                constraints=Constraints.of(self.config),
             )
             more = found.proposal.selection
             masks = {**masks, **{name: more.all_masks[name].contiguous() for name in more.maker_masks}}

@@ -49,14 +49,9 @@ class Run:
             return None
         return Measure(self.traced.model, self.batches, self.traced.derived, self.loss, self.config.seed)
 
-    @property
-    def constraints(self) -> Constraints:
-        """Return what every proposal must keep to."""
-        return Constraints(exact=self.config.exact, add_biases=self.config.add_biases)
-
     def plan(self, rule: Rule) -> ThinningPlan:
         """Return the plan of what `rule` keeps, tried and proved."""
-        return find_plan(self.traced, self.selector(rule), constraints=self.constraints)
+        return find_plan(self.traced, self.selector(rule), constraints=Constraints.of(self.config))
 
     def selector(self, rule: Rule) -> ImportanceSelector:
         """Return the selector by importance that asks `rule` how much is kept."""

@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 import numpy as np
 from torch import Tensor, nn
 
+from torchthin.config import PruneConfig
 from torchthin.dependency.components import Grouping, find_groups
 from torchthin.dependency.propagate import CoupledAxes, FrozenAxis, Labels, propagate
 from torchthin.graph.kept_integers import kept_value
@@ -61,6 +62,11 @@ class Constraints:
     new_couples: Provisional[int] = Provisional()
     failures: Mapping[tuple[object, ...], int] = field(default_factory=dict)
     """How often ops of a kind were found to be the culprit."""
+
+    @classmethod
+    def of(cls, config: PruneConfig) -> Constraints:
+        """Return what a run asks every proposal to keep to, before anything was tried."""
+        return cls(exact=config.exact, add_biases=config.add_biases)
 
     def counted(self, kind: tuple[object, ...]) -> Constraints:
         """Count one more failure of a kind."""

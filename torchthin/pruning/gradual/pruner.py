@@ -27,6 +27,7 @@ from torchthin.pruning.result import PruneResult
 from torchthin.report.prune_report import PruneReport
 from torchthin.selection.masks import apply_masks_
 from torchthin.thinning.apply import apply_
+from torchthin.thinning.constraints import Constraints
 from torchthin.thinning.recipe_check import check_stored
 
 
@@ -43,6 +44,7 @@ class Pruner:
             need them.
         target: what is reached at the end: a ratio of channels, `Ratio` or `Unstructured`.
         criterion, include, exclude, seed: as in `torchthin.prune`.
+        exact, add_biases: as in `torchthin.prune`; `thin_` keeps to them.
         data: inputs without labels, as `torchthin.prune` takes them, for the criterion taylor: at each growth
             the gradients of the model as it is then are taken on them. Every rank takes its own, rank 0 decides.
         loss: a function of the model that yields a loss per batch of the user's own data, in place of `data`.
@@ -71,11 +73,13 @@ class Pruner:
         data: Any = None,
         loss: Loss | None = None,
         seed: int = 0,
+        exact: bool = False,
+        add_biases: bool = False,
         schedule: Schedule = Schedule(),  # noqa: B008  frozen
         optimizer: torch.optim.Optimizer | None = None,
     ) -> None:
         check_model(model, "Pruner")
-        config = PruneConfig(target, criterion, include, exclude, seed, schedule=schedule)  # type: ignore[arg-type]
+        config = PruneConfig(target, criterion, include, exclude, seed, True, exact, add_biases, schedule)  # type: ignore[arg-type]
         self._wrapper, self._model = weakref.ref(model), unwrapped(model)
         if optimizer is not None:
             _refuse_foreign(optimizer, self._model)
@@ -192,7 +196,8 @@ class Pruner:
         whole = macs is not None and not macs.per_sample
         sample = Sample(inputs, False) if whole else one_sample(self._model, inputs)
         before = measure(self._model, sample).macs if macs is None else macs.before
-        thinned = _thin_alike_(models, inputs, self.masks, self._optimizer)
+        how = Constraints.of(self._prepared.config)
+        thinned = _thin_alike_(models, inputs, self.masks, how, self._optimizer)
         macs = Macs(before, measure(self._model, sample).macs, sample.is_single)
         masks = self._progress.masks.thinned(thinned.recipe)
         self._go_on_from(replace(self._progress, masks=masks, thinned=thinned, macs=macs))
@@ -274,10 +279,11 @@ def _thin_alike_(
     models: list[nn.Module],
     inputs: Inputs,
     masks: Mapping[str, Tensor],
+    how: Constraints,
     optimizer: torch.optim.Optimizer | None,
 ) -> Thinned:
     """Thin the first model, with its optimizer, and its copies by the same recipe; return what the first became."""
-    planned = [plan_thinning(model, inputs, masks) for model in models]
+    planned = [plan_thinning(model, inputs, masks, how) for model in models]
     recipe = planned[0].plan.recipe
     if any(each.plan.recipe.keep != recipe.keep for each in planned[1:]):
         raise ProofError(
