@@ -79,6 +79,10 @@ def test_a_thinned_checkpoint_becomes_files(place: Workplace, script: Path) -> N
         ((*MODEL, "--to", "net.py/a.pt2"), "must be in a folder"),
         ((*MODEL, "--to", "a.pt2", "a.pt2"), "The files of --to must differ. Got a.pt2 more than once."),
         ((*MODEL, "--to", "a.pt2", "--opset", "18"), "The --opset is one of ONNX."),
+        (
+            ("net.py:raises", *SHAPE, "--to", "a.pt2", "b.onnx", "--opset", "99"),
+            "ONNX needs|must be a whole number",
+        ),
         ((*SHAPE, "net.py:net", "--to", "a.pt2"), "The --input-shape took net.py:net, which is no shape."),
     ],
 )

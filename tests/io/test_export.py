@@ -169,9 +169,50 @@ def test_a_torch_too_old_for_onnx_is_told(tmp_path: Path, monkeypatch: pytest.Mo
 @onnx_needed
 @newer_torch
 def test_an_opset_that_torch_does_not_write_is_refused(thinned: nn.Module, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"Got 99; this model came out in \d+"):
-        export(thinned, tmp_path / "net.onnx", IMAGES, opset=99)
+    with pytest.raises(InputError, match=r"Got 9; this model came out in \d+"):
+        export(thinned, tmp_path / "net.onnx", IMAGES, opset=9)
     assert list(tmp_path.iterdir()) == []
+
+
+class Untouched(nn.Module):
+    """Fails the test when it runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise AssertionError("the model ran before everything was checked")
+
+
+@onnx_needed
+@newer_torch
+@pytest.mark.parametrize("opset", [0, -1, 99, True, "18", 18.0])
+def test_an_opset_that_does_not_exist_is_refused_before_the_model_runs(tmp_path: Path, opset: Any) -> None:
+    with pytest.raises(
+        InputError, match=r"must be a whole number from 1 to \d+, the newest of the installed onnx"
+    ):
+        export(Untouched(), tmp_path / "net.onnx", torch.randn(2, 3), opset=opset)
+    assert list(tmp_path.iterdir()) == []
+
+
+@onnx_needed
+@newer_torch
+def test_weights_that_no_onnx_file_holds_are_refused_before_the_model_runs(tmp_path: Path) -> None:
+    model = Untouched()
+    model.register_buffer("table", torch.empty(1).expand(2**29))  # 2 GiB that take no memory
+    with pytest.raises(InputError, match=r"They take 2,147,483,696 bytes; write a \.pt2 file"):
+        export(model, tmp_path / "net.onnx", torch.randn(2, 3))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_model_runs(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "net.pt2").mkdir()
+    for path in (tmp_path / "net.pt2", tmp_path / "file" / "net.pt2", tmp_path / f"{300 * 'a'}.pt2"):
+        with pytest.raises(InputError, match="The file to save must"):
+            export(Untouched(), path, torch.randn(2, 3))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "net.pt2"]
 
 
 def test_outputs_that_show_nothing_are_refused(tmp_path: Path) -> None:
@@ -214,4 +255,8 @@ def test_bad_input_writes_nothing(tmp_path: Path) -> None:
         export(Pair(), tmp_path / "net.pt2", (torch.randn(2, 3), torch.randn(3, 3)), dynamic_batch=True)
     with pytest.raises(InputError, match="meta device"):
         export(net().to("meta"), tmp_path / "net.pt2", IMAGES)
+    hollow = net()
+    hollow.norm.running_mean = torch.zeros(8, device="meta")
+    with pytest.raises(InputError, match="meta device"):
+        export(hollow, tmp_path / "net.pt2", IMAGES)
     assert list(tmp_path.iterdir()) == []

@@ -16,7 +16,7 @@ from torchthin.graph.inputs import Inputs, as_inputs, call, check_model, does_no
 from torchthin.graph.outputs import output_tensors
 from torchthin.io.atomic import check_destination, write_whole
 from torchthin.io.export.batchnorm import fold_batchnorm as without_batchnorm
-from torchthin.io.export.formats import FORMATS, check_onnx, program_of
+from torchthin.io.export.formats import FORMATS, check_fits_onnx, check_onnx, program_of
 from torchthin.thinning.proof import Proof, compare, joined
 
 TOLERANCE = 1e-5
@@ -90,7 +90,9 @@ def export(
     path = Path(path)
     check_model(model, "export")
     check_file(path, opset)
-    if any(parameter.is_meta for parameter in model.parameters()):
+    if path.suffix == ".onnx":
+        check_fits_onnx(model)
+    if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
         raise InputError("The model of export must have values. It is on the meta device; load its weights.")
     source = clone(model, lambda name, tensor: duplicate(name, tensor).cpu()).eval()
     inputs = on_device_of(source, as_inputs(example_inputs))
@@ -107,11 +109,11 @@ def export(
 
 
 def check_file(path: Path, opset: int | None) -> None:
-    """Raise InputError for a file that cannot be written: its ending, missing packages, or its place. No file is made."""
+    """Raise InputError for a file that cannot be written: its ending, missing packages, opset or place. No file is made."""
     if path.suffix not in FORMATS:
         raise ConfigError(f"The file of export must end in .pt2 or .onnx. Got {str(path)!r}.")
     if path.suffix == ".onnx":
-        check_onnx()
+        check_onnx(opset)
     elif opset is not None:
         raise ConfigError(f"The opset of export is one of ONNX. The file {path} is none; leave it out.")
     check_destination(path)

@@ -85,8 +85,8 @@ def _run_program(path: Path) -> Run:
     return run
 
 
-def check_onnx() -> None:
-    """Raise InputError when the packages of the extra ``export`` are missing, or torch is too old."""
+def check_onnx(opset: int | None) -> None:
+    """Raise InputError when the packages of the extra ``export`` are missing, torch is too old, or there is no such opset."""
     for name in ("onnx", "onnxscript", "onnxruntime"):
         if importlib.util.find_spec(name) is None:
             raise InputError(
@@ -98,19 +98,31 @@ def check_onnx() -> None:
             f"ONNX needs torch 2.6 or newer, whose exporter follows torch.export. This is {torch.__version__}. "
             "Write a .pt2 file, or update torch."
         )
+    from onnx.defs import onnx_opset_version
+
+    newest = onnx_opset_version()
+    if opset is not None and (type(opset) is not int or not 1 <= opset <= newest):
+        raise InputError(
+            f"The opset of export must be a whole number from 1 to {newest}, the newest of the installed onnx. Got {opset!r}. "
+            "Leave it out for torch's choice."
+        )
+
+
+def check_fits_onnx(model: nn.Module) -> None:
+    """Raise InputError when one ONNX file cannot hold the weights."""
+    weight_bytes = sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
+    if weight_bytes > PROTOBUF_LIMIT:
+        raise InputError(
+            f"The weights must fit into one ONNX file of 2 GiB. They take {weight_bytes:,} bytes; write a .pt2 file."
+        )
 
 
 def _write_onnx(program: Any, path: Path, opset: int | None) -> int:
     """Write an exported program as one ONNX file and return the opset it is in.
 
     Raises:
-        InputError: an operator has no translation, torch does not write that opset, or one file cannot hold the weights.
+        InputError: an operator has no translation, or torch does not write that opset.
     """
-    weight_bytes = sum(t.numel() * t.element_size() for t in program.state_dict.values())
-    if weight_bytes > PROTOBUF_LIMIT:
-        raise InputError(
-            f"The weights must fit into one ONNX file of 2 GiB. They take {weight_bytes:,} bytes; write a .pt2 file."
-        )
     try:
         with _without_output():
             made: Any = torch.onnx.export(program, dynamo=True, verbose=False, opset_version=opset)
