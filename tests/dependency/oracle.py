@@ -100,6 +100,8 @@ def _layer_norm(op: Op, kept: Survivors, given: dict[str, Any]) -> None:
 
 def _group_norm(op: Op, kept: Survivors, given: dict[str, Any]) -> None:
     shape = given["input"].shape
+    if given["group"] == given["C"]:  # one channel each
+        given["group"] = shape[1]
     given["N"], given["C"], given["HxW"] = shape[0], shape[1], int(np.prod(shape[2:]))
 
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from nets.laws import masked_net
 from nets.small import lively
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -290,3 +291,37 @@ def test_integers_that_are_only_compared_stay(model: type[nn.Module], places: li
     assert result.proof.holds
     kept = [note for note in result.report.notes if "filters are kept" in note]
     assert all("part of the model's output" in note for note in kept)
+
+
+class NormGroups(nn.Module):
+    """Norm groups of one channel each, by modules with and without weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.middle, self.last = (
+            nn.Conv2d(3, 8, 3),
+            nn.Conv2d(8, 8, 3),
+            nn.Conv2d(8, 4, 1),
+        )
+        self.norm, self.plain = nn.GroupNorm(8, 8), nn.GroupNorm(8, 8, affine=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.last(self.plain(self.middle(self.norm(self.first(x)).sigmoid())))
+        return out
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_norm_group_of_one_channel_goes_with_it(exact: bool) -> None:
+    torch.manual_seed(0)
+    net = NormGroups().double()
+    result = torchthin.prune(net, torch.randn(2, 3, 8, 8).double(), exact=exact)
+    assert isinstance(result.model, NormGroups)
+    assert (result.model.norm.num_groups, result.model.norm.num_channels, result.model.plain.num_groups) == (
+        4,
+        4,
+        4,
+    )
+    if exact:
+        masked, other = masked_net(copy.deepcopy(net), result.masks), torch.randn(1, 3, 12, 10).double()
+        assert result.proof is not None and result.proof.exact
+        assert torch.allclose(masked(other), result.model(other), rtol=0, atol=1e-9)

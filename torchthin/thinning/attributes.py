@@ -44,6 +44,11 @@ def _multihead(module: nn.MultiheadAttention, before: Shapes, after: Shapes) -> 
     return {} if width is None else dict.fromkeys(("embed_dim", "kdim", "vdim"), width)
 
 
+def _group_norm(module: nn.GroupNorm, before: Shapes, after: Shapes) -> dict[str, Any]:
+    alone = module.num_groups == before["weight"][0]
+    return {"num_channels": after["weight"][0], **({"num_groups": after["weight"][0]} if alone else {})}
+
+
 def _shape_of_weight(module: nn.Module, before: Shapes, after: Shapes) -> dict[str, Any]:
     return {"normalized_shape": tuple(after["weight"])}
 
@@ -59,7 +64,7 @@ MIRRORS: tuple[tuple[type[nn.Module], Mirror], ...] = (
     (nn.Linear, _axes_of_weight("out_features", "in_features")),
     (nn.Bilinear, _axes_of_weight("out_features", "in1_features", "in2_features")),
     (_NormBase, lambda _, before, after: {"num_features": next(n[0] for n in after.values() if n)}),
-    (nn.GroupNorm, _axes_of_weight("num_channels")),
+    (nn.GroupNorm, _group_norm),
     (nn.LayerNorm, _shape_of_weight),
     (nn.PReLU, _axes_of_weight("num_parameters")),
     (nn.Embedding, _axes_of_weight("num_embeddings", "embedding_dim")),

@@ -322,6 +322,8 @@ def _resize_arguments(op: Op, arguments: dict[str, Any]) -> None:
     elif op.name == "aten.select" and arguments["index"] > 0:
         arguments["index"] = arguments["self"].shape[arguments["dim"]] - 1  # the last of a sorted axis
     elif op.name == "aten.native_group_norm":
+        if arguments["group"] == arguments["C"]:
+            arguments["group"] = arguments["input"].shape[1]
         arguments["N"], arguments["C"] = arguments["input"].shape[:2]
         arguments["HxW"] = int(np.prod(arguments["input"].shape[2:]))
 

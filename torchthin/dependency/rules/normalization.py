@@ -18,7 +18,7 @@ from torchthin.dependency.dead_rules import (
     product,
     rounded,
 )
-from torchthin.dependency.labels import Axes, Axis, FlattenedAxis, with_axis
+from torchthin.dependency.labels import Axes, Axis, with_axis
 from torchthin.dependency.registry import Call, positive, register_op
 from torchthin.graph.operators import BATCH_NORMS, LAYER_NORMS, RMS_NORMS
 
@@ -91,22 +91,26 @@ def layer_norm(call: Call) -> list[Axes]:
     return [data, *(saved for _ in call.op.outputs[1:])]
 
 
-@register_op("aten.native_group_norm", dead=from_statistics)
+def from_groups(call: DeadCall) -> Emissions:
+    """Statistics of all channels of a norm group reach every one of them."""
+    alone = call.arg("group") == call.shape("input")[1] > 1
+    return scaled(call) if alone else from_statistics(call)
+
+
+@register_op("aten.native_group_norm", dead=from_groups)
 def group_norm(call: Call) -> list[Axes]:
-    """Like layer norm over axis 1 in blocks: equal numbers are removed from every norm group."""
+    """Like layer norm over axis 1 in blocks: equal numbers are removed from every norm group, which may be one channel."""
     data = call.axes("input")
     channels = data[1]
     for name in ("weight", "bias"):
         if call.has(name):
             call.tie(channels, call.axes(name)[0])
     norm_groups = int(call.arg("group"))
-    if channels is not None and not isinstance(channels, FlattenedAxis) and norm_groups > 1:
-        if norm_groups == channels.size:
-            call.freeze(channels, "group norm with one channel per norm group")
-        else:
-            call.space.balance(channels.reshape(norm_groups, -1))
-    call.statistics = any(axis is not None for axis in data[1:])
-    return [data, *((data[0], None) for _ in call.op.outputs[1:])]
+    if isinstance(channels, np.ndarray) and 1 < norm_groups < channels.size:
+        call.space.balance(channels.reshape(norm_groups, -1))
+    alone = norm_groups == call.shape("input")[1] > 1
+    call.statistics = any(axis is not None for axis in data[2 if alone else 1 :])
+    return [data, *((data[0], channels if alone else None) for _ in call.op.outputs[1:])]
 
 
 def distributed(call: DeadCall) -> Emissions:
