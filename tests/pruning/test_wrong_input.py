@@ -112,10 +112,10 @@ def test_verify_runs_models_that_insist_on_their_precision() -> None:
     model = Around(before=lambda x: x.float() / 255)
     proof = torchthin.verify(model, model, IMAGES)
     assert proof.holds
-    assert proof.dtype == "as given"
+    assert proof.dtype == "float64"
     assert (
         str(proof)
-        == "exact: nothing changes, outputs differ by 0.0e+00 (as given, of the output's largest value)"
+        == "exact: nothing changes, outputs differ by 0.0e+00 (float64, of the output's largest value)"
     )
 
 

@@ -9,9 +9,8 @@ from torch import Tensor, nn
 import torchthin
 from torchthin.dependency.propagate import propagate
 from torchthin.graph.inputs import as_inputs
-from torchthin.graph.op_counter import CountingMode
+from torchthin.graph.op_counter import CountingMode, run
 from torchthin.graph.trace import trace
-from torchthin.thinning.divergence import run
 
 
 class ChannelsLast(nn.Module):

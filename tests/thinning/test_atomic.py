@@ -144,7 +144,11 @@ def test_a_forward_pass_that_fails_at_any_call(call: str, error: type[BaseExcept
             raised += 1
             as_it_was = True
         assert not as_it_was or before.changes() == [], f"at call {number}"
-    assert raised > 0 or call == "prune"  # which finds another way where a trial fails
+    assert raised > 0 or call in {
+        "prune",
+        "prune thin",
+        "inspect",
+    }  # which find another way where a run fails
 
 
 class Interrupted(Exception):

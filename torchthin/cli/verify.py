@@ -44,7 +44,7 @@ class ComparisonArgs:
     tolerance: float | None = option(
         None,
         "--tolerance",
-        "of each output's largest value (default: 1e-6 in float64, 1e-3 for models too large for that)",
+        "of each output's largest value (default: 1e-6 in float64, 1e-3 in float32, for large models)",
         "SHARE",
     )
 

@@ -21,6 +21,8 @@ SMALLEST = 2**14
 """Tensors of fewer numbers are made at once."""
 SHARE = 16
 """One part in so many of all deferred bytes is kept for the next op: recurrent layers read a weight at every step."""
+ROOM = 2**29
+"""Bytes that are kept in any case: what fits is made once for all runs."""
 
 
 class Deferred:
@@ -30,6 +32,8 @@ class Deferred:
         self._factories: dict[int, Callable[[], Tensor]] = {}
         self._placeholders: list[Tensor] = []
         self._made: OrderedDict[int, Tensor] = OrderedDict()
+        self._all, self._kept = 0, 0
+        """Bytes of all placeholders, and of those that have values now."""
 
     def __bool__(self) -> bool:
         return bool(self._factories)
@@ -39,6 +43,7 @@ class Deferred:
         made = torch.empty(shape, dtype=like.dtype, device=like.device)
         self._factories[storage_key(made)] = make
         self._placeholders.append(made)
+        self._all += made.nbytes
         return made
 
     def holds(self, item: Any) -> bool:
@@ -50,20 +55,21 @@ class Deferred:
         key = storage_key(tensor)
         if key not in self._factories:
             return tensor
-        made = self._made.pop(key, None)
+        made = self._made.get(key)
         if made is None:
-            made = self._factories[key]().contiguous()
-        self._made[key] = made
-        self._forget()
+            made = self._made[key] = self._factories[key]().contiguous()
+            self._kept += made.nbytes
+            self._forget()
+        else:
+            self._made.move_to_end(key)
         if tensor.shape == made.shape and tensor.stride() == made.stride():
             return made
         return made.as_strided(tensor.size(), tensor.stride(), tensor.storage_offset())
 
     def _forget(self) -> None:
-        most = sum(tensor.nbytes for tensor in self._placeholders) // SHARE
-        held = sum(tensor.nbytes for tensor in self._made.values())
-        while self._made and held > most:
-            held -= self._made.popitem(last=False)[1].nbytes
+        most = max(self._all // SHARE, ROOM)
+        while self._made and self._kept > most:
+            self._kept -= self._made.popitem(last=False)[1].nbytes
 
     def filled(self, argument: Any) -> Any:
         """Return an op's argument with the values of every tensor in it."""

@@ -13,7 +13,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torchthin.graph.call_sites import ModuleStack
 from torchthin.graph.clone import state_tensors
 from torchthin.graph.deferred import Deferred, writes
+from torchthin.graph.evaluation_mode import evaluation_mode
 from torchthin.graph.fake import DataDependent, ReadGuard, compute
+from torchthin.graph.inputs import Inputs, call
 from torchthin.graph.operators import (
     UNWRITTEN,
     by_name,
@@ -21,7 +23,8 @@ from torchthin.graph.operators import (
     storage_key,
     written_arguments,
 )
-from torchthin.graph.opgraph import CallSite
+from torchthin.graph.opgraph import BRANCH, CallSite
+from torchthin.graph.precision import Precision
 
 _DETACH, _TO_COPY, _CLONE = (
     torch.ops.aten.detach.default,
@@ -44,6 +47,8 @@ class CountingMode(TorchDispatchMode):
         """Whether arithmetic is left out, see `torchthin/graph/fake.py`."""
         self.deferred: Deferred | None = None
         """The model's tensors that have values only while an op reads them."""
+        self.precision: Precision | None = None
+        """What the run computes in; types that code asks for are widened to it. None: as the code says."""
         self.completed = start
         """Index of the op that runs; between ops, of the next."""
         self.recorded = True
@@ -78,6 +83,8 @@ class CountingMode(TorchDispatchMode):
                 raise DataDependent(f"{func} changes a weight")
             args = self.deferred.filled(args)
             kwargs = {name: self.deferred.filled(argument) for name, argument in (kwargs or {}).items()}
+        if self.precision is not None and kwargs:
+            kwargs = self.precision.arguments(kwargs)
         if self._spared and func._schema.is_mutable:
             self._save(func, args, kwargs or {})
         if func is _DETACH:
@@ -160,3 +167,14 @@ def following(model: nn.Module, mode: CountingMode) -> Iterator[None]:
         reading = ReadGuard(mode.deferred.holds if mode.deferred else None)
     with mode.paths.watch(), reading, mode:
         yield
+
+
+def run(model: nn.Module, inputs: Inputs, mode: CountingMode, *, disposable: bool = False) -> Any:
+    """Call a model under `mode`; in training mode if its ops count from `BRANCH`. `disposable`: it is not run again."""
+    training = mode.completed >= BRANCH
+    with (
+        evaluation_mode(model, training_branch=training, disposable=disposable),
+        mode.sparing(model),
+        following(model, mode),
+    ):
+        return call(model, inputs)

@@ -14,13 +14,13 @@ from torchthin.errors import ProofError, TargetMissedError
 from torchthin.graph.better_examples import trace_more
 from torchthin.graph.clone import clone, duplicate, state_tensors
 from torchthin.graph.inputs import Inputs, as_inputs, check_model, on_device_of
-from torchthin.graph.op_counter import CountingMode
+from torchthin.graph.op_counter import CountingMode, run
 from torchthin.graph.outputs import output_tensors
+from torchthin.graph.precision import precision_of
 from torchthin.selection.masks import apply_masks_
 from torchthin.selection.selectors import DeadChannelSelector, effective_weights
 from torchthin.thinning.apply import apply_
 from torchthin.thinning.constraints import Constraints
-from torchthin.thinning.divergence import run
 from torchthin.thinning.proof import Proof, compare
 from torchthin.thinning.recipe import Recipe, cut
 from torchthin.thinning.trial_loop import ThinningPlan, changed_tensors, find_plan
@@ -169,7 +169,7 @@ def _require_same(model: nn.Module, inputs: Inputs, expected: Any) -> None:
     """Refuse a model that computes something else than the copy of it that was thinned in the same way."""
     actual = run(model, inputs, CountingMode())
     kinds = {tensor.dtype for tensor in output_tensors(expected) if tensor.is_floating_point()}
-    proof = compare(None, expected, actual, double=kinds == {torch.float64})
+    proof = compare(None, expected, actual, precision_of(kinds))
     rounding = 16 * max((torch.finfo(kind).eps for kind in kinds), default=0.0)
     if proof.problem is None and proof.relative <= max(proof.tolerance, rounding):
         return

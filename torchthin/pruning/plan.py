@@ -14,6 +14,7 @@ from torchthin.graph.clone import clone, duplicate, state_tensors
 from torchthin.graph.cost import measure
 from torchthin.graph.inputs import Inputs
 from torchthin.graph.sample import one_sample
+from torchthin.graph.trace import collection_paused
 from torchthin.pruning.result import PruneResult
 from torchthin.report.prune_report import (
     PruneReport,
@@ -24,6 +25,7 @@ from torchthin.report.prune_report import (
     zeroed_parameters,
 )
 from torchthin.report.tables import table
+from torchthin.selection.masks import masked
 from torchthin.selection.selectors import DeadChannelSelector, effective_weights
 from torchthin.thinning.apply import apply_
 from torchthin.thinning.constraints import Constraints
@@ -78,6 +80,7 @@ class PruningPlan:
     def __str__(self) -> str:
         return self.explain()
 
+    @collection_paused()
     def apply(self) -> PruneResult:
         """Return a pruned copy of the model: thinned, or with ``thin=False`` masked, with the report.
 
@@ -85,25 +88,26 @@ class PruningPlan:
             ProofError: no way to remove what is masked held.
         """
         masks = self.masks
-        masked = clone(
-            self.model, lambda name, t: t.detach() * masks[name] if name in masks else duplicate(name, t)
+        small = clone(
+            self.model,
+            lambda name, t: masked(t.detach(), masks[name]) if name in masks else duplicate(name, t),
         )
         report, found = self.report, self.thinning
         if not self.config.thin or self.inputs is None:
-            return PruneResult(masked, masks, report, self.recipe, self.proof, self.config)
+            return PruneResult(small, masks, report, self.recipe, self.proof, self.config)
         if found is None:  # every weight was ranked alone: what is dead in all coupled layers is removed
             found = find_plan(
-                trace_more(masked, self.inputs),
-                DeadChannelSelector(effective_weights(masked), masks_makers=True),
+                trace_more(small, self.inputs),
+                DeadChannelSelector(effective_weights(small), masks_makers=True),
                 constraints=Constraints.of(self.config),
             )
             more = found.proposal.selection
             masks = {**masks, **{name: more.all_masks[name].contiguous() for name in more.maker_masks}}
         sample = one_sample(self.model, self.inputs)
-        before = measure(masked, sample)
+        before = measure(small, sample)
         if found.recipe:
-            apply_(masked, found.recipe, values=changed_tensors(masked, found))
-        after = measure(masked, sample)
+            apply_(small, found.recipe, values=changed_tensors(small, found))
+        after = measure(small, sample)
         nothing = "Nothing was removed: no channel that can be removed is masked in all layers."
         removed = () if found.recipe else (nothing,)
         report = replace(
@@ -112,11 +116,11 @@ class PruningPlan:
             notes=(
                 *report.notes,
                 *removed,
-                *(notes_on(masked, found) if self.thinning is None else ()),
+                *(notes_on(small, found) if self.thinning is None else ()),
             ),
             thinned=ThinnedFacts(before, after, found.outcome.proof),
         )
-        return PruneResult(masked, masks, report, found.recipe or None, found.outcome.proof, self.config)
+        return PruneResult(small, masks, report, found.recipe or None, found.outcome.proof, self.config)
 
 
 def _layers(plan: PruningPlan) -> list[str]:

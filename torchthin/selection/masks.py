@@ -59,6 +59,12 @@ def channel_masks(
     }
 
 
+def masked(tensor: Tensor, mask: Tensor) -> Tensor:
+    """Return a tensor with zeros where its mask says so, whatever stood there; half the price of a product with booleans."""
+    made = torch.empty_like(tensor)  # laid out in memory as the tensor is, whatever the mask's layout
+    return torch.where(mask.to(tensor.device), tensor, tensor.new_zeros(()), out=made)
+
+
 def apply_masks_(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
     """Set every weight of `model` to zero where its mask is False; nothing else is touched.
 

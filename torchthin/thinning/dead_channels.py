@@ -36,7 +36,7 @@ from torchthin.dependency.propagate import is_pointwise
 from torchthin.dependency.registry import rule_of
 from torchthin.graph.operators import BATCH_NORMS, BATCHED_PRODUCTS, LAYER_NORMS, MOVES, VIEWS
 from torchthin.graph.opgraph import Op
-from torchthin.thinning.survivors import ROUNDING, BoolArray, Survivors, indices, rows
+from torchthin.thinning.survivors import ROUNDING, BoolArray, Survivors, indices, nonzero_rows
 
 _NORMS = BATCH_NORMS | LAYER_NORMS | {"aten.native_group_norm"}
 _LOOK_UPS = {"aten.embedding", "aten.index", "aten.index_select", "aten.arange"}
@@ -302,7 +302,7 @@ class DeadChannels:
         """Return which channels on an axis have a number that is not zero."""
         numbers = self._of_label[axis]
         hit = numbers >= 0
-        some = (rows(tensor, position, hit) != 0).any(1).cpu().numpy()
+        some = nonzero_rows(tensor, position, hit)
         found = np.zeros(self.channels, np.bool_)
         found[numbers[hit][some]] = True
         return found

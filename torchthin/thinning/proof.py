@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import zip_longest
 from typing import Any
 
@@ -12,15 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from torchthin.errors import InputError, ProofError, one_line
-from torchthin.graph.clone import clone, duplicate, state_tensors, to_double
-from torchthin.graph.evaluation_mode import evaluation_mode
-from torchthin.graph.inputs import Inputs, as_inputs, call, check_model, on_device_of
+from torchthin.graph.clone import clone, state_tensors
+from torchthin.graph.inputs import Inputs, as_inputs, check_model, on_device_of
+from torchthin.graph.op_counter import CountingMode, run
 from torchthin.graph.outputs import output_tensors
+from torchthin.graph.precision import DOUBLE, SINGLE, Precision, is_complex
 
 DOUBLE_UP_TO = 64 * 2**20
-"""Models of at most this many parameters are compared in float64; larger ones as they are, to spare memory."""
-TOLERANCE_DOUBLE = 1e-6
-TOLERANCE_SINGLE = 1e-3
+"""Models of at most this many parameters are compared in float64 by `verify`; larger ones in float32, to spare memory."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class Proof:
 def verify(reference: nn.Module, candidate: nn.Module, example_inputs: Any) -> Proof:
     """Run two models on the same inputs in evaluation mode and compare every output.
 
-    Both run on float64 copies where they have at most `DOUBLE_UP_TO` parameters, else as they are; neither is changed.
+    Both run on copies in float64 where they have at most `DOUBLE_UP_TO` parameters, else in float32; neither is changed.
 
     Args:
         reference: the model that says what is right.
@@ -145,13 +145,11 @@ def verify(reference: nn.Module, candidate: nn.Module, example_inputs: Any) -> P
                 "The models of verify must have values. Got one on the meta device; load its weights."
             )
     inputs = on_device_of(reference, as_inputs(example_inputs))
-    double = all(map(can_double, models))
-    expected, actual = (_outputs(model, inputs, double) for model in models)
-    if double and isinstance(
-        expected, Exception
-    ):  # code that insists on its own precision: x.float() in forward
-        double = False
-        expected, actual = (_outputs(model, inputs, double) for model in models)
+    precision = DOUBLE if all(map(_can_double, models)) else SINGLE
+    expected, actual = (_outputs(model, inputs, precision) for model in models)
+    if precision is DOUBLE and isinstance(expected, Exception):  # code that insists on its own types
+        precision = SINGLE
+        expected, actual = (_outputs(model, inputs, precision) for model in models)
     if isinstance(expected, Exception):
         raise InputError(
             f"The reference model ({type(reference).__name__}) does not run on the example_inputs: {one_line(expected)}. "
@@ -163,7 +161,7 @@ def verify(reference: nn.Module, candidate: nn.Module, example_inputs: Any) -> P
         ) from actual
     _refuse_nothing(expected)
     refuse_nan(expected, "reference")
-    return compare(expected, expected, actual, double)
+    return compare(expected, expected, actual, precision)
 
 
 def _refuse_nothing(outputs: Any) -> None:
@@ -174,15 +172,20 @@ def _refuse_nothing(outputs: Any) -> None:
         )
 
 
-def _outputs(model: nn.Module, inputs: Inputs, double: bool) -> Any:
+def _outputs(model: nn.Module, inputs: Inputs, precision: Precision) -> Any:
     """Return the outputs of a copy, or the exception."""
-    copy = clone(model, to_double if double else duplicate)
+    mode = CountingMode()
+    mode.precision = precision
     try:
-        with evaluation_mode(copy):
-            copy.eval()
-            return call(copy, in_double(inputs, double))
+        return run(
+            clone(model, partial(_widened, precision)), precision.inputs(inputs), mode, disposable=True
+        )
     except Exception as error:  # whatever the user's code raises
         return error
+
+
+def _widened(precision: Precision, name: str, tensor: Tensor) -> Tensor:
+    return tensor.detach().to(precision.of(tensor.dtype), copy=not isinstance(tensor, nn.Parameter))
 
 
 def refuse_nan(outputs: Any, kind: str) -> None:
@@ -202,27 +205,20 @@ def refuse_nan(outputs: Any, kind: str) -> None:
         )
 
 
-def can_double(model: nn.Module) -> bool:
-    """Whether a model is compared in float64: it is small enough and real."""
-    parameters = list(model.parameters())
-    return sum(p.numel() for p in parameters) <= DOUBLE_UP_TO and not any(p.is_complex() for p in parameters)
+def _can_double(model: nn.Module) -> bool:
+    return sum(p.numel() for p in model.parameters()) <= DOUBLE_UP_TO and not is_complex(model)
 
 
-def in_double(inputs: Inputs, double: bool) -> Inputs:
-    """Return the inputs with floating point tensors in float64 if `double`."""
-    return inputs.map(lambda t: t.double() if t.is_floating_point() else t) if double else inputs
-
-
-def compare(masked: Any, expected: Any, actual: Any, double: bool) -> Proof:
+def compare(masked: Any, expected: Any, actual: Any, precision: Precision) -> Proof:
     """Compare model outputs (any nesting of tensors).
 
     Args:
         masked: outputs of the masked model as it is; None: not compared with.
         expected: outputs of the reference.
         actual: outputs of the thinned model.
-        double: the models ran in float64.
+        precision: what the models ran in.
     """
-    dtype, tolerance = _precision(double)
+    dtype, tolerance = precision.name, precision.tolerance
     lists = [output_tensors(item) for item in (masked, expected, actual)]
     shapes = [[tuple(t.shape) for t in tensors] for tensors in lists]
     if shapes[1] != shapes[2]:
@@ -232,13 +228,10 @@ def compare(masked: Any, expected: Any, actual: Any, double: bool) -> Proof:
     return Proof(_agreements(lists[1], lists[2]), beside, dtype, tolerance)
 
 
-def not_run(error: Exception, double: bool) -> Proof:
+def not_run(error: Exception, precision: Precision) -> Proof:
     """Return the proof of a thinned model that raised `error` where the reference ran."""
-    return Proof((), (), *_precision(double), problem=f"the thinned model does not run: {one_line(error)}")
-
-
-def _precision(double: bool) -> tuple[str, float]:
-    return ("float64", TOLERANCE_DOUBLE) if double else ("as given", TOLERANCE_SINGLE)
+    problem = f"the thinned model does not run: {one_line(error)}"
+    return Proof((), (), precision.name, precision.tolerance, problem)
 
 
 def joined(proofs: Sequence[Proof]) -> Proof:

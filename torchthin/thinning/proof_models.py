@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from torchthin.graph.clone import clone
 from torchthin.graph.deferred import SMALLEST, Deferred
+from torchthin.graph.precision import Precision
 from torchthin.graph.trace import Traced
+from torchthin.selection.masks import masked
 from torchthin.thinning.apply import thin_copy
 from torchthin.thinning.constraints import Proposal
 from torchthin.thinning.recipe import Recipe, cut
@@ -31,29 +32,30 @@ class Models:
         """The full-size model and its record."""
         return self.proposal.traced
 
-    def thinned(self, double: bool, recipe: Recipe) -> nn.Module:
+    def thinned(self, precision: Precision, recipe: Recipe) -> nn.Module:
         """Return the masked model, thinned."""
         return thin_copy(
-            self.traced.model, recipe, lambda name, t: self._prepared(name, t, double, thin=True)
+            self.traced.model, recipe, lambda name, t: self._prepared(name, t, precision, thin=True)
         )
 
     def masked(
         self,
-        double: bool,
+        precision: Precision,
         changes: Mapping[str, Tensor] | None = None,
         deferred: Deferred | None = None,
     ) -> nn.Module:
-        """Return the masked model, in float64 if `double`, with `changes` added to its tensors."""
+        """Return the masked model, in a precision, with `changes` added to its tensors."""
         masks = self.proposal.masks
 
         def own(name: str, tensor: Tensor) -> Tensor:
-            new = name in masks or (double and tensor.is_floating_point())
+            dtype = precision.of(tensor.dtype)
+            new = name in masks or dtype != tensor.dtype
             if deferred is not None and new and tensor.numel() >= SMALLEST and tensor.is_contiguous():
-                like = tensor.new_empty(0, dtype=torch.float64 if double else None)
+                like = tensor.new_empty(0, dtype=dtype)
                 return deferred.placeholder(
-                    tuple(tensor.shape), like, lambda: self._prepared(name, tensor, double)
+                    tuple(tensor.shape), like, lambda: self._prepared(name, tensor, precision)
                 )
-            ready = self._prepared(name, tensor, double)
+            ready = self._prepared(name, tensor, precision)
             if changes and name in changes:
                 return ready + changes[name].to(ready)
             shared = isinstance(tensor, nn.Parameter) or ready.data_ptr() != tensor.data_ptr()
@@ -61,16 +63,10 @@ class Models:
 
         return clone(self.traced.model, own)
 
-    def _prepared(self, name: str, tensor: Tensor, double: bool, thin: bool = False) -> Tensor:
+    def _prepared(self, name: str, tensor: Tensor, precision: Precision, thin: bool = False) -> Tensor:
         """Mask and convert a tensor of the full-size model or, if `thin`, one that is cut already."""
-        given = tensor
-        tensor = tensor.detach()
-        if double and tensor.is_floating_point():
-            tensor = tensor.double()
+        tensor = tensor.detach().to(precision.of(tensor.dtype))
         mask = self.proposal.masks.get(name)
         if mask is not None and thin:
             mask = cut(mask, self.proposal.recipe.keep.get(name, {}))
-        if mask is None:
-            return tensor
-        own = tensor.data_ptr() != given.data_ptr()
-        return tensor.mul_(mask.to(tensor.device)) if own else tensor * mask.to(tensor.device)
+        return tensor if mask is None else masked(tensor, mask)

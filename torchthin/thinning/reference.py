@@ -26,8 +26,10 @@ from torchthin.graph.deferred import Deferred
 from torchthin.graph.op_counter import CountingMode
 from torchthin.graph.operators import CONTRACTIONS, CONVOLUTIONS, LAYER_NORMS, as_outputs, by_name, invoke
 from torchthin.graph.opgraph import BRANCH, Op, Ref
+from torchthin.graph.precision import Precision
 from torchthin.thinning.dead_channels import DeadChannels
-from torchthin.thinning.survivors import ROUNDING, BoolArray, Place, Survivors, indices, rows
+from torchthin.thinning.samples import Samples
+from torchthin.thinning.survivors import ROUNDING, BoolArray, Place, Survivors, indices, nonzero_rows, rows
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,8 @@ class Reference:
     """Ops whose statistics lose zeros, which other weights make good for."""
     deferred: Deferred | None = None
     """Weights of the masked model that are made as they are read."""
+    precision: Precision | None = None
+    """What it computes in."""
 
     @property
     def labels(self) -> Labels:
@@ -108,7 +112,8 @@ class ReferenceMode(CountingMode):
     def __init__(self, reference: Reference, start: int = 0) -> None:
         labels = reference.labels
         super().__init__(start, labels.graph.call_sites[start])
-        self.deferred = reference.deferred
+        self.deferred, self.precision = reference.deferred, reference.precision
+        self.samples = Samples(reference.survivors, thinned=False)
         self._reference = reference
         self._survivors = reference.survivors
         self._in_training_branch = start >= BRANCH
@@ -132,7 +137,13 @@ class ReferenceMode(CountingMode):
         )
 
     def execute(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run one op as the thinned model must."""
+        """Run one op as the thinned model must, and take samples of its results."""
+        result = self._executed(func, args, kwargs)
+        if self.recorded:
+            self.samples.note(self.completed, result)
+        return result
+
+    def _executed(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         op = self._ops.get(self.completed) if self.recorded else None
         if op is None or op.target is not func:
             return self.compute(func, args, kwargs)
@@ -280,7 +291,7 @@ def _is_read(op: Op, weight: Tensor, channels: BoolArray) -> BoolArray:
     if not channels.any() or grouped:
         return np.ones(int(channels.sum()), np.bool_)
     axis = summed_axis(op, weight.dim())
-    return np.asarray((rows(weight, axis, channels) != 0).any(1).cpu().numpy())
+    return nonzero_rows(weight, axis, channels)
 
 
 def _constant(op: Op, given: Mapping[str, Any], values: Tensor) -> Tensor | None:

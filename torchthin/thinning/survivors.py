@@ -18,6 +18,8 @@ Place = tuple[int, int, int]
 """Op, value and axis."""
 ROUNDING = 1e-5
 """Share of the largest number by which numbers that should be equal may differ."""
+_FIRST = 4
+"""Indices of every other axis that are read first."""
 BoolArray = npt.NDArray[np.bool_]
 
 
@@ -76,6 +78,24 @@ def rows(tensor: Tensor, axis: int, hit: BoolArray) -> Tensor:
     count = int(hit.sum())
     found = tensor.index_select(axis, indices(hit, tensor)).movedim(axis, 0)
     return found.reshape(count, found.numel() // max(count, 1))
+
+
+def nonzero_rows(tensor: Tensor, axis: int, hit: BoolArray) -> BoolArray:
+    """Return which of some indices of an axis have a number that is not zero.
+
+    Most have one among their first numbers; only the others are read whole.
+    """
+    start = tensor
+    for other in range(tensor.dim()):
+        if other != axis % tensor.dim():
+            start = start.narrow(other, 0, min(_FIRST, start.shape[other]))
+    found: BoolArray = rows(start, axis, hit).any(1).cpu().numpy()
+    if not found.all() and start.numel() < tensor.numel():
+        left = np.flatnonzero(hit)[~found]
+        rest = np.zeros_like(hit)
+        rest[left] = True
+        found[~found] = rows(tensor, axis, rest).any(1).cpu().numpy()
+    return found
 
 
 def indices(kept: BoolArray, like: Tensor) -> Tensor:

@@ -10,13 +10,12 @@ from torch import nn
 from torchthin.graph.clone import saved_names
 from torchthin.graph.evaluation_mode import evaluation_mode
 from torchthin.graph.inputs import Inputs, call
-from torchthin.graph.op_counter import CountingMode
+from torchthin.graph.op_counter import CountingMode, run
 from torchthin.graph.opgraph import BRANCH
-from torchthin.graph.trace import Traced
+from torchthin.graph.trace import Traced, collection_paused
 from torchthin.thinning.apply import thin_copy
-from torchthin.thinning.comparison import find_difference, proved
+from torchthin.thinning.comparison import proved
 from torchthin.thinning.constraints import Proposal
-from torchthin.thinning.divergence import run
 from torchthin.thinning.moving_states import moving_states
 from torchthin.thinning.outcome import Failure, Success
 from torchthin.thinning.proof_models import Models
@@ -25,6 +24,7 @@ from torchthin.thinning.scale import find_scalings
 from torchthin.thinning.trial_run import FixedAxis, TrialMode
 
 
+@collection_paused()
 def attempt(proposal: Proposal, *, prove: bool, varying: bool) -> Failure | Success:
     """Try the recipe of a proposal on copies of the model.
 
@@ -61,10 +61,6 @@ def _compared(proposal: Proposal, mode: TrialMode, varying: bool) -> Failure | S
     traced = proposal.traced
     scalings = find_scalings(proposal.labels, proposal.factors, mode.factors, saved_names(traced.model))
     models = Models(proposal, scalings, varying)
-    if proposal.is_doubtful:  # cheaper than a failed proof
-        different = find_difference(models)
-        if different is not None:
-            return different
     return proved(models)
 
 

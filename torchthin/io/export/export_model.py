@@ -14,6 +14,7 @@ from torchthin.errors import ConfigError, InputError, ProofError, one_line
 from torchthin.graph.clone import clone, duplicate
 from torchthin.graph.inputs import Inputs, as_inputs, call, check_model, does_not_run, on_device_of, refreshed
 from torchthin.graph.outputs import output_tensors
+from torchthin.graph.precision import SINGLE
 from torchthin.io.atomic import check_destination, write_whole
 from torchthin.io.export.batchnorm import fold_batchnorm as without_batchnorm
 from torchthin.io.export.formats import FORMATS, check_fits_onnx, check_onnx, program_of
@@ -205,7 +206,7 @@ def _compared(temporary: Path, trials: list[Inputs], expected: list[Any], path: 
         raise ProofError(
             f"The exported {path.name} does not run: {one_line(error)}. Nothing was written."
         ) from error
-    proofs = [compare(None, wanted, got, double=False) for wanted, got in zip(expected, found, strict=True)]
+    proofs = [compare(None, wanted, got, SINGLE) for wanted, got in zip(expected, found, strict=True)]
     proof = replace(joined(proofs), tolerance=TOLERANCE)
     if not proof.holds:
         raise ProofError(

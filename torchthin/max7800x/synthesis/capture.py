@@ -14,8 +14,8 @@ from torchthin.graph.evaluation_mode import evaluation_mode
 from torchthin.graph.inputs import Inputs, call
 from torchthin.graph.op_counter import CountingMode
 from torchthin.graph.operators import as_outputs, by_name
+from torchthin.graph.precision import DOUBLE
 from torchthin.max7800x.mapping import ChipMapping
-from torchthin.thinning.proof import in_double
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def capture(model: nn.Module, inputs: Inputs, mapping: ChipMapping) -> Captured:
     Raises:
         InputError: the model does not run in float64.
     """
-    double = in_double(inputs, True)
+    double = DOUBLE.inputs(inputs)
     found = Captured(_copied(next(double.tensors())))
     origins = mapping.origins
     ops = {origin.op.index for origin in origins if origin.op is not None}
