@@ -38,6 +38,9 @@ FOUND = {
     "positions of one token": Spec(448, "tokens", (("T:positions", 993344), ("T:convolved", 165196)), 3, 1),
     "a mixture of one token": Spec(476, "series", (("T:time_mixing", 375141),), 3, 1),
     "a write to the only token": Spec(507, "series", (("T:token_writes", 992008),), 2, 1),
+    "a mean over channels of parts": Spec(
+        3559, "pictures", (("P:assembled", 358318), ("P:masked", 730186)), 3, 8
+    ),
 }
 
 

@@ -82,10 +82,9 @@ def _composed(
     dims = op.arguments.get("dim")
     if op.name != "aten.mean" or square is None or not isinstance(dims, (list, tuple)) or len(dims) != 1:
         return None
-    data = square.reads[0]
-    squares = square.name == "aten.pow" and square.arguments.get("exponent") == 2
-    if not squares and not (square.name == "aten.mul" and set(square.reads) == {data}):
+    if not _squares(square):
         return None
+    data = square.reads[0]
     ratio = _ratio(survivors, data, dims[0] % len(graph.values[data].shape))
     steps = _steps(op, graph)
     if ratio is None or steps is None:
@@ -98,6 +97,13 @@ def _composed(
         return None
     between = frozenset(range(op.index, scaled.index))
     return RmsNorm(op, weight[0], weight[1], ratio, epsilon, between)
+
+
+def _squares(op: Op) -> bool:
+    """Whether an op multiplies a tensor with itself."""
+    if op.name == "aten.pow":
+        return op.arguments.get("exponent") == 2
+    return op.name == "aten.mul" and len(op.reads) == 2 and len(set(op.reads)) == 1
 
 
 def _steps(op: Op, graph: OpGraph) -> tuple[Op, Op, Op] | None:
