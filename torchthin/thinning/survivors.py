@@ -83,18 +83,15 @@ def rows(tensor: Tensor, axis: int, hit: BoolArray) -> Tensor:
 def nonzero_rows(tensor: Tensor, axis: int, hit: BoolArray) -> BoolArray:
     """Return which of some indices of an axis have a number that is not zero.
 
-    Most have one among their first numbers; only the others are read whole.
+    Most have one among their first numbers; all are read only where that tells too little.
     """
+    others = [other for other in range(tensor.dim()) if other != axis % tensor.dim()]
     start = tensor
-    for other in range(tensor.dim()):
-        if other != axis % tensor.dim():
-            start = start.narrow(other, 0, min(_FIRST, start.shape[other]))
+    for other in others:
+        start = start.narrow(other, 0, min(_FIRST, start.shape[other]))
     found: BoolArray = rows(start, axis, hit).any(1).cpu().numpy()
     if not found.all() and start.numel() < tensor.numel():
-        left = np.flatnonzero(hit)[~found]
-        rest = np.zeros_like(hit)
-        rest[left] = True
-        found[~found] = rows(tensor, axis, rest).any(1).cpu().numpy()
+        return np.asarray(tensor.any(others).cpu().numpy()[hit])
     return found
 
 
