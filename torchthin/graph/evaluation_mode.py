@@ -91,30 +91,39 @@ def _set_gradients(gradients: Iterable[tuple[nn.Parameter, Tensor | None]], *, c
 
 
 Contents = dict[Any, Any] | list[Any]
+_PLAIN = frozenset({dict, OrderedDict, list})
 
 
 def _contents(modules: Iterable[nn.Module]) -> list[tuple[Contents, Contents]]:
-    """Return the attributes of all modules, and the dicts and lists among them, each with a copy: a run may add to them."""
+    """Return the attributes of all modules, and the dicts and lists among them, each with a copy: a run may add to them.
+
+    Most are empty; these share one empty copy.
+    """
     own: list[Contents] = [module.__dict__ for module in modules]
-    nested = [
-        value for module in modules for value in vars(module).values() if isinstance(value, (dict, list))
-    ]
-    return [
-        (now, list.copy(now) if isinstance(now, list) else dict(_kind(now).items(now)))
-        for now in own + nested
-    ]
+    nested = [value for held in own for value in held.values() if isinstance(value, (dict, list))]  # type: ignore[union-attr]
+    return [(now, _copied(now)) for now in own + nested]
+
+
+_NOTHING: dict[Any, Any] = {}
+
+
+def _copied(now: Contents) -> Contents:
+    if type(now) in _PLAIN:
+        return now.copy() if now else _NOTHING
+    return list.copy(now) if isinstance(now, list) else dict(_kind(now).items(now))
 
 
 def _put_back_(now: Contents, before: Contents) -> None:
     """Give a container that was changed its contents again, past what a subclass allows (some refuse any change)."""
+    if before is _NOTHING and not now:
+        return
     if isinstance(now, list):
         list.__setitem__(now, slice(None), before)
         return
     assert isinstance(before, dict)
     kind = _kind(now)
-    if len(before) == kind.__len__(now) and all(
-        map(operator.is_, (*kind.keys(now), *kind.values(now)), (*before, *before.values()))
-    ):
+    same = map(operator.is_, kind.values(now), before.values())
+    if len(before) == kind.__len__(now) and all(same) and all(map(operator.is_, kind.keys(now), before)):
         return
     kind.clear(now)
     for key, value in before.items():
