@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from nets import second_generator
+from nets.laws import check_prune
 from torch import Tensor, nn
 
 import torchthin
@@ -138,3 +140,9 @@ def test_costs_are_those_of_the_example_that_was_given() -> None:
     assert next(line for line in explained.splitlines() if line.startswith("Note")).endswith("(1x3x2x2).")
     budget = torchthin.prune(model, torch.randn(1, 3, 1, 1), torchthin.Budget(macs=30))
     assert budget.report.thinned.after.macs <= 30
+
+
+def test_the_distance_that_is_told_is_that_on_the_given_example_too() -> None:
+    case = second_generator.Case(second_generator.spec(6026))  # an encoder layer, two rows of one token
+    finding = check_prune(case)
+    assert (finding.outcome, finding.wrong) == ("approximate", "")

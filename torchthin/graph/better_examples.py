@@ -53,7 +53,8 @@ def _try(model: nn.Module, better: Inputs, given: Inputs) -> Traced | None:
             f"The example shows too little ({_text(given)}{', equal values' if _is_constant(given) else ''}): the model was "
             f"recorded and compared on a better one made of it ({_text(better)})."
         )
-        return replace(traced, graph=replace(traced.graph, note=f"{note} {traced.graph.note}".strip()))
+        graph = replace(traced.graph, note=f"{note} {traced.graph.note}".strip())
+        return replace(traced, graph=graph, given=given)
     return None
 
 

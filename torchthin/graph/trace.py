@@ -49,6 +49,8 @@ class Traced:
     """Example inputs on the model's device."""
     graph: OpGraph
     """The record of the run."""
+    given: Inputs | None = None
+    """What the caller gave, where `inputs` are a better example made of it."""
     derived: Mapping[str, DerivedWeight] = field(default_factory=dict)
     """Weights that layers compute from other parameters, by the name of the original; see `derived_weights`."""
 
@@ -98,7 +100,7 @@ def trace(model: nn.Module, inputs: Inputs, *, numbers: bool = False, watch: boo
         InputError: the model cannot be copied, or does not run on the inputs.
     """
     graph = _graph(model, inputs, numbers=numbers or not is_large(model), watch=watch)
-    return Traced(model, inputs, graph, derived_weights(model))
+    return Traced(model, inputs, graph, derived=derived_weights(model))
 
 
 def is_large(model: nn.Module) -> bool:

@@ -59,7 +59,10 @@ def _outcome(models: Models, precision: Precision) -> tuple[Failure | Success, b
     proof, different = comparison.proof(inputs, comparison.observed)
     if _agrees(models, proof, different):
         fresh, elsewhere = _on_other_inputs(models, comparison, inputs)
-        proof, different = joined([proof, fresh]), different or elsewhere
+        proof, different = (
+            joined([proof, fresh, *_on_what_was_given(models, comparison)]),
+            different or elsewhere,
+        )
     certain = precision is not SINGLE or _decides(models, proof, different)
     if _agrees(models, proof, different):
         return _success(models, comparison, proof), certain
@@ -120,6 +123,12 @@ def _on_other_inputs(models: Models, comparison: Comparison, inputs: Inputs) -> 
         if wanted is not None:
             return comparison.proof(fresh, wanted)
     return comparison.proof(inputs, comparison.observed)
+
+
+def _on_what_was_given(models: Models, comparison: Comparison) -> list[Proof]:
+    """Compare with the masked model on the caller's own example, too, where a better one was made of it."""
+    given = models.traced.given
+    return [] if given is None else [comparison.distance(comparison.precision.inputs(given))]
 
 
 def _fresh(inputs: Inputs) -> Iterator[Inputs]:

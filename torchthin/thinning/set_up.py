@@ -112,6 +112,17 @@ class Comparison:
             proofs.append(compare(plain, expected, actual, self.precision))
         return joined(proofs), self._difference(wanted.samples, found)
 
+    def distance(self, inputs: Inputs) -> Proof:
+        """Compare the thinned model with the masked model as it is, on inputs on which the model may run other ops."""
+        mode = CountingMode()
+        mode.precision = self.precision
+        plain = self._as_it_is(inputs, 0)
+        try:
+            proof = compare(plain, plain, run(self.thinned, inputs, mode), self.precision)
+        except Exception as error:  # whatever the user's code raises
+            return not_run(error, self.precision)
+        return replace(proof, outputs=()) if self.departs else proof
+
     def _as_it_is(self, inputs: Inputs, start: int) -> Any:
         mode = CountingMode(start)
         mode.deferred, mode.precision = self.reference.deferred, self.precision
