@@ -26,9 +26,10 @@ class RMSNorm(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(WIDTH))
+        self.eps = 1e-6
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6) * self.weight
+        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps) * self.weight
 
 
 class Layer(nn.Module):
@@ -68,7 +69,7 @@ class Model(nn.Module):
         )
         x = self.embed(tokens)
         for layer in self.layers:
-            x = layer(x, angles.cos(), angles.sin())
+            x = layer(x, angles.cos().to(x), angles.sin().to(x))
         return self.head(self.norm(x))
 
 

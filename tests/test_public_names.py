@@ -36,6 +36,7 @@ NAMES = {
     "list_chips",
     "list_criteria",
     "load",
+    "load_mapped",
     "plan",
     "prune",
     "recover",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         list_chips,
         list_criteria,
         load,
+        load_mapped,
         plan,
         prune,
         recover,
@@ -41,8 +42,8 @@ if TYPE_CHECKING:
 
 # What needs torch is imported at first use, so that `torchthin --help` answers without it.
 _API = (
-    "bench", "compare", "export", "inspect", "list_chips", "list_criteria", "load", "plan", "prune", "recover",
-    "register_channel_criterion", "register_criterion", "register_op", "save", "sensitivity", "thin_", "verify",
+    "bench", "compare", "export", "inspect", "list_chips", "list_criteria", "load", "load_mapped", "plan", "prune",
+    "recover", "register_channel_criterion", "register_criterion", "register_op", "save", "sensitivity", "thin_", "verify",
 )  # fmt: skip
 _LAZY = {
     **dict.fromkeys(_API, "torchthin.api"),
@@ -88,6 +89,7 @@ __all__ = [
     "list_chips",
     "list_criteria",
     "load",
+    "load_mapped",
     "plan",
     "prune",
     "recover",

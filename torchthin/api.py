@@ -22,7 +22,7 @@ from torchthin.pruning.one_shot import plan_pruning
 from torchthin.pruning.plan import PruningPlan
 from torchthin.pruning.recover import recover
 from torchthin.pruning.result import PruneResult
-from torchthin.pruning.save_and_load import load, save
+from torchthin.pruning.save_and_load import load, load_mapped, save
 from torchthin.pruning.sensitivity import sensitivity
 from torchthin.thinning.proof import verify
 
@@ -34,6 +34,7 @@ __all__ = [
     "list_chips",
     "list_criteria",
     "load",
+    "load_mapped",
     "plan",
     "prune",
     "recover",

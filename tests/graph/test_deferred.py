@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from torchthin.graph import deferred as deferred_tensors
 from torchthin.graph.clone import clone
-from torchthin.graph.deferred import SHARE, Deferred
+from torchthin.graph.deferred import Deferred
 from torchthin.graph.fake import DataDependent
 from torchthin.graph.inputs import as_inputs
 from torchthin.graph.op_counter import CountingMode, run
@@ -75,10 +75,10 @@ def test_what_reads_or_changes_them_past_the_ops_is_refused(code: Callable[[Tens
         run(copy, as_inputs(torch.randn(2, SIZE)), mode)
 
 
-def test_only_a_part_of_all_values_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deferred_tensors, "ROOM", 0)
+def test_no_more_values_are_kept_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    tensors = [torch.randn(64, 64) for _ in range(64)]
+    monkeypatch.setattr(deferred_tensors, "ROOM", 4 * tensors[0].nbytes)
     deferred, made = Deferred(), []
-    tensors = [torch.randn(64, 64) for _ in range(4 * SHARE)]
 
     def make(number: int) -> Tensor:
         made.append(number)
@@ -91,7 +91,7 @@ def test_only_a_part_of_all_values_is_kept(monkeypatch: pytest.MonkeyPatch) -> N
     for tensor, real in zip(standing, tensors, strict=True):
         assert torch.equal(deferred.values(tensor), real)
         assert deferred.values(tensor) is deferred.values(tensor)
-    assert made == list(range(4 * SHARE))
+    assert made == list(range(64))
     deferred.values(standing[0])
     assert made[-1] == 0
-    assert sum(tensor.nbytes for tensor in deferred._made.values()) <= sum(t.nbytes for t in tensors) // SHARE
+    assert sum(tensor.nbytes for tensor in deferred._made.values()) <= 4 * tensors[0].nbytes

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from torchthin.cli.console import Console
@@ -49,7 +50,8 @@ class ModelArgs:
     checkpoint: str | None = option(
         None,
         "--checkpoint",
-        "its weights: a torch checkpoint or .safetensors (without it: as the factory made them)",
+        "its weights: a torch checkpoint, .safetensors, or a folder of those as Hugging Face has them (without it: as the "
+        "factory made them)",
         "FILE",
     )
     dataset: str | None = option(
@@ -103,19 +105,24 @@ class ModelArgs:
         Raises:
             InputError: the factory or the checkpoint cannot be used, or they do not fit.
         """
-        from torchthin.io.checkpoints import load_into, read_checkpoint
+        from torchthin.io.checkpoints import are_large, read_checkpoint
+        from torchthin.io.empty import build_empty
         from torchthin.io.factory import build_model
-        from torchthin.pruning.save_and_load import shrink_to_, with_recipe
+        from torchthin.pruning.save_and_load import fill_
 
         device = usable_device(self.device)
         checkpoint = None if self.checkpoint is None else read_checkpoint(self.checkpoint)
-        model = build_model(self.model_factory, self.factory_args)
+        build = partial(build_model, self.model_factory, self.factory_args)
+        mapped = checkpoint is not None and are_large(checkpoint.path)
+        model = build_empty(build, checkpoint.state_dict.values()) if checkpoint and mapped else build()
         if checkpoint is None:
             console.say("No --checkpoint: the weights are as the model factory made them.")
         else:
-            checkpoint = with_recipe(checkpoint, model)
-            shrink_to_(model, checkpoint)
-            load_into(model, checkpoint)
+            checkpoint = fill_(model, checkpoint)
+            if mapped:
+                console.say(
+                    "The weights stay in their files, and are read and pruned in the types that they have there."
+                )
             console.say(f"Read {checkpoint.path} (epoch {checkpoint.epoch}).")
             if checkpoint.skipped:
                 skipped = ", ".join(checkpoint.skipped)

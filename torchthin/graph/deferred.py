@@ -19,10 +19,8 @@ from torchthin.graph.operators import storage_key
 
 SMALLEST = 2**14
 """Tensors of fewer numbers are made at once."""
-SHARE = 16
-"""One part in so many of all deferred bytes is kept for the next op: recurrent layers read a weight at every step."""
 ROOM = 2**29
-"""Bytes that are kept in any case: what fits is made once for all runs."""
+"""Bytes that are kept: what fits is made once for all runs, and recurrent layers read a weight at every step."""
 
 
 class Deferred:
@@ -32,8 +30,8 @@ class Deferred:
         self._factories: dict[int, Callable[[], Tensor]] = {}
         self._placeholders: list[Tensor] = []
         self._made: OrderedDict[int, Tensor] = OrderedDict()
-        self._all, self._kept = 0, 0
-        """Bytes of all placeholders, and of those that have values now."""
+        self._kept = 0
+        """Bytes of those that have values now."""
 
     def __bool__(self) -> bool:
         return bool(self._factories)
@@ -43,7 +41,6 @@ class Deferred:
         made = torch.empty(shape, dtype=like.dtype, device=like.device)
         self._factories[storage_key(made)] = make
         self._placeholders.append(made)
-        self._all += made.nbytes
         return made
 
     def holds(self, item: Any) -> bool:
@@ -67,8 +64,7 @@ class Deferred:
         return made.as_strided(tensor.size(), tensor.stride(), tensor.storage_offset())
 
     def _forget(self) -> None:
-        most = max(self._all // SHARE, ROOM)
-        while self._made and self._kept > most:
+        while self._made and self._kept > ROOM:
             self._kept -= self._made.popitem(last=False)[1].nbytes
 
     def filled(self, argument: Any) -> Any:

@@ -121,14 +121,14 @@ def _plan(
     sections: tuple[Section, ...],
 ) -> PruningPlan:
     selection = thinning.proposal.selection
-    masks = {name: mask.contiguous() for name, mask in selection.masks.items()}
+    masks = selection.masks
     ranked = {name: mask for name, mask in masks.items() if name in selection.masked_axes}
     filters, asked = asked_of_groups(selection.groups, selection.keeps, config, selection.masked_axes, ranked)
     filters, blocked = _with_blocked(filters, thinning, config)
     asked += blocked
     share = config.target.share if config.target.exact else selection.share_removed
     schedule = planned_sparsities(config) if config.target.exact else (share,)
-    zeroed = {**masks, **{name: selection.all_masks[name].contiguous() for name in selection.maker_masks}}
+    zeroed = selection.all_masks
     report = build_report(
         traced.model,
         zeroed,

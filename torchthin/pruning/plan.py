@@ -36,6 +36,7 @@ from torchthin.thinning.trial_loop import (
     changed_tensors,
     find_plan,
     notes_on,
+    thinned,
 )
 
 _SHOWN = 6
@@ -87,37 +88,40 @@ class PruningPlan:
         Raises:
             ProofError: no way to remove what is masked held.
         """
-        masks = self.masks
-        small = clone(
+        masks, found = self.masks, self.thinning
+        if self.config.thin and found is not None and found.recipe and not found.proposal.traced.derived:
+            return self._thinned(thinned(self.model, found, masks), found, masks)
+        full = clone(
             self.model,
             lambda name, t: masked(t.detach(), masks[name]) if name in masks else duplicate(name, t),
         )
-        report, found = self.report, self.thinning
         if not self.config.thin or self.inputs is None:
-            return PruneResult(small, masks, report, self.recipe, self.proof, self.config)
+            return PruneResult(full, masks, self.report, self.recipe, self.proof, self.config)
         if found is None:  # every weight was ranked alone: what is dead in all coupled layers is removed
             found = find_plan(
-                trace_more(small, self.inputs),
-                DeadChannelSelector(effective_weights(small), masks_makers=True),
+                trace_more(full, self.inputs),
+                DeadChannelSelector(effective_weights(full), masks_makers=True),
                 constraints=Constraints.of(self.config),
             )
             more = found.proposal.selection
-            masks = {**masks, **{name: more.all_masks[name].contiguous() for name in more.maker_masks}}
-        sample = one_sample(self.model, self.inputs)
-        before = measure(small, sample)
+            masks = {**masks, **{name: more.all_masks[name] for name in more.maker_masks}}
         if found.recipe:
-            apply_(small, found.recipe, values=changed_tensors(small, found))
-        after = measure(small, sample)
+            apply_(full, found.recipe, values=changed_tensors(full, found))
+        return self._thinned(full, found, masks)
+
+    def _thinned(self, small: nn.Module, found: ThinningPlan, masks: Mapping[str, Tensor]) -> PruneResult:
+        """Return the result of a thinned copy."""
+        assert self.inputs is not None
+        sample = one_sample(self.model, self.inputs)
+        before, after = measure(self.model, sample), measure(small, sample)
         nothing = "Nothing was removed: no channel that can be removed is masked in all layers."
-        removed = () if found.recipe else (nothing,)
+        notes: tuple[str, ...] = () if found.recipe else (nothing,)
+        if self.thinning is None:
+            notes += notes_on(self.model, found)
         report = replace(
-            report,
+            self.report,
             zeroed_parameters=zeroed_parameters(self.model, masks),
-            notes=(
-                *report.notes,
-                *removed,
-                *(notes_on(small, found) if self.thinning is None else ()),
-            ),
+            notes=(*self.report.notes, *notes),
             thinned=ThinnedFacts(before, after, found.outcome.proof),
         )
         return PruneResult(small, masks, report, found.recipe or None, found.outcome.proof, self.config)

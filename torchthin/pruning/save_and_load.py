@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +13,7 @@ from torchthin.config import PruneConfig
 from torchthin.errors import CheckpointError, InputError
 from torchthin.graph.clone import clone, duplicate, state_tensors
 from torchthin.graph.inputs import check_model
+from torchthin.graph.parametrized import recompute_
 from torchthin.io.checkpoints import (
     Checkpoint,
     load_into,
@@ -20,6 +21,7 @@ from torchthin.io.checkpoints import (
     write_checkpoint,
 )
 from torchthin.io.distiller.recipe import from_distiller
+from torchthin.io.empty import build_empty
 from torchthin.report.prune_report import PruneReport
 from torchthin.report.record import version
 from torchthin.thinning.apply import apply_
@@ -131,6 +133,65 @@ def load(model: Model, path: str | Path) -> Model:
     shrink_to_(model, checkpoint)
     load_into(model, checkpoint)
     return model
+
+
+def load_mapped(
+    model: nn.Module | Callable[[], nn.Module], files: str | Path | Sequence[str | Path]
+) -> nn.Module:
+    """Return a model whose weights stay in safetensors files and are read from there whenever something reads them.
+
+    It takes the memory of its buffers; the system keeps pages of the files as long as nothing else needs the room. The files
+    are never written to: what changes a weight in place changes a copy of the pages. They must stay as they are while the
+    model lives. Weights have the types of the file. Thinned checkpoints are read by their recipe, as `load` does.
+
+    Args:
+        model: a function that builds the full-size model, called here: its parameters take no memory, its buffers get values.
+            Or a model on the meta device, where all that has no values is in the files.
+        files: a file, a list of files, or a folder or an index as Hugging Face writes them (``model.safetensors.index.json``).
+
+    Raises:
+        CheckpointError: a file cannot be read, or they do not fit the model; the message names what differs.
+        InputError: something of the model has no values, and is in no file.
+
+    >>> import tempfile
+    >>> from safetensors.torch import save_file
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_file(nn.Linear(4, 2).state_dict(), f"{folder}/model.safetensors")
+    ...     load_mapped(lambda: nn.Linear(4, 2), folder)
+    Linear(in_features=4, out_features=2, bias=True)
+    """
+    checkpoint = read_checkpoint(files)
+    built = model
+    if not isinstance(model, nn.Module):
+        built = build_empty(model, checkpoint.state_dict.values())
+    check_model(built, "load_mapped")
+    assert isinstance(built, nn.Module)
+    fill_(built, checkpoint)
+    return built
+
+
+def fill_(model: nn.Module, checkpoint: Checkpoint) -> Checkpoint:
+    """Load a checkpoint into a model of full size, thinned by its recipe; return it with the recipe.
+
+    A model that was built without values for its parameters takes the tensors of the checkpoint, see `load_mapped`.
+    """
+    empty = any(parameter.is_meta for parameter in model.parameters())
+    checkpoint = with_recipe(checkpoint, model)
+    shrink_to_(model, checkpoint)
+    load_into(model, checkpoint)
+    if empty:
+        recompute_(model)
+        _refuse_without_values(model)
+    return checkpoint
+
+
+def _refuse_without_values(model: nn.Module) -> None:
+    empty = [name for name, tensor in state_tensors(model) if tensor.is_meta]
+    if empty:
+        raise InputError(
+            f"{empty[0]} of the model ({type(model).__name__}) has no values, and is in no file. Give load_mapped the function "
+            "that builds the model, outside of the meta device."
+        )
 
 
 def with_recipe(checkpoint: Checkpoint, model: nn.Module) -> Checkpoint:

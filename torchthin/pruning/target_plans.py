@@ -23,7 +23,7 @@ from torchthin.selection.budget import BudgetRule
 from torchthin.selection.prunable_weights import PrunableWeights
 from torchthin.selection.selectors import ImportanceSelector, RatioRule, Rule
 from torchthin.selection.sensitivity_table import Sensitivity, read_table
-from torchthin.thinning.apply import thin_copy
+from torchthin.thinning.apply import borrowed, thin_copy
 from torchthin.thinning.constraints import Constraints
 from torchthin.thinning.trial_loop import ThinningPlan, find_plan
 
@@ -86,7 +86,11 @@ def _budget(target: Budget, run: Run) -> tuple[ThinningPlan, tuple[Section, ...]
     rule = BudgetRule(target, measure(model, sample), shares, _losses(target, run))
     for _ in range(_ATTEMPTS):
         found = run.plan(rule)
-        cost = measure(thin_copy(model, found.recipe), sample) if found.recipe else rule.whole
+        cost = (
+            measure(thin_copy(model, found.recipe, borrowed, values=False), sample)
+            if found.recipe
+            else rule.whole
+        )
         counts = {"parameters": cost.parameters, "macs": cost.macs}
         if all(counts[name] <= limit for name, limit in rule.limits.items()):
             return found, (_section(rule, cost, found),)

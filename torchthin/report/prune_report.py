@@ -21,6 +21,7 @@ from torchthin.graph.clone import state_tensors
 from torchthin.graph.cost import Cost
 from torchthin.report.sections import SECTIONS, RecoveryFacts, Section
 from torchthin.report.tables import table
+from torchthin.selection.masks import count_removed, without_copies
 from torchthin.thinning.proof import Proof
 
 
@@ -245,16 +246,16 @@ def build_report(
 def zeroed_parameters(model: nn.Module, masks: Mapping[str, Tensor]) -> int:
     """Count the parameters that masks set to zero."""
     names = {name for name, _ in model.named_parameters()}
-    return sum(mask.numel() - int(mask.count_nonzero()) for name, mask in masks.items() if name in names)
+    return sum(count_removed(mask) for name, mask in masks.items() if name in names)
 
 
 def _layer(name: str, weight: Tensor, mask: Tensor, filters: Filters) -> LayerFacts:
     count = weight.shape[filters.axis] // filters.per_filter
-    rows = mask.movedim(filters.axis, 0).reshape(count, -1)
+    rows = without_copies(mask, filters.axis).movedim(filters.axis, 0).reshape(count, -1)
     # On bytes amax is a hundred times as fast as any() on bools.
     pruned = int((rows.byte().amax(dim=1) == 0).sum())
-    zeroed = mask.numel() - int(mask.count_nonzero())
-    return LayerFacts(name, tuple(weight.shape), count, pruned, weight.numel(), zeroed, filters.asked)
+    shape, zeroed = tuple(weight.shape), count_removed(mask)
+    return LayerFacts(name, shape, count, pruned, weight.numel(), zeroed, filters.asked)
 
 
 def _misses(request: Request, layers: tuple[LayerFacts, ...], total: LayerFacts) -> tuple[str, ...]:

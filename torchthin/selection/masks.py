@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -59,10 +59,48 @@ def channel_masks(
     }
 
 
-def masked(tensor: Tensor, mask: Tensor) -> Tensor:
-    """Return a tensor with zeros where its mask says so, whatever stood there; half the price of a product with booleans."""
-    made = torch.empty_like(tensor)  # laid out in memory as the tensor is, whatever the mask's layout
+def masked(tensor: Tensor, mask: Tensor, *, own: bool = False) -> Tensor:
+    """Return a tensor with zeros where its mask says so, whatever stood there; half the price of a product with booleans.
+
+    own: nothing else reads the tensor, so its memory is taken.
+    """
+    made = (
+        tensor if own else torch.empty_like(tensor)
+    )  # laid out as the tensor is, whatever the mask's layout
     return torch.where(mask.to(tensor.device), tensor, tensor.new_zeros(()), out=made)
+
+
+class Masked(Mapping[str, Tensor]):
+    """Tensors by name, masked as they are asked for."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> None:
+        self._tensors = tensors
+        self._masks = masks
+
+    def __getitem__(self, name: str) -> Tensor:
+        tensor = self._tensors[name].detach()
+        return masked(tensor, self._masks[name]) if name in self._masks else tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+
+def without_copies(mask: Tensor, axis: int | None = None) -> Tensor:
+    """Return a mask with one of each of the axes over which it is spread as a view, but for one `axis`."""
+    for other, step in enumerate(mask.stride()):
+        if step == 0 and mask.shape[other] and other != axis:
+            mask = mask.narrow(other, 0, 1)
+    return mask
+
+
+def count_removed(mask: Tensor) -> int:
+    """Return how many entries a mask removes."""
+    once = without_copies(mask)
+    each = mask.numel() // max(once.numel(), 1)
+    return each * (once.numel() - int(once.count_nonzero()))
 
 
 def apply_masks_(model: nn.Module, masks: Mapping[str, Tensor]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchthin.graph.clone import Exchange, clone, modules_of, state_tensors
+from torchthin.graph.clone import clone, modules_of, share, state_tensors
 from torchthin.graph.fake import SMALL
 from torchthin.graph.kept_integers import set_kept_values_
 from torchthin.graph.parametrized import recompute_
@@ -19,38 +19,58 @@ from torchthin.thinning.history import remember_
 from torchthin.thinning.optimizer import cut_state, follow_, way_back
 from torchthin.thinning.recipe import Recipe, check_fits, cut
 
+Make = Callable[[str, Tensor, Callable[[], Tensor]], Tensor]
+"""(name, full-size tensor, how to cut it) -> the tensor that takes its place in the copy."""
 
-def thin_copy(
-    model: nn.Module, recipe: Recipe, prepare: Exchange | None = None, *, values: bool = True
-) -> nn.Module:
-    """Return a copy of `model` thinned by `recipe`; tensors that the recipe does not change are copied.
+
+def owned(name: str, tensor: Tensor, cut_it: Callable[[], Tensor]) -> Tensor:
+    """Make a tensor of the copy's own."""
+    thin = cut_it()
+    return thin.clone() if thin.data_ptr() == tensor.data_ptr() else thin
+
+
+def borrowed(name: str, tensor: Tensor, cut_it: Callable[[], Tensor]) -> Tensor:
+    """Share the parameters that lose nothing: for copies that are only run."""
+    thin = cut_it()
+    return share(name, tensor) if thin.data_ptr() == tensor.data_ptr() else thin
+
+
+def thin_copy(model: nn.Module, recipe: Recipe, make: Make = owned, *, values: bool = True) -> nn.Module:
+    """Return a copy of `model` thinned by `recipe`.
 
     Args:
         model: full-size model, left as it is.
         recipe: what is removed.
-        prepare: change each tensor when it has been cut (mask it, convert it).
+        make: makes each tensor; by default the copy has its own.
         values: False: large tensors only get their shape, for a run without arithmetic.
     """
     check_fits(recipe, dict(state_tensors(model)), dict(modules_of(model)))
-    small = _cut_clone(model, recipe, prepare, values)
+    small = _cut_clone(model, recipe, make, values)
     set_kept_values_(small, recipe.attributes)
-    if recipe.added:
-        like = next((t for _, t in state_tensors(small) if t.is_floating_point()), torch.zeros(()))
-        _set_parameters_(small, {name: nn.Parameter(like.new_zeros(n)) for name, n in recipe.added.items()})
+    _set_parameters_(small, {name: _new_bias(small, name, n, None) for name, n in recipe.added.items()})
     return small
 
 
-def _cut_clone(model: nn.Module, recipe: Recipe, prepare: Exchange | None, values: bool) -> nn.Module:
+def _cut_clone(model: nn.Module, recipe: Recipe, make: Make, values: bool) -> nn.Module:
     met: dict[int, Tensor] = {}
 
     def exchange(name: str, tensor: Tensor) -> Tensor:
         if not values and tensor.numel() >= SMALL and tensor.is_contiguous() and name in recipe.keep:
             return tensor.new_empty(recipe.shape_after(name))
-        thin = cut(tensor.detach(), recipe.keep.get(name, {}), met)
-        ready = thin if prepare is None else prepare(name, thin)
-        return ready.clone() if ready.data_ptr() == tensor.data_ptr() else ready
+        return make(name, tensor, lambda: cut(tensor.detach(), recipe.keep.get(name, {}), met))
 
     return clone(model, exchange)
+
+
+def finish_(model: nn.Module, recipe: Recipe) -> None:
+    """Do what is left when all tensors of a model were thinned: compute what was computed from them, note the recipe."""
+    for step in _last_steps(model, recipe):
+        step.do()
+
+
+def _last_steps(model: nn.Module, recipe: Recipe) -> list[Step]:
+    last = (partial(recompute_, model), partial(_drop_caches_, model), partial(remember_, model, recipe))
+    return list(map(Step, last))
 
 
 @dataclass(frozen=True)
@@ -124,8 +144,7 @@ def exchange_steps(
     if optimizer is not None:
         neighbours = {bias: _neighbour(model, name) for name, bias in added.items()}
         steps.append(Step(partial(follow_, optimizer, cuts, neighbours), way_back(optimizer)))
-    last = (partial(recompute_, model), partial(_drop_caches_, model), partial(remember_, model, recipe))
-    return [*steps, *map(Step, last)]
+    return [*steps, *_last_steps(model, recipe)]
 
 
 def _put_back_plain_(contents: list[tuple[dict[str, Any], dict[str, Any]]]) -> None:

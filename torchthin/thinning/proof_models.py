@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from torchthin.graph.clone import clone
@@ -12,7 +13,7 @@ from torchthin.graph.deferred import SMALLEST, Deferred
 from torchthin.graph.precision import Precision
 from torchthin.graph.trace import Traced
 from torchthin.selection.masks import masked
-from torchthin.thinning.apply import thin_copy
+from torchthin.thinning.apply import owned, thin_copy
 from torchthin.thinning.constraints import Proposal
 from torchthin.thinning.recipe import Recipe, cut
 from torchthin.thinning.scale import Scaling
@@ -32,11 +33,36 @@ class Models:
         """The full-size model and its record."""
         return self.proposal.traced
 
-    def thinned(self, precision: Precision, recipe: Recipe) -> nn.Module:
-        """Return the masked model, thinned."""
-        return thin_copy(
-            self.traced.model, recipe, lambda name, t: self._prepared(name, t, precision, thin=True)
-        )
+    def thinned(
+        self,
+        precision: Precision,
+        recipe: Recipe,
+        values: Mapping[str, Tensor] | None = None,
+        deferred: Deferred | None = None,
+    ) -> nn.Module:
+        """Return the masked model, thinned, with other `values` of some tensors."""
+        values = values or {}
+
+        def own(name: str, tensor: Tensor, cut_it: Callable[[], Tensor]) -> Tensor:
+            like = tensor.new_empty(0, dtype=precision.of(tensor.dtype))
+
+            def make() -> Tensor:
+                return (
+                    values[name].to(like)
+                    if name in values
+                    else self._prepared(name, cut_it(), precision, thin=True)
+                )
+
+            if deferred is not None and tensor.numel() >= SMALLEST and tensor.is_contiguous():
+                shape = recipe.shape_after(name) if name in recipe.keep else tuple(tensor.shape)
+                return deferred.placeholder(shape, like, make)
+            return owned(name, tensor, make)
+
+        small = thin_copy(self.traced.model, recipe, own)
+        with torch.no_grad():
+            for name in recipe.added:
+                small.get_parameter(name).copy_(values.get(name, torch.zeros(())))
+        return small
 
     def masked(
         self,
@@ -65,8 +91,8 @@ class Models:
 
     def _prepared(self, name: str, tensor: Tensor, precision: Precision, thin: bool = False) -> Tensor:
         """Mask and convert a tensor of the full-size model or, if `thin`, one that is cut already."""
-        tensor = tensor.detach().to(precision.of(tensor.dtype))
+        wide = tensor.detach().to(precision.of(tensor.dtype))
         mask = self.proposal.masks.get(name)
         if mask is not None and thin:
             mask = cut(mask, self.proposal.recipe.keep.get(name, {}))
-        return tensor if mask is None else masked(tensor, mask)
+        return wide if mask is None else masked(wide, mask, own=wide.dtype != tensor.dtype)

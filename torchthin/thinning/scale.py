@@ -7,7 +7,7 @@ from a layer by linear ops alone, the layer's weights are multiplied by the rati
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -251,32 +251,57 @@ def _moved(numbers: Tensor, value: int, path: _Path) -> Tensor:
     return numbers
 
 
-def scaled_tensors(
-    scalings: Iterable[Scaling], recipe: Recipe, tensors: Mapping[str, Tensor], values: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
-    """Return `values` together with every tensor that is scaled, thinned and multiplied.
+class ScaledTensors(Mapping[str, Tensor]):
+    """Tensors that have other values after thinning, by name; those that are scaled are made as they are asked for."""
 
-    Args:
-        scalings: what is multiplied.
-        recipe: what thins the model; it may add biases, which are among `values`.
-        tensors: full-size tensors by name.
-        values: tensors that absorbed a constant already, thinned.
-    """
-    found = dict(values)
-    for scaling in scalings:
-        weight = scaling.weight
-        added = f"{weight.name.rpartition('.')[0]}.bias"
-        new = (ScaledRows(added, 0, weight.rows),) if added in recipe.added else ()
-        for item in (weight, *scaling.vectors, *new):
-            # rows of a bias that the recipe adds are those that are kept of the weight
-            cuts = recipe.keep.get(item.name if item.name in tensors else weight.name, {})
-            tensor = found[item.name] if item.name in found else cut(tensors[item.name].detach(), cuts)
-            axis = item.axis if item.name in tensors else weight.axis
-            kept = cuts.get(axis, tuple(range(tensor.shape[item.axis])))
-            hit = torch.from_numpy(np.isin(np.asarray(kept), item.rows)).to(tensor.device)
-            shape = [1] * tensor.dim()
-            shape[item.axis] = -1
-            factors = torch.ones(hit.shape, dtype=torch.float64, device=tensor.device)
-            factors[hit] = scaling.factor
-            found[item.name] = (tensor.double() * factors.view(shape)).to(tensor.dtype)
-    return found
+    def __init__(
+        self,
+        scalings: Iterable[Scaling],
+        recipe: Recipe,
+        tensors: Mapping[str, Tensor],
+        values: Mapping[str, Tensor],
+    ) -> None:
+        """Take note of what is to be made.
+
+        Args:
+            scalings: what is multiplied.
+            recipe: what thins the model; it may add biases, which are among `values`.
+            tensors: full-size tensors by name.
+            values: tensors that absorbed a constant already, thinned.
+        """
+        self._recipe, self._tensors = recipe, tensors
+        self._values: dict[str, Tensor | None] = dict(values)
+        self._factors: dict[str, list[tuple[ScaledRows, ScaledRows, float]]] = {}
+        for scaling in scalings:
+            weight = scaling.weight
+            added = f"{weight.name.rpartition('.')[0]}.bias"
+            new = (ScaledRows(added, 0, weight.rows),) if added in recipe.added else ()
+            for item in (weight, *scaling.vectors, *new):
+                self._values.setdefault(item.name, None)
+                self._factors.setdefault(item.name, []).append((item, weight, scaling.factor))
+
+    def __getitem__(self, name: str) -> Tensor:
+        tensor = self._values[name]
+        if tensor is None:
+            tensor = cut(self._tensors[name].detach(), self._recipe.keep.get(name, {}))
+        for item, weight, factor in self._factors.get(name, ()):
+            tensor = self._scaled(tensor, item, weight, factor)
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def _scaled(self, tensor: Tensor, item: ScaledRows, weight: ScaledRows, factor: float) -> Tensor:
+        # rows of a bias that the recipe adds are those that are kept of the weight
+        own = item if item.name in self._tensors else weight
+        cuts = self._recipe.keep.get(own.name, {})
+        kept = cuts.get(own.axis, tuple(range(tensor.shape[item.axis])))
+        hit = torch.from_numpy(np.isin(np.asarray(kept), item.rows)).to(tensor.device)
+        shape = [1] * tensor.dim()
+        shape[item.axis] = -1
+        factors = torch.ones(hit.shape, dtype=torch.float64, device=tensor.device)
+        factors[hit] = factor
+        return (tensor.double() * factors.view(shape)).to(tensor.dtype)

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from torchthin.errors import one_line
@@ -29,7 +28,7 @@ from torchthin.thinning.recipe import Recipe
 from torchthin.thinning.reference import Departures, Reference, ReferenceMode
 from torchthin.thinning.rms_norms import RmsNorm, scaled_weights
 from torchthin.thinning.samples import SampledRun, Samples, first_difference
-from torchthin.thinning.scale import Scaling, scaled_tensors
+from torchthin.thinning.scale import ScaledTensors, Scaling
 
 DIFFERENT = "the thinned model computes something else"
 ALIVE = "what its removed channels hold depends on the input, or on the position"
@@ -102,7 +101,7 @@ class Comparison:
         proofs, found = [], list[Samples]()
         for start, expected in zip(self.starts, wanted.outputs, strict=False):
             mode = SampledRun(self.reference.survivors, start)
-            mode.precision = self.precision
+            mode.deferred, mode.precision = self.reference.deferred, self.precision
             found.append(mode.samples)
             plain = self._as_it_is(inputs, start) if self.departs else expected
             try:
@@ -192,7 +191,7 @@ def _compared(models: Models, precision: Precision, deferred: Deferred | None) -
     refused = absorptions.refused(exact=proposal.constraints.exact)
     if refused:
         return Failure(refused[0].op.index, UNABSORBED, alive={item.place: item.channels for item in refused})
-    recipe, thinned = _thinned(models, precision, absorptions, tensors, rescaled.values())
+    recipe, thinned = _thinned(models, reference, absorptions, tensors, rescaled.values())
     through = [item for item in absorptions.in_all_runs if item.through_function]
     reference = replace(
         reference,
@@ -219,7 +218,7 @@ def _rounded(comparison: Comparison, models: Models, inputs: Inputs) -> Comparis
 
 def _thinned(
     models: Models,
-    precision: Precision,
+    reference: Reference,
     absorptions: Absorptions,
     tensors: Mapping[str, Tensor],
     rescaled: Iterable[Mapping[str, Tensor]],
@@ -229,15 +228,11 @@ def _thinned(
     values = absorbed_tensors(absorptions.tensors, recipe, tensors, proposal.survivors)
     recipe = replace(recipe, added={**recipe.added, **_new_biases(absorptions, values)})
     values |= scaled_weights(proposal.rms_norms, recipe, tensors)
-    values = scaled_tensors(models.scalings, recipe, tensors, values)
+    changed: Mapping[str, Tensor] = ScaledTensors(models.scalings, recipe, tensors, values)
     for changes in rescaled:
-        values.update(changes)
-    thinned = models.thinned(precision, recipe)
-    with torch.no_grad():
-        for name, tensor in state_tensors(thinned):
-            if name in values:
-                tensor.copy_(values[name])
-    return recipe, thinned
+        changed = {**changed, **changes}
+    assert reference.precision is not None
+    return recipe, models.thinned(reference.precision, recipe, changed, reference.deferred)
 
 
 def _observed(models: Models, masked: nn.Module, inputs: Inputs, reference: Reference) -> Observed:

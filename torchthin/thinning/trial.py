@@ -13,7 +13,7 @@ from torchthin.graph.inputs import Inputs, call
 from torchthin.graph.op_counter import CountingMode, run
 from torchthin.graph.opgraph import BRANCH
 from torchthin.graph.trace import Traced, collection_paused
-from torchthin.thinning.apply import thin_copy
+from torchthin.thinning.apply import borrowed, thin_copy
 from torchthin.thinning.comparison import proved
 from torchthin.thinning.constraints import Proposal
 from torchthin.thinning.moving_states import moving_states
@@ -40,7 +40,9 @@ def attempt(proposal: Proposal, *, prove: bool, varying: bool) -> Failure | Succ
     if not prove and _runs(traced, recipe):
         return Success(recipe)
     fake = graph.fake and proposal.sizes is not None and proposal.sizes.complete
-    thinned = thin_copy(traced.model, recipe, values=not fake)  # not masked: what a mask zeroes is gone
+    thinned = thin_copy(
+        traced.model, recipe, borrowed, values=not fake
+    )  # not masked: what a mask zeroes is gone
     mode = TrialMode(proposal.survivors, 0, fake=fake)
     failure = _watched_failure(thinned, traced.inputs, mode)
     if failure is None and graph.branched:
@@ -76,9 +78,9 @@ def _runs(traced: Traced, recipe: Recipe) -> bool:
     starts = (0, BRANCH) if traced.graph.branched else (0,)
     if traced.is_large:
         modes = (CountingMode(start, traced.graph.call_sites[start], fake=True) for start in starts)
-        copies = ((thin_copy(traced.model, recipe, values=False), mode) for mode in modes)
+        copies = ((thin_copy(traced.model, recipe, borrowed, values=False), mode) for mode in modes)
         return all(_failure(copy, traced.inputs, mode, disposable=True) is None for copy, mode in copies)
-    thinned = thin_copy(traced.model, recipe)
+    thinned = thin_copy(traced.model, recipe, borrowed)
     with contextlib.suppress(Exception):
         for start in starts:
             with evaluation_mode(thinned, training_branch=start > 0, disposable=len(starts) == 1):

@@ -7,27 +7,29 @@ constraint on the next proposal. An axis is frozen, with the error as the reason
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 
+import torch
 from torch import Tensor, nn
 
 from torchthin.errors import BudgetError, ProofError, TargetMissedError
 from torchthin.graph.clone import saved_names, state_tensors
 from torchthin.graph.parametrized import layer_of
 from torchthin.graph.trace import Traced, read_sizes
+from torchthin.selection.masks import Masked, masked
 from torchthin.selection.selection import Select
-from torchthin.thinning.apply import thin_copy
+from torchthin.thinning.apply import finish_, owned, thin_copy
 from torchthin.thinning.attributes import has_known_sizes
 from torchthin.thinning.constants import absorbed_tensors
 from torchthin.thinning.constraints import Constraints, Proposal, propose
 from torchthin.thinning.derived_weights import rescaled_tensors
 from torchthin.thinning.outcome import Diverged, Success
-from torchthin.thinning.recipe import Recipe
+from torchthin.thinning.recipe import Recipe, cut
 from torchthin.thinning.repair import repaired
 from torchthin.thinning.rms_norms import scaled_weights
-from torchthin.thinning.scale import scaled_tensors
+from torchthin.thinning.scale import ScaledTensors
 from torchthin.thinning.trial import attempt
 from torchthin.thinning.unread import unread_tensors
 
@@ -117,23 +119,45 @@ def _plan(
     )
 
 
-def changed_tensors(model: nn.Module, plan: ThinningPlan) -> dict[str, Tensor]:
+def changed_tensors(
+    model: nn.Module, plan: ThinningPlan, masks: Mapping[str, Tensor] | None = None
+) -> Mapping[str, Tensor]:
     """Return the values after thinning of every tensor that absorbs a constant, is scaled, or keeps a derived weight as it was.
 
     Args:
         model: full-size model that the plan was made for.
         plan: its outcome says which constants go where.
+        masks: what of it is still to be masked.
     """
     outcome, recipe = plan.outcome, plan.recipe
-    tensors = dict(state_tensors(model))
+    tensors = Masked(dict(state_tensors(model)), masks or {})
     values = absorbed_tensors(outcome.absorptions, recipe, tensors, plan.proposal.survivors)
     values |= scaled_weights(plan.proposal.rms_norms, recipe, tensors)
-    values = scaled_tensors(outcome.scalings, recipe, tensors, values)
+    changed: Mapping[str, Tensor] = ScaledTensors(outcome.scalings, recipe, tensors, values)
     derived = plan.proposal.traced.derived.values()
     if derived:
         for changes in rescaled_tensors(model, thin_copy(model, recipe), recipe, derived).values():
-            values.update(changes)
-    return values
+            changed = {**changed, **changes}
+    return changed
+
+
+def thinned(model: nn.Module, plan: ThinningPlan, masks: Mapping[str, Tensor]) -> nn.Module:
+    """Return `model` masked and thinned; of its tensors only the small ones are made. No weight of it is derived."""
+    recipe = plan.recipe
+    values = changed_tensors(model, plan, masks)
+
+    def make(name: str, tensor: Tensor, cut_it: Callable[[], Tensor]) -> Tensor:
+        if name in values:
+            return values[name].to(tensor)
+        thin = owned(name, tensor, cut_it)
+        return masked(thin, cut(masks[name], recipe.keep.get(name, {})), own=True) if name in masks else thin
+
+    small = thin_copy(model, recipe, make)
+    with torch.no_grad():
+        for name in recipe.added:
+            small.get_parameter(name).copy_(values[name])
+    finish_(small, recipe)
+    return small
 
 
 def masked_makers(plan: ThinningPlan) -> tuple[str, ...]:

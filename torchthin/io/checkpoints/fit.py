@@ -18,14 +18,16 @@ _SHOWN = 3
 def load_into(model: nn.Module, checkpoint: Checkpoint) -> None:
     """Load the checkpoint into `model`, strictly: every name and shape must fit.
 
-    Values are copied into the model's own dtypes and devices, as ``load_state_dict`` does. When the
+    Values are copied into the model's own dtypes and devices, as ``load_state_dict`` does. A model on the meta device takes
+    the checkpoint's tensors themselves. What is tied in the model may be in the checkpoint under one name. When the
     checkpoint does not fit, the model is left as it was.
 
     Raises:
         CheckpointError: names are missing or unexpected, shapes differ, or a weight is NaN or infinite.
     """
     own = model.state_dict()
-    state = _rewrapped(checkpoint.state_dict, own)
+    tied = _tied_names(model)
+    state = _with_ties(checkpoint, _rewrapped(checkpoint.state_dict, own), tied)
     if state.keys() != own.keys() and _loads(copy.deepcopy(model), state):
         own = dict(state)  # the model's own hooks translate older names
     _refuse_other_names(checkpoint, state, own)
@@ -33,7 +35,40 @@ def load_into(model: nn.Module, checkpoint: Checkpoint) -> None:
     _refuse_other_kinds(checkpoint, state, own)
     _refuse_complex(checkpoint, state, own)
     _refuse_bad_numbers(checkpoint, state, set(dict(model.named_parameters())))
-    model.load_state_dict(state)
+    empty = any(isinstance(value, torch.Tensor) and value.is_meta for value in own.values())
+    model.load_state_dict(state, assign=empty)
+    if empty:
+        for first, *others in tied:
+            for name in others:
+                _put_(model, name, model.get_parameter(first))
+
+
+def _tied_names(model: nn.Module) -> list[list[str]]:
+    """Return the names of each parameter that has several."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    return [found for found in names.values() if len(found) > 1]
+
+
+def _put_(model: nn.Module, name: str, parameter: nn.Parameter) -> None:
+    path, _, local = name.rpartition(".")
+    setattr(model.get_submodule(path), local, parameter)
+
+
+def _with_ties(checkpoint: Checkpoint, state: dict[str, Any], tied: list[list[str]]) -> dict[str, Any]:
+    """Return the state with every name of a parameter that is there under one; refuse other values under another name."""
+    for names in tied:
+        held = [name for name in names if name in state]
+        for name in held[1:]:
+            first, other = state[held[0]], state[name]
+            if first.data_ptr() != other.data_ptr() and not torch.equal(first, other):
+                raise CheckpointError(
+                    f"The checkpoint {checkpoint.path} must have the same values for {held[0]} and {name}, which are one "
+                    "parameter of the model. Check the model factory and its arguments."
+                )
+        state |= {name: state[held[0]] for name in names if held}
+    return state
 
 
 def _rewrapped(state: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
@@ -110,6 +145,8 @@ def _refuse_bad_numbers(checkpoint: Checkpoint, state: Mapping[str, Any], parame
         if not isinstance(value, torch.Tensor) or not (value.is_floating_point() or value.is_complex()):
             continue
         wide = value.float() if value.element_size() == 1 else value  # float8 has no isnan
+        if bool(wide.sum().isfinite()):
+            continue  # at memory speed, and without memory: a sum is finite unless it overflows or something in it is not
         bad, word = torch.isnan(wide), "NaN"
         if name in parameters and not bad.any():
             bad, word = torch.isinf(wide), "infinite values"

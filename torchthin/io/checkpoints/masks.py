@@ -30,8 +30,9 @@ def packed(masks: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Shapes]:
 
 def _without_repeats(mask: Tensor) -> Tensor:
     for axis in range(mask.dim()):
-        if mask.shape[axis] > 1 and bool((mask == (first := mask.narrow(axis, 0, 1))).all()):
-            mask = first
+        if mask.shape[axis] > 1:
+            first = mask.narrow(axis, 0, 1)
+            mask = first if mask.stride(axis) == 0 or bool((mask == first).all()) else mask
     return mask
 
 

@@ -7,6 +7,8 @@ import pickle
 import tarfile
 import warnings
 import zipfile
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +19,30 @@ from torchthin.errors import CheckpointError
 from torchthin.io.checkpoints.archive import load_checked, read_archive
 from torchthin.io.checkpoints.content import Checkpoint, checkpoint_from
 from torchthin.io.checkpoints.safe_pickle import refuse_foreign
+from torchthin.io.checkpoints.shards import refuse_repeats, safetensors_files
 
 MASK_PREFIX = "torchthin.masks."
 """In safetensors files, which know only one flat list of tensors, the names of masks begin with it."""
 
 
-def read_checkpoint(path: str | Path) -> Checkpoint:
+def read_checkpoint(path: str | Path | Sequence[str | Path]) -> Checkpoint:
     """Read a checkpoint without running any code it holds.
 
     Read are torch files (zip and the older format) and safetensors, holding a bare state dict or one under
     ``state_dict``, ``model``, ``model_state`` or ``model_state_dict``. Foreign classes elsewhere in the file,
-    such as an optimizer's, are skipped and named in ``skipped``.
+    such as an optimizer's, are skipped and named in ``skipped``. A folder or an index of Hugging Face, or a list of files,
+    is read as one checkpoint. Tensors of safetensors files are mapped: they take memory of the file alone, as they are read.
 
     Raises:
         CheckpointError: the file is missing, damaged (by the checksums of a torch archive as well) or of another
         kind, or its state dict needs a foreign class.
     """
+    if not isinstance(path, str | Path):
+        return _joined([Path(part) for part in path], "the files given")
     path = Path(path)
+    files = safetensors_files(path)
+    if files:
+        return _joined(files, path)
     try:
         _refuse_other_files(path)
         if _is_safetensors(path):
@@ -45,6 +54,17 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         raise CheckpointError(
             f"The checkpoint {path} is damaged or no checkpoint ({_damage(error)}). Save or download it again."
         ) from error
+
+
+def _joined(files: Sequence[Path], path: str | Path) -> Checkpoint:
+    """Return what several files hold together; a single one's masks and recipe as well."""
+    parts = [read_checkpoint(file) for file in files]
+    if not parts:
+        raise CheckpointError("A checkpoint must be at least one file. Got an empty list.")
+    states = [part.state_dict for part in parts]
+    refuse_repeats(states, files)
+    state = {name: value for held in states for name, value in held.items()}
+    return replace(parts[0], path=files[0] if len(files) == 1 else Path(path), state_dict=state)
 
 
 def read_saved(path: Path, what: str, cure: str) -> Any:
@@ -80,8 +100,6 @@ def read_state(path: Path, what: str, keys: tuple[str, ...], cure: str) -> dict[
 
 
 def _refuse_other_files(path: Path) -> None:
-    if path.is_dir():
-        raise CheckpointError(f"The checkpoint {path} must be a file. It is a directory; name a file in it.")
     if not path.exists():
         raise CheckpointError(
             f"The checkpoint {path} does not exist. Check the path given as the checkpoint."
