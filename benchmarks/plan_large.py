@@ -62,12 +62,13 @@ class Model(nn.Module):
         self.layers = nn.ModuleList(Layer() for _ in range(layers))
         self.norm = RMSNorm()
         self.head = nn.Linear(WIDTH, VOCABULARY, bias=False)
+        steps = torch.arange(0, WIDTH // HEADS, 2).float()
+        self.register_buffer("frequencies", 10000 ** (-steps * HEADS / WIDTH), persistent=False)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        angles = torch.arange(tokens.shape[1], device=tokens.device)[:, None] * torch.ones(
-            WIDTH // HEADS, device=tokens.device
-        )
         x = self.embed(tokens)
+        angles = torch.arange(tokens.shape[1], device=tokens.device)[:, None] * self.frequencies
+        angles = torch.cat([angles, angles], -1)
         for layer in self.layers:
             x = layer(x, angles.cos().to(x), angles.sin().to(x))
         return self.head(self.norm(x))
