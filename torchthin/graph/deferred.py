@@ -7,6 +7,7 @@ mode puts the values in, whenever an op gets a placeholder or a view of it. A ch
 
 from __future__ import annotations
 
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
@@ -81,10 +82,13 @@ class FilledIn(Mapping[str, Tensor]):
 
     def __init__(self, tensors: Mapping[str, Tensor], deferred: Deferred) -> None:
         self._tensors = tensors
-        self._deferred = deferred
+        # Its factories may ask here: in a cycle values would outlive their use.
+        self._deferred = weakref.ref(deferred)
 
     def __getitem__(self, name: str) -> Tensor:
-        return self._deferred.values(self._tensors[name])
+        deferred = self._deferred()
+        assert deferred is not None
+        return deferred.values(self._tensors[name])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)
