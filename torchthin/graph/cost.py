@@ -84,7 +84,8 @@ def measure(model: nn.Module, sample: Sample) -> Cost:
 def _counted(model: nn.Module, inputs: Inputs, *, fake: bool) -> _FlopMode:
     counter = _FlopMode(fake=fake)
     copy = clone(model, lambda name, tensor: share(name, tensor).detach())
-    with evaluation_mode(copy, disposable=True), ReadGuard() if fake else nullcontext(), counter:
+    reading = ReadGuard() if fake else nullcontext()
+    with evaluation_mode(copy, disposable=True), counter.sparing(copy), reading, counter:
         call(copy, inputs)
     return counter
 

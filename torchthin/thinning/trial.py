@@ -80,7 +80,7 @@ def _runs(traced: Traced, recipe: Recipe) -> bool:
         modes = (CountingMode(start, traced.graph.call_sites[start], fake=True) for start in starts)
         copies = ((thin_copy(traced.model, recipe, borrowed, values=False), mode) for mode in modes)
         return all(_failure(copy, traced.inputs, mode, disposable=True) is None for copy, mode in copies)
-    thinned = thin_copy(traced.model, recipe, borrowed)
+    thinned = thin_copy(traced.model, recipe)
     with contextlib.suppress(Exception):
         for start in starts:
             with evaluation_mode(thinned, training_branch=start > 0, disposable=len(starts) == 1):
