@@ -16,27 +16,27 @@ a note.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.parameter import is_lazy
-from torch.nn.utils.parametrize import ParametrizationList
 
 from torchthin.dependency.groups import Group, Member, uncoupled
-from torchthin.errors import InputError, WeightNameError, near_matches
+from torchthin.errors import InputError
 from torchthin.graph.clone import modules_of
 from torchthin.graph.parametrized import DerivedWeight, derived_weights
-
-DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_WEIGHT_LIKE = ("weight", "kernel", "filters")
-
-
-_EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
+from torchthin.selection.weight_entries import (
+    EMBEDDINGS,
+    Entry,
+    entries_of,
+    is_convolution,
+    is_layer_weight,
+    why_not,
+)
+from torchthin.selection.weight_names import excluded_by, is_several, named_entries
 
 
 @dataclass(frozen=True)
@@ -83,85 +83,12 @@ class PrunableWeights:
         return (self.linear_note, *self.notes) if self.linear & set(masked) else self.notes
 
 
-@dataclass(frozen=True)
-class _Entry:
-    """One name of one parameter, with the module that owns it. A computed weight stands for the parameter of its shape."""
-
-    name: str
-    owner: nn.Module
-    local: str
-    parameter: nn.Parameter
-    alias: str = ""
-    """Name of the computed weight."""
-    inner: bool = False
-    """Filters are parts of hidden states, or columns of an embedding, which only a channel graph shows."""
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """All that a caller may call it."""
-        return (self.alias, self.name) if self.alias else (self.name,)
-
-
-def _entries(
-    model: nn.Module, derived: Mapping[str, DerivedWeight], coupled: bool = False
-) -> Iterator[_Entry]:
-    """Yield every name of every parameter, also the second names of shared ones, in model order."""
-    for prefix, module in _all_names(model):
-        for local, parameter in module._parameters.items():
-            if parameter is None:
-                continue
-            name = f"{prefix}.{local}" if prefix else local
-            item = derived.get(name)
-            if item is None or item.masked is None:
-                inner = coupled and isinstance(module, (nn.RNNBase, nn.RNNCellBase, *_EMBEDDINGS))
-                yield _Entry(name, module, local, parameter, inner=inner and parameter.dim() > 1)
-            else:
-                path, _, local = item.weight.rpartition(".")
-                yield _Entry(name, model.get_submodule(path), local, parameter, item.weight)
-
-
-def _all_names(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Yield every module under every name that it has, as ``named_modules(remove_duplicate=False)`` does, in less time."""
-    waiting = [("", model)]
-    while waiting:
-        path, module = waiting.pop()
-        yield path, module
-        if module._modules:
-            prefix = f"{path}." if path else ""
-            children = module._modules.items()
-            waiting.extend((prefix + name, child) for name, child in reversed(children) if child is not None)
-
-
-def _is_torch_layer(module: nn.Module) -> bool:
-    """Whether the module is, or derives from, one of torch's layers: torch says what its weights mean."""
-    plain = (nn.Module, nn.Sequential, nn.ModuleList, nn.ModuleDict, object)
-    return any(base.__module__.split(".")[0] == "torch" for base in type(module).__mro__ if base not in plain)
-
-
-def _is_layer_weight(entry: _Entry, layer: type[nn.Module]) -> bool:
-    return entry.local == "weight" and isinstance(entry.owner, layer)
-
-
-def _is_hand_made_convolution(entry: _Entry) -> bool:
-    shape = entry.parameter.shape
-    return (
-        not _is_torch_layer(entry.owner)
-        and entry.local.endswith(_WEIGHT_LIKE)
-        and 3 <= len(shape) <= 5
-        and sum(size > 1 for size in shape) > 1
-    )
-
-
-def _is_convolution(entry: _Entry) -> bool:
-    return _is_layer_weight(entry, _ConvNd) or _is_hand_made_convolution(entry)
-
-
 def _defaults(
-    model: nn.Module, entries: list[_Entry], structured: bool, coupled: bool
-) -> tuple[list[_Entry], str]:
+    model: nn.Module, entries: list[Entry], structured: bool, coupled: bool
+) -> tuple[list[Entry], str]:
     """Return the default targets, and a note where linear weights are among those of a structured method."""
-    convolutions = [entry for entry in entries if _is_convolution(entry)]
-    both = [entry for entry in entries if _is_convolution(entry) or _is_layer_weight(entry, nn.Linear)]
+    convolutions = [entry for entry in entries if is_convolution(entry)]
+    both = [entry for entry in entries if is_convolution(entry) or is_layer_weight(entry, nn.Linear)]
     if not structured:
         return both, ""
     if not coupled or len(both) == len(convolutions):
@@ -178,10 +105,10 @@ def _defaults(
     return both, f"Linear layers are pruned too, since {share}; name weights to choose others."
 
 
-def _target(entry: _Entry) -> PrunableWeight:
-    if isinstance(entry.owner, _EMBEDDINGS):
+def _target(entry: Entry) -> PrunableWeight:
+    if isinstance(entry.owner, EMBEDDINGS):
         return PrunableWeight(entry.name, 1)
-    if not _is_layer_weight(entry, _ConvTransposeNd):
+    if not is_layer_weight(entry, _ConvTransposeNd):
         return PrunableWeight(entry.name, 0)
     conv = entry.owner
     assert isinstance(conv, _ConvTransposeNd)
@@ -216,131 +143,6 @@ def _unusable(
     return notes
 
 
-def _why_not(entry: _Entry, structured: bool) -> str | None:
-    """Return why the parameter cannot be pruned when named, or None when it can."""
-    shape, owner = tuple(entry.parameter.shape), type(entry.owner).__name__
-    layer = isinstance(entry.owner, _ConvNd | nn.Linear)
-    if entry.parameter.dtype not in DTYPES or entry.parameter.layout != torch.strided:
-        return f"its type is {entry.parameter.dtype} ({entry.parameter.layout})"
-    if not entry.parameter.numel():
-        return f"its shape {shape} holds no values"
-    if isinstance(entry.owner, ParametrizationList) or (layer and entry.local not in ("weight", "bias")):
-        return "another weight is computed from it"
-    if len(shape) < 2:
-        return f"it is a {len(shape)}-d {entry.local} of {owner}"
-    if structured and _is_torch_layer(entry.owner) and not layer and not entry.inner:
-        return f"the filters of {owner} cannot go one by one"
-    return None
-
-
-def _refusal(entry: _Entry, structured: bool, reason: str) -> WeightNameError:
-    allowed = (
-        "weights of convolutions, linear layers and hand-made layers of 2 and more axes"
-        if structured
-        else "weights of 2 and more axes"
-    )
-    kind = "a structured" if structured else "an unstructured"
-    return WeightNameError(
-        f"The weight {entry.name} cannot be pruned by {kind} method: {reason}. "
-        f"Allowed are floating-point {allowed}."
-    )
-
-
-def _unknown(name: str, entries: list[_Entry], structured: bool) -> WeightNameError:
-    own = [entry.names[0] for entry in entries if entry.names[0].startswith(f"{name}.")]
-    good = [entry.names[0] for entry in entries if _why_not(entry, structured) is None]
-    if own:
-        listed = f"{', '.join(own[:4])}{', ...' if len(own) > 4 else ''}"
-        hint = f" It is a module that holds none to prune; its parameters are {listed}."
-    else:
-        hint = near_matches(name, good) or (f" The first ones are {', '.join(good[:4])}." if good else "")
-    return WeightNameError(f"The model has no weight {name!r}.{hint}")
-
-
-def _named(
-    entries: list[_Entry], names: Iterable[str], unmaskable: dict[str, str], structured: bool
-) -> list[_Entry]:
-    """Return the entries the caller asked for, or raise."""
-    known = {entry.names[0]: entry for entry in entries}
-    chosen = []
-    for name in names:
-        if name not in known and _is_several(name, entries):
-            chosen += _matching(entries, name, structured)
-            continue
-        if name in unmaskable:
-            raise WeightNameError(f"The weight {name} cannot be pruned: {unmaskable[name]}")
-        if name not in known:
-            raise _unknown(name, entries, structured)
-        reason = _why_not(known[name], structured)
-        if reason is not None:
-            raise _refusal(known[name], structured, reason)
-        chosen.append(known[name])
-    return chosen
-
-
-def _is_several(name: str, entries: Iterable[_Entry]) -> bool:
-    """Whether a name that a caller gives is a pattern or a module, which stand for all weights that they match or hold."""
-    return any(sign in name for sign in "*?[") or any(
-        entry.names[0].startswith(f"{name}.") for entry in entries
-    )
-
-
-def _matching(entries: list[_Entry], pattern: str, structured: bool) -> list[_Entry]:
-    """Return the weights of convolutions and linear layers that a pattern or a module's name stands for, or raise."""
-    usable = [
-        e
-        for e in entries
-        if (_is_convolution(e) or _is_layer_weight(e, nn.Linear) or e.inner)
-        and _why_not(e, structured) is None
-    ]
-    found = [entry for entry in usable if _matches(pattern, entry.names[0])]
-    if not found and not any(sign in pattern for sign in "*?["):
-        raise _unknown(pattern, entries, structured)
-    if not found:
-        raise WeightNameError(
-            f"The pattern {pattern!r} matches none of the {len(usable)} weights that can be pruned."
-            f"{near_matches(pattern, [entry.names[0] for entry in usable])}"
-        )
-    return found
-
-
-def matches_any(name: str, patterns: Iterable[str]) -> bool:
-    """Whether one of the patterns matches the weight or any module that holds it."""
-    return any(_matches(pattern, name) for pattern in patterns)
-
-
-def _matches(pattern: str, name: str) -> bool:
-    """Whether `pattern` matches the weight or any module that holds it."""
-    parts = name.split(".")
-    return any(fnmatchcase(".".join(parts[:end]), pattern) for end in range(1, len(parts) + 1))
-
-
-def _excluded(
-    entries: list[_Entry], patterns: Iterable[str], targets: Container[int]
-) -> tuple[set[int], set[str]]:
-    """Return the ids of the parameters that the patterns exclude, and the names to report; one that matches nothing raises.
-
-    A pattern that matches targets is reported by these, another one (a norm, an embedding) by all that it matches.
-    """
-    excluded: set[int] = set()
-    reported: set[str] = set()
-    for pattern in patterns:
-        found = {
-            id(entry.parameter) for entry in entries if any(_matches(pattern, name) for name in entry.names)
-        }
-        if not found:
-            names = [entry.name for entry in entries]
-            modules = [name.rsplit(".", 1)[0] for name in names if "." in name]
-            raise WeightNameError(
-                f"The exclude pattern (--keep) {pattern!r} matches no weight or module of the model."
-                f"{near_matches(pattern, dict.fromkeys(modules + names))}"
-            )
-        excluded |= found
-        named = {key for key in found if key in targets} or found
-        reported |= {entry.name for entry in entries if id(entry.parameter) in named}
-    return excluded, reported
-
-
 def _rescaled(item: DerivedWeight) -> str:
     return (
         f"{item.weight} is normalised over all its filters: masking some rescales those that stay, "
@@ -349,7 +151,7 @@ def _rescaled(item: DerivedWeight) -> str:
 
 
 def _check_initialised(model: nn.Module) -> None:
-    for entry in _entries(model, {}):
+    for entry in entries_of(model, {}):
         if is_lazy(entry.parameter):
             raise InputError(
                 f"The weight {entry.name} of {type(entry.owner).__name__} has no shape yet. "
@@ -389,18 +191,18 @@ def find_prunable_weights(
         derived = {}
     elif derived is None:
         derived = derived_weights(model)
-    entries = list(_entries(model, derived, coupled))
+    entries = list(entries_of(model, derived, coupled))
     unusable = _unusable(model, derived, structured, plain)
     note = ""
     if include is None:
         chosen, note = _defaults(model, entries, structured, coupled)
     else:
-        chosen = _named(entries, include, unusable, structured)
+        chosen = named_entries(entries, include, unusable, structured)
     found: dict[int, PrunableWeight] = {}
     for entry in chosen:
-        if _why_not(entry, structured) is None:
+        if why_not(entry, structured) is None:
             found.setdefault(id(entry.parameter), _target(entry))
-    excluded, reported = _excluded(entries, exclude, found)
+    excluded, reported = excluded_by(entries, exclude, found)
     shared_once = [(name, id(p)) for name, p in model.named_parameters() if id(p) in found]
     rescaled = [derived[e.name] for e in chosen if e.alias and derived[e.name].rescaled]
     targets = PrunableWeights(
@@ -411,8 +213,8 @@ def find_prunable_weights(
             *_notes(chosen, structured, unusable if include is None else {}),
             *map(_rescaled, rescaled),
         ),
-        patterns=tuple(name for name in include or () if _is_several(name, entries)),
-        linear=frozenset(e.name for e in chosen if note and _is_layer_weight(e, nn.Linear)),
+        patterns=tuple(name for name in include or () if is_several(name, entries)),
+        linear=frozenset(e.name for e in chosen if note and is_layer_weight(e, nn.Linear)),
         linear_note=note,
         derived=derived,
     )
@@ -421,8 +223,8 @@ def find_prunable_weights(
     return targets
 
 
-def _notes(chosen: list[_Entry], structured: bool, unmaskable: dict[str, str]) -> tuple[str, ...]:
-    odd = [(entry.name, _why_not(entry, structured)) for entry in chosen]
+def _notes(chosen: list[Entry], structured: bool, unmaskable: dict[str, str]) -> tuple[str, ...]:
+    odd = [(entry.name, why_not(entry, structured)) for entry in chosen]
     return tuple(f"{name} is not pruned: {reason}." for name, reason in odd if reason) + tuple(
         unmaskable.values()
     )

@@ -34,8 +34,9 @@ from torchthin.importance.statistics import Measure
 from torchthin.selection.balance import balanced_keep, must_stay
 from torchthin.selection.channels import select_channels
 from torchthin.selection.masks import axis_mask, channel_masks
-from torchthin.selection.prunable_weights import PrunableWeights, matches_any
+from torchthin.selection.prunable_weights import PrunableWeights
 from torchthin.selection.selection import BoolArray, Keeps, Selection
+from torchthin.selection.weight_names import matches_any
 
 FloatArray = npt.NDArray[np.float64]
 
