@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from fractions import Fraction
+from inspect import signature
 from typing import Any
 
+import torch
 from torch import nn
 from torch.utils.flop_counter import flop_registry
 
@@ -18,6 +20,14 @@ from torchthin.graph.fake import ReadGuard
 from torchthin.graph.inputs import Inputs, call
 from torchthin.graph.op_counter import CountingMode
 from torchthin.graph.sample import Sample
+
+
+_OUT = next(
+    name
+    for name in signature(flop_registry[torch.ops.aten.mm], follow_wrapped=False).parameters
+    if name.startswith("out")
+)
+"""What torch's formulas call the result: `out` before 2.4, `out_val` since."""
 
 
 def macs_unit(per_sample: bool) -> str:
@@ -58,7 +68,7 @@ class _FlopMode(CountingMode):
         result = self.compute(func, args, kwargs)
         formula: Any = flop_registry.get(func.overloadpacket)
         if formula is not None:
-            self.flops[self.completed] += formula(*args, **kwargs, out_val=result)
+            self.flops[self.completed] += formula(*args, **kwargs, **{_OUT: result})
         return result
 
 
