@@ -21,7 +21,6 @@ from torchthin.graph.inputs import Inputs, call
 from torchthin.graph.op_counter import CountingMode
 from torchthin.graph.sample import Sample
 
-
 _OUT = next(
     name
     for name in signature(flop_registry[torch.ops.aten.mm], follow_wrapped=False).parameters
