@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from inspect import signature
@@ -14,11 +14,13 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import flop_registry
 
-from torchthin.graph.clone import clone, share
+from torchthin.graph.clone import clone
+from torchthin.graph.deferred import Deferred
 from torchthin.graph.evaluation_mode import evaluation_mode
 from torchthin.graph.fake import ReadGuard
 from torchthin.graph.inputs import Inputs, call
 from torchthin.graph.op_counter import CountingMode
+from torchthin.graph.precision import AS_GIVEN, SINGLE, Precision
 from torchthin.graph.sample import Sample
 
 _OUT = next(
@@ -76,10 +78,7 @@ def measure(model: nn.Module, sample: Sample) -> Cost:
 
     The pass runs without arithmetic, unless the model's code asks for numbers.
     """
-    try:
-        counter = _counted(model, sample.inputs, fake=True)
-    except Exception:  # whatever the user's code raises: it may go on where there are numbers
-        counter = _counted(model, sample.inputs, fake=False)
+    counter = _counter(model, sample.inputs)
     parameters = list(model.parameters())
     return Cost(
         sum(p.numel() for p in parameters),
@@ -90,12 +89,21 @@ def measure(model: nn.Module, sample: Sample) -> Cost:
     )
 
 
-def _counted(model: nn.Module, inputs: Inputs, *, fake: bool) -> _FlopMode:
+def _counter(model: nn.Module, inputs: Inputs) -> _FlopMode:
+    for fake in (True, False):
+        with suppress(Exception):  # whatever the user's code raises: it may go on where there are numbers
+            return _counted(model, inputs, SINGLE, fake=fake)
+    return _counted(model, inputs, AS_GIVEN, fake=False)
+
+
+def _counted(model: nn.Module, inputs: Inputs, precision: Precision, *, fake: bool) -> _FlopMode:
     counter = _FlopMode(fake=fake)
-    copy = clone(model, lambda name, tensor: share(name, tensor).detach())
-    reading = ReadGuard() if fake else nullcontext()
+    deferred = Deferred()
+    counter.precision, counter.deferred = precision, None if fake else deferred
+    copy = clone(model, lambda name, tensor: precision.shared(name, tensor, deferred).detach())
+    reading = ReadGuard() if fake else deferred.guard()
     with evaluation_mode(copy, disposable=True), counter.sparing(copy), reading, counter:
-        call(copy, inputs)
+        call(copy, precision.inputs(inputs))
     return counter
 
 

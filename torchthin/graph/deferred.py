@@ -7,6 +7,7 @@ mode puts the values in, whenever an op gets a placeholder or a view of it. A ch
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchthin.graph.fake import ReadGuard
 from torchthin.graph.operators import storage_key
 
 SMALLEST = 2**14
@@ -47,6 +49,10 @@ class Deferred:
     def holds(self, item: Any) -> bool:
         """Whether a tensor is a placeholder, or a view of one."""
         return isinstance(item, Tensor) and storage_key(item) in self._factories
+
+    def guard(self) -> contextlib.AbstractContextManager[object]:
+        """Let code that takes numbers out of a placeholder past the dispatcher end with `DataDependent` in the block."""
+        return ReadGuard(self.holds) if self else contextlib.nullcontext()
 
     def values(self, tensor: Tensor) -> Tensor:
         """Return the tensor with its values; one that is no placeholder as it is."""

@@ -19,7 +19,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.overrides import TorchFunctionMode
 
 from torchthin.graph.clone import modules_of
-from torchthin.graph.process_settings import PLAIN_KERNELS, WITHOUT_ONEDNN
+from torchthin.graph.process_settings import PLAIN_KERNELS, PLAIN_RECURRENCE
 
 
 @contextlib.contextmanager
@@ -39,7 +39,7 @@ def evaluation_mode(
     modules = [module for _, module in modules_of(model)]
     training = [module.training for module in modules]
     recurrent = any(isinstance(module, nn.RNNBase) for module in modules)
-    with PLAIN_KERNELS.held(), WITHOUT_ONEDNN.held() if recurrent else contextlib.nullcontext():
+    with PLAIN_KERNELS.held(), PLAIN_RECURRENCE.held() if recurrent else contextlib.nullcontext():
         generators = _generators()
         gradients = [(p, p.grad) for module in modules for p in module._parameters.values() if p is not None]
         _set_gradients(gradients, clear=True)

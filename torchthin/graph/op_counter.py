@@ -19,11 +19,13 @@ from torchthin.graph.inputs import Inputs, call
 from torchthin.graph.operators import (
     UNWRITTEN,
     by_name,
+    is_composite,
     operator_name,
     storage_key,
     written_arguments,
 )
 from torchthin.graph.opgraph import BRANCH, CallSite
+from torchthin.graph.plain_forms import PLAIN_FORMS
 from torchthin.graph.precision import Precision
 
 _DETACH, _TO_COPY, _CLONE = (
@@ -73,11 +75,14 @@ class CountingMode(TorchDispatchMode):
         return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if torch.is_inference_mode_enabled():  # there torch hands over composite ops whole
+        if torch.is_inference_mode_enabled() and is_composite(func):  # there torch hands them over whole
             with self:
-                parts = func.decompose(*args, **(kwargs or {}))
-            if parts is not NotImplemented:
-                return parts
+                return func.decompose(*args, **(kwargs or {}))
+        if func in PLAIN_FORMS:
+            with self:
+                plain = PLAIN_FORMS[func](*args, **(kwargs or {}))
+            if plain is not None:
+                return plain
         if self.deferred:
             if writes(func) and self.deferred.holds(args[0]):
                 raise DataDependent(f"{func} changes a weight")
@@ -92,7 +97,7 @@ class CountingMode(TorchDispatchMode):
             self.passed(args[0], result)
             return result
         if func.overloadpacket is _TO_COPY and args[0].is_floating_point():
-            result = func(*args, **(kwargs or {}))
+            result = self.compute(func, args, kwargs or {})
             if result.is_floating_point():
                 self.passed(args[0], result)
                 return result
@@ -162,9 +167,9 @@ class CountingMode(TorchDispatchMode):
 def following(model: nn.Module, mode: CountingMode) -> Iterator[None]:
     """Run the block under `mode`, which knows at each op where in `model` it is."""
     mode.paths = ModuleStack(model)
-    reading: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
-    if mode.fake or mode.deferred:
-        reading = ReadGuard(mode.deferred.holds if mode.deferred else None)
+    reading = (
+        mode.deferred.guard() if mode.deferred else ReadGuard() if mode.fake else contextlib.nullcontext()
+    )
     with mode.paths.watch(), reading, mode:
         yield
 

@@ -114,11 +114,22 @@ def operator_name(target: torch._ops.OpOverload) -> str:
     return str(target.overloadpacket)
 
 
+def same_family(one: str, other: str) -> bool:
+    """Whether two operators, by name, do the same with arguments of the same names: which of them runs is a matter of layout."""
+    return one == other or (one in VIEWS and other in VIEWS)
+
+
 @cache
 def may_share(func: Any) -> bool:
     """Whether a result of an op may share storage with what goes in, or be it: its schema says so, or there is none to trust."""
     known = func.namespace == "aten" and operator_name(func) not in UNDECLARED_VIEWS
     return not known or any(result.alias_info is not None for result in func._schema.returns)
+
+
+@cache
+def is_composite(func: Any) -> bool:
+    """Whether an op is made of others on every device; Python decompositions, which only tracers ask for, do not count."""
+    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"))
 
 
 @cache  # torch makes a new Python list of the tags at every look

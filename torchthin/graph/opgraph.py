@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from torchthin.graph.operators import operator_name, written_arguments
+from torchthin.graph.precision import AS_GIVEN, Precision
 from torchthin.graph.recurrent import RecurrentState
 from torchthin.graph.tracked import Formula
 
@@ -156,6 +157,8 @@ class OpGraph:
     """Parameters and buffers whose results reach no output."""
     fake: bool = False
     """Recorded without arithmetic: if code looks at numbers unseen, a run with numbers has other ops."""
+    precision: Precision = AS_GIVEN
+    """What the run computed in."""
     recurrent: tuple[RecurrentState, ...] = ()
     """The hidden states of recurrent layers."""
     size_uses: SizeUses | None = None

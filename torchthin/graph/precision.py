@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from torchthin.graph.clone import share
+from torchthin.graph.deferred import SMALLEST, Deferred
 from torchthin.graph.inputs import Inputs
 
 _WIDE = frozenset({torch.float32, torch.float64})
@@ -31,6 +33,19 @@ class Precision:
         """Return the type that takes the place of another one."""
         wider = self.dtype is not None and dtype.is_floating_point
         return self.dtype if wider and dtype not in (self.dtype, torch.float64) else dtype  # type: ignore[return-value]
+
+    def shared(self, name: str, tensor: Tensor, deferred: Deferred | None = None) -> Tensor:
+        """Exchange that keeps parameters which are wide enough, copies buffers and widens the rest.
+
+        With `deferred`, large tensors are widened only while an op reads them.
+        """
+        dtype = self.of(tensor.dtype)
+        if dtype == tensor.dtype:
+            return share(name, tensor)
+        if deferred is None or tensor.numel() < SMALLEST or not tensor.is_contiguous():
+            return tensor.detach().to(dtype)
+        like = tensor.new_empty(0, dtype=dtype)
+        return deferred.placeholder(tuple(tensor.shape), like, lambda: tensor.detach().to(dtype))
 
     def inputs(self, inputs: Inputs) -> Inputs:
         """Return inputs in this precision."""

@@ -49,13 +49,16 @@ def _plain_kernels() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _without_onednn() -> Iterator[None]:
-    onednn = torch._C._get_mkldnn_enabled()
+def _plain_recurrence() -> Iterator[None]:
+    """Let recurrent layers run step by step, which oneDNN and cuDNN compute as one op."""
+    onednn, cudnn = torch._C._get_mkldnn_enabled(), torch._C._get_cudnn_enabled()
     torch._C._set_mkldnn_enabled(False)
+    torch._C._set_cudnn_enabled(False)
     try:
         yield
     finally:
         torch._C._set_mkldnn_enabled(onednn)
+        torch._C._set_cudnn_enabled(cudnn)
 
 
 def _uncompiled() -> contextlib.AbstractContextManager[object]:
@@ -67,4 +70,4 @@ def _uncompiled() -> contextlib.AbstractContextManager[object]:
 
 
 PLAIN_KERNELS = ProcessSetting(_plain_kernels)
-WITHOUT_ONEDNN = ProcessSetting(_without_onednn)
+PLAIN_RECURRENCE = ProcessSetting(_plain_recurrence)

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from torchthin.graph.call_sites import ModuleStack
 from torchthin.graph.clone import state_tensors
+from torchthin.graph.deferred import Deferred, writes
 from torchthin.graph.evaluation_mode import evaluation_mode
 from torchthin.graph.factors import factor_of
-from torchthin.graph.fake import ReadGuard, ReadWatch
+from torchthin.graph.fake import DataDependent, ReadGuard, ReadWatch
 from torchthin.graph.inputs import Inputs, call
 from torchthin.graph.op_counter import CountingMode
 from torchthin.graph.operators import (
@@ -26,6 +27,7 @@ from torchthin.graph.operators import (
 )
 from torchthin.graph.opgraph import CallSite, Op, OpGraph, Ref, Value
 from torchthin.graph.outputs import opaque_types, output_tensors
+from torchthin.graph.precision import AS_GIVEN, Precision
 from torchthin.graph.recurrent import recurrent_states
 from torchthin.graph.size_uses import SizeWatcher
 
@@ -33,8 +35,18 @@ _KEPT_DTYPES = {torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8, 
 
 
 class _Recorder(CountingMode):
-    def __init__(self, paths: ModuleStack, tensors: list[tuple[str, Tensor]], fake: bool) -> None:
+    def __init__(
+        self,
+        paths: ModuleStack,
+        tensors: list[tuple[str, Tensor]],
+        *,
+        fake: bool,
+        precision: Precision,
+        placeholders: Deferred | None,
+    ) -> None:
         super().__init__(fake=fake)
+        self.precision = precision
+        self._placeholders = placeholders  # not `deferred`: the record is of the tensors that the model holds
         self.paths: ModuleStack = paths
         self._held = tensors  # while the model runs, no new tensor may get the address of one of these
         self._names = {id(tensor): name for name, tensor in tensors}
@@ -76,6 +88,16 @@ class _Recorder(CountingMode):
             made = tuple(self._output(t, given) for t in as_outputs(result))
         self.ops.append(Op(index, func, arguments, made, self.paths.source()))
         return result
+
+    def compute(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Return what one op returns, given the values of placeholders unless it only views them."""
+        held = None if self.fake else self._placeholders
+        if held and (writes(func) or func.namespace != "aten" or not may_share(func)):
+            if writes(func) and held.holds(args[0]):
+                raise DataDependent(f"{func} changes a weight")
+            args = held.filled(args)
+            kwargs = {name: held.filled(argument) for name, argument in kwargs.items()}
+        return super().compute(func, args, kwargs)
 
     def passed(self, given: Tensor, result: Tensor) -> None:
         """Let the converted tensor be the same value."""
@@ -146,6 +168,8 @@ def record(
     fake: bool = False,
     disposable: bool = False,
     watch: bool = False,
+    precision: Precision = AS_GIVEN,
+    placeholders: Deferred | None = None,
 ) -> OpGraph:
     """Run `model` once on `inputs` and return the record.
 
@@ -158,22 +182,28 @@ def record(
         fake: without arithmetic.
         disposable: `model` is not used afterwards.
         watch: note what the code does with integers that modules keep, which some code refuses; `model` is disposable then.
+        precision: that of `model`; inputs, and types that its code asks for, are widened to it.
+        placeholders: tensors of `model` that have values only while an op reads them.
 
     Raises:
-        DataDependent: a fake run met code that looks at numbers.
+        DataDependent: a fake run met code that looks at numbers, or code changes a tensor that is a placeholder.
     """
     paths = ModuleStack(model)
-    recorder = _Recorder(paths, state_tensors(model), fake)
+    recorder = _Recorder(
+        paths, state_tensors(model), fake=fake, precision=precision, placeholders=placeholders
+    )
+    inputs = precision.inputs(inputs)
     watcher = SizeWatcher(model, recorder) if watch else None
     handed: list[int] = []
     reads = ReadGuard() if fake else ReadWatch(lambda tensor: handed.append(recorder.number(tensor)))
+    unread = placeholders.guard() if placeholders else contextlib.nullcontext()
     with (
         evaluation_mode(model, training_branch=training, disposable=disposable),
         paths.watch(),
         watcher or contextlib.nullcontext(),
     ):
         given = [recorder.number(tensor) for tensor in inputs.tensors()]
-        with reads, recorder.sparing(model), recorder:
+        with reads, unread, recorder.sparing(model), recorder:
             outputs = call(model, inputs)
     made = [recorder.number(item) for item in output_tensors(outputs)]
     ops = tuple(recorder.ops)
@@ -186,6 +216,7 @@ def record(
         {0: recorder.call_sites},
         note=_unseen(made, outputs),
         fake=fake,
+        precision=precision,
         recurrent=recurrent_states(model),
         size_uses=watcher.found(recorder.factors) if watcher else None,
         handed=tuple(dict.fromkeys(handed)),

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from torchthin.graph.clone import clone, share
+from torchthin.graph.clone import clone
+from torchthin.graph.deferred import Deferred
 from torchthin.graph.evaluation_mode import evaluation_mode
 from torchthin.graph.inputs import Inputs, call
 from torchthin.graph.op_counter import CountingMode
 from torchthin.graph.outputs import output_tensors
+from torchthin.graph.precision import AS_GIVEN, SINGLE, Precision
 
 
 @dataclass(frozen=True)
@@ -61,12 +64,18 @@ def _last(inputs: Inputs, axis: int, size: int) -> Inputs:
 
 def _outputs(model: nn.Module, inputs: Inputs) -> list[Tensor]:
     """Return what the model returns, nothing where it does not run on the inputs."""
-    copy, mode = clone(model, lambda name, tensor: share(name, tensor).detach()), CountingMode()
-    try:
-        with evaluation_mode(copy, disposable=True), mode.sparing(copy), mode:
-            return output_tensors(call(copy, inputs))
-    except (Exception, SystemExit):  # of the user's code: it may fix the sizes
-        return []
+    for precision in (SINGLE, AS_GIVEN):
+        with contextlib.suppress(Exception, SystemExit):  # of the user's code: it may fix the sizes
+            return _computed(model, inputs, precision)
+    return []
+
+
+def _computed(model: nn.Module, inputs: Inputs, precision: Precision) -> list[Tensor]:
+    mode, deferred = CountingMode(), Deferred()
+    mode.precision, mode.deferred = precision, deferred
+    copy = clone(model, lambda name, tensor: precision.shared(name, tensor, deferred).detach())
+    with evaluation_mode(copy, disposable=True), mode.sparing(copy), deferred.guard(), mode:
+        return output_tensors(call(copy, precision.inputs(inputs)))
 
 
 def _are_parts(everything: list[Tensor], single: list[Tensor], size: int) -> bool:

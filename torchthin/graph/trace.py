@@ -6,16 +6,18 @@ import contextlib
 import gc
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 from torch import Tensor, nn
 
 from torchthin.errors import InputError
-from torchthin.graph.clone import clone, modules_of, share, state_tensors
+from torchthin.graph.clone import clone, modules_of, state_tensors
+from torchthin.graph.deferred import Deferred
 from torchthin.graph.fake import DataDependent
 from torchthin.graph.inputs import Inputs, does_not_run
 from torchthin.graph.opgraph import OpGraph, SizeUses
 from torchthin.graph.parametrized import DerivedWeight, derived_weights, layer_of
+from torchthin.graph.precision import AS_GIVEN, SINGLE, Precision
 from torchthin.graph.recorder import record
 from torchthin.graph.size_uses import carried_over
 
@@ -135,7 +137,7 @@ def _graph(model: nn.Module, inputs: Inputs, *, numbers: bool, watch: bool) -> O
 
 
 def _training_branch(model: nn.Module, inputs: Inputs, graph: OpGraph) -> OpGraph:
-    return _recorded(model, inputs, not graph.fake, training=True).with_idle_layers()
+    return _recorded(model, inputs, not graph.fake, training=True, like=graph.precision).with_idle_layers()
 
 
 def _merged(graph: OpGraph, branch: OpGraph) -> OpGraph:
@@ -159,15 +161,38 @@ def _with_short_examples_named(graph: OpGraph) -> OpGraph:
 
 
 def _recorded(
-    model: nn.Module, inputs: Inputs, numbers: bool, *, training: bool = False, watch: bool = False
+    model: nn.Module,
+    inputs: Inputs,
+    numbers: bool,
+    *,
+    training: bool = False,
+    watch: bool = False,
+    like: Precision = SINGLE,
 ) -> OpGraph:
-    """Record in the cheapest way that the model's code allows: it may need numbers, or plain integers."""
-    for fake, watched in ((not numbers, watch), (False, watch)):
-        if fake or watched:
-            with contextlib.suppress(Exception):
-                copy = clone(model, share)
-                return record(copy, inputs, training=training, fake=fake, disposable=True, watch=watched)
-    return record(clone(model, share), inputs, training=training, disposable=True)
+    """Record in the cheapest way that the model's code allows: it may need numbers, plain integers, or its own types."""
+    ways = dict.fromkeys(((like, not numbers, watch), (like, False, watch), (like, False, False)))
+    for precision, fake, watched in ways:
+        with contextlib.suppress(Exception):
+            return _record(model, inputs, precision, fake=fake, training=training, watch=watched)
+    return _record(model, inputs, AS_GIVEN, fake=False, training=training, watch=False)
+
+
+def _record(
+    model: nn.Module, inputs: Inputs, precision: Precision, *, fake: bool, training: bool = False, watch: bool
+) -> OpGraph:
+    """Record a copy that shares the model's weights, or has them widened as ops read them."""
+    deferred = Deferred()
+    copy = clone(model, partial(precision.shared, deferred=deferred))
+    return record(
+        copy,
+        inputs,
+        training=training,
+        fake=fake,
+        disposable=True,
+        watch=watch,
+        precision=precision,
+        placeholders=deferred,
+    )
 
 
 def read_sizes(traced: Traced, *, fake: bool = False) -> SizeUses | None:
@@ -182,7 +207,7 @@ def read_sizes(traced: Traced, *, fake: bool = False) -> SizeUses | None:
     if graph.size_uses is not None and (fake or graph.size_uses.complete):
         return graph.size_uses
     try:
-        again = record(clone(traced.model, share), traced.inputs, fake=fake, disposable=True, watch=True)
+        again = _record(traced.model, traced.inputs, graph.precision, fake=fake, watch=True)
     except DataDependent:
         return read_sizes(traced)
     except Exception:  # code that insists on plain integers; whatever it raises, it is not seen at work

@@ -56,7 +56,7 @@ def _cut_clone(model: nn.Module, recipe: Recipe, make: Make, values: bool) -> nn
 
     def exchange(name: str, tensor: Tensor) -> Tensor:
         if not values and tensor.numel() >= SMALL and tensor.is_contiguous() and name in recipe.keep:
-            return tensor.new_empty(recipe.shape_after(name))
+            return make(name, tensor, lambda: tensor.new_empty(recipe.shape_after(name)))
         return make(name, tensor, lambda: cut(tensor.detach(), recipe.keep.get(name, {}), met))
 
     return clone(model, exchange)

@@ -24,7 +24,16 @@ from torchthin.dependency.propagate import Labels
 from torchthin.dependency.registry import Contraction, rule_of
 from torchthin.graph.deferred import Deferred
 from torchthin.graph.op_counter import CountingMode
-from torchthin.graph.operators import CONTRACTIONS, CONVOLUTIONS, LAYER_NORMS, as_outputs, by_name, invoke
+from torchthin.graph.operators import (
+    CONTRACTIONS,
+    CONVOLUTIONS,
+    LAYER_NORMS,
+    as_outputs,
+    by_name,
+    invoke,
+    operator_name,
+    same_family,
+)
 from torchthin.graph.opgraph import BRANCH, Op, Ref
 from torchthin.graph.precision import Precision
 from torchthin.thinning.dead_channels import DeadChannels
@@ -145,7 +154,7 @@ class ReferenceMode(CountingMode):
 
     def _executed(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         op = self._ops.get(self.completed) if self.recorded else None
-        if op is None or op.target is not func:
+        if op is None or not same_family(op.name, operator_name(func)):
             return self.compute(func, args, kwargs)
         self._met.add(op.index)
         if self._dead is not None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from torch import nn
+from torch import Tensor, nn
 
 from torchthin.graph.clone import saved_names
+from torchthin.graph.deferred import SMALLEST, Deferred
 from torchthin.graph.evaluation_mode import evaluation_mode
-from torchthin.graph.inputs import Inputs, call
+from torchthin.graph.inputs import call
 from torchthin.graph.op_counter import CountingMode, run
 from torchthin.graph.opgraph import BRANCH
 from torchthin.graph.trace import Traced, collection_paused
@@ -40,13 +42,9 @@ def attempt(proposal: Proposal, *, prove: bool, varying: bool) -> Failure | Succ
     if not prove and _runs(traced, recipe):
         return Success(recipe)
     fake = graph.fake and proposal.sizes is not None and proposal.sizes.complete
-    thinned = thin_copy(
-        traced.model, recipe, borrowed, values=not fake
-    )  # not masked: what a mask zeroes is gone
-    mode = TrialMode(proposal.survivors, 0, fake=fake)
-    failure = _watched_failure(thinned, traced.inputs, mode)
-    if failure is None and graph.branched:
-        failure = _watched_failure(thinned, traced.inputs, TrialMode(proposal.survivors, BRANCH, fake=fake))
+    starts = (0, BRANCH) if graph.branched else (0,)
+    mode, *branch = (TrialMode(proposal.survivors, start, fake=fake) for start in starts)
+    failure = _tried(traced, recipe, (mode, *branch), fake=fake)
     if failure is not None:
         return failure
     if not prove:
@@ -54,9 +52,38 @@ def attempt(proposal: Proposal, *, prove: bool, varying: bool) -> Failure | Succ
     moving = moving_states(proposal)
     if moving is not None:
         return moving
-    del thinned
     outcome = _compared(proposal, mode, varying)
     return _with_fixed(outcome, mode.fixed) if isinstance(outcome, Failure) else outcome
+
+
+def _tried(traced: Traced, recipe: Recipe, modes: Iterable[TrialMode], *, fake: bool) -> Failure | None:
+    deferred = Deferred()
+    thinned = _thinned(traced, recipe, deferred, values=not fake)
+    for mode in modes:
+        mode.deferred = None if fake else deferred
+        failure = _watched_failure(thinned, traced, mode)
+        mode.deferred = None  # the mode outlives its run
+        if failure is not None:
+            return failure
+    return None
+
+
+def _thinned(
+    traced: Traced, recipe: Recipe, deferred: Deferred | None = None, *, values: bool = True
+) -> nn.Module:
+    """Return a copy in the precision of the record; not masked, since what a mask zeroes is gone."""
+    precision = traced.graph.precision
+
+    def make(name: str, tensor: Tensor, cut_it: Callable[[], Tensor]) -> Tensor:
+        dtype = precision.of(tensor.dtype)
+        if dtype == tensor.dtype:
+            return borrowed(name, tensor, cut_it)
+        if deferred is None or tensor.numel() < SMALLEST or not tensor.is_contiguous():
+            return cut_it().to(dtype)
+        shape = recipe.shape_after(name) if name in recipe.keep else tuple(tensor.shape)
+        return deferred.placeholder(shape, tensor.new_empty(0, dtype=dtype), lambda: cut_it().to(dtype))
+
+    return thin_copy(traced.model, recipe, make, values=values)
 
 
 def _compared(proposal: Proposal, mode: TrialMode, varying: bool) -> Failure | Success:
@@ -78,30 +105,31 @@ def _runs(traced: Traced, recipe: Recipe) -> bool:
     starts = (0, BRANCH) if traced.graph.branched else (0,)
     if traced.is_large:
         modes = (CountingMode(start, traced.graph.call_sites[start], fake=True) for start in starts)
-        copies = ((thin_copy(traced.model, recipe, borrowed, values=False), mode) for mode in modes)
-        return all(_failure(copy, traced.inputs, mode, disposable=True) is None for copy, mode in copies)
-    thinned = thin_copy(traced.model, recipe)
+        copies = ((_thinned(traced, recipe, Deferred(), values=False), mode) for mode in modes)
+        return all(_failure(copy, traced, mode, disposable=True) is None for copy, mode in copies)
+    thinned, inputs = _thinned(traced, recipe), traced.graph.precision.inputs(traced.inputs)
     with contextlib.suppress(Exception):
         for start in starts:
             with evaluation_mode(thinned, training_branch=start > 0, disposable=len(starts) == 1):
-                call(thinned, traced.inputs)
+                call(thinned, inputs)
         return True
     return False
 
 
-def _watched_failure(model: nn.Module, inputs: Inputs, mode: TrialMode) -> Failure | None:
+def _watched_failure(model: nn.Module, traced: Traced, mode: TrialMode) -> Failure | None:
     with mode.calls:
-        failure = _failure(model, inputs, mode)
+        failure = _failure(model, traced, mode)
     if failure is None:
         return None
     return _with_fixed(failure, mode.fixed or mode.axes_of_failed_call())
 
 
 def _failure(
-    model: nn.Module, inputs: Inputs, mode: CountingMode, *, disposable: bool = False
+    model: nn.Module, traced: Traced, mode: CountingMode, *, disposable: bool = False
 ) -> Failure | None:
+    mode.precision = traced.graph.precision
     try:
-        run(model, inputs, mode, disposable=disposable)
+        run(model, mode.precision.inputs(traced.inputs), mode, disposable=disposable)
     except Exception as error:  # whatever the user's code raises
         first = str(error).strip().splitlines()
         return Failure(mode.completed, f"{type(error).__name__}: {first[0] if first else ''}", raised=True)

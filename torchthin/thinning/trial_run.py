@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from torchthin.graph.factors import factor_of
 from torchthin.graph.op_counter import CountingMode
-from torchthin.graph.operators import SPLITS, VIEWS, as_outputs, by_name
+from torchthin.graph.operators import SPLITS, VIEWS, as_outputs, by_name, operator_name, same_family
 from torchthin.graph.opgraph import Op
 from torchthin.graph.size_uses import given_sizes
 from torchthin.thinning.survivors import Survivors
@@ -35,6 +35,8 @@ class TrialMode(CountingMode):
         self._graph = graph
         self.factors: dict[int, float] = {}
         self.fixed: tuple[FixedAxis, ...] = ()
+        self._strayed = False
+        """An op was another than recorded, so nobody knows which axes those after it have."""
         self.calls = _FailedCall()
         """To be active in the same run."""
 
@@ -44,10 +46,23 @@ class TrialMode(CountingMode):
         if factor is not None:
             self.factors[self.completed] = factor
         result = self.compute(func, args, kwargs)
-        op = self._graph.by_index.get(self.completed) if self.recorded and not self.fixed else None
+        told = not self.recorded or self.fixed or self._strayed
+        op = None if told else self._graph.by_index.get(self.completed)
         if op is not None:
-            self._compare(op, by_name(func, args, kwargs), as_outputs(result))
+            made = as_outputs(result)
+            self._strayed = not self._is_as_recorded(op, func, made)
+            if not self._strayed:
+                self._compare(op, by_name(func, args, kwargs), made)
         return result
+
+    def _is_as_recorded(self, op: Op, func: Any, made: Sequence[Tensor | None]) -> bool:
+        """Whether an op is that of the record: what the first run cached, later runs do not compute."""
+        pairs = zip(op.outputs, made, strict=False)
+        return same_family(op.name, operator_name(func)) and all(
+            len(self._graph.values[ref.value].shape) == tensor.dim()
+            for ref, tensor in pairs
+            if ref is not None and tensor is not None
+        )
 
     def _compare(self, op: Op, arguments: Mapping[str, Any], made: Sequence[Tensor | None]) -> None:
         pairs = zip(op.outputs, made, strict=False)
