@@ -8,6 +8,8 @@ mode puts the values in, whenever an op gets a placeholder or a view of it. A ch
 from __future__ import annotations
 
 import contextlib
+import math
+import mmap
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
@@ -41,7 +43,7 @@ class Deferred:
 
     def placeholder(self, shape: tuple[int, ...], like: Tensor, make: Callable[[], Tensor]) -> Tensor:
         """Return a tensor of the shape, and of the dtype and device of `like`, for what `make` gives, contiguous."""
-        made = torch.empty(shape, dtype=like.dtype, device=like.device)
+        made = _untouched(shape, like)
         self._factories[storage_key(made)] = make
         self._placeholders.append(made)
         return made
@@ -81,6 +83,14 @@ class Deferred:
         if isinstance(argument, (list, tuple)):
             return type(argument)(self.filled(item) for item in argument)
         return argument
+
+
+def _untouched(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """Return memory of its own mapping: among what malloc gives, it would keep freed pages around it from going back."""
+    size = math.prod(shape) * like.element_size()
+    if like.device.type != "cpu" or not size:
+        return torch.empty(shape, dtype=like.dtype, device=like.device)
+    return torch.frombuffer(mmap.mmap(-1, size, access=mmap.ACCESS_COPY), dtype=like.dtype).view(shape)
 
 
 class FilledIn(Mapping[str, Tensor]):
