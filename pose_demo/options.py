@@ -25,7 +25,7 @@ _DRIVE_OUT = _MODELS / "Pruned"
 _LOCAL_OUT = Path("runs/pruned")
 _HEADS = ("heat_out", "paf_out")
 """Output layers: each of their channels is a joint or a limb."""
-_PRUNING = ("target_sparsity", "method", "thin", "exact", "add_biases")
+_PRUNING = ("target_sparsity", "method", "thin", "exact", "add_biases", "proof")
 """Options of ``torchthin prune`` that are options here, too."""
 _EPOCHS = 24
 _EXAMPLE = """\

@@ -62,6 +62,7 @@ def prune(
     thin: bool = True,
     exact: bool = False,
     add_biases: bool = False,
+    proof: str = "quick",
 ) -> PruneResult:
     """Return a pruned copy of `model`; the model itself is left as it is.
 
@@ -95,6 +96,8 @@ def prune(
             layer norm, channels are kept and named.
         add_biases: a layer without a bias may get one for the constant of removed channels (`load` adds it; a class of the
             smaller sizes must have it). False masks what makes the constant.
+        proof: "quick" compares the thinned with the masked model on the example and on fresh inputs; "full" does so in float64,
+            at other sizes and batch sizes too; "off" compares nothing: the thinned model is the same, and only known to run.
 
     Raises:
         InputError: (also a ValueError) `ConfigError` for bad arguments, `WeightNameError` for weight names, and for models
@@ -107,7 +110,7 @@ def prune(
     >>> {name: tuple(p.shape) for name, p in result.model.named_parameters() if p.dim() > 1}
     {'0.weight': (4, 3, 3, 3), '2.weight': (4, 4, 3, 3)}
     """
-    config = PruneConfig(target, criterion, include, exclude, seed, thin, exact, add_biases)  # type: ignore[arg-type]
+    config = PruneConfig(target, criterion, include, exclude, seed, thin, exact, add_biases, proof)  # type: ignore[arg-type]
     return plan_pruning(model, example_inputs, config, data=data, loss=loss).apply()
 
 
@@ -124,6 +127,7 @@ def plan(
     seed: int = 0,
     exact: bool = False,
     add_biases: bool = False,
+    proof: str = "quick",
 ) -> PruningPlan:
     """Decide as `prune` does and prove it on copies, but change nothing: look with `explain`, then `apply`.
 
@@ -136,5 +140,5 @@ def plan(
     >>> found.apply().model[0].out_channels
     6
     """
-    config = PruneConfig(target, criterion, include, exclude, seed, True, exact, add_biases)  # type: ignore[arg-type]
+    config = PruneConfig(target, criterion, include, exclude, seed, True, exact, add_biases, proof)  # type: ignore[arg-type]
     return plan_pruning(model, example_inputs, config, data=data, loss=loss)

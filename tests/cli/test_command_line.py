@@ -46,8 +46,8 @@ def test_help_answers_without_torch_and_with_an_example() -> None:
         (("pruen",), "Did you mean 'prune'? See torchthin --help."),
         (("verify", "--toleranse", "1"), "Did you mean '--tolerance'? See torchthin verify --help."),
         (
-            ("inspect", "--rows", "r"),
-            "Unknown argument '--rows'. See torchthin inspect --help.",
+            ("inspect", "--latency", "1"),
+            "Unknown argument '--latency'. See torchthin inspect --help.",
         ),  # it is compare's
     ],
 )

@@ -105,10 +105,12 @@ def test_json_is_all_that_stdout_holds(models: Workplace) -> None:
 
 
 def test_without_proof_says_so(models: Workplace) -> None:
-    outcome = program(models, "residual", *SHAPE, "--no-proof")
+    outcome = program(models, "residual", *SHAPE, "--proof", "off")
     assert outcome.code == 0
-    assert "2 groups of 14 channels can be pruned; no trial cut was made." in outcome.out
-    assert json.loads(program(models, "residual", *SHAPE, "--no-proof", "--json").out)["proved"] is False
+    trial = 'a trial cut of half of every group ran and was not proved (proof="off").'
+    assert f"2 groups of 14 channels can be pruned; {trial}" in outcome.out
+    facts = json.loads(program(models, "residual", *SHAPE, "--proof", "off", "--json").out)
+    assert (facts["tried"], facts["proved"]) == (True, False)
 
 
 def test_with_a_thinned_checkpoint(place: Workplace) -> None:
@@ -182,7 +184,11 @@ def test_exit_codes_of_the_real_program(models: Workplace, script: Path) -> None
         (("--model-factory", "models.py:moody", *SHAPE), "ValueError: not today"),
         (("--model-factory", "models.py:residual", *SHAPE, "--checkpoint", "none.pth"), "does not exist"),
         (("--model-factory", "models.py:residual", *SHAPE, "--target-sparsity", "0.5"), "Unknown argument"),
-        (("--model-factory", "models.py:residual", *SHAPE, "--no-prof"), "Did you mean '--no-proof'"),
+        (("--model-factory", "models.py:residual", *SHAPE, "--proff", "off"), "Did you mean '--proof'"),
+        (
+            ("--model-factory", "models.py:residual", *SHAPE, "--proof", "no"),
+            "must be one of off, quick, full",
+        ),
         (("--model-factory", "models.py:residual", *SHAPE, "--device", "tpu"), "The device must be"),
     ],
 )

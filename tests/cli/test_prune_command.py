@@ -234,3 +234,32 @@ def test_the_program_names_its_commands(place: Workplace) -> None:
     outcome = place.run("prun", main=program.main)
     assert (outcome.code, outcome.out) == (2, "")
     assert "choose from" in outcome.err
+
+
+def test_the_proof_is_as_thorough_as_asked(place: Workplace) -> None:
+    example = ("--model-factory", "net.py:net", "--input-shape", "2,3,8,8", "--thin")
+    entries: dict[str, Any] = {}
+    for level in ("off", "quick", "full"):
+        outcome = place.run(
+            *example, "--proof", level, "--save-to", f"{level}.pth", "--report", f"{level}.html"
+        )
+        assert outcome.code == 0, outcome.err
+        entries[level] = loaded(f"{level}.pth")["torchthin"]
+        assert entries[level]["config"]["proof"] == level
+        assert ('not proved (proof="off")' in outcome.out) == (level == "off")
+        page = Path(f"{level}.html").read_text()
+        assert ("not proved (proof=&#34;off&#34;)" in page) == (level == "off")
+    off, quick, full = (entries[level]["report"] for level in entries)
+    assert (off["proof"], off["verdict"]) == (None, 'not proved (proof="off")')
+    assert quick["verdict"] == full["verdict"] == quick["proof"]["verdict"]
+    assert len(full["proof"]["outputs"]) >= len(quick["proof"]["outputs"])
+    states = [loaded(f"{level}.pth")["state_dict"] for level in entries]
+    assert all(torch.equal(states[0][name], other[name]) for other in states[1:] for name in states[0])
+
+
+def test_a_proof_that_cannot_be_is_refused(place: Workplace) -> None:
+    example = ("--model-factory", "net.py:net", "--input-shape", "2,3,8,8", "--thin")
+    place.assert_refused("(--proof) must be one of off, quick, full", *example, "--proof", "all")
+    place.assert_refused(
+        "must be quick or full with exact=True (--exact)", *example, "--proof", "off", "--exact"
+    )

@@ -231,3 +231,14 @@ def test_exact_holds_with_training_too(place: Workplace) -> None:
         entry = read_checkpoint(f"{exact}.pth").torchthin
         assert entry is not None
         assert entry["report"]["proof"]["exact"] == exact
+
+
+def test_nothing_is_compared_with_training_either_where_that_is_asked(place: Workplace) -> None:
+    (place.path / "idle.py").write_text("def train(model, step):\n    pass\n")
+    model = ("--model-factory", "net.py:net", "--input-shape", "2,3,8,8", "--train", "idle.py:train")
+    outcome = place.run(*model, "--thin", "--save-to", "off.pth", "--proof", "off")
+    assert outcome.code == 0, outcome.err
+    assert 'Proof: not proved (proof="off")' in outcome.out
+    entry = read_checkpoint("off.pth").torchthin
+    assert entry is not None
+    assert (entry["report"]["proof"], entry["config"]["proof"]) == (None, "off")

@@ -159,3 +159,19 @@ def test_bad_input(place: Workplace, arguments: tuple[str, ...], message: str) -
         return run(place, *given)
 
     place.assert_refused(message, *arguments, run=refused)
+
+
+def test_what_was_not_measured_when_the_file_was_made_is_said(place: Workplace) -> None:
+    net = "nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3, padding=1))"
+    source = f"import torch\nfrom torch import nn\n\ndef net():\n    torch.manual_seed(0)\n    return {net}\n"
+    (place.path / "padded.py").write_text(source)
+    padded = ("padded.py:net", *SHAPE)
+    made = run(
+        place, "prune", "--model-factory", *padded, "--thin", "--proof", "off", "--save-to", "thin.pth"
+    )
+    assert made.code == 0, made.err
+    compare = ("verify", *padded, "--checkpoint", "thin.pth", "--against", "padded.py:net", "--masked")
+    outcome = run(place, *compare)
+    assert (outcome.code, outcome.err.count("\n")) == (3, 1)
+    assert "They must differ (2: a constant of removed channels meets the border)" in outcome.err
+    assert run(place, *compare, "--tolerance", "0.9").code == 0

@@ -88,6 +88,28 @@ def test_a_model_that_is_thin_already_goes_on_too() -> None:
     assert_same(other.state_dict(), pruner.state_dict())
 
 
+def test_a_thinning_that_nothing_was_compared_for_goes_on_too() -> None:
+    def run() -> Pruner:
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3, padding=1))
+        return Pruner(net, torch.randn(2, 3, 8, 8), schedule=Schedule(steps=2), proof="off")
+
+    pruner, other = run(), run()
+    pruner.step()
+    done = pruner.thin_()
+    assert done.proof is None and done.inexact == ("2: a constant of removed channels meets the border",)
+    file = io.BytesIO()
+    torch.save(pruner.state_dict(), file)
+    file.seek(0)
+    other.load_state_dict(torch.load(file, weights_only=True))
+    assert str(other.report()) == str(pruner.report())
+    assert 'not proved (proof="off")' in str(other.report())
+    with pytest.raises(InputError, match="another proof: 'off', here 'quick'"):
+        Pruner(
+            nn.Sequential(*run().model), torch.randn(2, 3, 8, 8), schedule=Schedule(steps=2)
+        ).load_state_dict(pruner.state_dict())
+
+
 def other_width() -> Pruner:
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
     return Pruner(net, torch.randn(2, 3, 8, 8), schedule=Schedule(steps=6))

@@ -24,6 +24,7 @@ from torchthin.selection.cost_model import CostModel, Counts
 from torchthin.selection.prunable_weights import find_prunable_weights
 from torchthin.selection.selectors import RatioRule
 from torchthin.thinning.apply import thin_copy
+from torchthin.thinning.constraints import Constraints
 from torchthin.thinning.trial_loop import find_plan
 
 sys.path.append(str(Path(__file__).parents[1] / "thinning"))
@@ -67,7 +68,9 @@ def test_costs_are_predicted_as_they_are_measured(
 ) -> None:
     net = lively(Net(specs, head))
     run = _run(net, share, "random")
-    plan = find_plan(run.traced, run.selector(RatioRule(run.config.target)), prove=False)
+    plan = find_plan(
+        run.traced, run.selector(RatioRule(run.config.target)), constraints=Constraints(proof="off")
+    )
     proposal, whole = plan.proposal, measure(net, SAMPLE)
     costs = CostModel(net, proposal.labels, proposal.grouping, whole, shares_of_sample(net, X, SAMPLE))
     assert costs.cost({}) == Counts(whole.parameters, whole.macs)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torchthin.cli.flags import Flag, values_of
 from torchthin.cli.targets import METHODS, prune_flags
-from torchthin.config import DISTILLER_METHODS, SCOPES
+from torchthin.config import DISTILLER_METHODS, PROOFS, SCOPES
 from torchthin.config.files import read_yaml
 from torchthin.errors import ConfigError, near_matches
 
@@ -20,6 +20,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "scope": SCOPES,
     "compat": ("distiller",),
     "backend": ("distiller",),
+    "proof": PROOFS,
 }
 _OF_SCHEDULES = ("method", "target_sparsity", "agp_steps", "weights", "criterion", "compat")
 

@@ -104,6 +104,7 @@ def prune_in_training(
             seed=how.seed,
             exact=how.exact,
             add_biases=how.add_biases,
+            proof=how.proof,
             schedule=how.schedule,
         )
         run = _Run(options, console, pruner, optimizer)

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torchthin.cli.console import Console, printing
-from torchthin.cli.flags import Command, json_option, part
+from torchthin.cli.flags import Command, json_option, like, part
 from torchthin.cli.model_args import ModelArgs
-from torchthin.config import option
+from torchthin.config import PruneConfig
 from torchthin.errors import TargetMissedError
 
 if TYPE_CHECKING:
@@ -20,11 +20,7 @@ class InspectOptions:
     """All options of an inspection."""
 
     model: ModelArgs = part("model")
-    proof: bool = option(
-        True,
-        "--no-proof",
-        "skip the trial cut: faster, but groups may be shown that turn out not to be prunable",
-    )
+    proof: str = like(PruneConfig, "proof")
     json: bool = json_option()
 
 
@@ -32,7 +28,7 @@ def _inspect(options: InspectOptions) -> Inspection:
     from torchthin.pruning.inspection import inspect
 
     model, inputs = options.model.load(Console())
-    return inspect(model, inputs, prove=options.proof)
+    return inspect(model, inputs, proof=options.proof)
 
 
 def _refuse_unprunable(facts: Inspection) -> None:

@@ -152,11 +152,17 @@ def _reference(options: VerifyOptions) -> tuple[Any, Mapping[str, Any]]:
 
 def _refuse_difference(found: Verification) -> None:
     proof = found.proof
-    if not proof.holds:
-        raise ProofError(
-            f"The models differ: {proof.problem or f'off by {proof.relative:.1e} of the largest value'}, "
-            f"allowed is {proof.tolerance:.0e}."
-        )
+    if proof.holds:
+        return
+    unmeasured = proof.inexact and found.measured is None
+    more = (
+        f" They must differ ({'; '.join(proof.inexact[:3])}), and with --proof off nobody measured by how much when the file was "
+        "made: see what your data say, or give --tolerance."
+    )
+    raise ProofError(
+        f"The models differ: {proof.problem or f'off by {proof.relative:.1e} of the largest value'}, "
+        f"allowed is {proof.tolerance:.0e}.{more if unmeasured else ''}"
+    )
 
 
 COMMAND = Command.of(

@@ -18,6 +18,8 @@ CHANNEL_CRITERIA = (
 """Criteria of the package that rank channels, for help texts; `torchthin.list_criteria` also has a user's own."""
 WEIGHT_CRITERIA = ("magnitude", "lamp", "random")
 """Criteria that rank single weights."""
+PROOFS = ("off", "quick", "full")
+"""How much is compared before a thinned model is called right."""
 CURVES = ("agp", "linear", "one-shot")
 MAX_SAMPLES = 256
 """Inputs that are taken from calibration data, where the caller says nothing else."""
@@ -100,6 +102,13 @@ class PruneConfig:
         "--add-biases",
         "give layers a bias where they have none for the constant of removed channels, instead of masking it",
     )
+    proof: str = option(
+        "quick",
+        "--proof",
+        "off: the thinned model runs, nothing is compared; quick: it is compared with the masked one; full: in float64, and at "
+        "more sizes of input (default: quick)",
+        "LEVEL",
+    )
     schedule: Schedule = ONE_SHOT
 
     def __post_init__(self) -> None:
@@ -107,6 +116,7 @@ class PruneConfig:
         for name in ("thin", "exact", "add_biases"):
             if not isinstance(getattr(self, name), bool):
                 refuse(self, name, "true or false", getattr(self, name))
+        self._check_proof()
         if not isinstance(self.schedule, Schedule):
             refuse(self, "schedule", "a Schedule", self.schedule)
         check_whole(self, "seed", 0)
@@ -116,6 +126,18 @@ class PruneConfig:
             if not self.include:
                 refuse(self, "include", "None (the default targets) or at least one name", [])
         object.__setattr__(self, "exclude", _names(self, "exclude", self.exclude or ()))
+
+    def _check_proof(self) -> None:
+        if self.proof not in PROOFS:
+            hint = near_matches(str(self.proof), PROOFS)
+            refuse(self, "proof", f"one of {', '.join(PROOFS)}", self.proof, hint)
+        if self.exact and self.proof == "off":
+            refuse(
+                self,
+                "proof",
+                "quick or full with exact=True (--exact), which only a comparison shows",
+                self.proof,
+            )
 
     def _check_criterion(self) -> None:
         name: Any = self.criterion
@@ -171,6 +193,7 @@ class PruneConfig:
             "thin": self.thin,
             "exact": self.exact,
             "add_biases": self.add_biases,
+            "proof": self.proof,
             **self.target.to_dict(),
         }
 

@@ -142,8 +142,11 @@ _LONG = 32
 """Axes of at least this size are halved, shorter ones doubled."""
 
 
-def resized(inputs: Inputs) -> Iterator[Inputs]:
-    """Yield inputs of other sizes, made of the same numbers: pictures (or the last axes of sequences), then the second axis."""
+def resized(inputs: Inputs, *, batch: bool = False) -> Iterator[Inputs]:
+    """Yield inputs of other sizes, made of the same numbers: pictures (or the last axes of sequences), then the second axis.
+
+    batch: then the first one, too.
+    """
 
     def change(tensor: Tensor, axes: Sequence[int]) -> Tensor:
         for axis in axes:
@@ -153,7 +156,7 @@ def resized(inputs: Inputs) -> Iterator[Inputs]:
                 tensor = torch.cat([tensor, tensor], axis) if longer else tensor.narrow(axis, 0, size // 2)
         return tensor
 
-    for axes in ((2, 3, 4), (1,)):
+    for axes in ((2, 3, 4), (1,), *([(0,)] if batch else [])):
         if any(tensor.dim() > axes[0] for tensor in inputs.tensors()):
             yield inputs.map(partial(change, axes=axes))
 

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torchthin.errors import InputError
 from torchthin.graph.clone import clone, modules_of, state_tensors
 from torchthin.graph.deferred import Deferred
-from torchthin.graph.fake import DataDependent
 from torchthin.graph.inputs import Inputs, does_not_run
 from torchthin.graph.opgraph import OpGraph, SizeUses
 from torchthin.graph.parametrized import DerivedWeight, derived_weights, layer_of
@@ -195,21 +194,18 @@ def _record(
     )
 
 
-def read_sizes(traced: Traced, *, fake: bool = False) -> SizeUses | None:
+def read_sizes(traced: Traced) -> SizeUses | None:
     """Return what the model does with the integers that its modules keep.
 
     Args:
         traced: the model, left as it is, and its record. Where the record does not tell, the model runs again; a run of
             other ops, or one that fails, says nothing about the model: None.
-        fake: without arithmetic is enough. Numbers that are tensors are no factors then.
     """
     graph = traced.graph
-    if graph.size_uses is not None and (fake or graph.size_uses.complete):
+    if graph.size_uses is not None and graph.size_uses.complete:
         return graph.size_uses
     try:
-        again = _record(traced.model, traced.inputs, graph.precision, fake=fake, watch=True)
-    except DataDependent:
-        return read_sizes(traced)
+        again = _record(traced.model, traced.inputs, graph.precision, fake=False, watch=True)
     except Exception:  # code that insists on plain integers; whatever it raises, it is not seen at work
         return None
     if again.size_uses is None or again.call_sites[0] != graph.call_sites[0]:

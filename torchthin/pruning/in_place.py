@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchthin.errors import ProofError, TargetMissedError
+from torchthin.config import PruneConfig
+from torchthin.errors import ProofError, TargetMissedError, one_line
 from torchthin.graph.better_examples import trace_more
 from torchthin.graph.clone import clone, duplicate, state_tensors
 from torchthin.graph.inputs import Inputs, as_inputs, check_model, on_device_of
@@ -21,7 +22,7 @@ from torchthin.selection.masks import apply_masks_
 from torchthin.selection.selectors import DeadChannelSelector, effective_weights
 from torchthin.thinning.apply import apply_
 from torchthin.thinning.constraints import Constraints
-from torchthin.thinning.proof import Proof, compare
+from torchthin.thinning.proof import Proof, compare, verdict_line
 from torchthin.thinning.recipe import Recipe, cut
 from torchthin.thinning.trial_loop import ThinningPlan, changed_tensors, find_plan
 
@@ -31,17 +32,16 @@ class Thinned:
     """What `thin_` did."""
 
     recipe: Recipe
-    proof: Proof
+    proof: Proof | None
+    """None with ``proof="off"``."""
     parameters_before: int
     parameters_after: int
-
-    @property
-    def inexact(self) -> tuple[str, ...]:
-        """Layers where the thinned model is another function than the masked one, with the cause."""
-        return self.proof.inexact
+    inexact: tuple[str, ...] = ()
+    """Layers where the thinned model is another function than the masked one, with the cause."""
 
     def __str__(self) -> str:
-        return f"Thinned: parameters {self.parameters_before:,} -> {self.parameters_after:,}. Proof: {self.proof}."
+        sizes = f"parameters {self.parameters_before:,} -> {self.parameters_after:,}"
+        return f"Thinned: {sizes}. Proof: {verdict_line(self.proof, self.inexact)}."
 
 
 def thin_(
@@ -52,6 +52,7 @@ def thin_(
     threshold: float = 0.0,
     exact: bool = False,
     add_biases: bool = False,
+    proof: str = "quick",
     optimizer: torch.optim.Optimizer | None = None,
 ) -> Thinned:
     """Remove dead channels from `model` in place, after a trial on copies has proved the result.
@@ -68,7 +69,7 @@ def thin_(
         example_inputs: a tensor, a tuple of positional or a dict of keyword arguments.
         masks: weight name -> bool tensor, True = keep; applied first (``prune(...).masks``).
         threshold: what is not above it (all weights of a filter, a BatchNorm's scale) counts as zero.
-        exact, add_biases: as in `torchthin.prune`.
+        exact, add_biases, proof: as in `torchthin.prune`; with ``proof="off"`` the thinned model itself must run, once.
         optimizer: its state (SGD, Adam, AdamW, RMSprop, ...) is cut alike, so that training goes on. Where weights take a
             factor f, because the code's attention scale changed, the state is cut, not divided by f: gradients there
             are 1 / f times as large from now on, and the optimizer learns that within its first steps.
@@ -83,13 +84,13 @@ def thin_(
     """
     check_model(model, "thin_")
     inputs = on_device_of(model, as_inputs(example_inputs))
-    how = Constraints(exact=exact, add_biases=add_biases)
+    how = Constraints.of(PruneConfig(exact=exact, add_biases=add_biases, proof=proof))
     return carry_out_(plan_thinning(model, inputs, masks or {}, how, threshold), optimizer)
 
 
 @dataclass(frozen=True)
 class PlannedThinning:
-    """A thinning that was tried and proved on a copy."""
+    """A thinning that was tried on a copy, and proved unless nothing was to be compared."""
 
     model: nn.Module
     """The caller's own, unchanged."""
@@ -97,7 +98,6 @@ class PlannedThinning:
     masked: nn.Module
     """A copy of it, masked."""
     plan: ThinningPlan
-    proof: Proof
 
 
 def plan_thinning(
@@ -119,12 +119,11 @@ def plan_thinning(
     plan = find_plan(
         trace_more(masked, inputs), DeadChannelSelector(effective, threshold), constraints=constraints
     )
-    proof = plan.outcome.proof
-    if not plan.recipe or proof is None:
+    if not plan.recipe:
         raise TargetMissedError(
             f"The model has no dead channel that can be removed. {_in_the_way(plan, effective)} Prune first, or see inspect."
         )
-    return PlannedThinning(model, masks, masked, plan, proof)
+    return PlannedThinning(model, masks, masked, plan)
 
 
 def _in_the_way(plan: ThinningPlan, effective: Mapping[str, Tensor]) -> str:
@@ -143,17 +142,18 @@ def carry_out_(planned: PlannedThinning, optimizer: torch.optim.Optimizer | None
 
     Raises:
         InputError: the optimizer does not fit the model; nothing is changed then.
-        ProofError: the thinned model computes something else than the copy; it is changed back.
+        ProofError: the thinned model does not run, or computes something else than the copy; it is changed back.
     """
     model, masked, plan = planned.model, planned.masked, planned.plan
     before = sum(p.numel() for p in model.parameters())
     values = {**_masked_values(planned), **changed_tensors(masked, plan)}
-    apply_(masked, plan.recipe, values=values)
-    inputs = plan.proposal.traced.inputs
-    expected = run(masked, inputs, CountingMode())
-    apply_(model, plan.recipe, optimizer, values, check=partial(_require_same, model, inputs, expected))
+    inputs, check = plan.proposal.traced.inputs, partial(_outputs, model, plan.proposal.traced.inputs)
+    if plan.outcome.proof is not None:
+        apply_(masked, plan.recipe, values=values)
+        check = partial(_require_same, model, inputs, run(masked, inputs, CountingMode()))
+    apply_(model, plan.recipe, optimizer, values, check=check)
     after = sum(p.numel() for p in model.parameters())
-    return Thinned(plan.recipe, planned.proof, before, after)
+    return Thinned(plan.recipe, plan.outcome.proof, before, after, plan.outcome.inexact)
 
 
 def _masked_values(planned: PlannedThinning) -> dict[str, Tensor]:
@@ -165,17 +165,33 @@ def _masked_values(planned: PlannedThinning) -> dict[str, Tensor]:
     return {name: cut(tensors[name].detach(), planned.plan.recipe.keep.get(name, {})) for name in names}
 
 
+def _outputs(model: nn.Module, inputs: Inputs) -> Any:
+    """Run the thinned model; refuse one that does not run as the copy of it did."""
+    try:
+        return run(model, inputs, CountingMode())
+    except Exception as error:  # whatever the user's code raises
+        raise _unlike_copy(
+            model, f"does not run once it is thinned, as its copy did: {one_line(error)}"
+        ) from error
+
+
 def _require_same(model: nn.Module, inputs: Inputs, expected: Any) -> None:
     """Refuse a model that computes something else than the copy of it that was thinned in the same way."""
-    actual = run(model, inputs, CountingMode())
+    actual = _outputs(model, inputs)
     kinds = {tensor.dtype for tensor in output_tensors(expected) if tensor.is_floating_point()}
     proof = compare(None, expected, actual, precision_of(kinds))
     rounding = 16 * max((torch.finfo(kind).eps for kind in kinds), default=0.0)
     if proof.problem is None and proof.relative <= max(proof.tolerance, rounding):
         return
     how = proof.problem or f"off by {proof.relative:.1e} of the output's largest value"
-    raise ProofError(
-        f"The model ({type(model).__name__}) computes something else once it is thinned than the copy that was proved: {how}. "
+    raise _unlike_copy(
+        model, f"computes something else once it is thinned than the copy that was proved: {how}"
+    )
+
+
+def _unlike_copy(model: nn.Module, how: str) -> ProofError:
+    return ProofError(
+        f"The model ({type(model).__name__}) {how}. "
         "A function outside of its modules, such as a hook that looks at a global, reads their sizes; let it use the module "
         "that it is given. The model is as it was."
     )

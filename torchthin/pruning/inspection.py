@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from torchthin.config import PruneConfig
 from torchthin.dependency.components import Grouping, find_groups
 from torchthin.dependency.groups import Group
 from torchthin.dependency.producers import producers, with_tables
@@ -21,29 +22,31 @@ from torchthin.report.inspection import FrozenFacts, GroupFacts, Inspection, Lay
 from torchthin.selection.channels import select_channels
 from torchthin.selection.selection import Selection
 from torchthin.selection.selectors import maskable, masks_of, producers_of
+from torchthin.thinning.constraints import Constraints
 from torchthin.thinning.trial_loop import find_plan
 
 PROBE = 0.5
 """Share of every group that is cut on trial."""
 
 
-def inspect(model: nn.Module, example_inputs: Any, *, prove: bool = True) -> Inspection:
+def inspect(model: nn.Module, example_inputs: Any, *, proof: str = "quick") -> Inspection:
     """Find the dependency groups of `model`, which is left as it is.
 
     Args:
         model: any model; on the meta device only the recorded graph is looked at, nothing is tried.
         example_inputs: a tensor, a tuple of positional or a dict of keyword arguments.
-        prove: cut half of every group on a copy and compare; what fails is frozen and named. False is faster and may
-            show groups of which nothing can be removed.
+        proof: half of every group is cut on a copy, and what fails is frozen and named. "quick" and "full" compare the copy
+            with the masked model, as in `torchthin.prune`; "off" only runs it.
 
     Raises:
         InputError: model or inputs cannot be used.
     """
     check_model(model, "inspect")
     traced = trace_more(model, on_device_of(model, as_inputs(example_inputs)))
-    proved = prove and not any(p.is_meta for p in model.parameters())
-    if proved:
-        proposal = find_plan(traced, _HalfSelector(traced)).proposal
+    how = Constraints.of(PruneConfig(proof=proof))
+    tried = not any(p.is_meta for p in model.parameters())
+    if tried:
+        proposal = find_plan(traced, _HalfSelector(traced), constraints=how).proposal
         labels, grouping = proposal.labels, proposal.grouping
     else:
         labels = propagate(traced.graph)
@@ -54,7 +57,8 @@ def inspect(model: nn.Module, example_inputs: Any, *, prove: bool = True) -> Ins
         _frozen_facts(grouping, axes),
         tuple(dict.fromkeys(op.name for op in labels.unknown)),
         tuple(name for name, _ in model.named_parameters() if name not in labels.graph.state),
-        proved,
+        tried,
+        tried and proof != "off",
     )
 
 

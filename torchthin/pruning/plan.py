@@ -29,7 +29,7 @@ from torchthin.selection.masks import masked
 from torchthin.selection.selectors import DeadChannelSelector, effective_weights
 from torchthin.thinning.apply import apply_
 from torchthin.thinning.constraints import Constraints
-from torchthin.thinning.proof import Proof
+from torchthin.thinning.proof import Proof, verdict_line
 from torchthin.thinning.recipe import Recipe
 from torchthin.thinning.trial_loop import (
     ThinningPlan,
@@ -65,7 +65,7 @@ class PruningPlan:
 
     @property
     def proof(self) -> Proof | None:
-        """How masked and thinned model compare; None without example inputs."""
+        """How masked and thinned model compare; None where nothing is removed, or compared (``proof="off"``)."""
         return None if self.thinning is None else self.thinning.outcome.proof
 
     def explain(self) -> str:
@@ -122,7 +122,9 @@ class PruningPlan:
             self.report,
             zeroed_parameters=zeroed_parameters(self.model, masks),
             notes=(*self.report.notes, *notes),
-            thinned=ThinnedFacts(before, after, found.outcome.proof),
+            thinned=ThinnedFacts(
+                before, after, found.outcome.proof, bool(found.recipe), found.outcome.inexact
+            ),
         )
         return PruneResult(small, masks, report, found.recipe or None, found.outcome.proof, self.config)
 
@@ -181,6 +183,6 @@ def _verdict(plan: PruningPlan) -> list[str]:
         return [
             "Every weight is ranked alone: apply removes the channels that are masked in all layers that share them."
         ]
-    if plan.proof is None:
+    if plan.recipe is None:
         return ["Nothing would be removed: no channel that can be removed is masked in all layers."]
-    return [f"Proof: {plan.proof.verdict}: {plan.proof.sentence(_SHOWN)}."]
+    return [f"Proof: {verdict_line(plan.proof, plan.thinning.outcome.inexact, _SHOWN)}."]

@@ -28,7 +28,7 @@ class PruneResult:
     recipe: Recipe | None = field(default=None, repr=False)
     """What thins the model; None without example inputs or when nothing can be removed."""
     proof: Proof | None = None
-    """How masked and thinned model compare; None without example inputs."""
+    """How masked and thinned model compare; None where nothing was removed, or compared (``proof="off"``)."""
     config: PruneConfig = field(default_factory=PruneConfig, repr=False)
     """What was asked for."""
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from torchthin.report.tables import table
+from torchthin.thinning.proof import NOT_PROVED
 
 _SHOWN = 4
 """Members of a group, and unused parameters, that are named; of the rest the number is given."""
@@ -77,8 +78,10 @@ class Inspection:
     """Operators without a rule that channels reach; their inputs are frozen."""
     unused: tuple[str, ...]
     """Parameters that the recorded run did not read; they are not pruned."""
+    tried: bool
+    """Whether a trial cut of half of every group ran."""
     proved: bool
-    """Whether a trial cut of half of every group ran and agreed with the masked model."""
+    """Whether it agreed with the masked model."""
 
     @property
     def prunable(self) -> int:
@@ -111,12 +114,11 @@ def _group_table(groups: Sequence[GroupFacts]) -> list[str]:
 
 def _summary(inspection: Inspection) -> list[str]:
     count = len(inspection.groups)
-    proved = (
-        "a trial cut of half of every group ran and agreed with the masked model"
-        if inspection.proved and count
-        else "no trial cut was made"
-    )
-    lines = [f"{count} groups of {inspection.prunable} channels can be pruned; {proved}."]
+    trial = "no trial cut was made"
+    if inspection.tried and count:
+        agreed = "and agreed with the masked model" if inspection.proved else f"and was {NOT_PROVED}"
+        trial = f"a trial cut of half of every group ran {agreed}"
+    lines = [f"{count} groups of {inspection.prunable} channels can be pruned; {trial}."]
     if not inspection.prunable:
         lines = ["Nothing can be pruned."]
     lines += [

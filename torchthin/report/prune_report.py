@@ -22,7 +22,7 @@ from torchthin.graph.cost import Cost
 from torchthin.report.sections import SECTIONS, RecoveryFacts, Section
 from torchthin.report.tables import table
 from torchthin.selection.masks import count_removed, without_copies
-from torchthin.thinning.proof import Proof
+from torchthin.thinning.proof import NOT_PROVED, Proof, verdict_line
 
 
 def share(part: int, whole: int) -> float:
@@ -101,12 +101,16 @@ class ThinnedFacts:
     """Of the full-size model."""
     after: Cost
     proof: Proof | None
-    """The comparison of the thinned with the masked model; None where nothing was removed."""
+    """The comparison of the thinned with the masked model; None where nothing was removed, or nothing was compared."""
+    removed: bool = True
+    """Whether anything was."""
+    inexact: tuple[str, ...] = ()
+    """Layers where the thinned model is another function than the masked one, with the cause."""
 
     @property
-    def inexact(self) -> tuple[str, ...]:
-        """Layers where the thinned model is another function than the masked one, with the cause."""
-        return () if self.proof is None else self.proof.inexact
+    def verdict(self) -> str | None:
+        """How the comparison ended, or that there was none; None where nothing was removed."""
+        return (NOT_PROVED if self.removed else None) if self.proof is None else self.proof.verdict
 
 
 @dataclass(frozen=True)
@@ -168,6 +172,7 @@ class PruneReport:
             "thinned_parameter_bytes": None if after is None else after.parameter_bytes,
             "thinned_macs": None if after is None else after.macs,
             "proof": None if thinned is None or thinned.proof is None else thinned.proof.to_dict(),
+            "verdict": None if thinned is None else thinned.verdict,
             "recovery": None if self.recovery is None else self.recovery.to_dict(),
             "inexact": () if thinned is None else thinned.inexact,
             **SECTIONS,
@@ -356,6 +361,6 @@ def _thinning(thinned: ThinnedFacts) -> list[str]:
         change(before.unit, before.macs, after.macs),
     ]
     lines = [f"Thinned: {', '.join(parts)}."]
-    if proof is None:
+    if not thinned.removed:
         return [*lines, "Nothing was removed."]
-    return [*lines, f"Proof: {proof}."]
+    return [*lines, f"Proof: {verdict_line(proof, thinned.inexact)}."]

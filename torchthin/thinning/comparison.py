@@ -23,6 +23,8 @@ ROUNDING = 1e-5
 def proved(models: Models) -> Failure | Success:
     """Compare the outputs of the thinned model with the reference, in the first precision that can decide.
 
+    Where nothing is to be compared, the reference runs all the same: it says which constants the biases take over.
+
     Raises:
         Diverged: the masked model does not run as it was recorded.
     """
@@ -46,7 +48,7 @@ def _precisions(models: Models) -> tuple[Precision, ...]:
     model = models.traced.model
     if is_complex(model):
         return (AS_GIVEN,)
-    wide = (SINGLE, DOUBLE) if models.traced.is_large else (DOUBLE, SINGLE)
+    wide = (SINGLE, DOUBLE) if models.traced.is_large and models.level != "full" else (DOUBLE, SINGLE)
     return (*wide, AS_GIVEN) if is_narrow(model) else wide
 
 
@@ -55,6 +57,8 @@ def _outcome(models: Models, precision: Precision) -> tuple[Failure | Success, b
     comparison = set_up(models, precision)
     if isinstance(comparison, Failure):
         return comparison, True
+    if models.level == "off":
+        return _success(models, comparison, None), True
     inputs = precision.inputs(models.traced.inputs)
     proof, different = comparison.proof(inputs, comparison.observed)
     if _agrees(models, proof, different):
@@ -82,18 +86,20 @@ def _decides(models: Models, proof: Proof, different: Failure | None) -> bool:
     return wrong and different is not None and not _may_be_rounding(models, different.op)
 
 
-def _success(models: Models, comparison: Comparison, proof: Proof) -> Failure | Success:
+def _success(models: Models, comparison: Comparison, proof: Proof | None) -> Failure | Success:
     """Return what holds, with the layers where it is another function than the masked model."""
     proposal, departures = models.proposal, comparison.observed.departures
-    inexact = inexact_layers(departures, comparison.absorptions, proposal.survivors)
+    inexact: tuple[str, ...] = inexact_layers(departures, comparison.absorptions, proposal.survivors)
     unrun = not_chosen(models.traced, proposal.recipe)
     if unrun and proposal.constraints.exact:
         axes = cut_beside(models.traced, proposal.recipe, unrun)
         return Failure(axes[0][0], _not_run(unrun), axes=axes)
+    inexact = (*inexact, _not_run(unrun)) if unrun else inexact
     return Success(
         comparison.recipe,
         comparison.absorptions.tensors,
-        replace(proof, inexact=(*inexact, _not_run(unrun)) if unrun else inexact),
+        None if proof is None else replace(proof, inexact=inexact),
+        inexact,
         departures,
         models.scalings,
         comparison.observed.note,
@@ -109,20 +115,41 @@ def _not_run(names: tuple[str, ...]) -> str:
 
 
 def _on_other_inputs(models: Models, comparison: Comparison, inputs: Inputs) -> tuple[Proof, Failure | None]:
-    """Compare on fresh numbers: on other tokens and at another size, where the masked model takes them.
+    """Compare on fresh numbers: once, or on everything that the masked model takes where the proof is to be full."""
+    proofs, first = list[Proof](), None
+    for proof, different in _elsewhere(models, comparison, inputs):
+        proofs.append(proof)
+        first = first or different
+        if models.level != "full" or not proof.holds:
+            break
+    return joined(proofs), first
+
+
+def _elsewhere(
+    models: Models, comparison: Comparison, inputs: Inputs
+) -> Iterator[tuple[Proof, Failure | None]]:
+    """Yield comparisons at other sizes, where the masked model takes them, then one at the example's.
 
     Code may compute numbers from a size. A function that departs from the masked model's is compared at the example's alone.
     """
     if not (comparison.departs or models.varying):
-        for other in (other for fresh in _fresh(inputs) for other in resized(fresh)):
-            wanted = _wanted(comparison, other)
-            if wanted is not None and _rows(wanted) == _rows(comparison.observed):
-                return _at_other_size(comparison, other, wanted)
+        seen = set()
+        for other in _resized(models, inputs):
+            shapes = tuple(tensor.shape for tensor in other.tensors())
+            wanted = None if shapes in seen else _wanted(comparison, other)
+            if wanted is not None and _has_rows_of(wanted, comparison.observed, _rows(inputs, other)):
+                seen.add(shapes)
+                yield _at_other_size(comparison, other, wanted)
     for fresh in _fresh(inputs):
         wanted = _wanted(comparison, fresh)
         if wanted is not None:
-            return comparison.proof(fresh, wanted)
-    return comparison.proof(inputs, comparison.observed)
+            yield comparison.proof(fresh, wanted)
+            return
+    yield comparison.proof(inputs, comparison.observed)
+
+
+def _resized(models: Models, inputs: Inputs) -> Iterator[Inputs]:
+    return (other for fresh in _fresh(inputs) for other in resized(fresh, batch=models.level == "full"))
 
 
 def _on_what_was_given(models: Models, comparison: Comparison) -> list[Proof]:
@@ -146,9 +173,20 @@ def _wanted(comparison: Comparison, inputs: Inputs) -> Observed | None:
         return None
 
 
-def _rows(seen: Observed) -> list[int]:
-    """Return the size of the first axis of every output: a view with a number in it makes more rows of what is longer."""
-    return [tensor.shape[0] for tensor in output_tensors(seen.outputs) if tensor.dim()]
+def _has_rows_of(wanted: Observed, seen: Observed, rows: tuple[int, int]) -> bool:
+    """Whether every output has as many rows as on the example, or as many more as `rows` says that the input has.
+
+    A view with a number in it makes more rows of what is longer.
+    """
+    new, old = ([t.shape[0] for t in output_tensors(each.outputs) if t.dim()] for each in (wanted, seen))
+    pairs = zip(new, old, strict=False)
+    return len(new) == len(old) and all(a == b or a * rows[0] == b * rows[1] for a, b in pairs)
+
+
+def _rows(inputs: Inputs, other: Inputs) -> tuple[int, int]:
+    """Return the size of the first axis of the example and of other inputs."""
+    pairs = zip(inputs.tensors(), other.tensors(), strict=True)
+    return next(((a.shape[0], b.shape[0]) for a, b in pairs if a.dim()), (1, 1))
 
 
 def _at_other_size(comparison: Comparison, inputs: Inputs, wanted: Observed) -> tuple[Proof, Failure | None]:

@@ -56,6 +56,8 @@ class Constraints:
     """What cannot be removed without changing the masked model's function is kept."""
     add_biases: bool = False
     """A layer without a bias may get one for the constants of removed channels."""
+    proof: str = "quick"
+    """How much is compared, as in `PruneConfig`."""
     rejected: frozenset[Attribute | int] = frozenset()
     """Attributes, and ops of couples, that did not help."""
     new_attributes: Provisional[Attribute] = Provisional()
@@ -66,7 +68,7 @@ class Constraints:
     @classmethod
     def of(cls, config: PruneConfig) -> Constraints:
         """Return what a run asks every proposal to keep to, before anything was tried."""
-        return cls(exact=config.exact, add_biases=config.add_biases)
+        return cls(exact=config.exact, add_biases=config.add_biases, proof=config.proof)
 
     def counted(self, kind: tuple[object, ...]) -> Constraints:
         """Count one more failure of a kind."""

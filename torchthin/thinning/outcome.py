@@ -46,6 +46,9 @@ class Success:
     """With the biases that are added to absorb constants."""
     absorptions: tuple[Absorption, ...] = ()
     proof: Proof | None = None
+    """None where nothing was compared."""
+    inexact: tuple[str, ...] = ()
+    """Layers where the thinned model is another function than the masked one, each with the cause; known without comparing."""
     departures: Departures = field(default_factory=Departures)
     """Where the thinned model is another function than the masked one."""
     scalings: tuple[Scaling, ...] = ()

@@ -19,6 +19,8 @@ from torchthin.graph.op_counter import CountingMode, run
 from torchthin.graph.outputs import output_tensors
 from torchthin.graph.precision import DOUBLE, SINGLE, Precision, is_complex
 
+NOT_PROVED = 'not proved (proof="off")'
+"""The verdict on a thinned model that was not compared."""
 DOUBLE_UP_TO = 64 * 2**20
 """Models of at most this many parameters are compared in float64 by `verify`; larger ones in float32, to spare memory."""
 
@@ -90,7 +92,7 @@ class Proof:
         return "exact" if self.exact else "approximate" if self.holds else "failed"
 
     def __str__(self) -> str:
-        return f"{self.verdict}: {self.sentence()}"
+        return verdict_line(self)
 
     def sentence(self, shown: int = 3) -> str:
         """Return the verdict in words, with its figures and the first `shown` causes."""
@@ -99,11 +101,10 @@ class Proof:
             return self.problem or f"outputs differ by {_share(self.relative)} ({where})"
         if self.exact:
             return f"nothing changes, outputs differ by {self.relative_to_masked:.1e} ({where})"
-        more = f"; and {len(self.inexact) - shown} more" if len(self.inexact) > shown else ""
         return (
             f"the removal is right (to {self.relative:.1e}), but the network's function changed: outputs differ by "
             f"{_share(self.relative_to_masked)} from the masked model ({where}), because of "
-            f"{'; '.join(self.inexact[:shown])}{more}. Fine-tune or recover"
+            f"{_some(self.inexact, shown)}. Fine-tune or recover"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -118,6 +119,25 @@ class Proof:
             "exact": self.exact,
             "verdict": self.verdict,
         }
+
+
+def verdict_line(proof: Proof | None, inexact: Sequence[str] = (), shown: int = 3) -> str:
+    """Return in one line how a thinning ended.
+
+    Args:
+        proof: None where nothing was compared.
+        inexact: layers that are known to depart, which the proof has too where there is one.
+        shown: so many of them are named.
+    """
+    if proof is not None:
+        return f"{proof.verdict}: {proof.sentence(shown)}"
+    known = f", but it is another function in {_some(inexact, shown)}" if inexact else ""
+    return f"{NOT_PROVED}: the thinned model runs, and its outputs were compared with nothing{known}"
+
+
+def _some(causes: Sequence[str], shown: int) -> str:
+    more = f"; and {len(causes) - shown} more" if len(causes) > shown else ""
+    return f"{'; '.join(causes[:shown])}{more}"
 
 
 def verify(reference: nn.Module, candidate: nn.Module, example_inputs: Any) -> Proof:

@@ -33,6 +33,11 @@ class Models:
         """The full-size model and its record."""
         return self.proposal.traced
 
+    @property
+    def level(self) -> str:
+        """How much is compared."""
+        return self.proposal.constraints.proof
+
     def thinned(
         self,
         precision: Precision,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
@@ -10,8 +9,6 @@ from torch import Tensor, nn
 
 from torchthin.graph.clone import saved_names
 from torchthin.graph.deferred import SMALLEST, Deferred
-from torchthin.graph.evaluation_mode import evaluation_mode
-from torchthin.graph.inputs import call
 from torchthin.graph.op_counter import CountingMode, run
 from torchthin.graph.opgraph import BRANCH
 from torchthin.graph.trace import Traced, collection_paused
@@ -27,28 +24,23 @@ from torchthin.thinning.trial_run import FixedAxis, TrialMode
 
 
 @collection_paused()
-def attempt(proposal: Proposal, *, prove: bool, varying: bool) -> Failure | Success:
+def attempt(proposal: Proposal, *, varying: bool) -> Failure | Success:
     """Try the recipe of a proposal on copies of the model.
 
     Args:
         proposal: what is tried; its model is left as it is.
-        prove: compare outputs with the reference; False: check that the thinned model runs.
         varying: how many ops the model runs depends on the data (boxes found), and is no reason to give up.
 
     Raises:
         Diverged: the model does not run again as it was recorded.
     """
     traced, recipe, graph = proposal.traced, proposal.recipe, proposal.traced.graph
-    if not prove and _runs(traced, recipe):
-        return Success(recipe)
     fake = graph.fake and proposal.sizes is not None and proposal.sizes.complete
     starts = (0, BRANCH) if graph.branched else (0,)
     mode, *branch = (TrialMode(proposal.survivors, start, fake=fake) for start in starts)
     failure = _tried(traced, recipe, (mode, *branch), fake=fake)
     if failure is not None:
         return failure
-    if not prove:
-        return Success(recipe)
     moving = moving_states(proposal)
     if moving is not None:
         return moving
@@ -68,9 +60,7 @@ def _tried(traced: Traced, recipe: Recipe, modes: Iterable[TrialMode], *, fake: 
     return None
 
 
-def _thinned(
-    traced: Traced, recipe: Recipe, deferred: Deferred | None = None, *, values: bool = True
-) -> nn.Module:
+def _thinned(traced: Traced, recipe: Recipe, deferred: Deferred, *, values: bool) -> nn.Module:
     """Return a copy in the precision of the record; not masked, since what a mask zeroes is gone."""
     precision = traced.graph.precision
 
@@ -78,7 +68,7 @@ def _thinned(
         dtype = precision.of(tensor.dtype)
         if dtype == tensor.dtype:
             return borrowed(name, tensor, cut_it)
-        if deferred is None or tensor.numel() < SMALLEST or not tensor.is_contiguous():
+        if tensor.numel() < SMALLEST or not tensor.is_contiguous():
             return cut_it().to(dtype)
         shape = recipe.shape_after(name) if name in recipe.keep else tuple(tensor.shape)
         return deferred.placeholder(shape, tensor.new_empty(0, dtype=dtype), lambda: cut_it().to(dtype))
@@ -100,22 +90,6 @@ def _with_fixed(failure: Failure, fixed: tuple[FixedAxis, ...]) -> Failure:
     return replace(failure, op=fixed[0][0], fixed=fixed)
 
 
-def _runs(traced: Traced, recipe: Recipe) -> bool:
-    """Whether the thinned model runs, without arithmetic if it is large; if not, a run that counts its ops tells where."""
-    starts = (0, BRANCH) if traced.graph.branched else (0,)
-    if traced.is_large:
-        modes = (CountingMode(start, traced.graph.call_sites[start], fake=True) for start in starts)
-        copies = ((_thinned(traced, recipe, Deferred(), values=False), mode) for mode in modes)
-        return all(_failure(copy, traced, mode, disposable=True) is None for copy, mode in copies)
-    thinned, inputs = _thinned(traced, recipe), traced.graph.precision.inputs(traced.inputs)
-    with contextlib.suppress(Exception):
-        for start in starts:
-            with evaluation_mode(thinned, training_branch=start > 0, disposable=len(starts) == 1):
-                call(thinned, inputs)
-        return True
-    return False
-
-
 def _watched_failure(model: nn.Module, traced: Traced, mode: TrialMode) -> Failure | None:
     with mode.calls:
         failure = _failure(model, traced, mode)
@@ -124,12 +98,10 @@ def _watched_failure(model: nn.Module, traced: Traced, mode: TrialMode) -> Failu
     return _with_fixed(failure, mode.fixed or mode.axes_of_failed_call())
 
 
-def _failure(
-    model: nn.Module, traced: Traced, mode: CountingMode, *, disposable: bool = False
-) -> Failure | None:
+def _failure(model: nn.Module, traced: Traced, mode: CountingMode) -> Failure | None:
     mode.precision = traced.graph.precision
     try:
-        run(model, mode.precision.inputs(traced.inputs), mode, disposable=disposable)
+        run(model, mode.precision.inputs(traced.inputs), mode)
     except Exception as error:  # whatever the user's code raises
         first = str(error).strip().splitlines()
         return Failure(mode.completed, f"{type(error).__name__}: {first[0] if first else ''}", raised=True)

@@ -38,7 +38,7 @@ ROUNDS = 200
 
 @dataclass(frozen=True)
 class ThinningPlan:
-    """A recipe that has run and agrees with the reference."""
+    """A recipe that has run and, unless nothing was to be compared, agrees with the reference."""
 
     proposal: Proposal
     outcome: Success
@@ -50,16 +50,13 @@ class ThinningPlan:
         return self.outcome.recipe
 
 
-def find_plan(
-    traced: Traced, select: Select, *, prove: bool = True, constraints: Constraints | None = None
-) -> ThinningPlan:
+def find_plan(traced: Traced, select: Select, *, constraints: Constraints | None = None) -> ThinningPlan:
     """Search for a recipe that runs and agrees.
 
     Args:
         traced: the full-size model, left as it is, and its record.
         select: says which channels of the groups that it is shown are kept; called again whenever groups change.
-        prove: compare with the reference; False checks only that the thinned model runs.
-        constraints: what every proposal must keep to from the start.
+        constraints: what every proposal must keep to from the start, and how much is compared.
 
     Raises:
         ProofError: when no recipe was found within the allowed rounds.
@@ -67,9 +64,9 @@ def find_plan(
     rounds, varying = iter(range(1, ROUNDS + 1)), False
     constraints = constraints or Constraints()
     while True:
-        found = _plan(traced, select, prove, varying, constraints, rounds)
+        found = _plan(traced, select, varying, constraints, rounds)
         if isinstance(found, ThinningPlan):
-            more = traced.with_training() if prove and _changes_own_integers(found) else None
+            more = traced.with_training() if _changes_own_integers(found) else None
             if more is None:
                 return found
             traced, constraints = more, found.proposal.constraints  # code may use them as numbers there
@@ -91,13 +88,11 @@ def _changes_own_integers(plan: ThinningPlan) -> bool:
 def _plan(
     traced: Traced,
     select: Select,
-    prove: bool,
     varying: bool,
     constraints: Constraints,
     rounds: Iterator[int],
 ) -> ThinningPlan | Diverged:
-    fake = not prove and traced.is_large
-    sizes = cache(lambda: read_sizes(traced, fake=fake))
+    sizes = cache(lambda: read_sizes(traced))
     for number in rounds:
         try:
             proposal = propose(traced, select, constraints, sizes)
@@ -108,7 +103,7 @@ def _plan(
         if not proposal.recipe:
             return ThinningPlan(proposal, Success(proposal.recipe), number)
         try:
-            outcome = attempt(proposal, prove=prove, varying=varying)
+            outcome = attempt(proposal, varying=varying)
         except Diverged as error:
             return error
         if isinstance(outcome, Success):

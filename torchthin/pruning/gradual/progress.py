@@ -66,7 +66,7 @@ def result_of(model: nn.Module, prepared: Prepared, progress: Progress) -> Prune
     after = Cost(
         sum(p.numel() for p in parameters), parameter_bytes, progress.macs.after, progress.macs.per_sample
     )
-    report = replace(report, thinned=ThinnedFacts(before, after, thinned.proof))
+    report = replace(report, thinned=ThinnedFacts(before, after, thinned.proof, inexact=thinned.inexact))
     return PruneResult(model, masks, report, recipe, thinned.proof, config)
 
 

@@ -44,7 +44,7 @@ class Pruner:
             need them.
         target: what is reached at the end: a ratio of channels, `Ratio` or `Unstructured`.
         criterion, include, exclude, seed: as in `torchthin.prune`.
-        exact, add_biases: as in `torchthin.prune`; `thin_` keeps to them.
+        exact, add_biases, proof: as in `torchthin.prune`; `thin_` keeps to them.
         data: inputs without labels, as `torchthin.prune` takes them, for the criterion taylor: at each growth
             the gradients of the model as it is then are taken on them. Every rank takes its own, rank 0 decides.
         loss: a function of the model that yields a loss per batch of the user's own data, in place of `data`.
@@ -75,11 +75,13 @@ class Pruner:
         seed: int = 0,
         exact: bool = False,
         add_biases: bool = False,
+        proof: str = "quick",
         schedule: Schedule = Schedule(),  # noqa: B008  frozen
         optimizer: torch.optim.Optimizer | None = None,
     ) -> None:
         check_model(model, "Pruner")
-        config = PruneConfig(target, criterion, include, exclude, seed, True, exact, add_biases, schedule)  # type: ignore[arg-type]
+        config = PruneConfig(target, criterion, include, exclude, seed, True, exact, add_biases, proof)  # type: ignore[arg-type]
+        config = replace(config, schedule=schedule)
         self._wrapper, self._model = weakref.ref(model), unwrapped(model)
         if optimizer is not None:
             _refuse_foreign(optimizer, self._model)

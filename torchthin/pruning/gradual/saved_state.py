@@ -21,7 +21,14 @@ from torchthin.thinning.recipe import Recipe
 
 VERSION = 2
 _KEYS = frozenset({"version", "step", "settings", "shapes", "masks", "thinned", "macs"})
-_DEFAULTS = {"scope": "group", "round_to": 1, "fit": False, "exact": False, "add_biases": False}
+_DEFAULTS = {
+    "scope": "group",
+    "round_to": 1,
+    "fit": False,
+    "exact": False,
+    "add_biases": False,
+    "proof": "quick",
+}
 """Of settings that are written only where they differ; None where it is not here."""
 
 
@@ -136,15 +143,19 @@ def _needs_thinning(model: nn.Module, after: Mapping[str, list[int]], recipe: Re
 
 def _thinned_to_dict(thinned: Thinned) -> dict[str, Any]:
     sizes = {"before": thinned.parameters_before, "after": thinned.parameters_after}
-    return {"proof": asdict(thinned.proof), **sizes}
+    proof = None if thinned.proof is None else asdict(thinned.proof)
+    return {"proof": proof, "inexact": thinned.inexact, **sizes}
 
 
 def _thinned_from_dict(entry: Mapping[str, Any], recipe: Recipe) -> Thinned:
+    inexact, sizes = tuple(entry.get("inexact", ())), (entry["before"], entry["after"])
+    if entry["proof"] is None:
+        return Thinned(recipe, None, *sizes, inexact)
     proof = dict(entry["proof"])
     for name in ("outputs", "masked"):
         proof[name] = tuple(Agreement(**{**item, "shape": tuple(item["shape"])}) for item in proof[name])
-    proof["inexact"] = tuple(proof.get("inexact", entry.get("inexact", ())))
-    return Thinned(recipe, Proof(**proof), entry["before"], entry["after"])
+    proof["inexact"] = tuple(proof.get("inexact", inexact))
+    return Thinned(recipe, Proof(**proof), *sizes, proof["inexact"])
 
 
 def seed_all_(seed: int) -> None:
