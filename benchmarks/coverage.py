@@ -18,6 +18,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from statistics import median
@@ -27,8 +28,8 @@ HERE = Path(__file__).parent
 TOOLS = ("torchthin", "torch-pruning")
 SOURCES = ("torchvision", "transformers")
 COLUMNS = (
-    "model", "tool", "result", "parameters", "left", "MACs", "left", "error", "vs masked",
-    "prune s", "no proof s", "forward s", "rounds",
+    "model", "tool", "result", "prune s", "proof off s", "forward passes", "forward s",
+    "parameters", "left", "MACs", "left", "error", "vs masked",
 )  # fmt: skip
 
 
@@ -87,7 +88,7 @@ def _options() -> argparse.Namespace:
 def _in_process(name: str, tool: str, options: argparse.Namespace) -> dict[str, Any]:
     command = [sys.executable, __file__, "--one", name, "--tool", tool, "--seed", str(options.seed)]
     # the package beside this script, whatever is installed
-    path = os.pathsep.join([str(HERE), str(HERE.parent)])
+    path = os.pathsep.join([str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, "PYTHONWARNINGS": "ignore"}
     row: dict[str, Any] = {"model": name, "tool": tool, "load": os.getloadavg()[0]}
     limits = (options.limit, options.limit + 5)
@@ -120,13 +121,14 @@ def _cells(row: dict[str, Any]) -> list[str]:
     def number(key: str, form: str) -> str:
         return format(row[key], form) if row.get(key) is not None else ""
 
+    passes = f"{row['prune_s'] / row['forward_s']:.1f}" if row.get("prune_s") and row.get("forward_s") else ""
     result = "ok" if row["ok"] else f"{row['stage']}: {row.get('message', '')}"
     return [
         row["model"], row["tool"], result.replace("|", "/").replace("\n", " ")[:120],
+        number("prune_s", ".2f"), number("off_s", ".2f"), passes, number("forward_s", ".3f"),
         number("parameters", ","), ratio("parameters_left", "parameters"),
         number("macs", ","), ratio("macs_left", "macs"),
         number("error", ".0e"), number("error_masked", ".0e"),
-        number("prune_s", ".2f"), number("unproved_s", ".2f"), number("forward_s", ".3f"), number("rounds", "d"),
     ]  # fmt: skip
 
 
@@ -172,18 +174,6 @@ def _compared(rows: list[dict[str, Any]]) -> list[str]:
     both = sorted(ours.keys() & theirs.keys())
     if not both:
         return []
-    ratios = {name: ours[name]["unproved_s"] / theirs[name]["prune_s"] for name in both}
-    parts = {"all": list(ratios)} | {
-        source: [name for name in ratios if ours[name]["source"] == source] for source in SOURCES
-    }
-    table = ["| models of | both manage | median | range | slower on |", "|---|---|---|---|---|"]
-    for part, names in parts.items():
-        if names:
-            found = [ratios[name] for name in names]
-            above = sum(ratio > 1.0 for ratio in found)
-            span = f"{min(found):.2f} to {max(found):.2f}"
-            table.append(f"| {part} | {len(names)} | {median(found):.2f} | {span} | {above} |")
-    slower = [f"{name} {ratios[name]:.2f}" for name in both if ratios[name] > 1.0]
     larger, smaller = [], []
     for name in both:
         mine, other = ours[name]["parameters_left"], theirs[name]["parameters_left"]
@@ -193,14 +183,40 @@ def _compared(rows: list[dict[str, Any]]) -> list[str]:
             )
             (larger if mine > other else smaller).append(shares)
     return [
-        "CPU seconds of graph, selection and thinning without the proof, as a ratio to Torch-Pruning's:",
-        "\n".join(table),
-        f"Slower: {', '.join(slower)}." if slower else "Slower on none.",
+        *_ratios("prune with its proof", "prune_s", ours, theirs),
+        *_ratios('prune with proof="off"', "off_s", ours, theirs),
         f"Parameters left: equal to a thousandth on {len(both) - len(larger) - len(smaller)}; fewer on {len(smaller)}"
         + (f" ({', '.join(smaller)})" if smaller else "")
         + f"; more on {len(larger)}"
         + (f" ({', '.join(larger)})." if larger else "."),
     ]
+
+
+def _ratios(
+    what: str, key: str, ours: Mapping[str, dict[str, Any]], theirs: Mapping[str, dict[str, Any]]
+) -> list[str]:
+    """Return how the CPU seconds of a call compare with Torch-Pruning's, over the models that both managed."""
+    found = {
+        name: ours[name][key] / theirs[name]["prune_s"]
+        for name in sorted(ours.keys() & theirs.keys())
+        if key in ours[name]
+    }
+    parts = {"all": list(found)} | {
+        source: [name for name in found if ours[name]["source"] == source] for source in SOURCES
+    }
+    table = ["| models of | both manage | median | range | slower on |", "|---|---|---|---|---|"]
+    for part, names in parts.items():
+        ratios = [found[name] for name in names]
+        if ratios:
+            above = sum(ratio > 1.0 for ratio in ratios)
+            span = f"{min(ratios):.2f} to {max(ratios):.2f}"
+            table.append(f"| {part} | {len(names)} | {median(ratios):.2f} | {span} | {above} |")
+    slower = [f"{name} {ratio:.2f}" for name, ratio in found.items() if ratio > 1.0]
+    others = [f"{name} {ratio:.2f}" for name, ratio in found.items() if ratio <= 1.0]
+    few, names = ("Slower", slower) if len(slower) <= len(others) else ("Not slower", others)
+    ending = f"{few}: {', '.join(names) or 'none'}."
+    heading = f"CPU seconds of {what}, as a ratio to Torch-Pruning's:"
+    return [heading, "\n".join(table), ending] if found else []
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from zoo import Case, cases
 from zoo.case import Inputs, run, tensors, train_step
 
 from torchthin import prune
-from torchthin.config import PruneConfig, Ratio
 from torchthin.dependency.components import find_groups
 from torchthin.dependency.producers import producers
 from torchthin.dependency.propagate import propagate
@@ -21,11 +20,6 @@ from torchthin.graph.cost import measure
 from torchthin.graph.inputs import as_inputs
 from torchthin.graph.sample import one_sample
 from torchthin.graph.trace import trace
-from torchthin.pruning.one_shot import traced_targets
-from torchthin.pruning.target_plans import Run
-from torchthin.selection.selectors import RatioRule
-from torchthin.thinning.apply import thin_copy
-from torchthin.thinning.trial_loop import find_plan
 
 SHARE = 0.5
 """Share of the channels that go."""
@@ -56,7 +50,7 @@ def measure_case(name: str, tool: str, seed: int) -> dict[str, Any]:
         inputs = case.inputs()
         stage("forward")
         with torch.no_grad():
-            before, row["forward_s"] = _timed(lambda: run(model, inputs))
+            before, row["forward_s"] = _least(lambda full: run(full, inputs), lambda: model)
         small = {"torchthin": _torchthin, "torch-pruning": _torch_pruning}[tool](model, inputs, row, stage)
         _check(case, small, inputs, tensors(before), row, stage)
     except Exception as error:  # whatever a tool or a model raises is the result of this case
@@ -99,7 +93,7 @@ def _least(work: Callable[[nn.Module], Any], prepare: Callable[[], nn.Module]) -
 
 def _torchthin(model: nn.Module, inputs: Inputs, row: dict[str, Any], stage: Stage) -> nn.Module:
     stage("prune")
-    result, row["prune_s"] = _timed(lambda: prune(model, inputs, SHARE, include=["*"]))
+    result, row["prune_s"] = _least(lambda full: prune(full, inputs, SHARE, include=["*"]), lambda: model)
     report = result.report
     row |= {
         "parameters": report.parameters,
@@ -119,19 +113,11 @@ def _torchthin(model: nn.Module, inputs: Inputs, row: dict[str, Any], stage: Sta
     }
     if not result.proof.holds:
         raise ValueError(str(result.proof))
-    stage("unproved")
-    row["rounds"], row["unproved_s"] = _least(lambda full: _unproved(full, inputs), lambda: model)
+    stage("proof off")
+    _, row["off_s"] = _least(
+        lambda full: prune(full, inputs, SHARE, include=["*"], proof="off"), lambda: model
+    )
     return result.model
-
-
-def _unproved(model: nn.Module, inputs: Inputs) -> int:
-    """Trace, groups, selection and thinning, without the comparison of outputs; return the rounds of the search."""
-    config = PruneConfig(Ratio(SHARE), include=("*",))
-    traced, targets = traced_targets(model, as_inputs(inputs), config)
-    select = Run(traced, targets, config).selector(RatioRule(config.target))
-    plan = find_plan(traced, select, prove=False)
-    thin_copy(model, plan.recipe)
-    return plan.rounds
 
 
 def _torch_pruning(model: nn.Module, inputs: Inputs, row: dict[str, Any], stage: Stage) -> nn.Module:

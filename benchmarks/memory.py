@@ -1,7 +1,7 @@
 """Memory that pruning takes on top of the model.
 
     python benchmarks/memory.py resnet50
-    python benchmarks/memory.py resnet50 --unproved
+    python benchmarks/memory.py resnet50 --proof off
     python benchmarks/memory.py llama --layers 32 --folder /tmp/llama
 
 Of a torchvision case of the zoo: by how much the process's peak grows over that of a forward pass, in units of the model (all
@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from coverage_case import SHARE, _unproved
+from coverage_case import SHARE
 from plan_large import Model
 from safetensors.torch import save_file
 from zoo import cases
@@ -36,7 +36,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("model", help="name of a torchvision case of the zoo, or llama")
-    parser.add_argument("--unproved", action="store_true", help="graph, selection and thinning only")
+    parser.add_argument("--proof", default="quick", help="off, quick or full")
     parser.add_argument("--layers", type=int, default=32)
     parser.add_argument("--folder", type=Path, help="where the files of llama are, or are written to")
     options = parser.parse_args()
@@ -44,21 +44,18 @@ def main() -> None:
     if options.model == "llama":
         large(options.layers, options.folder)
     else:
-        small(options.model, options.unproved)
+        small(options.model, options.proof)
 
 
-def small(name: str, unproved: bool) -> None:
+def small(name: str, proof: str) -> None:
     case = cases(source="torchvision")[name]
     model, inputs = case.build(0), case.inputs()
     size = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
     with torch.no_grad():
         run(model, inputs)
     before = peak()
-    if unproved:
-        _unproved(model, inputs)
-    else:
-        result = torchthin.prune(model, inputs, SHARE, include=["*"])
-        assert result.proof is not None and result.proof.holds
+    result = torchthin.prune(model, inputs, SHARE, include=["*"], proof=proof)
+    assert proof == "off" or (result.proof is not None and result.proof.holds)
     grown = peak() - before
     print(
         f"{name}: model {size / 2**20:.0f} MiB, peak grows by {grown / 2**20:.0f} MiB = {grown / size:.2f} models"
