@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 import torchthin
 from torchthin.graph import better_examples
 from torchthin.graph.better_examples import trace_more
+from torchthin.graph.deferred import SMALLEST
 from torchthin.graph.inputs import Inputs, as_inputs
 from torchthin.graph.trace import Traced
 
@@ -146,3 +148,20 @@ def test_the_distance_that_is_told_is_that_on_the_given_example_too() -> None:
     case = second_generator.Case(second_generator.spec(6026))  # an encoder layer, two rows of one token
     finding = check_prune(case)
     assert (finding.outcome, finding.wrong) == ("approximate", "")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_weights_that_are_made_as_they_are_read_are_there_on_the_given_example_too(
+    dtype: torch.dtype,
+) -> None:
+    wide = 2 * math.isqrt(SMALLEST)
+    net = nn.Sequential(
+        nn.Linear(wide, wide), nn.ReLU(), nn.Linear(wide, wide), nn.ReLU(), nn.Linear(wide, 7)
+    )
+    result = torchthin.prune(net.to(dtype).eval(), torch.randn(2, 1, wide), 0.5)
+    assert result.proof is not None and result.proof.exact
+    assert [layer.out_features for layer in result.model if isinstance(layer, nn.Linear)] == [
+        wide // 2,
+        wide // 2,
+        7,
+    ]

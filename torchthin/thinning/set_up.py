@@ -101,11 +101,10 @@ class Comparison:
         proofs, found = [], list[Samples]()
         for start, expected in zip(self.starts, wanted.outputs, strict=False):
             mode = SampledRun(self.reference.survivors, start)
-            mode.deferred, mode.precision = self.reference.deferred, self.precision
             found.append(mode.samples)
-            plain = self._as_it_is(inputs, start) if self.departs else expected
+            plain = self._run(self.masked, inputs, CountingMode(start)) if self.departs else expected
             try:
-                actual = run(self.thinned, inputs, mode)
+                actual = self._run(self.thinned, inputs, mode)
             except Exception as error:  # whatever the user's code raises
                 return not_run(error, self.precision), Failure(mode.completed, one_line(error))
             proofs.append(compare(plain, expected, actual, self.precision))
@@ -113,19 +112,17 @@ class Comparison:
 
     def distance(self, inputs: Inputs) -> Proof:
         """Compare the thinned model with the masked model as it is, on inputs on which the model may run other ops."""
-        mode = CountingMode()
-        mode.precision = self.precision
-        plain = self._as_it_is(inputs, 0)
+        plain = self._run(self.masked, inputs, CountingMode())
         try:
-            proof = compare(plain, plain, run(self.thinned, inputs, mode), self.precision)
+            proof = compare(plain, plain, self._run(self.thinned, inputs, CountingMode()), self.precision)
         except Exception as error:  # whatever the user's code raises
             return not_run(error, self.precision)
         return replace(proof, outputs=()) if self.departs else proof
 
-    def _as_it_is(self, inputs: Inputs, start: int) -> Any:
-        mode = CountingMode(start)
+    def _run(self, model: nn.Module, inputs: Inputs, mode: CountingMode) -> Any:
+        """Run one of the models, with the weights that are made as they are read."""
         mode.deferred, mode.precision = self.reference.deferred, self.precision
-        return run(self.masked, inputs, mode)
+        return run(model, inputs, mode)
 
     def _difference(self, wanted: Iterable[Samples], found: Iterable[Samples]) -> Failure | None:
         """Look for the first op that differs.
