@@ -16,10 +16,8 @@ from torch.utils.flop_counter import flop_registry
 
 from torchthin.graph.clone import clone
 from torchthin.graph.deferred import Deferred
-from torchthin.graph.evaluation_mode import evaluation_mode
-from torchthin.graph.fake import ReadGuard
-from torchthin.graph.inputs import Inputs, call
-from torchthin.graph.op_counter import CountingMode
+from torchthin.graph.inputs import Inputs
+from torchthin.graph.op_counter import CountingMode, run
 from torchthin.graph.precision import AS_GIVEN, SINGLE, Precision
 from torchthin.graph.sample import Sample
 
@@ -97,13 +95,10 @@ def _counter(model: nn.Module, inputs: Inputs) -> _FlopMode:
 
 
 def _counted(model: nn.Module, inputs: Inputs, precision: Precision, *, fake: bool) -> _FlopMode:
-    counter = _FlopMode(fake=fake)
-    deferred = Deferred()
+    counter, deferred = _FlopMode(fake=fake), Deferred()
     counter.precision, counter.deferred = precision, None if fake else deferred
     copy = clone(model, lambda name, tensor: precision.shared(name, tensor, deferred).detach())
-    reading = ReadGuard() if fake else deferred.guard()
-    with evaluation_mode(copy, disposable=True), counter.sparing(copy), reading, counter:
-        call(copy, precision.inputs(inputs))
+    run(copy, precision.inputs(inputs), counter, disposable=True)
     return counter
 
 

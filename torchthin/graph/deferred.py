@@ -41,6 +41,10 @@ class Deferred:
     def __bool__(self) -> bool:
         return bool(self._factories)
 
+    def takes(self, tensor: Tensor) -> bool:
+        """Whether it pays to put off what stands for a tensor: it is large, and laid out as placeholders are."""
+        return tensor.numel() >= SMALLEST and tensor.is_contiguous()
+
     def placeholder(self, shape: tuple[int, ...], like: Tensor, make: Callable[[], Tensor]) -> Tensor:
         """Return a tensor of the shape, and of the dtype and device of `like`, for what `make` gives, contiguous."""
         made = _untouched(shape, like)

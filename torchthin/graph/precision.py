@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from torchthin.graph.clone import share
-from torchthin.graph.deferred import SMALLEST, Deferred
+from torchthin.graph.deferred import Deferred
 from torchthin.graph.inputs import Inputs
 
 _WIDE = frozenset({torch.float32, torch.float64})
@@ -42,7 +42,7 @@ class Precision:
         dtype = self.of(tensor.dtype)
         if dtype == tensor.dtype:
             return share(name, tensor)
-        if deferred is None or tensor.numel() < SMALLEST or not tensor.is_contiguous():
+        if deferred is None or not deferred.takes(tensor):
             return tensor.detach().to(dtype)
         like = tensor.new_empty(0, dtype=dtype)
         return deferred.placeholder(tuple(tensor.shape), like, lambda: tensor.detach().to(dtype))

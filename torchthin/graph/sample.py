@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 from torchthin.graph.clone import clone
 from torchthin.graph.deferred import Deferred
-from torchthin.graph.evaluation_mode import evaluation_mode
-from torchthin.graph.inputs import Inputs, call
-from torchthin.graph.op_counter import CountingMode
+from torchthin.graph.inputs import Inputs
+from torchthin.graph.op_counter import CountingMode, run
 from torchthin.graph.outputs import output_tensors
 from torchthin.graph.precision import AS_GIVEN, SINGLE, Precision
 
@@ -74,8 +73,7 @@ def _computed(model: nn.Module, inputs: Inputs, precision: Precision) -> list[Te
     mode, deferred = CountingMode(), Deferred()
     mode.precision, mode.deferred = precision, deferred
     copy = clone(model, lambda name, tensor: precision.shared(name, tensor, deferred).detach())
-    with evaluation_mode(copy, disposable=True), mode.sparing(copy), deferred.guard(), mode:
-        return output_tensors(call(copy, precision.inputs(inputs)))
+    return output_tensors(run(copy, precision.inputs(inputs), mode, disposable=True))
 
 
 def _are_parts(everything: list[Tensor], single: list[Tensor], size: int) -> bool:

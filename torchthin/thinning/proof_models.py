@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from torchthin.graph.clone import clone
-from torchthin.graph.deferred import SMALLEST, Deferred
+from torchthin.graph.deferred import Deferred
 from torchthin.graph.precision import Precision
 from torchthin.graph.trace import Traced
 from torchthin.selection.masks import masked
@@ -58,7 +58,7 @@ class Models:
                     else self._prepared(name, cut_it(), precision, thin=True)
                 )
 
-            if deferred is not None and tensor.numel() >= SMALLEST and tensor.is_contiguous():
+            if deferred is not None and deferred.takes(tensor):
                 shape = recipe.shape_after(name) if name in recipe.keep else tuple(tensor.shape)
                 return deferred.placeholder(shape, like, make)
             return owned(name, tensor, make)
@@ -81,7 +81,7 @@ class Models:
         def own(name: str, tensor: Tensor) -> Tensor:
             dtype = precision.of(tensor.dtype)
             new = name in masks or dtype != tensor.dtype
-            if deferred is not None and new and tensor.numel() >= SMALLEST and tensor.is_contiguous():
+            if deferred is not None and new and deferred.takes(tensor):
                 like = tensor.new_empty(0, dtype=dtype)
                 return deferred.placeholder(
                     tuple(tensor.shape), like, lambda: self._prepared(name, tensor, precision)

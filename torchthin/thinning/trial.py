@@ -8,7 +8,7 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from torchthin.graph.clone import saved_names
-from torchthin.graph.deferred import SMALLEST, Deferred
+from torchthin.graph.deferred import Deferred
 from torchthin.graph.op_counter import CountingMode, run
 from torchthin.graph.opgraph import BRANCH
 from torchthin.graph.trace import Traced, collection_paused
@@ -68,7 +68,7 @@ def _thinned(traced: Traced, recipe: Recipe, deferred: Deferred, *, values: bool
         dtype = precision.of(tensor.dtype)
         if dtype == tensor.dtype:
             return borrowed(name, tensor, cut_it)
-        if tensor.numel() < SMALLEST or not tensor.is_contiguous():
+        if not deferred.takes(tensor):
             return cut_it().to(dtype)
         shape = recipe.shape_after(name) if name in recipe.keep else tuple(tensor.shape)
         return deferred.placeholder(shape, tensor.new_empty(0, dtype=dtype), lambda: cut_it().to(dtype))
