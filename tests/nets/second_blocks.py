@@ -12,6 +12,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+
+class OwnRMSNorm(nn.Module):
+    """What torch has from 2.4 on."""
+
+    def __init__(self, width: int, elementwise_affine: bool = True) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width)) if elementwise_affine else None
+        self.eps = torch.finfo(torch.float64).eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps)
+        return x if self.weight is None else x * self.weight
+
+
+RMSNorm: type[nn.Module] = getattr(nn, "RMSNorm", OwnRMSNorm)
 Forward = Callable[[Any, Tensor], Tensor]
 Kind = str
 """``P``: pictures (N, C, H, W). ``T``: tokens (N, T, C). ``V``: vectors (N, C)."""
@@ -865,7 +880,7 @@ def linear(b: Block, d: Draw) -> Built:
 @block("T")
 def feed_forward(b: Block, d: Draw) -> Built:
     c, k, gated = d.channels, d.width(), d.coin()
-    b.norm = d.pick(nn.LayerNorm(c), nn.LayerNorm(c, elementwise_affine=False), nn.RMSNorm(c), nn.Identity())
+    b.norm = d.pick(nn.LayerNorm(c), nn.LayerNorm(c, elementwise_affine=False), RMSNorm(c), nn.Identity())
     b.up, b.down, b.act = nn.Linear(c, 2 * k if gated else k), nn.Linear(k, c, bias=d.coin()), d.act()
 
     def run(b: Any, x: Tensor) -> Tensor:
@@ -889,8 +904,8 @@ def token_norms(b: Block, d: Draw) -> Built:
     b.norm = {
         "layer": lambda: nn.LayerNorm(c),
         "plain layer": lambda: nn.LayerNorm(c, elementwise_affine=False),
-        "rms": lambda: nn.RMSNorm(c),
-        "plain rms": lambda: nn.RMSNorm(c, elementwise_affine=False),
+        "rms": lambda: RMSNorm(c),
+        "plain rms": lambda: RMSNorm(c, elementwise_affine=False),
         "group": lambda: nn.GroupNorm(1, c),
         "batch": lambda: nn.BatchNorm1d(c),
     }.get(form, nn.Identity)()
