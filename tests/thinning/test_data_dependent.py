@@ -265,11 +265,13 @@ class MaskedByInput(nn.Module):
 
 
 def test_where_all_keys_may_be_masked_a_constant_value_is_no_constant() -> None:
-    """Such a row of attention is zero, not the mean of the values."""
+    """Such a row of attention is zero, not the mean of the values; before torch 2.5 it is no number in either model."""
+    zero = hasattr(torch.ops.aten, "_safe_softmax")
     model = lively(MaskedByInput()).double().eval()
     x = torch.randn(2, 5, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     result = torchthin.prune(model, x, 0.5)
-    assert result.proof is not None and result.proof.exact and "value.bias" in result.masks
+    assert result.proof is not None and result.proof.exact
+    assert ("value.bias" in result.masks) == zero
     for name, mask in result.masks.items():
         model.get_parameter(name).data.mul_(mask)
-    assert torch.allclose(model(-x.abs()), result.model(-x.abs()))
+    assert torch.allclose(model(-x.abs()), result.model(-x.abs()), equal_nan=not zero)
