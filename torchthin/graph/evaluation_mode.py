@@ -51,7 +51,7 @@ def evaluation_mode(
             _set_training(modules, [False] * len(modules))
         branch = _training_branch(model, modules) if training_branch else contextlib.nullcontext()
         try:
-            with torch.no_grad(), branch:
+            with torch.no_grad(), branch, _OpenRanges() if _HIDES_RANGES else contextlib.nullcontext():
                 yield
         finally:
             _set_generators(generators)
@@ -153,6 +153,32 @@ def _normalises_weights(module: nn.Module) -> bool:
     """Whether a module takes a step of spectral norm's power iteration when it runs in training mode."""
     hooked = any(isinstance(hook, SpectralNorm) for hook in module._forward_pre_hooks.values())
     return hooked or type(module).__module__.startswith("torch.nn.utils.")
+
+
+class _OpenRanges(TorchFunctionMode):
+    """Ranges over a whole axis have no end, so that they are an op of every run, whatever is left of the axis.
+
+    An index with anything but ranges and integers stays as it is: `...` stands for several axes, None for none.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.__getitem__:
+            args = args[0], _open_ended(*args)
+        return func(*args, **(kwargs or {}))
+
+
+def _open_ended(tensor: Tensor, index: Any) -> Any:
+    items = index if isinstance(index, tuple) else (index,)
+    if len(items) > tensor.dim() or any(type(item) not in {slice, int} for item in items):
+        return index
+    return tuple(
+        slice(None) if isinstance(item, slice) and item.indices(size) == (0, size, 1) else item
+        for item, size in zip(items, tensor.shape, strict=False)
+    )
+
+
+_HIDES_RANGES = type(torch.zeros(1, 1, requires_grad=True)[:, :1].grad_fn).__name__ == "SliceBackward0"
+"""Whether this torch (2.3, for one) calls no op for a range that ends where its axis does, and one for ranges that end later."""
 
 
 class _NoDropout(TorchFunctionMode):
