@@ -182,6 +182,17 @@ def test_compat_prunes_the_input_side_where_distiller_does() -> None:
     assert [(layer.filters, layer.pruned_channels) for layer in layers] == [(6, 3)]
 
 
+def test_input_channels_that_distiller_masks_are_removed() -> None:
+    """Nothing reads them, though the filters in front are not zero."""
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 8, 1)).eval()
+    result = prune(model, torch.ones(1, 3, 8, 8), Distiller("l1-channels"), include=["3.weight"])
+    assert result.model[0].out_channels == result.model[3].in_channels == 8
+    assert result.proof is not None and result.proof.exact
+    masked = prune(model, None, Distiller("l1-channels"), include=["3.weight"], thin=False).model
+    x = torch.randn(2, 3, 9, 9, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(result.model(x), masked(x))
+
+
 class Stubborn(nn.Module):
     def __init__(self) -> None:
         super().__init__()

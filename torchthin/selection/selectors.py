@@ -230,7 +230,7 @@ class DeadChannelSelector:
     threshold: float = 0.0
     """A filter counts as zero where no weight is larger, and so does a scale."""
     masks_makers: bool = False
-    """Filters alone decide; what else makes a dead channel is masked with it."""
+    """Filters and readers alone decide; what else makes a dead channel is masked with it."""
 
     def __call__(self, grouping: Grouping, labels: Labels) -> Selection:
         """Look for dead channels in the groups as they are now."""
@@ -243,9 +243,8 @@ class DeadChannelSelector:
             alive = self._large(group, made)
             if not self.masks_makers:
                 alive &= self._passed(group, makes.scales)
-                read = {axis for axis in makes.read if axis not in made}
-                unread = ~self._large(group, read) & self._on(group, read)
-                alive = alive & ~unread
+            read = {axis for axis in makes.read if axis not in made}
+            alive &= self._large(group, read) | ~self._on(group, read)
             keeps[group.name] = _allowed(group, alive)
         masks = self._small(grouping, keeps, made | makes.scales) if self.threshold else {}
         return Selection(keeps, masks, axes=axes, masks_makers=self.masks_makers)
