@@ -210,8 +210,13 @@ def test_layer_norm_is_approximate_and_named() -> None:
     assert furthest(masked, result, [tokens(2, 7, seed=1), tokens(3, 5)]) <= EXACT
 
 
-def test_the_example_decides_nothing() -> None:
-    first, second = (pruned(Language, tokens(2, 7, seed=seed))[1].model.state_dict() for seed in (0, 1))
+@pytest.mark.parametrize("norm", [nn.Identity, nn.LayerNorm, OwnRms])
+def test_the_example_decides_nothing(norm: Callable[[int], nn.Module]) -> None:
+    first, second = (
+        pruned(lambda: Language(norm), tokens(2, 7, seed=seed), include=["*"])[1].model.state_dict()
+        for seed in (0, 1)
+    )
+    assert first["e.weight"].shape == (50, 8) and first["f.weight"].shape == (16, 8)
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
@@ -328,3 +333,18 @@ def test_what_is_excluded_stays_whatever_it_is(name: str) -> None:
             assert tensor.shape == full.get_parameter(parameter).shape
     assert result.model.get_parameter("f.weight").shape == (16, 16)
     assert any(parameter.startswith(name) for parameter in result.report.request.excluded)
+
+
+def test_a_layer_that_is_excluded_keeps_the_stream_that_it_adds_to() -> None:
+    _, result = pruned(Language, tokens(2, 7), include=["*"], exclude=["g"])
+    assert result.model.get_parameter("g.weight").shape == (16, 16)  # what it reads goes
+    assert result.model.get_parameter("e.weight").shape == (50, 16)
+    assert result.report.request.excluded == ("g.weight",)
+
+
+@pytest.mark.parametrize("name", ["1", "1.bias"])
+def test_an_excluded_norm_keeps_the_filters_in_front(name: str) -> None:
+    result = torchthin.prune(slim(), real(2, 3, 9, 9), 0.5, exclude=[name])
+    widths = [result.model[layer].weight.shape[0] for layer in (0, 1, 3)]
+    assert widths == [16, 16, 4]
+    assert "1.bias" in result.report.request.excluded
