@@ -150,7 +150,7 @@ class _Propagation:
         self._sharing: dict[int, set[int]] = {}
         for number, value in enumerate(graph.values):
             self._sharing.setdefault(value.alias, set()).add(number)
-        self._consumed = graph.users.keys() | set(graph.outputs)
+        self._consumed = graph.users.keys() | set(graph.ends)
         self._flattened: set[int] = set()
         """Values with a `FlattenedAxis`."""
         self.space = LabelSpace()

@@ -165,6 +165,13 @@ class OpGraph:
     """What the first run did with integers that modules keep; None where the run was not watched."""
     handed: tuple[int, ...] = ()
     """Values whose numbers code took past the dispatcher (``tolist``, ``numpy``)."""
+    states: tuple[int, ...] = ()
+    """What the model hands to its own next call: no outputs, since both calls are the model's."""
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """Everything that the model returns."""
+        return (*self.outputs, *self.states)
 
     @cached_property
     def producer(self) -> Mapping[int, Op]:
@@ -213,7 +220,7 @@ class OpGraph:
     def live(self) -> OpGraph:
         """Return the graph without ops that reach neither an output nor a decision of the code (ai8x computes unused
         statistics) and what only they read."""
-        return self._reaching(self.outputs)
+        return self._reaching(self.ends)
 
     def with_idle_layers(self) -> OpGraph:
         """Return the live graph with the layers that reach no output (a head whose result is dropped): they must still fit.
@@ -234,7 +241,7 @@ class OpGraph:
                 unread.update(op.results)
         if not made or not live.ops:
             return live
-        whole = self._reaching((*self.outputs, *made))
+        whole = self._reaching((*self.ends, *made))
         return replace(whole, idle=frozenset(whole.state.keys() - live.state.keys()))
 
     def _reaching(self, ends: Iterable[int]) -> OpGraph:
@@ -250,7 +257,7 @@ class OpGraph:
                 wanted.update(op.reads)
                 aliases.update(self.values[number].alias for number in op.reads)
         kept.reverse()
-        read = {number for op in kept for number in op.reads} | set(self.outputs)
+        read = {number for op in kept for number in op.reads} | set(self.ends)
         state = {name: number for name, number in self.state.items() if number in read}
         return replace(self, ops=tuple(kept), state=state)
 
@@ -296,6 +303,7 @@ class OpGraph:
             inputs=(*self.inputs, *map(renumbered, branch.inputs)),
             outputs=(*self.outputs, *map(renumbered, branch.outputs)),
             handed=(*self.handed, *map(renumbered, branch.handed)),
+            states=(*self.states, *map(renumbered, branch.states)),
             call_sites={**self.call_sites, BRANCH: branch.call_sites[0]},
             idle=(self.idle | branch.idle)
             - (self.state.keys() - self.idle)

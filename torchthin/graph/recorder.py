@@ -16,6 +16,7 @@ from torchthin.graph.evaluation_mode import evaluation_mode
 from torchthin.graph.factors import factor_of
 from torchthin.graph.fake import DataDependent, ReadGuard, ReadWatch
 from torchthin.graph.inputs import Inputs, call
+from torchthin.graph.next_call import returned
 from torchthin.graph.op_counter import CountingMode
 from torchthin.graph.operators import (
     argument_names,
@@ -205,10 +206,10 @@ def record(
         given = [recorder.number(tensor) for tensor in inputs.tensors()]
         with reads, unread, recorder.sparing(model), recorder:
             outputs = call(model, inputs)
-    made = [recorder.number(item) for item in output_tensors(outputs)]
-    ops = tuple(recorder.ops)
+    parts = returned(model, inputs, outputs)
+    made, states = ([recorder.number(t) for t in output_tensors(p)] for p in (parts.results, parts.states))
     return OpGraph(
-        ops,
+        tuple(recorder.ops),
         tuple(recorder.values),
         recorder.state,
         tuple(given),
@@ -220,6 +221,7 @@ def record(
         recurrent=recurrent_states(model),
         size_uses=watcher.found(recorder.factors) if watcher else None,
         handed=tuple(dict.fromkeys(handed)),
+        states=tuple(states),
     )
 
 

@@ -23,6 +23,7 @@ from torchthin.errors import InputError, one_line
 from torchthin.graph.clone import clone, state_tensors
 from torchthin.graph.evaluation_mode import evaluation_mode
 from torchthin.graph.inputs import Inputs, call, on_device_of
+from torchthin.graph.next_call import returned
 from torchthin.graph.op_counter import CountingMode, following
 from torchthin.graph.operators import by_name
 from torchthin.graph.opgraph import OpGraph, Ref
@@ -200,7 +201,8 @@ def _losses(copy: nn.Module, measure: Measure) -> Iterator[tuple[Tensor, bool]]:
     parts = [part for batch in measure.batches for part in _split(batch, len(measure.batches))]
     draws = math.ceil(DRAWS / len(parts))
     for batch in parts:
-        outputs = [out for out in output_tensors(call(copy, batch)) if out.requires_grad]
+        results = returned(copy, batch, call(copy, batch)).results  # a cache says nothing of its own worth
+        outputs = [out for out in output_tensors(results) if out.requires_grad]
         if not outputs:
             raise InputError("No output of the model has a gradient. Choose a criterion without gradients.")
         scaled = [out / out.detach().norm().clamp_min(1e-12) for out in outputs]

@@ -8,6 +8,7 @@ from dataclasses import replace
 from torchthin.graph.inputs import Inputs, refreshed, resized
 from torchthin.graph.outputs import output_tensors
 from torchthin.graph.precision import AS_GIVEN, DOUBLE, SINGLE, Precision, is_complex, is_narrow
+from torchthin.thinning.carried_states import next_call
 from torchthin.thinning.inexact import inexact_layers
 from torchthin.thinning.outcome import Diverged, Failure, Success
 from torchthin.thinning.proof import Proof, joined
@@ -60,7 +61,12 @@ def _outcome(models: Models, precision: Precision) -> tuple[Failure | Success, b
     if models.level == "off":
         return _success(models, comparison, None), True
     inputs = precision.inputs(models.traced.inputs)
-    proof, different = comparison.proof(inputs, comparison.observed)
+    proof, different, states = comparison.compared(inputs, comparison.observed)
+    if _agrees(models, proof, different) and states:
+        again, failed = next_call(comparison, inputs, comparison.observed.outputs[0].states, states)
+        if again is None and failed is not None:
+            return failed, True
+        proof, different = joined([proof, *([] if again is None else [again])]), failed or different
     if _agrees(models, proof, different):
         fresh, elsewhere = _on_other_inputs(models, comparison, inputs)
         proof, different = (
@@ -178,7 +184,10 @@ def _has_rows_of(wanted: Observed, seen: Observed, rows: tuple[int, int]) -> boo
 
     A view with a number in it makes more rows of what is longer.
     """
-    new, old = ([t.shape[0] for t in output_tensors(each.outputs) if t.dim()] for each in (wanted, seen))
+    new, old = (
+        [t.shape[0] for t in output_tensors([run.results for run in each.outputs]) if t.dim()]
+        for each in (wanted, seen)
+    )
     pairs = zip(new, old, strict=False)
     return len(new) == len(old) and all(a == b or a * rows[0] == b * rows[1] for a, b in pairs)
 

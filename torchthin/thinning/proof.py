@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torchthin.errors import InputError, ProofError, one_line
 from torchthin.graph.clone import clone, state_tensors
 from torchthin.graph.inputs import Inputs, as_inputs, check_model, on_device_of
+from torchthin.graph.next_call import returned
 from torchthin.graph.op_counter import CountingMode, run
 from torchthin.graph.outputs import output_tensors
 from torchthin.graph.precision import DOUBLE, SINGLE, Precision, is_complex
@@ -143,6 +144,8 @@ def _some(causes: Sequence[str], shown: int) -> str:
 def verify(reference: nn.Module, candidate: nn.Module, example_inputs: Any) -> Proof:
     """Run two models on the same inputs in evaluation mode and compare every output.
 
+    Left out is what a model hands to its own next call (a cache), where that has other widths in the two.
+
     Both run on copies in float64 where they have at most `DOUBLE_UP_TO` parameters, else in float32; neither is changed.
 
     Args:
@@ -181,6 +184,9 @@ def verify(reference: nn.Module, candidate: nn.Module, example_inputs: Any) -> P
         ) from actual
     _refuse_nothing(expected)
     refuse_nan(expected, "reference")
+    parts = [returned(m, inputs, outputs) for m, outputs in zip(models, (expected, actual), strict=True)]
+    if _shapes(parts[0].states) != _shapes(parts[1].states):  # caches of other widths, which are no results
+        expected, actual = (part.results for part in parts)
     return compare(expected, expected, actual, precision)
 
 
@@ -240,12 +246,16 @@ def compare(masked: Any, expected: Any, actual: Any, precision: Precision) -> Pr
     """
     dtype, tolerance = precision.name, precision.tolerance
     lists = [output_tensors(item) for item in (masked, expected, actual)]
-    shapes = [[tuple(t.shape) for t in tensors] for tensors in lists]
+    shapes = [_shapes(tensors) for tensors in lists]
     if shapes[1] != shapes[2]:
         problem = f"output shapes differ: {shapes[1]} masked, {shapes[2]} thinned"
         return Proof((), (), dtype, tolerance, problem)
     beside = _agreements(lists[0], lists[2]) if lists[0] else ()
     return Proof(_agreements(lists[1], lists[2]), beside, dtype, tolerance)
+
+
+def _shapes(outputs: Any) -> list[tuple[int, ...]]:
+    return [tuple(tensor.shape) for tensor in output_tensors(outputs)]
 
 
 def not_run(error: Exception, precision: Precision) -> Proof:

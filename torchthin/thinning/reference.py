@@ -123,7 +123,7 @@ class ReferenceMode(CountingMode):
         super().__init__(start, labels.graph.call_sites[start])
         self.deferred, self.precision = reference.deferred, reference.precision
         self.samples = Samples(reference.survivors, thinned=False)
-        self._reference = reference
+        self.reference = reference
         self._survivors = reference.survivors
         self._in_training_branch = start >= BRANCH
         self._contractions, self._statistics = labels.contractions, labels.statistics
@@ -161,7 +161,7 @@ class ReferenceMode(CountingMode):
             self._look(op, by_name(func, args, kwargs), self._dead)
         if op.index in self.departures.left_out:
             return self._leave_out(op, func, args, kwargs)
-        if op.index in self.departures.partial or op.index in self._reference.in_bias:
+        if op.index in self.departures.partial or op.index in self.reference.in_bias:
             return self._without_removed(op, func, by_name(func, args, kwargs))
         return self.compute(func, args, kwargs)
 
@@ -169,7 +169,7 @@ class ReferenceMode(CountingMode):
         """Find out whether the thinned model departs from the masked one at an op."""
         if op.index in self._contractions:
             self._look_at_sum(op, self._contractions[op.index], given, dead)
-        elif op.index in self._statistics - self._reference.preserved and self._survivors.cut_any(op.reads):
+        elif op.index in self._statistics - self.reference.preserved and self._survivors.cut_any(op.reads):
             self._look_at_statistics(op, given, dead)
         dead.note(op, given)
         self.departures.silent |= dead.silent
@@ -209,7 +209,7 @@ class ReferenceMode(CountingMode):
 
     def _look_at_statistics(self, op: Op, given: Mapping[str, Any], dead: DeadChannels) -> None:
         entry = rule_of(op.name)
-        if op.index in self._reference.made_good:
+        if op.index in self.reference.made_good:
             places = dead.measured_alive(op, given)
         elif entry is not None and entry.sums and not _takes_the_least(op):
             places = dead.summed_alive(op, given)
@@ -229,7 +229,7 @@ class ReferenceMode(CountingMode):
         data = given[name] * torch.from_numpy(kept).to(given[name].device).view(shape)
         result = invoke(func, {**given, name: data})
         constant = self.departures.constants.get(op.index)
-        if constant is None or op.index in self._reference.in_bias:
+        if constant is None or op.index in self.reference.in_bias:
             return result
         along = [1] * result.dim()
         along[contraction.out_axis] = -1

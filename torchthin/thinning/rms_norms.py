@@ -129,7 +129,7 @@ def _steps(op: Op, graph: OpGraph) -> tuple[Op, Op, Op] | None:
 def _only_reader(value: int, graph: OpGraph, after: Op) -> Op | None:
     """Return the one op that reads a value after another op; the first, where that changes it in place."""
     readers = {op.index: op for op in graph.users.get(value, ()) if op.index > after.index}
-    if not readers or value in graph.outputs:
+    if not readers or value in graph.ends:
         return None
     first = readers[min(readers)]
     return first if len(readers) == 1 or value in first.written else None

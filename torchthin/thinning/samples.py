@@ -33,7 +33,7 @@ class Samples:
         self._survivors = survivors
         self._thinned = thinned
         self._ops = graph.by_index
-        self._consumed = graph.users.keys() | set(graph.outputs)
+        self._consumed = graph.users.keys() | set(graph.ends)
         self.found: dict[int, list[Sample]] = {}
 
     def note(self, index: int, result: Any) -> None:

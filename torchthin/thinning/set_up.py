@@ -15,6 +15,7 @@ from torchthin.graph.clone import state_tensors
 from torchthin.graph.deferred import Deferred, FilledIn
 from torchthin.graph.evaluation_mode import has_own_modes
 from torchthin.graph.inputs import Inputs
+from torchthin.graph.next_call import Returned, returned, with_states
 from torchthin.graph.op_counter import CountingMode, run
 from torchthin.graph.opgraph import BRANCH
 from torchthin.graph.precision import Precision
@@ -29,6 +30,7 @@ from torchthin.thinning.reference import Departures, Reference, ReferenceMode
 from torchthin.thinning.rms_norms import RmsNorm, scaled_weights
 from torchthin.thinning.samples import SampledRun, Samples, first_difference
 from torchthin.thinning.scale import ScaledTensors, Scaling
+from torchthin.thinning.survivors import Place
 
 DIFFERENT = "the thinned model computes something else"
 ALIVE = "what its removed channels hold depends on the input, or on the position"
@@ -41,7 +43,7 @@ STATISTICS = "its statistics run over all channels, and the result must be exact
 class Observed:
     """What runs of the masked model showed: the evaluation run and, where that can be compared, the training branch."""
 
-    outputs: tuple[Any, ...]
+    outputs: tuple[Returned, ...]
     """Of each run."""
     samples: tuple[Samples, ...]
     """Of each run's ops."""
@@ -75,6 +77,11 @@ class Comparison:
         return (0, BRANCH)[: len(self.observed.outputs)]
 
     @property
+    def cut_states(self) -> tuple[Place, ...]:
+        """The axes that lose something of what the model hands to its own next call."""
+        return cut_states(self.reference)
+
+    @property
     def last(self) -> int:
         """Index of the last op of the evaluation run."""
         return max(op.index for op in self.reference.labels.graph.ops if op.index < BRANCH)
@@ -87,7 +94,7 @@ class Comparison:
     def reference_runs(self, inputs: Inputs) -> Observed:
         """Return what the thinned model should return."""
         modes = [ReferenceMode(self.reference, start) for start in self.starts]
-        outputs = tuple(run(self.carrier, inputs, mode) for mode in modes)
+        outputs = tuple(self.runs(self.carrier, inputs, mode) for mode in modes)
         repeats = all(mode.repeats for mode in modes)
         samples = tuple(mode.samples for mode in modes)
         return Observed(outputs, samples, self.observed.departures, repeats=repeats)
@@ -98,31 +105,40 @@ class Comparison:
         Returns:
             The proof, and the first op that differs.
         """
-        proofs, found = [], list[Samples]()
+        return self.compared(inputs, wanted)[:2]
+
+    def compared(self, inputs: Inputs, wanted: Observed) -> tuple[Proof, Failure | None, Mapping[str, Any]]:
+        """Compare as `proof` does; also return what the thinned model hands to its own next call."""
+        proofs, found, states = [], list[Samples](), list[Mapping[str, Any]]()
         for start, expected in zip(self.starts, wanted.outputs, strict=False):
             mode = SampledRun(self.reference.survivors, start)
             found.append(mode.samples)
-            plain = self._run(self.masked, inputs, CountingMode(start)) if self.departs else expected
+            plain = self.runs(self.masked, inputs, CountingMode(start)) if self.departs else expected
             try:
-                actual = self._run(self.thinned, inputs, mode)
+                actual = self.runs(self.thinned, inputs, mode)
             except Exception as error:  # whatever the user's code raises
-                return not_run(error, self.precision), Failure(mode.completed, one_line(error))
-            proofs.append(compare(plain, expected, actual, self.precision))
-        return joined(proofs), self._difference(wanted.samples, found)
+                return not_run(error, self.precision), Failure(mode.completed, one_line(error)), {}
+            proofs.append(compare(plain.results, expected.results, actual.results, self.precision))
+            states.append(actual.states)
+        return joined(proofs), self._difference(wanted.samples, found), states[0]
 
     def distance(self, inputs: Inputs) -> Proof:
         """Compare the thinned model with the masked model as it is, on inputs on which the model may run other ops."""
-        plain = self._run(self.masked, inputs, CountingMode())
+        plain = self.runs(self.masked, inputs, CountingMode()).results
         try:
-            proof = compare(plain, plain, self._run(self.thinned, inputs, CountingMode()), self.precision)
+            actual = self.runs(self.thinned, inputs, CountingMode()).results
+            proof = compare(plain, plain, actual, self.precision)
         except Exception as error:  # whatever the user's code raises
             return not_run(error, self.precision)
         return replace(proof, outputs=()) if self.departs else proof
 
-    def _run(self, model: nn.Module, inputs: Inputs, mode: CountingMode) -> Any:
-        """Run one of the models, with the weights that are made as they are read."""
+    def runs(
+        self, model: nn.Module, inputs: Inputs, mode: CountingMode, states: Mapping[str, Any] | None = None
+    ) -> Returned:
+        """Run one of the models, with the weights that are made as they are read, from `states` on."""
         mode.deferred, mode.precision = self.reference.deferred, self.precision
-        return run(model, inputs, mode)
+        outputs = run(model, with_states(inputs, states or {}), mode)
+        return _returned(self.reference, model, inputs, outputs)
 
     def _difference(self, wanted: Iterable[Samples], found: Iterable[Samples]) -> Failure | None:
         """Look for the first op that differs.
@@ -237,7 +253,7 @@ def _observed(models: Models, masked: nn.Module, inputs: Inputs, reference: Refe
     graph = models.traced.graph
     modes, note = [ReferenceMode(reference)], ""
     outputs = [_recorded(models, masked, inputs, modes[0])]
-    refuse_nan(outputs[0], "masked")
+    refuse_nan(outputs[0].results, "masked")
     if graph.branched and graph.random_op is None:
         mode = ReferenceMode(reference, BRANCH)
         try:
@@ -251,7 +267,23 @@ def _observed(models: Models, masked: nn.Module, inputs: Inputs, reference: Refe
     return Observed(tuple(outputs), tuple(mode.samples for mode in modes), departures, note)
 
 
-def _recorded(models: Models, masked: nn.Module, inputs: Inputs, mode: ReferenceMode) -> Any:
+def cut_states(reference: Reference) -> tuple[Place, ...]:
+    """Return the axes that lose something of what the model hands to its own next call."""
+    graph, survivors = reference.labels.graph, reference.survivors
+    return tuple(
+        (graph.producer[value].index, value, axis)
+        for value in dict.fromkeys(graph.states)
+        if value in graph.producer
+        for axis in survivors.cut_axes(value)
+    )
+
+
+def _returned(reference: Reference, model: nn.Module, inputs: Inputs, outputs: Any) -> Returned:
+    """Tell results from states; a state that loses nothing is a result, to be compared."""
+    return returned(model, inputs, outputs) if cut_states(reference) else Returned(outputs)
+
+
+def _recorded(models: Models, masked: nn.Module, inputs: Inputs, mode: ReferenceMode) -> Returned:
     """Run the masked model and see that it does what was recorded."""
     try:
         outputs = run(masked, inputs, mode)
@@ -263,7 +295,7 @@ def _recorded(models: Models, masked: nn.Module, inputs: Inputs, mode: Reference
             "The masked model runs other operations than the model did when it was recorded; "
             "what changes from run to run cannot be proved."
         )
-    return outputs
+    return _returned(mode.reference, masked, inputs, outputs)
 
 
 def _stuck(proposal: Proposal, departures: Departures) -> Failure | None:

@@ -57,7 +57,7 @@ def _pairs(graph: OpGraph) -> Iterator[tuple[str, str]]:
     calls = Counter(op.source.module for op in norms)
     for norm in norms:
         given = norm.value("input")
-        if given is None or given in graph.outputs or given not in graph.producer:
+        if given is None or given in graph.ends or given not in graph.producer:
             continue
         layer, alone = graph.producer[given], len(graph.users[given]) == 1 and calls[norm.source.module] == 1
         if alone and _uses_own_weight(graph, layer):

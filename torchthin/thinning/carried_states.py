@@ -1,0 +1,79 @@
+"""The proof of a next call: masked and thinned model go on from what each of them handed to itself.
+
+States that lost channels have other shapes than the masked model's, so they are not compared themselves, but by what comes of
+them. A model that does not take back what it returned is treated as if that were results.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from torchthin.errors import one_line
+from torchthin.graph.inputs import Inputs
+from torchthin.graph.next_call import next_inputs
+from torchthin.graph.op_counter import CountingMode
+from torchthin.graph.outputs import output_tensors
+from torchthin.thinning.outcome import Failure
+from torchthin.thinning.proof import Proof, compare, not_run
+from torchthin.thinning.reference import ReferenceMode
+from torchthin.thinning.set_up import Comparison
+
+NOT_TAKEN = "part of the model's output, since the model does not take it back in its next call"
+GOES_ON = "part of what the model hands to its own next call, which with less of it"
+
+
+def next_call(
+    comparison: Comparison, inputs: Inputs, states: Mapping[str, Any], thinned: Mapping[str, Any]
+) -> tuple[Proof | None, Failure | None]:
+    """Compare the next calls of the masked and of the thinned model.
+
+    Args:
+        comparison: the models.
+        inputs: of the call before.
+        states: what the masked model returned there for its next call.
+        thinned: what the thinned model returned.
+
+    Returns:
+        The proof, None where there is no next call; and the failure, if there is one.
+    """
+    for again in next_inputs(inputs):
+        expected, known = _wanted(comparison, again, states)
+        if expected is None:
+            continue
+        mode = CountingMode(0, comparison.reference.labels.graph.call_sites[0])
+        try:
+            actual = comparison.runs(comparison.thinned, again, mode, thinned).results
+        except Exception as error:  # whatever the user's code raises
+            text = f"{GOES_ON} does not run: {one_line(error)}"
+            return not_run(error, comparison.precision), _failure(comparison, text, mode.completed)
+        plain = None if comparison.departs else expected
+        proof = compare(plain, expected, actual, comparison.precision)
+        proof = proof if known or proof.problem else replace(proof, outputs=())
+        text = f"{GOES_ON} computes something else"
+        return proof, None if proof.holds else _failure(comparison, text, comparison.last)
+    return None, _failure(comparison, NOT_TAKEN, comparison.last)
+
+
+def _wanted(comparison: Comparison, inputs: Inputs, states: Mapping[str, Any]) -> tuple[Any, bool]:
+    """Return what the thinned model should compute, and whether its numbers are known.
+
+    None where the masked model does not take its states back in this way, or computes no numbers. A reference that departs
+    from the masked model needs the ops of the record, and the next call may have others.
+    """
+    modes = (ReferenceMode(comparison.reference), CountingMode()) if comparison.departs else (CountingMode(),)
+    for mode in modes:
+        with contextlib.suppress(Exception):  # whatever the user's code raises
+            expected = comparison.runs(comparison.carrier, inputs, mode, states).results
+            if not any(t.numel() and bool(torch.isnan(t).all()) for t in output_tensors(expected)):
+                return expected, not comparison.departs or (isinstance(mode, ReferenceMode) and mode.repeats)
+    return None, False
+
+
+def _failure(comparison: Comparison, text: str, op: int) -> Failure:
+    """Return the failure, which freezes what the states lost."""
+    return Failure(op, text, axes=comparison.cut_states)
