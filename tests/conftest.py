@@ -27,6 +27,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+def pytest_report_header() -> str:
+    """Say whether this run is one of a GPU, too."""
+    if torch.cuda.is_available():
+        return f"devices: CPU and {torch.cuda.get_device_name()}"
+    return "devices: torch sees no CUDA; tests over devices run on the CPU only, and those of a GPU alone are skipped"
+
+
+@pytest.fixture(params=DEVICES)
+def device(request: pytest.FixtureRequest) -> str:
+    """Every device on which results can be had here."""
+    return str(request.param)
+
+
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Workplace:
     monkeypatch.chdir(tmp_path)

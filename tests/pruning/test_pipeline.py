@@ -16,7 +16,6 @@ from torchthin.pruning.one_shot import plan_pruning
 
 TARGETS = [Ratio, Unstructured]
 """Targets that take a share; of n:m see test_patterns."""
-DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
 def net(seed: int = 0) -> nn.Sequential:
@@ -105,7 +104,6 @@ def test_memory_format_changes_no_mask(target: Any) -> None:
     assert last.model[0].weight.is_contiguous(memory_format=torch.channels_last)  # type: ignore[index]
 
 
-@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("scope", ["group", "global"])
 @pytest.mark.parametrize("target", TARGETS)
 def test_masks_are_where_the_weights_are(target: Any, scope: str, device: str) -> None:
