@@ -62,8 +62,22 @@ def small(name: str, proof: str) -> None:
     )
 
 
-def peak() -> int:
+CPU = torch.device("cpu")
+
+
+def peak(device: torch.device = CPU) -> int:
+    """Return the most memory that this process had of a device."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def forget_peak(device: torch.device) -> None:
+    """Let `peak` begin again; of the CPU where the system is Linux."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif (process := Path("/proc/self/clear_refs")).exists():
+        process.write_text("5")
 
 
 def large(layers: int, folder: Path) -> None:

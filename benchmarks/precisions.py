@@ -16,6 +16,7 @@ import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ from zoo import vision_ops
 
 vision_ops.define()
 from zoo import Case, cases  # noqa: E402
+from zoo.case import Inputs  # noqa: E402
 
 import torchthin  # noqa: E402
 
@@ -55,13 +57,21 @@ class Row:
     """CPU seconds of `prune`."""
 
 
+def moved(inputs: Inputs, dtype: torch.dtype, device: torch.device | str = "cpu") -> Inputs:
+    """Return inputs on a device, those of fractions in a dtype."""
+
+    def one(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        return leaf.to(device, dtype if leaf.is_floating_point() else leaf.dtype)
+
+    return tree_map(one, inputs)
+
+
 def measured(case: Case, dtype: torch.dtype) -> Row:
     """Prune a model in one dtype."""
     model = case.build().to(dtype)
-    inputs = tree_map(
-        lambda leaf: leaf.to(dtype) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf,
-        case.small(),
-    )
+    inputs = moved(case.small(), dtype)
     start = time.process_time()
     result = torchthin.prune(model, inputs, SHARE, include=["*"])
     seconds = time.process_time() - start
