@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from torchthin.graph.clone import clone, share
-from torchthin.graph.fake import FAKE_RULES, DataDependent, compute
+from torchthin.graph.fake import FAKE_RULES, DataDependent, KnownNumbers
 from torchthin.graph.inputs import as_inputs
 from torchthin.graph.recorder import record
 from torchthin.graph.trace import trace
@@ -50,7 +50,7 @@ def test_every_entry_of_the_table_gives_what_torch_would_but_for_the_numbers(
 ) -> None:
     for given in arguments(op):
         own, torchs = ([t.clone() if isinstance(t, Tensor) else t for t in given] for _ in range(2))
-        made, real = compute(op, tuple(own), {}), op(*torchs)
+        made, real = KnownNumbers().compute(op, tuple(own), {}), op(*torchs)
         assert FAKE_RULES[op](*own) is not None
         for a, b in zip(*((r if isinstance(r, tuple) else (r,)) for r in (made, real)), strict=True):
             assert (a.shape, a.dtype, a.stride()) == (b.shape, b.dtype, b.stride())
@@ -71,7 +71,7 @@ def test_every_entry_of_the_table_gives_what_torch_would_but_for_the_numbers(
 )
 def test_shapes_that_do_not_fit_raise_as_ever(op: torch._ops.OpOverload, given: tuple[object, ...]) -> None:
     with pytest.raises(RuntimeError):
-        compute(op, given, {})
+        KnownNumbers().compute(op, given, {})
 
 
 class Net(nn.Module):
@@ -123,6 +123,46 @@ def test_a_record_without_arithmetic_is_the_record(code: Callable[[Tensor], obje
         (v.shape, v.dtype, v.alias) for v in real.values
     ]
     assert (made.call_sites, made.state, made.outputs) == (real.call_sites, real.state, real.outputs)
+
+
+def position(x: Tensor) -> Tensor:
+    """Return relative positions, as fractions."""
+    return torch.arange(x.shape[2])[:, None] * 0.5 - torch.arange(x.shape[3])[None, :] * 0.5
+
+
+def written(x: Tensor) -> Tensor:
+    made = torch.arange(x.shape[2]) * 0.5
+    view = made[:4]
+    view.copy_(x[0, 0, 0, :4])
+    return made
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        lambda x: x[0, 0][position(x).long().abs()].shape[0] > 1,
+        lambda x: bool((position(x) > 3).any()),
+        lambda x: position(x).max().item() > 3,
+    ],
+)
+def test_numbers_made_of_sizes_are_there_without_arithmetic(code: Callable[[Tensor], object]) -> None:
+    net, inputs = Net(code), as_inputs(X)
+    made, real = trace(net, inputs).graph, trace(net, inputs, numbers=True).graph
+    assert made.fake and not real.fake
+    assert [str(op) for op in made.ops] == [str(op) for op in real.ops]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        lambda x: (position(x) + x[0, 0]).long().shape,
+        lambda x: written(x).long().shape,
+        lambda x: torch.rand(3).max().item() > 0.5,
+        lambda x: (torch.arange(5000) * 1.0).exp().long().shape,
+    ],
+)
+def test_numbers_of_anything_else_are_not(code: Callable[[Tensor], object]) -> None:
+    assert not trace(Net(code), as_inputs(X)).graph.fake
 
 
 def test_a_lookup_by_positions_needs_no_numbers() -> None:

@@ -2,7 +2,8 @@
 
 A record needs shapes, not numbers. On the meta device code would see another device, and many kernels there are slow
 Python; here everything else is as ever. Code that asks for numbers (``item``, ``tolist``, ``nonzero``, an index computed
-from floats) ends the run with `DataDependent`; then it is run again with them.
+from floats) ends the run with `DataDependent`; then it is run again with them. What is made of sizes alone (`KnownNumbers`) has
+its numbers.
 
 Whatever an entry of the table is not sure of (shapes that do not fit, other dtypes) it leaves to torch, which raises or
 computes as ever.
@@ -17,6 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakIdKeyDictionary
+
+from torchthin.graph.operators import as_outputs, tensors_in
 
 SMALL = 4096
 """Tensors of fewer numbers are computed: it costs nothing, and positions and sizes are among them."""
@@ -32,16 +36,36 @@ class DataDependent(Exception):
     """The code looks at numbers, which a run without arithmetic has not."""
 
 
-def compute(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Return the result of an op, without arithmetic where the table says how."""
-    rule = FAKE_RULES.get(func)
-    if rule is not None:
-        made = rule(*args, **kwargs)
+class KnownNumbers:
+    """Runs ops without arithmetic, and knows which results have their numbers all the same: those made of sizes alone.
+
+    Relative positions are made so. Weights, inputs and what is drawn do not count, nor does what is made of them.
+    """
+
+    def __init__(self) -> None:
+        self._known: WeakIdKeyDictionary = WeakIdKeyDictionary()
+
+    def compute(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Return the result of an op, without arithmetic where the table says how."""
+        given = (t for argument in (*args, *kwargs.values()) for t in tensors_in(argument))
+        known = torch.Tag.nondeterministic_seeded not in func.tags and all(t in self._known for t in given)
+        rule = FAKE_RULES.get(func)
+        made = None if rule is None else rule(*args, **kwargs)
         if made is not None:
-            return made
-    elif (_reads_numbers(func) and not _looks_up(func, args)) or _to_integers(func, args, kwargs):
-        raise DataDependent(str(func))
-    return func(*args, **kwargs)
+            known = False
+        elif known or not _asks_for_numbers(func, args, kwargs):
+            made = func(*args, **kwargs)
+        else:
+            raise DataDependent(str(func))
+        if known:
+            self._known.update((tensor, True) for tensor in as_outputs(made) if tensor is not None)
+        elif func._schema.is_mutable:
+            self._known.clear()  # some may share the memory that was written
+        return made
+
+
+def _asks_for_numbers(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    return (_reads_numbers(func) and not _looks_up(func, args)) or _to_integers(func, args, kwargs)
 
 
 @cache

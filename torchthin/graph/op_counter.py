@@ -14,7 +14,7 @@ from torchthin.graph.call_sites import ModuleStack
 from torchthin.graph.clone import state_tensors
 from torchthin.graph.deferred import Deferred, writes
 from torchthin.graph.evaluation_mode import evaluation_mode
-from torchthin.graph.fake import DataDependent, ReadGuard, compute
+from torchthin.graph.fake import DataDependent, KnownNumbers, ReadGuard
 from torchthin.graph.inputs import Inputs, call
 from torchthin.graph.operators import (
     UNWRITTEN,
@@ -47,6 +47,7 @@ class CountingMode(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.fake = fake
         """Whether arithmetic is left out, see `torchthin/graph/fake.py`."""
+        self._numbers = KnownNumbers()
         self.deferred: Deferred | None = None
         """The model's tensors that have values only while an op reads them."""
         self.precision: Precision | None = None
@@ -93,7 +94,7 @@ class CountingMode(TorchDispatchMode):
         if self._spared and func._schema.is_mutable:
             self._save(func, args, kwargs or {})
         if func is _DETACH:
-            result = func(*args, **(kwargs or {}))
+            result = self._computed(func, args, kwargs or {})
             self.passed(args[0], result)
             return result
         if func.overloadpacket is _TO_COPY and args[0].is_floating_point():
@@ -159,8 +160,11 @@ class CountingMode(TorchDispatchMode):
 
     def compute(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return what one op returns; memory that code has yet to write holds zeros, so that every run computes the same."""
-        result = compute(func, args, kwargs) if self.fake else func(*args, **kwargs)
+        result = self._computed(func, args, kwargs)
         return result.zero_() if operator_name(func) in UNWRITTEN else result
+
+    def _computed(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return self._numbers.compute(func, args, kwargs) if self.fake else func(*args, **kwargs)
 
 
 @contextlib.contextmanager
