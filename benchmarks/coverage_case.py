@@ -64,7 +64,7 @@ def measure_case(name: str, tool: str, seed: int) -> dict[str, Any]:
     return {**row, "ok": True}
 
 
-def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
+def timed(work: Callable[[], Any]) -> tuple[Any, float]:
     """Return a result and the CPU seconds it took."""
     start = time.process_time()
     result = work()
@@ -84,7 +84,7 @@ def _least(work: Callable[[nn.Module], Any], prepare: Callable[[], nn.Module]) -
     least = float("inf")
     for _ in range(REPEATS):
         model = prepare()
-        result, seconds = _timed(lambda model=model: work(model))  # type: ignore[misc]
+        result, seconds = timed(lambda model=model: work(model))  # type: ignore[misc]
         least = min(least, seconds)
         if seconds > SLOW:
             break
@@ -169,7 +169,7 @@ def _check(
 ) -> None:
     stage("run")
     with torch.no_grad():
-        after, row["thinned_forward_s"] = _timed(lambda: tensors(run(small.eval(), inputs)))
+        after, row["thinned_forward_s"] = timed(lambda: tensors(run(small.eval(), inputs)))
     if len(after) != len(before):
         raise ValueError(f"{len(before)} outputs before, {len(after)} after")
     # how many boxes a detector finds is no matter of shape

@@ -15,6 +15,7 @@ import argparse
 import contextlib
 import datetime
 import gc
+import os
 import signal
 import sys
 import time
@@ -192,7 +193,7 @@ def measured(job: Job, device: torch.device, stage: Stage) -> list[str]:
     return [
         f"{seconds:.2f}",
         f"{forward:.4f}",
-        f"{seconds / forward:,.0f}",
+        f"{seconds / forward:,.1f}",
         f"{parameters:,}",
         f"{left:,}",
         made.proof.verdict,
@@ -239,7 +240,7 @@ def heading(device: torch.device) -> str:
     name = (
         torch.cuda.get_device_name(device)
         if device.type == "cuda"
-        else f"CPU, {torch.get_num_threads()} thread(s)"
+        else f"CPU, {torch.get_num_threads()} thread(s), load {os.getloadavg()[0]:.1f}"
     )
     absent = "" if torch.cuda.is_available() else " No GPU was at hand: nothing here says how it goes on one."
     kind = (

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from coverage_case import SHARE
+from coverage_case import SHARE, timed
 from plan_large import Model
 from safetensors.torch import save_file
 from zoo import cases
@@ -53,12 +53,14 @@ def small(name: str, proof: str) -> None:
     size = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
     with torch.no_grad():
         run(model, inputs)
+        _, forward = timed(lambda: run(model, inputs))
     before = peak()
-    result = torchthin.prune(model, inputs, SHARE, include=["*"], proof=proof)
+    result, seconds = timed(lambda: torchthin.prune(model, inputs, SHARE, include=["*"], proof=proof))
     assert proof == "off" or (result.proof is not None and result.proof.holds)
     grown = peak() - before
     print(
-        f"{name}: model {size / 2**20:.0f} MiB, peak grows by {grown / 2**20:.0f} MiB = {grown / size:.2f} models"
+        f'{name}, proof="{proof}": model {size / 2**20:.0f} MiB, peak grows by {grown / 2**20:.0f} MiB = '
+        f"{grown / size:.2f} models, {seconds:.1f} CPU s = {seconds / forward:.1f} forward passes"
     )
 
 

@@ -1,13 +1,22 @@
-"""How long `torchthin.prune` takes on weights of ResNet-50's shapes. See benchmarks/README.md."""
+"""How long `torchthin.prune` takes on weights of ResNet-50's shapes, or on large vision models. See benchmarks/README.md.
+
+python benchmarks/prune_speed.py
+python benchmarks/prune_speed.py --models vit_l_16 sam-vision-base hiera-base
+"""
 
 from __future__ import annotations
 
 import argparse
+import resource
 import statistics
 import time
 
 import torch
+from coverage_case import timed
 from torch import nn
+from zoo import Case, cases
+from zoo.case import run, tensors
+from zoo.transformers_models import LARGE, transformers_cases
 
 from torchthin import Distiller, Ratio, Unstructured, prune
 from torchthin.pruning.result import PruneResult
@@ -52,17 +61,57 @@ def check(result: PruneResult, structured: bool) -> None:
             raise SystemExit(f"{layer.name}: {removed} of {size} were removed, not half")
 
 
+def large_line(case: Case) -> str:
+    """Return a line of the table of large models: one call each, in CPU seconds."""
+    model, inputs = case.build(), case.inputs()
+
+    def forward() -> object:
+        with torch.no_grad():
+            return run(model, inputs)
+
+    forward()
+    _, pass_s = timed(forward)
+    result, seconds = timed(lambda: prune(model, inputs, 0.5))
+    if result.proof is None or not result.proof.holds:
+        raise SystemExit(f"{case.name}: {result.proof}")
+    before, after = result.report.thinned.before.parameters, result.report.thinned.after.parameters
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    shape = " x ".join(map(str, tensors(inputs)[0].shape))
+    return (
+        f"| {case.name} | {shape} | {before:,} | {after / before:.2f} | {result.proof.verdict} | {pass_s:.1f} | "
+        f"{seconds:.1f} | {seconds / pass_s:.1f} | {peak:.1f} |"
+    )
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--models", nargs="+", help="cases of the zoo, or " + ", ".join(family.name for family in LARGE)
+    )
     parser.add_argument("--repeats", type=int, default=7, help="timed runs per row; the median is printed")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    if options.models:
+        known = {**cases(), **{case.name: case for case in transformers_cases(LARGE)}}
+        print(
+            "| model | input | parameters | left | verdict | forward s | prune s | forward passes | peak GiB |"
+        )
+        print("|---|---|---|---|---|---|---|---|---|")
+        for name in options.models:
+            print(large_line(known[name]), flush=True)
+        return
+    masking(options.threads, options.repeats)
+
+
+def masking(threads: int, repeats: int) -> None:
+    """Print what masking ResNet-50 costs, by target."""
     torch.manual_seed(0)
     model = resnet50_weights()
     if sum(parameter.numel() for parameter in model.parameters()) != PARAMETERS:
         raise SystemExit("the model does not have ResNet-50's parameters")
-    threads, repeats = options.threads, options.repeats
     print(f"ResNet-50, 50 %, torch {torch.__version__}, threads: {threads}, median of {repeats} runs")
     print("| target | seconds |")
     print("|---|---|")

@@ -472,6 +472,13 @@ FAMILIES: tuple[_Family, ...] = (
 )
 
 
+LARGE = (
+    _Family("sam-vision-base", "SamVisionConfig", "SamVisionModel", {}, partial(_picture, side=1024)),
+    _Family("hiera-base", "HieraConfig", "HieraModel", {}, partial(_picture, side=224)),
+)
+"""Encoders in the size that they are used in, which is that of their default configuration; not among the cases of the zoo."""
+
+
 def _make(family: _Family) -> nn.Module:
     import transformers
 
@@ -480,8 +487,8 @@ def _make(family: _Family) -> nn.Module:
     return getattr(transformers, family.model)(config)
 
 
-def transformers_cases() -> list[Case]:
-    """Return all cases; transformers must be installed."""
+def transformers_cases(families: tuple[_Family, ...] = FAMILIES) -> list[Case]:
+    """Return the cases of families; transformers must be installed."""
     vision_ops.define()  # transformers imports torchvision where it is installed
     return [
         Case(
@@ -492,5 +499,5 @@ def transformers_cases() -> list[Case]:
             partial(family.inputs, 1),
             partial(family.inputs, 2),
         )
-        for family in FAMILIES
+        for family in families
     ]
