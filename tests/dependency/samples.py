@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -193,6 +194,12 @@ add("bmm", A.bmm, real(3, 4, 6), real(3, 6, 5))
 add("baddbmm", A.baddbmm, real(3, 4, 5), real(3, 4, 6), real(3, 6, 5))
 add("baddbmm", A.baddbmm, real(1, 1, 5), real(3, 4, 6), real(3, 6, 5))
 written("baddbmm_", A.baddbmm_, real(3, 4, 5), real(3, 4, 6), real(3, 6, 5))
+for unit in (True, False):
+    solve = partial(A.linalg_solve_triangular, upper=False, unitriangular=unit)
+    add("linalg_solve_triangular", solve, real(3, 4, 4), real(3, 4, 5))
+    add("linalg_solve_triangular", solve, real(4, 4), real(3, 4, 5))
+    add("linalg_solve_triangular", partial(solve, left=False), real(3, 4, 4), real(3, 5, 4))
+add("avg_pool2d", lambda x: A.avg_pool2d(x, [2, 1], [2, 1]), real(2, 3, 4, 6))
 add("addbmm", A.addbmm, real(4, 5), real(3, 4, 6), real(3, 6, 5))
 add("_addmm_activation", A._addmm_activation, real(5), real(4, 6), real(6, 5))
 composite("linear", A.linear, real(2, 3, 6), real(5, 6), real(5))

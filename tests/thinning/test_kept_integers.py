@@ -325,3 +325,29 @@ def test_a_norm_group_of_one_channel_goes_with_it(exact: bool) -> None:
         masked, other = masked_net(copy.deepcopy(net), result.masks), torch.randn(1, 3, 12, 10).double()
         assert result.proof is not None and result.proof.exact
         assert torch.allclose(masked(other), result.model(other), rtol=0, atol=1e-9)
+
+
+class CausalConvolution(nn.Module):
+    """A state-space block: parts by kept numbers, and a depthwise convolution whose weight is given by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.both = 16, 24
+        self.into, self.out = nn.Linear(6, 40), nn.Linear(16, 5)
+        self.weight = nn.Parameter(torch.randn(24, 1, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, mixed = self.into(x).split([self.inner, self.both], dim=-1)
+        mixed = mixed.transpose(1, 2)
+        mixed = F.conv1d(input=mixed, weight=self.weight, padding=2, groups=mixed.shape[1])[..., : x.shape[1]]
+        value, other = mixed.transpose(1, 2).split([self.inner, self.both - self.inner], dim=-1)
+        out: Tensor = self.out(gate.tanh() * value * other.mean(-1, keepdim=True))
+        return out
+
+
+def test_numbers_are_followed_past_a_convolution_that_takes_names() -> None:
+    torch.manual_seed(0)
+    result = torchthin.prune(CausalConvolution(), torch.randn(2, 7, 6), 0.5, include=["*"])
+    assert result.proof is not None and result.proof.holds
+    assert isinstance(result.model, CausalConvolution)
+    assert (result.model.inner, result.model.out.in_features) == (8, 8)

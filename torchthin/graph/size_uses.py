@@ -82,8 +82,10 @@ class SizeWatcher(TorchFunctionMode):
                 whole = [slice(None)] * (dim % args[0].dim())
                 self._note_ranges(args[0], (*whole, slice(start, start + length)))
             elif name in _CONVOLUTIONS:
-                groups = given.get("groups", args[6] if len(args) > 6 else 1)
-                self._note(groups, args[0], -len(args[1].shape) + 1)  # one for each channel, or no size
+                names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+                called = {**dict(zip(names, args, strict=False)), **given}
+                # one for each channel, or no size
+                self._note(called.get("groups"), called["input"], 1 - called["weight"].dim())
             elif name in _SPLITS:
                 self._note_parts(result, _arguments(args, given, ("split_size", "dim")))
             elif isinstance(result, Tensor):

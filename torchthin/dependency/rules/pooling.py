@@ -34,14 +34,25 @@ def spatial(call: Call) -> list[Axes]:
     digits = call.op.name.removesuffix("_with_indices").removesuffix("_aa")
     spatial_axes = int(digits[-2])
     kept = len(data) - spatial_axes
-    call.freeze_all(data[kept:], "a spatial axis of pooling or resizing")
+    passed = tuple(axis if _is_left(call, number) else None for number, axis in enumerate(data[kept:]))
+    pooled = [axis for axis, left in zip(data[kept:], passed, strict=True) if left is None]
+    call.freeze_all(pooled, "a spatial axis of pooling or resizing")
     if call.has("indices"):
         picked = call.axes("indices")
         call.freeze_all(picked[kept:], "a spatial axis of pooling or resizing")
         for a, b, size in zip(data[:kept], picked[:kept], call.shape("indices")[:kept], strict=True):
             if size > 1:
                 call.tie(a, b)
-    return [(*data[:kept], *(None,) * spatial_axes) for _ in call.op.outputs]
+    return [(*data[:kept], *passed) for _ in call.op.outputs]
+
+
+def _is_left(call: Call, number: int) -> bool:
+    """Whether a mean of neighbours takes one number along a spatial axis, and leaves it as it is."""
+    if call.op.name not in AVERAGE_POOLS:
+        return False
+    kernel = call.arg("kernel_size")
+    sizes = (kernel, call.arg("stride") or kernel, call.arg("padding") or [0])
+    return [item[number % len(item)] for item in sizes] == [1, 1, 0]
 
 
 @register_op(
