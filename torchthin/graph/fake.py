@@ -49,14 +49,12 @@ class KnownNumbers:
         """Return the result of an op, without arithmetic where the table says how."""
         given = (t for argument in (*args, *kwargs.values()) for t in tensors_in(argument))
         known = torch.Tag.nondeterministic_seeded not in func.tags and all(t in self._known for t in given)
-        rule = FAKE_RULES.get(func)
+        rule = None if known else FAKE_RULES.get(func)
         made = None if rule is None else rule(*args, **kwargs)
-        if made is not None:
-            known = False
-        elif known or not _asks_for_numbers(func, args, kwargs):
+        if made is None:
+            if not known and _asks_for_numbers(func, args, kwargs):
+                raise DataDependent(str(func))
             made = func(*args, **kwargs)
-        else:
-            raise DataDependent(str(func))
         if known:
             self._known.update((tensor, True) for tensor in as_outputs(made) if tensor is not None)
         elif func._schema.is_mutable:
