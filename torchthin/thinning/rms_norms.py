@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from torchthin.dependency.propagate import Labels
-from torchthin.graph.operators import ADDITIONS, RMS_NORMS
+from torchthin.graph.operators import ADDITIONS, RMS_NORMS, VIEWS
 from torchthin.graph.opgraph import Op, OpGraph
 from torchthin.graph.tracked import Attribute
 from torchthin.thinning.recipe import Recipe, cut
@@ -89,8 +89,8 @@ def _composed(
     steps = _steps(op, graph)
     if ratio is None or steps is None:
         return None
-    added, divided, scaled = steps
-    weight = _weight(scaled, graph, divided.results[0])
+    added, divided, made, scaled = steps
+    weight = _weight(scaled, graph, made)
     number = added.arguments.get("other")
     epsilon = _epsilon(modules.get(op.source.module), added, number, ratio)
     if data not in divided.reads or weight is None or epsilon is _UNKNOWN:
@@ -106,8 +106,11 @@ def _squares(op: Op) -> bool:
     return op.name == "aten.mul" and len(op.reads) == 2 and len(set(op.reads)) == 1
 
 
-def _steps(op: Op, graph: OpGraph) -> tuple[Op, Op, Op] | None:
-    """Return the ops that add epsilon, multiply or divide the data, and multiply by the weight, with no other reader between."""
+def _steps(op: Op, graph: OpGraph) -> tuple[Op, Op, int, Op] | None:
+    """Return the ops that add epsilon, multiply or divide the data, and multiply by the weight, with no other reader between.
+
+    Before the last the value that it multiplies: what was normalised in groups is put together for the weight.
+    """
     added = _only_reader(op.results[0], graph, op)
     if added is None or added.name not in ADDITIONS or "alpha" in added.arguments:
         return None
@@ -120,10 +123,12 @@ def _steps(op: Op, graph: OpGraph) -> tuple[Op, Op, Op] | None:
     divided = _only_reader(root.results[0], graph, root)
     if divided is None or divided.name not in ({"aten.mul", "aten.mul_"} if inverse else {"aten.div"}):
         return None
-    scaled = _only_reader(divided.results[0], graph, divided)
-    return (
-        None if scaled is None or scaled.name not in {"aten.mul", "aten.mul_"} else (added, divided, scaled)
-    )
+    made, scaled = divided.results[0], _only_reader(divided.results[0], graph, divided)
+    while scaled is not None and scaled.name in VIEWS:
+        made, scaled = scaled.results[0], _only_reader(scaled.results[0], graph, scaled)
+    if scaled is None or scaled.name not in {"aten.mul", "aten.mul_"}:
+        return None
+    return added, divided, made, scaled
 
 
 def _only_reader(value: int, graph: OpGraph, after: Op) -> Op | None:
