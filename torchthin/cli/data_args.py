@@ -48,7 +48,8 @@ class DataArgs:
         """
         if self.data is None:
             return None
-        from torchthin.graph.inputs import as_inputs, own_example
+        from torchthin.graph.inputs import as_inputs
+        from torchthin.graph.own_example import own_example
         from torchthin.io.calibration import calibration
 
         example = own_example(model) if inputs is None else inputs

@@ -100,7 +100,7 @@ def load(options: PruneOptions, console: Console) -> Source:
         ConfigError: thinning is asked for and there are no inputs.
         InputError: something given cannot be used.
     """
-    from torchthin.graph.inputs import own_example
+    from torchthin.graph.own_example import own_example
 
     inputs = options.model.inputs()
     model, checkpoint = options.model.load_model(console)
@@ -182,7 +182,7 @@ def allocation_of(config: PruneConfig) -> str | None:
 
 def list_weights(options: PruneOptions) -> dict[str, Any]:
     """Print the weights that would be pruned, one to a line with its shape; return the same as JSON types."""
-    from torchthin.graph.inputs import own_example
+    from torchthin.graph.own_example import own_example
     from torchthin.io.factory import build_model
     from torchthin.pruning.per_weight import targets_per_weight
     from torchthin.selection.prunable_weights import find_prunable_weights

@@ -12,7 +12,7 @@ from torchthin.cli.prune_options import PruneOptions
 from torchthin.cli.report import report_files
 from torchthin.config import PruneConfig
 from torchthin.errors import ConfigError
-from torchthin.graph.inputs import own_example
+from torchthin.graph.own_example import own_example
 from torchthin.io.factory import build_model
 from torchthin.max7800x import Chip
 from torchthin.max7800x.ai8x.training_file import save_for_training

@@ -91,20 +91,6 @@ def as_inputs(example: Any) -> Inputs:
     return inputs
 
 
-def own_example(model: nn.Module) -> Any:
-    """Return the example inputs that the model itself knows, or None.
-
-    Looked for: ``example_input_array`` (Lightning), ``dummy_inputs`` (transformers), ``pretrained_cfg["input_size"]``
-    (timm).
-    """
-    for name in ("example_input_array", "dummy_inputs"):
-        example = getattr(model, name, None)
-        if example is not None:
-            return example
-    size = (getattr(model, "pretrained_cfg", None) or {}).get("input_size")
-    return from_shapes([((1, *size), torch.float32)]) if size else None
-
-
 def from_shapes(shapes: Sequence[tuple[tuple[int, ...], torch.dtype]], seed: int = 0) -> Inputs:
     """Return random inputs: normal numbers for floating point dtypes, zeros and ones for integers and booleans."""
     generator = torch.Generator().manual_seed(seed)

@@ -1,1 +1,1 @@
-"""`Pruner` as callbacks of training frameworks. The modules import without them; their classes are made when asked for."""
+"""For users of training frameworks and of transformers. The modules import without them, and need them when they are used."""

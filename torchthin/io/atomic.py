@@ -28,12 +28,12 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         mode = stat.S_IMODE((target if target.exists() else temporary).stat().st_mode)
         write(temporary)
         temporary.chmod(mode)  # safetensors makes files only their owner can read
-        _flush_to_disk(temporary)
+        flush_to_disk(temporary)
         temporary.replace(target)
-    _flush_to_disk(target.parent)
+    flush_to_disk(target.parent)
 
 
-def _flush_to_disk(path: Path) -> None:
+def flush_to_disk(path: Path) -> None:
     """Return when a file's bytes, or a folder's entries, are on the disk."""
     if os.name == "nt" and path.is_dir():
         return  # Windows cannot open a folder

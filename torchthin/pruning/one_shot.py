@@ -12,7 +12,8 @@ from torchthin.config import Budget, Distiller, PruneConfig, Target
 from torchthin.dependency.groups import Group
 from torchthin.errors import ConfigError
 from torchthin.graph.better_examples import trace_more
-from torchthin.graph.inputs import Inputs, as_inputs, check_model, on_device_of, own_example
+from torchthin.graph.inputs import Inputs, as_inputs, check_model, on_device_of
+from torchthin.graph.own_example import own_example
 from torchthin.graph.trace import Traced, trace
 from torchthin.importance.registry import criterion as registered
 from torchthin.importance.scores import FALLBACK, Ranking, check_values

@@ -96,7 +96,7 @@ class PruningPlan:
             lambda name, t: masked(t.detach(), masks[name]) if name in masks else duplicate(name, t),
         )
         if not self.config.thin or self.inputs is None:
-            return PruneResult(full, masks, self.report, self.recipe, self.proof, self.config)
+            return PruneResult(full, masks, self.report, self.recipe, self.proof, self.config, self.inputs)
         if found is None:  # every weight was ranked alone: what is dead in all coupled layers is removed
             found = find_plan(
                 trace_more(full, self.inputs),
@@ -126,7 +126,9 @@ class PruningPlan:
                 before, after, found.outcome.proof, bool(found.recipe), found.outcome.inexact
             ),
         )
-        return PruneResult(small, masks, report, found.recipe or None, found.outcome.proof, self.config)
+        return PruneResult(
+            small, masks, report, found.recipe or None, found.outcome.proof, self.config, self.inputs
+        )
 
 
 def _layers(plan: PruningPlan) -> list[str]:

@@ -9,6 +9,8 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from torchthin.config import PruneConfig
+from torchthin.graph.inputs import Inputs
+from torchthin.pruning.pretrained.save import SHARD, write_pretrained
 from torchthin.pruning.save_and_load import save_pruned
 from torchthin.report.prune_report import PruneReport
 from torchthin.thinning.history import recipe_of
@@ -31,6 +33,8 @@ class PruneResult:
     """How masked and thinned model compare; None where nothing was removed, or compared (``proof="off"``)."""
     config: PruneConfig = field(default_factory=PruneConfig, repr=False)
     """What was asked for."""
+    inputs: Inputs | None = field(default=None, repr=False)
+    """The example inputs, on which `save_pretrained` compares what it wrote."""
 
     def save(self, path: str | Path) -> None:
         """Write the checkpoint that ``--save-to`` writes; `load` reads it into a full-size instance of the class.
@@ -44,6 +48,17 @@ class PruneResult:
         state = self.model.state_dict()
         source = type(self.model).__name__
         save_pruned(path, state, self.masks, self.report, self.config, recipe, source=source)
+
+    def save_pretrained(
+        self, folder: str | Path, *, described: bool = True, max_shard_size: str = SHARD
+    ) -> None:
+        """Write a folder that the model's own ``from_pretrained`` loads without this package, with a model card.
+
+        See `torchthin.integrations.transformers.save_pretrained`, whose arguments and errors these are.
+        """
+        write_pretrained(
+            self.model, folder, self.inputs, self.report, described=described, max_shard_size=max_shard_size
+        )
 
     def __str__(self) -> str:
         return str(self.report)

@@ -26,7 +26,7 @@ def load_into(model: nn.Module, checkpoint: Checkpoint) -> None:
         CheckpointError: names are missing or unexpected, shapes differ, or a weight is NaN or infinite.
     """
     own = model.state_dict()
-    tied = _tied_names(model)
+    tied = tied_names(model)
     state = _with_ties(checkpoint, _rewrapped(checkpoint.state_dict, own), tied)
     if state.keys() != own.keys() and _loads(copy.deepcopy(model), state):
         own = dict(state)  # the model's own hooks translate older names
@@ -43,7 +43,7 @@ def load_into(model: nn.Module, checkpoint: Checkpoint) -> None:
                 _put_(model, name, model.get_parameter(first))
 
 
-def _tied_names(model: nn.Module) -> list[list[str]]:
+def tied_names(model: nn.Module) -> list[list[str]]:
     """Return the names of each parameter that has several."""
     names: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):

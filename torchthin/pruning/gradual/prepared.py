@@ -14,7 +14,8 @@ from torch.optim.swa_utils import AveragedModel
 from torchthin.config import PruneConfig, Target
 from torchthin.dependency.groups import Group
 from torchthin.errors import ConfigError
-from torchthin.graph.inputs import Inputs, as_inputs, on_device_of, own_example
+from torchthin.graph.inputs import Inputs, as_inputs, on_device_of
+from torchthin.graph.own_example import own_example
 from torchthin.importance.scores import check_values
 from torchthin.importance.statistics import Loss
 from torchthin.io.distributed import require_equal

@@ -59,7 +59,7 @@ def result_of(model: nn.Module, prepared: Prepared, progress: Progress) -> Prune
         notes=notes,
     )
     if thinned is None or progress.macs is None:
-        return PruneResult(model, masks, report, recipe or None, None, config)
+        return PruneResult(model, masks, report, recipe or None, None, config, prepared.inputs)
     parameters = list(model.parameters())
     before = Cost(report.parameters, report.parameter_bytes, progress.macs.before, progress.macs.per_sample)
     parameter_bytes = sum(p.numel() * p.element_size() for p in parameters)
@@ -67,7 +67,7 @@ def result_of(model: nn.Module, prepared: Prepared, progress: Progress) -> Prune
         sum(p.numel() for p in parameters), parameter_bytes, progress.macs.after, progress.macs.per_sample
     )
     report = replace(report, thinned=ThinnedFacts(before, after, thinned.proof, inexact=thinned.inexact))
-    return PruneResult(model, masks, report, recipe, thinned.proof, config)
+    return PruneResult(model, masks, report, recipe, thinned.proof, config, prepared.inputs)
 
 
 def _full_size(model: nn.Module, recipe: Recipe) -> nn.Module:

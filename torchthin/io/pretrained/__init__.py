@@ -1,0 +1,1 @@
+"""Models of transformers: which configuration describes one, and what its folder holds."""

@@ -1,0 +1,164 @@
+"""The configuration that describes a model, found by trying: numbers are changed until its class has the model's shapes."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from torchthin.errors import InputError, one_line
+from torchthin.io.empty import build_empty
+from torchthin.io.pretrained.fields import Field, Values, with_numbers
+from torchthin.io.pretrained.proposals import STAGES, changes, equal
+from torchthin.io.pretrained.sizes import Misfit, Place, Sizes, common_misfits, misfits, sizes_of
+
+_PATHS = 3
+"""So many of the closest configurations are followed at a time."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A configuration, and how far its class is from what is wanted."""
+
+    config: Mapping[str, Any]
+    sizes: Sizes
+    saved: list[Misfit]
+    kept: list[Misfit]
+
+
+@dataclass
+class ConfigSearch:
+    """One search; it does not touch the model."""
+
+    model: Any
+    wanted: Sizes
+    sets: dict[Field, set[Place]] = field(default_factory=dict)
+    """The sizes that a field was seen to set."""
+    _met: dict[str, Trial] = field(default_factory=dict)
+
+    def found(self) -> list[Trial]:
+        """Return trials of the right shapes, those whose modules keep most of the model's numbers first; else the closest one.
+
+        Several paths are followed, since shapes alone may not tell: half as many heads, or heads of half the width.
+
+        Raises:
+            InputError: the class cannot be built from the model's own configuration.
+        """
+        with quiet_transformers():
+            open_paths, right = [self._start()], list[Trial]()
+            closest = open_paths[0]
+            while open_paths:
+                right += [trial for trial in open_paths if not trial.saved]
+                closest = min(closest, *open_paths, key=_score)
+                met = {id(item): item for trial in open_paths if trial.saved for item in self._better(trial)}
+                open_paths = sorted(met.values(), key=_score)[:_PATHS]
+            return sorted(right, key=_score) or [closest]
+
+    def refined(self, trial: Trial) -> Trial:
+        """Return a trial of the same shapes whose modules keep more of the numbers that those of the model keep."""
+        with quiet_transformers():
+            while trial.kept:
+                proposals = equal(trial.config, changes(trial.kept))
+                found = min(self._tried(trial, proposals), key=_score, default=None)
+                if found is None or found.saved or _score(found) >= _score(trial):
+                    return trial
+                trial = found
+            return trial
+
+    def _start(self) -> Trial:
+        config = self.model.config.to_dict()
+        try:
+            return self._trial(config)
+        except Exception as error:  # whatever the class raises
+            name = type(self.model).__name__
+            raise InputError(
+                f"{name} cannot be built from its own configuration: {one_line(error)}. "
+                "Save the model with described=False."
+            ) from error
+
+    def _better(self, trial: Trial) -> list[Trial]:
+        pairs = changes(trial.saved)
+        for stage in STAGES:
+            better = [
+                item
+                for item in self._tried(trial, stage(trial.config, pairs))
+                if _score(item) < _score(trial)
+            ]
+            if better:
+                return better
+        return []
+
+    def _tried(self, base: Trial, proposals: Iterable[Values]) -> Iterator[Trial]:
+        before = base.sizes.saved
+        for values in proposals:
+            try:
+                trial = self._trial(with_numbers(base.config, values))
+            except Exception:  # a class may refuse numbers in any way
+                continue
+            if len(values) == 1:
+                after = trial.sizes.saved
+                changed = {place for place, size in before.items() if after.get(place, size) != size}
+                self.sets.setdefault(next(iter(values)), set()).update(changed)
+            yield trial
+
+    def _trial(self, config: Mapping[str, Any]) -> Trial:
+        key = repr(config)  # two paths may meet
+        if key not in self._met:
+            self._met[key] = self._new_trial(config)
+        return self._met[key]
+
+    def _new_trial(self, config: Mapping[str, Any]) -> Trial:
+        sizes = sizes_of(built(self.model, config_of(self.model, config)))
+        return Trial(
+            config,
+            sizes,
+            misfits(sizes.saved, self.wanted.saved),
+            common_misfits(sizes.kept, self.wanted.kept),
+        )
+
+
+def config_of(model: Any, config: Mapping[str, Any]) -> Any:
+    """Return the configuration object that a loader makes of these entries, with what the model's has beside them."""
+    made = type(model.config).from_dict(copy.deepcopy(dict(config)))
+    kernel = getattr(model.config, "_attn_implementation", None)
+    if kernel is not None:  # no file has it
+        made._attn_implementation = kernel
+    return made
+
+
+def built(model: Any, config: Any) -> nn.Module:
+    """Return a model of the same class with this configuration: parameters on the meta device."""
+    kind: Callable[[Any], nn.Module] = type(model)
+    with torch.random.fork_rng(devices=[]):
+        return build_empty(partial(kind, config), model.state_dict().values())
+
+
+def _score(trial: Trial) -> tuple[int, int]:
+    """Less is better; shapes count first."""
+    return len(trial.saved), len(trial.kept)
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Let transformers say nothing, and show no progress, of what is only tried."""
+    import transformers
+
+    logging: Any = transformers.logging
+    before, shown = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(before)
+        if shown:
+            logging.enable_progress_bar()

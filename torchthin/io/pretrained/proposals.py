@@ -1,0 +1,73 @@
+"""Other numbers for a configuration, from the sizes that it gives and those that it should give."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import combinations
+from typing import Any
+
+from torchthin.io.pretrained.fields import Field, Values, numbers_of
+from torchthin.io.pretrained.sizes import Misfit
+
+_MOST_PAIRS = 300
+"""So many pairs of changes are tried: each of them builds the model without its weights."""
+
+Pairs = list[tuple["int | float", "int | float"]]
+
+
+def changes(found: Iterable[Misfit]) -> Pairs:
+    """Return the distinct pairs of a size and the one that is wanted instead, the most frequent first."""
+    counted: dict[tuple[int | float, int | float], int] = {}
+    for item in found:
+        if item.now is not None and item.wanted is not None and item.now:
+            counted[item.now, item.wanted] = counted.get((item.now, item.wanted), 0) + 1
+    return sorted(counted, key=lambda pair: -counted[pair])
+
+
+def equal(config: Mapping[str, Any], pairs: Pairs) -> Iterator[Values]:
+    """Yield changes of fields that hold a size."""
+    for field, value in numbers_of(config):
+        for now, wanted in pairs:
+            if value == now and type(value) is type(wanted):
+                yield {field: wanted}
+
+
+def in_proportion(config: Mapping[str, Any], pairs: Pairs) -> Iterator[Values]:
+    """Yield changes of fields that hold a factor or a multiple of a size: a number of heads, a width of a head."""
+    seen: set[tuple[Field, int]] = set()
+    for field, value in numbers_of(config):
+        for now, wanted in pairs:
+            if type(value) is not int or type(now) is not int or type(wanted) is not int:
+                continue
+            if value < 2 or value == now or (now % value and value % now) or value * wanted % now:
+                continue
+            new = value * wanted // now
+            if new > 0 and (field, new) not in seen:
+                seen.add((field, new))
+                yield {field: new}
+
+
+def unset(config: Mapping[str, Any], pairs: Pairs) -> Iterator[Values]:
+    """Yield values for fields that hold None, which the class then derives from others: a size, or its share of heads."""
+    numbers = list(numbers_of(config))
+    sizes = {wanted for _, wanted in pairs if type(wanted) is int}
+    factors = {value for _, value in numbers if type(value) is int and 1 < value <= 1024}
+    shares = {size // value for size in sizes for value in factors if size % value == 0 and size > value}
+    for field, value in numbers:
+        if value is None and not str(field[-1]).endswith("_id"):
+            for new in (*sorted(sizes), *sorted(shares - sizes)):
+                yield {field: new}
+
+
+def two_at_once(config: Mapping[str, Any], pairs: Pairs) -> Iterator[Values]:
+    """Yield pairs of changes: some classes refuse either one without the other."""
+    single = [*equal(config, pairs), *in_proportion(config, pairs)]
+    joined = ({**one, **other} for one, other in combinations(single, 2) if one.keys() != other.keys())
+    for number, values in enumerate(joined):
+        if number == _MOST_PAIRS:
+            return
+        yield values
+
+
+STAGES = (equal, in_proportion, unset, two_at_once)
+"""From what is likely and quick to what is neither."""
