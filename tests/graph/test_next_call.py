@@ -59,10 +59,12 @@ def test_a_model_that_returns_states_alone_has_results() -> None:
 
 def test_a_next_call_takes_one_step_and_a_longer_mask() -> None:
     given = {"ids": torch.tensor([[5, 6, 7]]), "mask": torch.ones(1, 3, dtype=torch.long)}
-    longer, short, same = next_inputs(as_inputs(given))
+    (longer, whole), (short, _), (same, twice) = next_inputs(as_inputs(given))
     assert [tuple(t.shape) for t in longer.tensors()] == [(1, 1), (1, 4)]
     assert [tuple(t.shape) for t in short.tensors()] == [(1, 1), (1, 1)]
     assert [tuple(t.shape) for t in same.tensors()] == [(1, 3), (1, 3)]
+    assert [tuple(t.shape) for t in whole.tensors()] == [(1, 4), (1, 4)]
+    assert [tuple(t.shape) for t in twice.tensors()] == [(1, 6), (1, 6)]
 
 
 def test_a_call_may_change_the_states_that_it_is_given() -> None:

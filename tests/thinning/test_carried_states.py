@@ -60,6 +60,22 @@ class Reordered(Feedback):
         return {"y": y, "state": [h]}
 
 
+class Running(nn.Module):
+    """Sums over steps behind a layer norm, so that the cut one is another function; `share` is what goes on of the sum."""
+
+    def __init__(self, share: bool) -> None:
+        super().__init__()
+        self.into, self.norm, self.out = nn.Linear(6, WIDTH), nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 5)
+        self.share = share
+
+    def forward(self, x: Tensor, state: list[Tensor] | None = None) -> dict[str, Any]:
+        total = self.norm(self.into(x)).cumsum(1)
+        if state is not None:
+            before = state[0]
+            total = total + (before * (WIDTH / before.shape[-1]) if self.share else before)
+        return {"y": self.out(total), "state": [total[:, -1:]]}
+
+
 class Refuses(Feedback):
     """It takes nothing back."""
 
@@ -101,6 +117,13 @@ def test_a_state_that_does_not_fit_the_next_call_keeps_its_width(kind: type[nn.M
     frozen = torchthin.inspect(model, torch.randn(2, 3, 6)).frozen
     assert any("its own next call" in str(item.reason) for item in frozen)
     assert _pruned(model).model.into.weight.shape[0] == WIDTH
+
+
+def test_the_next_call_of_a_function_that_departs_is_part_of_one_long_call() -> None:
+    right, wrong = (_pruned(Running(share)) for share in (False, True))
+    assert right.model.into.weight.shape[0] == WIDTH // 2
+    assert right.proof is not None and right.proof.verdict == "approximate"
+    assert wrong.model.into.weight.shape[0] == WIDTH
 
 
 def test_what_the_model_does_not_take_back_is_a_result() -> None:

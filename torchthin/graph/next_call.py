@@ -42,8 +42,10 @@ def returned(model: nn.Module, inputs: Inputs, outputs: Any) -> Returned:
     return Returned(results, states) if states and output_tensors(results) else Returned(outputs)
 
 
-def next_inputs(inputs: Inputs) -> Iterator[Inputs]:
+def next_inputs(inputs: Inputs) -> Iterator[tuple[Inputs, Inputs]]:
     """Yield inputs of a next call, to be given states: one more step where there are steps, then the same inputs again.
+
+    Each with the inputs of one call that takes the steps of both.
 
     The last step of whole numbers is repeated (of all tensors where none holds whole numbers); zeros and ones are first
     taken for a mask, which is for all steps.
@@ -61,7 +63,14 @@ def next_inputs(inputs: Inputs) -> Iterator[Inputs]:
         return torch.cat([tensor, tensor[:, -1:]], 1) if is_mask else one_step(tensor)
 
     ways: tuple[Callable[[Tensor], Tensor], ...] = (one_step_more, one_step, lambda tensor: tensor)
-    yield from (inputs.map(change) for change in ways)
+    for change in ways:
+
+        def joined(tensor: Tensor, change: Callable[[Tensor], Tensor] = change) -> Tensor:
+            more = change(tensor)
+            longer = more.dim() > 1 and more.shape[1] > tensor.shape[1]
+            return more if longer or not has_steps(tensor) else torch.cat([tensor, more], 1)
+
+        yield inputs.map(change), inputs.map(joined)
 
 
 def with_states(inputs: Inputs, states: Mapping[str, Any]) -> Inputs:

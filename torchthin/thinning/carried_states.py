@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import nn
 
 from torchthin.errors import one_line
 from torchthin.graph.inputs import Inputs
@@ -41,7 +42,7 @@ def next_call(
     Returns:
         The proof, None where there is no next call; and the failure, if there is one.
     """
-    for again in next_inputs(inputs):
+    for again, whole in next_inputs(inputs):
         expected, known = _wanted(comparison, again, states)
         if expected is None:
             continue
@@ -53,7 +54,8 @@ def next_call(
             return not_run(error, comparison.precision), _failure(comparison, text, mode.completed)
         plain = None if comparison.departs else expected
         proof = compare(plain, expected, actual, comparison.precision)
-        proof = proof if known or proof.problem else replace(proof, outputs=())
+        if not (known or proof.problem):
+            proof = _as_one_call(comparison, (inputs, again, whole), actual) or replace(proof, outputs=())
         text = f"{GOES_ON} computes something else"
         return proof, None if proof.holds else _failure(comparison, text, comparison.last)
     return None, _failure(comparison, NOT_TAKEN, comparison.last)
@@ -69,9 +71,36 @@ def _wanted(comparison: Comparison, inputs: Inputs, states: Mapping[str, Any]) -
     for mode in modes:
         with contextlib.suppress(Exception):  # whatever the user's code raises
             expected = comparison.runs(comparison.carrier, inputs, mode, states).results
-            if not any(t.numel() and bool(torch.isnan(t).all()) for t in output_tensors(expected)):
-                return expected, not comparison.departs or (isinstance(mode, ReferenceMode) and mode.repeats)
+            known = not comparison.departs or (isinstance(mode, ReferenceMode) and mode.repeats)
+            numbers = not any(t.numel() and bool(torch.isnan(t).all()) for t in output_tensors(expected))
+            if numbers and (known or not isinstance(mode, ReferenceMode)):
+                return expected, known
     return None, False
+
+
+def _as_one_call(comparison: Comparison, calls: tuple[Inputs, Inputs, Inputs], actual: Any) -> Proof | None:
+    """Compare the thinned model's next call with its own call on the steps of both calls.
+
+    None where the masked model's two calls do not compute what its one call does, so that nothing follows for the thinned one.
+    """
+    inputs, again, whole = calls
+    with contextlib.suppress(Exception):  # whatever the user's code raises: it may not take so many steps
+        states = comparison.runs(
+            comparison.carrier, inputs, CountingMode()
+        ).states  # not those of the reference
+        expected = comparison.runs(comparison.carrier, again, CountingMode(), states).results
+        if _once(comparison, comparison.carrier, whole, expected).holds:
+            return _once(comparison, comparison.thinned, whole, actual)
+    return None
+
+
+def _once(comparison: Comparison, model: nn.Module, whole: Inputs, found: Any) -> Proof:
+    """Compare the last steps of one call with what was found."""
+    ends = output_tensors(found)
+    made = output_tensors(comparison.runs(model, whole, CountingMode()).results)
+    pairs = zip(made, ends, strict=True)
+    last = [once[:, -end.shape[1] :] if end.dim() > 1 else once for once, end in pairs]
+    return compare(None, last, ends, comparison.precision)
 
 
 def _failure(comparison: Comparison, text: str, op: int) -> Failure:
