@@ -44,6 +44,10 @@ class BudgetError(InputError):
     """A budget is below what the model needs at least; the message says how much that is."""
 
 
+class KindError(InputError):
+    """Channels were asked for by a kind that the model has none of; the message lists those that it has."""
+
+
 class CheckpointError(InputError):
     """A checkpoint file is missing, unsafe, damaged, or does not fit the model."""
 

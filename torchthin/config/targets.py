@@ -54,6 +54,11 @@ class Target:
         return "group"
 
     @property
+    def asks_by_kind(self) -> bool:
+        """Whether it says what is cut by what channels are."""
+        return bool(getattr(self, "ratios", ()) or getattr(self, "kinds", ()))
+
+    @property
     def is_uneven(self) -> bool:
         """Whether groups may lose different shares."""
         return self.scope == "global"
@@ -99,9 +104,9 @@ class Target:
             )
         return replace(self, **{self.share_name: share})
 
-    def units(self, size: int) -> int:
-        """Return how many of `size` channels or weights the target asks for."""
-        return math.floor(self.share * size)
+    def units(self, size: int, share: float | None = None) -> int:
+        """Return how many of `size` channels or weights the target asks for. share: another one than that of the target."""
+        return math.floor((self.share if share is None else share) * size)
 
     def units_of_all(self, sizes: Iterable[int]) -> int:
         """Return how many channels or weights the target asks for in groups of these sizes together."""
@@ -124,6 +129,15 @@ _AT_LEAST = (
     "what is kept on average)"
 )
 _ROUND_TO = "channels that are kept are a multiple of N in every layer that is cut; less is removed where need be (default: 1)"
+_RATIOS = (
+    "share of each kind to remove, such as mlp=0.3 heads=0.25 (see torchthin inspect for kinds), or of the layers that a pattern "
+    "matches, such as 'model.layers.[0-7].*=0.1'; what is not named stays"
+)
+_KINDS = (
+    "kinds of channels that a budget may cut, such as mlp heads (default: all; of a model with attention all but the residual "
+    "stream and the width of heads)"
+)
+_EVEN = "groups of one kind and size keep equal numbers of channels, so that one configuration describes all layers"
 _LIMIT_PARAMS = (
     "most parameters of the thinned model: 0.4x of what it has, or 250000 "
     "(with --target-sparsity as well, at least that share of the channels is removed)"
@@ -137,25 +151,44 @@ class Ratio(Target):
     In a group of n channels ``floor(ratio * n)`` are removed; with ``scope="global"`` that share of all channels, with
     scores compared over groups and at least the share `at_least` of every group kept. With `round_to` the channels that are
     kept are a multiple of it in every layer that is cut, and less is removed where that needs it.
+
+    ``Ratio({"mlp": 0.3, "heads": 0.25})`` (or `ratios`) says it by kind, see `torchthin.dependency.kinds.KINDS`, or by pattern
+    of weights and modules (``{"model.layers.[0-7].*": 0.1}``); what is not named stays, and `ratio` is the largest of them. Of
+    a model with attention, a number alone removes MLP width and whole heads, never the residual stream or the width of a head.
+    With `even` groups of one kind and size keep equal numbers, so that one configuration describes all layers.
     """
 
     ratio: float = option(0.5, "--target-sparsity", _SHARE, "SHARE")
     scope: str = option("group", "--scope", _SCOPE)
     at_least: float | None = option(None, "--keep-at-least", _AT_LEAST, "SHARE")
     round_to: int = option(1, "--round-to", _ROUND_TO, "N")
+    ratios: Any = option((), "--ratio", _RATIOS, "KIND=SHARE")
+    even: bool = option(False, "--even", _EVEN)
 
     grows = True
 
     def __post_init__(self) -> None:
+        if isinstance(self.ratio, Mapping):
+            object.__setattr__(self, "ratios", {**self.ratio, **_parsed(self)})
+        object.__setattr__(self, "ratios", _parsed(self))
+        if self.ratios:
+            object.__setattr__(self, "ratio", max(self.ratios.values()))
         self.check_common()
 
-    def units(self, size: int) -> int:
+    def at(self, share: float) -> Target:
+        """Return the same target with another share; where shares are given by kind, all grow alike."""
+        most = self.ratio or 1.0
+        scaled = {key: each * share / most for key, each in self.ratios.items()}
+        return replace(self, ratio=share, ratios=scaled)
+
+    def units(self, size: int, share: float | None = None) -> int:
         """Return how many of `size` channels are removed: at most the share, so that a multiple of `round_to` is kept.
 
         >>> [Ratio(0.5, round_to=8).units(size) for size in (64, 30, 12, 8)]
         [32, 14, 4, 0]
         """
-        kept = -(-(size - math.floor(self.ratio * size)) // self.round_to) * self.round_to
+        share = self.ratio if share is None else share
+        kept = -(-(size - math.floor(share * size)) // self.round_to) * self.round_to
         return max(size - kept, 0)
 
     def units_of_all(self, sizes: Iterable[int]) -> int:
@@ -167,6 +200,27 @@ class Ratio(Target):
         return max(math.floor(self.ratio * sum(sizes)) - spared, 0)
 
 
+def _parsed(target: Ratio) -> dict[str, float]:
+    """Return the shares by kind and pattern of a target, given as a mapping or as texts ``kind=share``."""
+    given = target.ratios
+    allowed = "a mapping of kinds or patterns to shares in [0, 1), such as mlp=0.3"
+    if isinstance(given, str):
+        given = (given,)
+    if not isinstance(given, Mapping):
+        parts = [str(each).rpartition("=") for each in given]
+        given = {key: share for key, _, share in parts}
+    found: dict[str, float] = {}
+    for key, value in given.items():
+        try:
+            share = math.nan if isinstance(value, bool) else float(value)
+        except (TypeError, ValueError):
+            share = math.nan
+        if not isinstance(key, str) or not key or not 0 <= share < 1:
+            refuse(target, "ratios", allowed, f"{key}={value}")
+        found[key] = share
+    return found
+
+
 @dataclass(frozen=True)
 class Budget(Target):
     """Remove as little as a budget allows: the thinned model has at most so many parameters, and
@@ -175,7 +229,8 @@ class Budget(Target):
     The least ratio within the budget is found; then channels are given back, the most important first, as long as the
     budget holds. `ratio` is the least share of channels to remove in any case. With `allocation` the budget is spread over
     the groups so that the losses measured by `torchthin.sensitivity` add up to the least: its result, its file, or "auto" to
-    measure them first. No group loses more than was measured; what was not measured stays whole.
+    measure them first. No group loses more than was measured; what was not measured stays whole. `kinds` says what may be cut,
+    as keys of `torchthin.dependency.kinds.KINDS`, and `even` is as in `Ratio`.
     """
 
     macs: str | int | None = option(
@@ -193,6 +248,8 @@ class Budget(Target):
         "same share of every group)",
         "FILE",
     )
+    kinds: tuple[str, ...] = option((), "--kinds", _KINDS, "KIND")
+    even: bool = option(False, "--even", _EVEN)
 
     needs_inputs = "what a channel costs follows from one run of the model"
     exact = False
@@ -208,6 +265,15 @@ class Budget(Target):
             refuse(self, "allocation", "'auto' or what torchthin sensitivity found", given)
         if given is not None and self.scope != "group":
             refuse(self, "allocation", "None with scope='global', which spreads the cut by score", given)
+        if given is not None and self.even:
+            refuse(
+                self,
+                "allocation",
+                "None with even=True (--even): measured losses differ from layer to layer",
+                given,
+            )
+        kinds: Any = self.kinds
+        object.__setattr__(self, "kinds", (kinds,) if isinstance(kinds, str) else tuple(kinds))
 
     @property
     def is_uneven(self) -> bool:
@@ -259,7 +325,7 @@ class NM(Target):
         """Share of the weights that is asked for."""
         return 1 - self.n / self.m
 
-    def units(self, size: int) -> int:
+    def units(self, size: int, share: float | None = None) -> int:
         """Return how many of `size` weights are set to zero."""
         return size // self.m * (self.m - self.n)
 
@@ -356,11 +422,9 @@ def as_target(value: Any) -> Target:
     if isinstance(value, Target):
         return value
     number: Any = value
-    if isinstance(value, Real) and type(number) is not bool:
+    if isinstance(value, Mapping) or (isinstance(value, Real) and type(number) is not bool):
         return Ratio(number)
-    layers = (
-        " For a ratio of each layer prune several times, with include=." if isinstance(value, Mapping) else ""
-    )
     raise ConfigError(
-        f"The target must be a ratio such as 0.5, or Ratio, Budget, Unstructured, NM, Distiller or Chip. Got {value!r}.{layers}"
+        "The target must be a ratio such as 0.5, ratios by kind such as {'mlp': 0.3}, or Ratio, Budget, Unstructured, NM, "
+        f"Distiller or Chip. Got {value!r}."
     )

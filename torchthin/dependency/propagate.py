@@ -64,6 +64,7 @@ def propagate(
     choices: Mapping[int, int] | None = None,
     frozen: Iterable[FrozenAxis] = (),
     coupled: Iterable[CoupledAxes] = (),
+    units: Mapping[int, int] | None = None,
 ) -> Labels:
     """Label every value of `graph` (already `live`).
 
@@ -72,8 +73,9 @@ def propagate(
         choices: per op index, which candidate to take where an op has several (default the first).
         frozen: axes to freeze at an op.
         coupled: axes that must lose equal numbers.
+        units: per op index, the axis of its result that comes first among the candidates where it divides an axis.
     """
-    run = _Propagation(graph, choices or {}, frozen, coupled)
+    run = _Propagation(graph, choices or {}, frozen, coupled, units or {})
     for op in graph.ops:
         run.visit(op)
     for number in graph.outputs:
@@ -140,8 +142,10 @@ class _Propagation:
         choices: Mapping[int, int],
         frozen: Iterable[FrozenAxis],
         coupled: Iterable[CoupledAxes],
+        units: Mapping[int, int],
     ) -> None:
         self._graph = graph
+        self._units = units
         self._choices = choices
         self._frozen: dict[int, list[FrozenAxis]] = {}
         for item in frozen:
@@ -213,7 +217,13 @@ class _Propagation:
     def _apply(self, op: Op, used: tuple[int, ...]) -> list[Axes]:
         entry = rule_of(op.name)
         call = Call(
-            op, self._graph.values, self.values, self.space, self._choices.get(op.index, 0), self._consumed
+            op,
+            self._graph.values,
+            self.values,
+            self.space,
+            self._choices.get(op.index, 0),
+            self._consumed,
+            self._units.get(op.index),
         )
         if entry is None and not is_pointwise(op.target):
             return self._freeze_inputs(op, used)

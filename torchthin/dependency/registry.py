@@ -124,6 +124,7 @@ class Call:
         space: LabelSpace,
         choice: int,
         consumed: Container[int],
+        first_unit: int | None = None,
     ) -> None:
         self.op = op
         self.values = values
@@ -131,6 +132,7 @@ class Call:
         self._labels = labels
         self._choice = choice
         self._consumed = consumed
+        self.first_unit = first_unit
         self.split_choice: SplitChoice | None = None
         self.statistics = False
         self.contraction: Contraction | None = None

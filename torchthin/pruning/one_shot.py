@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from torchthin.config import Budget, Distiller, PruneConfig, Target
-from torchthin.dependency.groups import Group
+from torchthin.dependency.kinds import multiplies_data
 from torchthin.errors import ConfigError
 from torchthin.graph.better_examples import trace_more
 from torchthin.graph.inputs import Inputs, as_inputs, check_model, on_device_of
@@ -26,7 +26,7 @@ from torchthin.report.prune_report import Filters, Request, build_report
 from torchthin.report.sections import Section
 from torchthin.selection.prunable_weights import PrunableWeights, find_prunable_weights
 from torchthin.selection.schedule import planned_sparsities
-from torchthin.selection.selection import Keeps
+from torchthin.selection.selection import Selection
 from torchthin.thinning.trial_loop import ThinningPlan, masked_makers, notes_on
 
 
@@ -60,6 +60,8 @@ def traced_targets(model: nn.Module, inputs: Inputs, config: PruneConfig) -> tup
         exclude=config.exclude,
         derived=traced.derived,
         coupled=True,
+        by_kind=config.target.asks_by_kind,
+        attention=multiplies_data(traced.graph),
     )
     check_values(model, {target.name for target in targets.targets})
     return traced, targets
@@ -80,6 +82,8 @@ def _inputs(model: nn.Module, example_inputs: Any, config: PruneConfig) -> Input
     if config.thin and config.structured and not isinstance(config.target, Distiller):
         example_inputs = own_example(model) if example_inputs is None else example_inputs
         why = why or "channels are followed through one run of the model; thin=False masks without them"
+    if config.target.asks_by_kind:
+        why = why or "what channels are follows from one run of the model"
     if example_inputs is None and why:
         raise ConfigError(
             f"The example_inputs are needed for {type(config.target).__name__}: {why}. "
@@ -124,7 +128,7 @@ def _plan(
     selection = thinning.proposal.selection
     masks = selection.masks
     ranked = {name: mask for name, mask in masks.items() if name in selection.masked_axes}
-    filters, asked = asked_of_groups(selection.groups, selection.keeps, config, selection.masked_axes, ranked)
+    filters, asked = asked_of_groups(selection, config, ranked)
     filters, blocked = _with_blocked(filters, thinning, config)
     asked += blocked
     share = config.target.share if config.target.exact else selection.share_removed
@@ -139,6 +143,7 @@ def _plan(
         notes=(
             *filter(None, [thinning.proposal.traced.graph.note, thinning.outcome.note]),
             *targets.notes_on(name for name, mask in ranked.items() if not bool(mask.all())),
+            *_spared(selection),
             *_fallen_back(selection.ranking, config.ranked_by),
             *frozen_targets(thinning, selection.masked_axes, ranked),
             *_state_biases([name for name in masks if name not in selection.masked_axes]),
@@ -151,15 +156,20 @@ def _plan(
 
 
 def asked_of_groups(
-    groups: Iterable[Group], keeps: Keeps, config: PruneConfig, axes: Mapping[str, int], masks: Iterable[str]
+    selection: Selection, config: PruneConfig, masks: Iterable[str]
 ) -> tuple[dict[str, Filters], int]:
     """Return what the target asks for, per weight and in all: not what rounding takes off, nor what is frozen."""
-    groups = [group for group in groups if group.name in keeps]
+    keeps, axes, shares = selection.keeps, selection.masked_axes, selection.shares
+    groups = [group for group in selection.groups if group.name in keeps]
     asked = dict.fromkeys(masks, 0)
     total = 0
     for group in groups:
         decided = bool(group.balances) or not config.target.exact
-        count = int((~keeps[group.name]).sum()) if decided else config.target.units(group.size)
+        count = (
+            int((~keeps[group.name]).sum())
+            if decided
+            else config.target.units(group.size, shares.get(group.name))
+        )
         total += count
         for member in group.members:
             if axes.get(member.parameter) == member.axis and member.parameter in asked:
@@ -167,7 +177,7 @@ def asked_of_groups(
                 per_weight = decided or config.target.scope == "global"
                 asked[member.parameter] += lost if per_weight else count * member.indices.shape[1]
     filters = {name: Filters(axes[name], 1, asked[name]) for name in asked}
-    if config.target.scope == "global":
+    if config.target.scope == "global" and not shares:
         return filters, config.target.units_of_all([group.size for group in groups])
     return filters, sum(asked.values())
 
@@ -193,6 +203,18 @@ def _with_blocked(
             found[item.parameter] = replace(known, asked=known.asked + count)
             total += count
     return found, total
+
+
+def _spared(selection: Selection) -> tuple[str, ...]:
+    """Say what a model with attention keeps because nothing was chosen."""
+    if not selection.spared:
+        return ()
+    cut = sorted({selection.kinds[group.name] for group in selection.groups if group.name in selection.kinds})
+    each = selection.spared[0]
+    return (
+        f"A model with attention: {' and '.join(cut)} are cut, {' and '.join(selection.spared)} stay. Ask by kind for others, "
+        f"such as Ratio({{{each!r}: 0.25}}) (--ratio {each}=0.25).",
+    )
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, singledispatch
 
 from torchthin.config import Budget, PruneConfig, Ratio, Target, refuse
+from torchthin.dependency.kinds import whole_heads
 from torchthin.errors import TargetMissedError
 from torchthin.evaluation.sensitivity_scan import scanned
 from torchthin.graph.cost import Cost, measure, shares_of_sample
@@ -20,6 +21,7 @@ from torchthin.importance.registry import criterion as registered
 from torchthin.importance.statistics import Loss, Measure
 from torchthin.report.sections import BudgetFacts, Budgets, Section
 from torchthin.selection.budget import BudgetRule
+from torchthin.selection.kind_choice import KindChoice
 from torchthin.selection.prunable_weights import PrunableWeights
 from torchthin.selection.selectors import ImportanceSelector, RatioRule, Rule
 from torchthin.selection.sensitivity_table import Sensitivity, read_table
@@ -51,12 +53,25 @@ class Run:
 
     def plan(self, rule: Rule) -> ThinningPlan:
         """Return the plan of what `rule` keeps, tried and proved."""
-        return find_plan(self.traced, self.selector(rule), constraints=Constraints.of(self.config))
+        return find_plan(self.traced, self.selector(rule), constraints=self.constraints)
+
+    @cached_property
+    def constraints(self) -> Constraints:
+        """What every proposal keeps to: attention loses whole heads first, unless the width of heads was asked for."""
+        widths = "head_dim" in KindChoice.of(self.config.target, self.targets.named).asked
+        units = {} if widths else whole_heads(self.traced.graph)
+        return replace(Constraints.of(self.config), units=units)
 
     def selector(self, rule: Rule) -> ImportanceSelector:
         """Return the selector by importance that asks `rule` how much is kept."""
         return ImportanceSelector(
-            self.traced.model, self.targets, rule, self.config.ranked_by, self.statistics, self.config.seed
+            self.traced.model,
+            self.targets,
+            rule,
+            self.config.ranked_by,
+            self.statistics,
+            self.config.seed,
+            KindChoice.of(self.config.target, self.targets.named),
         )
 
 
@@ -75,7 +90,7 @@ def thinning_for(target: Target, run: Run) -> tuple[ThinningPlan, tuple[Section,
 
 @thinning_for.register
 def _ratio(target: Ratio, run: Run) -> tuple[ThinningPlan, tuple[Section, ...]]:
-    return run.plan(RatioRule(target, target.round_to)), ()
+    return run.plan(RatioRule(target, target.round_to, target.even)), ()
 
 
 @thinning_for.register

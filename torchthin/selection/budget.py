@@ -19,6 +19,7 @@ from torchthin.graph.cost import Cost
 from torchthin.selection.allocation import Allocator, Levels
 from torchthin.selection.channels import least_kept, lowest, prune_count, select_channels
 from torchthin.selection.cost_model import CostModel, Counts
+from torchthin.selection.kind_choice import evened
 from torchthin.selection.selection import BoolArray, Keeps
 from torchthin.selection.selectors import Candidates, FloatArray
 from torchthin.selection.sensitivity_table import GroupCurve, Sensitivity
@@ -62,7 +63,7 @@ class BudgetRule:
         if not search.fits(least) or not search.is_enough(least):
             raise BudgetError(self._refusal(least, search.cost(least), search.costs.whole))
         keeps = search.uniform() if self.losses is None else search.by_losses()
-        keeps = search.given_back(keeps)
+        keeps = keeps if self.target.even else search.given_back(keeps)
         return keeps, search.cost(keeps)
 
     def _refusal(self, keeps: Keeps, least: Counts, whole: Counts) -> str:
@@ -133,7 +134,7 @@ class _Search:
 
     def _at(self, ratio: float) -> Keeps:
         target = self._target
-        return select_channels(
+        keeps = select_channels(
             self.among.groups,
             self.among.scores,
             ratio,
@@ -141,6 +142,12 @@ class _Search:
             keep_at_least=target.floor,
             absolute=self.among.ranking.absolute,
             round_to=target.round_to,
+        )
+        kinds = self.among.chosen.kinds
+        return (
+            evened(self.among.groups, keeps, self.among.scores, kinds, target.round_to)
+            if target.even
+            else keeps
         )
 
     def uniform(self) -> Keeps:

@@ -221,6 +221,50 @@ def select_channels(
     return {group.name: ~lost for group, lost in zip(chosen, gone, strict=True)}
 
 
+def select_by_share(
+    groups: Iterable[Group],
+    scores: Mapping[str, FloatArray],
+    shares: Mapping[str, float],
+    scope: str = "group",
+    previous: Mapping[str, BoolArray] | None = None,
+    *,
+    keep_at_least: float = 0.0,
+    absolute: bool = False,
+    round_to: int = 1,
+) -> dict[str, BoolArray]:
+    """Return which channels stay where groups are asked for shares of their own: `select_channels` for each share.
+
+    shares: group name -> share; with ``scope="global"`` groups of one share are ranked together.
+    """
+    alike: dict[float, list[Group]] = {}
+    for group in groups:
+        alike.setdefault(shares[group.name], []).append(group)
+    found: dict[str, BoolArray] = {}
+    for share, same in alike.items():
+        found |= select_channels(
+            same,
+            scores,
+            share,
+            scope,
+            previous,
+            keep_at_least=keep_at_least,
+            absolute=absolute,
+            round_to=round_to,
+        )
+    return found
+
+
+def shares_at(groups: Iterable[Group], by_kind: Mapping[str, float], share: float) -> dict[str, float]:
+    """Return the share of every group when the largest of them is `share`: all of them grow alike.
+
+    by_kind: group name -> share at the end, where shares were given by kind; else every group is asked for `share`.
+    """
+    most = max(by_kind.values(), default=0.0) or 1.0
+    return {
+        group.name: share * by_kind[group.name] / most if group.name in by_kind else share for group in groups
+    }
+
+
 def lowest(group: Group, scores: FloatArray, count: int, round_to: int = 1) -> BoolArray:
     """Return which channels stay when the `count` lowest go, fewer where equal numbers must go from parts.
 

@@ -36,7 +36,7 @@ from torchthin.selection.weight_entries import (
     is_layer_weight,
     why_not,
 )
-from torchthin.selection.weight_names import excluded_by, is_several, named_entries
+from torchthin.selection.weight_names import excluded_by, is_several, matching, named_entries
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,8 @@ class PrunableWeights:
     """The line that says so."""
     patterns: tuple[str, ...] = ()
     """Patterns and modules among the names asked for: what they match and produces channels is a target too."""
+    named: bool = False
+    """Whether the caller named them."""
     derived: Mapping[str, DerivedWeight] = field(default_factory=dict)
     """Name of a target (or of another parameter) -> the weight that is computed from it."""
 
@@ -91,18 +93,17 @@ def _defaults(
     both = [entry for entry in entries if is_convolution(entry) or is_layer_weight(entry, nn.Linear)]
     if not structured:
         return both, ""
-    if not coupled or len(both) == len(convolutions):
+    held = _held_by_convolutions(model, entries)
+    if not coupled or len(both) == len(convolutions) or 2 * held >= 1:
         return convolutions, ""
-    held = sum(p.numel() for p in {id(e.parameter): e.parameter for e in convolutions}.values())
-    total = sum(p.numel() for p in model.parameters())
-    if 2 * held >= total:
-        return convolutions, ""
-    share = (
-        f"convolutions hold {100 * held / total:.0f} % of the parameters"
-        if held
-        else "there are no convolutions"
-    )
+    share = f"convolutions hold {100 * held:.0f} % of the parameters" if held else "there are no convolutions"
     return both, f"Linear layers are pruned too, since {share}; name weights to choose others."
+
+
+def _held_by_convolutions(model: nn.Module, entries: list[Entry]) -> float:
+    """Return the share of the parameters that are weights of convolutions."""
+    held = {id(e.parameter): e.parameter.numel() for e in entries if is_convolution(e)}
+    return sum(held.values()) / max(sum(p.numel() for p in model.parameters()), 1)
 
 
 def _target(entry: Entry) -> PrunableWeight:
@@ -168,6 +169,8 @@ def find_prunable_weights(
     derived: Mapping[str, DerivedWeight] | None = None,
     plain: bool = False,
     coupled: bool = False,
+    by_kind: bool = False,
+    attention: bool = False,
 ) -> PrunableWeights:
     """Return the weights to prune, in model order.
 
@@ -181,6 +184,9 @@ def find_prunable_weights(
         plain: leave weights unpruned that are computed from other parameters, as unstructured methods do.
         coupled: a channel graph will be known, so that hidden states of recurrent layers and
             columns of embeddings may be named as well.
+        by_kind: the target says what is cut by the kind of channels: where nothing is included, everything that makes some is
+            a target, in layers of any class.
+        attention: the model has attention; the same holds where convolutions hold less than half of its parameters.
 
     Raises:
         WeightNameError: a name does not exist (with near matches) or cannot be pruned, or a pattern matches nothing.
@@ -194,7 +200,14 @@ def find_prunable_weights(
     entries = list(entries_of(model, derived, coupled))
     unusable = _unusable(model, derived, structured, plain)
     note = ""
-    if include is None:
+    every = (
+        include is None
+        and coupled
+        and (by_kind or (attention and _held_by_convolutions(model, entries) < 0.5))
+    )
+    if every:
+        chosen = matching(entries, "*", structured)
+    elif include is None:
         chosen, note = _defaults(model, entries, structured, coupled)
     else:
         chosen = named_entries(entries, include, unusable, structured)
@@ -213,12 +226,13 @@ def find_prunable_weights(
             *_notes(chosen, structured, unusable if include is None else {}),
             *map(_rescaled, rescaled),
         ),
-        patterns=tuple(name for name in include or () if is_several(name, entries)),
+        patterns=("*",) if every else tuple(name for name in include or () if is_several(name, entries)),
+        named=include is not None,
         linear=frozenset(e.name for e in chosen if note and is_layer_weight(e, nn.Linear)),
         linear_note=note,
         derived=derived,
     )
-    if not targets.targets:
+    if not targets.targets and (targets.excluded or not targets.patterns):
         raise _nothing_left(targets, structured)
     return targets
 

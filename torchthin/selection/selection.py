@@ -52,6 +52,12 @@ class Selection:
         }
         return {**self.masks, **self.maker_masks, **both}
 
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    """Group name -> what its channels are."""
+    shares: Mapping[str, float] = field(default_factory=dict)
+    """Group name -> share that was asked for."""
+    spared: tuple[str, ...] = ()
+    """Kinds of channels that stay because nothing was chosen."""
     facts: Any = None
     """What else the rule found out: the cost within a budget, the change on a chip."""
 

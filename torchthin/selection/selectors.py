@@ -7,7 +7,7 @@ here, `BudgetRule` in `budget.py`, the chip's rule in `torchthin.max7800x`. `Dea
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torchthin.config import Target
 from torchthin.dependency.components import Grouping
 from torchthin.dependency.groups import Group, IntArray, Member
+from torchthin.dependency.kinds import kinds_of
 from torchthin.dependency.producers import makers, producers
 from torchthin.dependency.propagate import Labels
 from torchthin.graph.clone import modules_of, state_tensors
@@ -32,7 +33,8 @@ from torchthin.graph.parametrized import (
 from torchthin.importance.scores import Ranking, is_filter_member, ranked
 from torchthin.importance.statistics import Measure
 from torchthin.selection.balance import balanced_keep, must_stay
-from torchthin.selection.channels import select_channels
+from torchthin.selection.channels import select_by_share, shares_at
+from torchthin.selection.kind_choice import Chosen, KindChoice, evened
 from torchthin.selection.masks import axis_mask, channel_masks
 from torchthin.selection.prunable_weights import PrunableWeights
 from torchthin.selection.selection import BoolArray, Keeps, Selection
@@ -52,6 +54,10 @@ class Candidates:
     model: nn.Module
     grouping: Grouping
     labels: Labels
+    chosen: Chosen
+    """Their shares and kinds."""
+    left: frozenset[str] = frozenset()
+    """Weights that make channels of kinds which stay."""
 
     @property
     def scores(self) -> Mapping[str, FloatArray]:
@@ -72,18 +78,22 @@ class RatioRule:
 
     target: Target
     round_to: int = 1
+    even: bool = False
 
     def choose(self, among: Candidates) -> tuple[Keeps, Any]:
         """Return the selection at the target's share."""
-        keeps = select_channels(
+        shares = shares_at(among.groups, among.chosen.shares, self.target.share)
+        keeps = select_by_share(
             among.groups,
             among.scores,
-            self.target.share,
+            shares,
             self.target.scope,
             keep_at_least=self.target.floor,
             absolute=among.ranking.absolute,
             round_to=self.round_to,
         )
+        if self.even:
+            keeps = evened(among.groups, keeps, among.scores, among.chosen.kinds, self.round_to)
         return keeps, None
 
 
@@ -102,13 +112,15 @@ class ImportanceSelector:
     statistics: Measure | None = None
     """The model on data, for criteria that need it."""
     seed: int = 0
+    choice: KindChoice = field(default_factory=KindChoice)
+    """What is cut by its kind."""
 
     def __call__(self, grouping: Grouping, labels: Labels) -> Selection:
         """Select among the groups as they are now."""
         among = self.candidates(grouping, labels)
         keeps, facts = self.rule.choose(among)
         derived = self.targets.derived
-        targets = self._wanted(among.axes)
+        targets = self._wanted(among.axes) - among.left
         masks = masks_of(among.groups, keeps, self.model, among.axes, targets, derived, views=True)
         masked_axes = {**among.axes, **{c.masked: c.axis for c in derived.values() if c.masked}}
         return Selection(
@@ -120,6 +132,9 @@ class ImportanceSelector:
             targets,
             among.ranking,
             masks_makers=True,
+            kinds=among.chosen.kinds,
+            shares=among.chosen.shares,
+            spared=among.chosen.spared,
             facts=facts,
         )
 
@@ -138,9 +153,14 @@ class ImportanceSelector:
             if producers_of(group, axes) & wanted
             and not any(m.parameter in kept and (m.parameter, m.axis) not in read for m in group.members)
         ]
+        kinds = kinds_of(grouping, labels)
+        chosen = self.choice.among(groups, kinds, axes)
+        cut = {chosen.kinds.get(name) for name in chosen.cut}
+        left = frozenset(name for name, kind in kinds.of_weights.items() if kind not in cut)
+        groups = [group for group in groups if group.name in chosen.cut]
         measured = None if self.statistics is None else self.statistics.at(grouping, labels, axes)
         ranking = ranked(groups, weights, axes, self.criterion, measured, self.seed)
-        return Candidates(tuple(groups), ranking, axes, self.model, grouping, labels)
+        return Candidates(tuple(groups), ranking, axes, self.model, grouping, labels, chosen, left)
 
     def _wanted(self, names: Iterable[str]) -> frozenset[str]:
         """Return the weights whose filters are pruned: the targets, and what else of `names` their patterns match."""

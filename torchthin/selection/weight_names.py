@@ -19,7 +19,7 @@ def named_entries(
     chosen = []
     for name in names:
         if name not in known and is_several(name, entries):
-            chosen += _matching(entries, name, structured)
+            chosen += matching(entries, name, structured)
             continue
         if name in unmaskable:
             raise WeightNameError(f"The weight {name} cannot be pruned: {unmaskable[name]}")
@@ -39,7 +39,7 @@ def is_several(name: str, entries: Iterable[Entry]) -> bool:
     )
 
 
-def _matching(entries: list[Entry], pattern: str, structured: bool) -> list[Entry]:
+def matching(entries: list[Entry], pattern: str, structured: bool) -> list[Entry]:
     """Return the weights of convolutions and linear layers that a pattern or a module's name stands for, or raise."""
     usable = [
         e

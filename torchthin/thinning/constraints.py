@@ -42,6 +42,8 @@ class Constraints:
 
     splits: Mapping[int, int] = field(default_factory=dict)
     """Op index -> which of the ways to divide an axis there is taken; the first where nothing is said."""
+    units: Mapping[int, int] = field(default_factory=dict)
+    """Op index -> the axis of its result that comes first where it divides an axis: the one that counts attention heads."""
     frozen: Mapping[Place, FrozenAxis] = field(default_factory=dict)
     """By op, value and axis."""
     coupled: Mapping[int, CoupledAxes] = field(default_factory=dict)
@@ -144,7 +146,11 @@ def propose(
     """
     tensors, modules = traced.tensors, traced.modules
     labels = propagate(
-        traced.graph, constraints.splits, constraints.frozen.values(), constraints.coupled.values()
+        traced.graph,
+        constraints.splits,
+        constraints.frozen.values(),
+        constraints.coupled.values(),
+        constraints.units,
     )
     grouping = find_groups(labels)
     selection = select(grouping, labels)

@@ -14,7 +14,7 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from torchthin.errors import BudgetError, ProofError, TargetMissedError
+from torchthin.errors import BudgetError, KindError, ProofError, TargetMissedError
 from torchthin.graph.clone import saved_names, state_tensors
 from torchthin.graph.parametrized import layer_of
 from torchthin.graph.trace import Traced, read_sizes
@@ -96,7 +96,7 @@ def _plan(
     for number in rounds:
         try:
             proposal = propose(traced, select, constraints, sizes)
-        except BudgetError as error:
+        except (BudgetError, KindError) as error:
             if number == 1:
                 raise
             raise TargetMissedError(str(error)) from error  # trials have frozen what it would take

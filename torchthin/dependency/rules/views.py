@@ -167,7 +167,9 @@ def read_off(call: Call, laid: Vector) -> dict[int, Vector]:
         kinds = {
             d: np.unique(laid[(0,) * d + (slice(None),) + (0,) * (laid.ndim - d - 1)]).size for d in varying
         }
-        order = sorted(varying, key=lambda d: (kinds[d] < FEW, min(-laid.shape[d], -FEW)))
+        order = sorted(
+            varying, key=lambda d: (d != call.first_unit, kinds[d] < FEW, min(-laid.shape[d], -FEW))
+        )
         chosen = call.choose(np.unique(laid), *(f"unit {d}" for d in order))
         if chosen == "frozen":
             return {}

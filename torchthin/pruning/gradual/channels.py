@@ -26,9 +26,10 @@ from torchthin.pruning.gradual.mask_state import UNTHINNED
 from torchthin.pruning.gradual.sharding import WholeTensors, is_sharded
 from torchthin.pruning.one_shot import asked_of_groups
 from torchthin.report.prune_report import Filters, share
-from torchthin.selection.channels import FloatArray, select_channels
+from torchthin.selection.channels import FloatArray, select_by_share, shares_at
+from torchthin.selection.kind_choice import evened
 from torchthin.selection.masks import axis_mask
-from torchthin.selection.selection import BoolArray, Keeps
+from torchthin.selection.selection import BoolArray, Keeps, Selection
 from torchthin.selection.selectors import masks_of
 from torchthin.thinning.recipe import Recipe
 
@@ -75,6 +76,10 @@ class ChannelMasks:
     """The model's derived weights; their values may be those of an earlier step."""
     statistics: Measure | None = None
     """Of the model before the first step; None where the criterion needs no data."""
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    """Group name -> what its channels are."""
+    shares: Mapping[str, float] = field(default_factory=dict)
+    """Group name -> share that is asked for at the end, where shares were given by kind."""
     recipe: Recipe = UNTHINNED
 
     @cached_property
@@ -95,16 +100,20 @@ class ChannelMasks:
     def grow(self, model: nn.Module, config: PruneConfig, sparsity: float) -> ChannelMasks:
         """Score the channels that are there and mask the least important, as many as `sparsity` asks for."""
         ranking = self.ranking(model, config)
-        found = select_channels(
+        scores = {name: self._full_size(name, each) for name, each in ranking.scores.items()}
+        found = select_by_share(
             self.groups,
-            {name: self._full_size(name, scores) for name, scores in ranking.scores.items()},
-            sparsity,
+            scores,
+            shares_at(self.groups, self.shares, sparsity),
             config.target.scope,
             self.kept,
             keep_at_least=config.target.floor,
             absolute=ranking.absolute,
             round_to=config.target.round_to if isinstance(config.target, Ratio) else 1,
         )
+        if isinstance(config.target, Ratio) and config.target.even:
+            first = {name: np.where(self.kept[name], each, -np.inf) for name, each in scores.items()}
+            found = evened(self.groups, found, first, self.kinds, config.target.round_to)
         # Where equal numbers are removed from parts, more in all can mean fewer of one part: such a step is left out.
         kept = {
             name: before if (found[name] & ~before).any() else found[name]
@@ -167,7 +176,8 @@ class ChannelMasks:
         """Return what the target asks for, per weight and in all."""
         masked = {item.masked: item.axis for item in self.derived.values() if item.masked}
         axes = {**self.axes, **masked}
-        return asked_of_groups(self.groups, self.kept, config, axes, axes)
+        decided = Selection(self.kept, groups=self.groups, masked_axes=axes, shares=self.shares)
+        return asked_of_groups(decided, config, axes)
 
     def to_dict(self) -> dict[str, Any]:
         """Return tensors and plain types."""

@@ -117,7 +117,8 @@ class _EveryGroupRule:
         found: dict[str, BoolArray] = {}
         for group in among.groups:
             one = min(1.5 / group.size, 1 - 1e-9) if self.target.scope == "global" and group.size else 0.0
-            found |= select_channels([group], among.scores, max(self.target.share, one))
+            asked = among.chosen.shares.get(group.name, self.target.share)
+            found |= select_channels([group], among.scores, max(asked, one))
         return found, None
 
 
@@ -138,6 +139,8 @@ def _channel_masks(
         selection.maker_axes,
         traced.derived,
         run.statistics,
+        selection.kinds,
+        selection.shares,
     )
     if run.statistics is not None:
         masks.ranking(model, config)  # a criterion that no step can take is refused now

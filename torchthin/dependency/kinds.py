@@ -1,0 +1,218 @@
+"""What the channels of a group are: attention heads, MLP width, hidden width, ... found in the graph, not by names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Set
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from torchthin.dependency.components import Components, Grouping, components
+from torchthin.dependency.groups import IntArray
+from torchthin.dependency.labels import Axes, Axis, FlattenedAxis, Vector
+from torchthin.dependency.producers import summed_axis, with_tables
+from torchthin.dependency.propagate import Labels, propagate
+from torchthin.graph.operators import ADDITIONS, ATTENTION, BATCHED_PRODUCTS, CONVOLUTIONS
+from torchthin.graph.opgraph import Op, OpGraph
+
+KINDS = {
+    "channels": "made by convolutions alone",
+    "heads": "attention heads, those of one key and value together",
+    "head_dim": "width of attention heads: the same place of every head",
+    "mlp": "width between linear layers",
+    "hidden": "residual stream: what blocks add to",
+    "states": "hidden states of recurrent layers",
+    "embedding": "width of an embedding",
+}
+"""Kinds of groups, and what they are."""
+
+INNER = ("channels", "heads", "mlp", "states")
+"""Kinds that a model with attention loses where nothing else was asked."""
+
+
+@dataclass(frozen=True)
+class Kinds:
+    """The kinds of a labelling: keys of `KINDS`."""
+
+    of_groups: Mapping[str, str]
+    """Group name -> kind, for every group that something produces."""
+    of_weights: Mapping[str, str]
+    """Weight name -> kind of the channels that it makes, frozen or not."""
+
+    @property
+    def has_attention(self) -> bool:
+        """Whether the model multiplies data by data in heads, as transformers do."""
+        return not {"heads", "head_dim"}.isdisjoint(self.of_weights.values())
+
+
+def kinds_of(grouping: Grouping, labels: Labels) -> Kinds:
+    """Return what the channels of all groups and weights are."""
+    tables = with_tables(labels)
+    seen = _Seen(labels, grouping.components)
+    recurrent = {item.weight for item in labels.graph.recurrent}
+    of_label = grouping.components.of_label
+    of_weights = {}
+    for name, axis in tables.items():
+        vector = labels.state[name][axis]
+        if isinstance(vector, np.ndarray):
+            of_weights[name] = "states" if name in recurrent else seen.kind(of_label[vector])
+    of_groups = {}
+    for group in grouping.groups.groups:
+        made_by = {m.parameter for m in group.members if tables.get(m.parameter) == m.axis}
+        if made_by:
+            comps = grouping.channels[group.name]
+            of_groups[group.name] = "states" if made_by & recurrent else seen.kind(comps)
+    return Kinds(of_groups, of_weights)
+
+
+def multiplies_data(graph: OpGraph) -> bool:
+    """Whether somewhere what depends on the input is multiplied with what depends on it, as attention does."""
+    reached = set(graph.inputs)
+    for op in graph.ops:
+        if any(True for _ in _multiplied(op, reached)):
+            return True
+        if not reached.isdisjoint(op.reads):
+            reached.update(op.results)
+    return False
+
+
+def whole_heads(graph: OpGraph) -> dict[int, int]:
+    """Return where an axis is divided into heads and their width: op index -> axis of its result that counts the heads.
+
+    Found by dividing it in every way: heads are what attention multiplies apart, widths what it sums over.
+    """
+    found: dict[int, int] = {}
+    choices: dict[int, int] = {}
+    while True:
+        labels = propagate(graph, choices)
+        found_components = components(labels.space)
+        seen = _Seen(labels, found_components)
+        retried = False
+        for site in labels.split_choices:
+            comps = found_components.of_label[site.labels]
+            unit = site.candidates[site.chosen]
+            if site.op.index in found or not unit.startswith("unit "):
+                continue
+            if np.isin(comps, seen.heads).any():
+                found[site.op.index] = int(unit.removeprefix("unit "))
+            elif np.isin(comps, seen.widths).any() and site.chosen < len(site.candidates) - 2:
+                choices[site.op.index] = site.chosen + 1
+                retried = True
+        if not retried:
+            return found
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What is done along the axes on which components lie."""
+
+    labels: Labels
+    found: Components
+
+    def kind(self, comps: IntArray) -> str:
+        """Return the kind of a group with these components, but for hidden states."""
+        if self._met(comps, self.heads):
+            return "heads"
+        convolved, linear = (self._met(comps, made) for made in self.made)
+        if convolved and not linear:
+            return "channels"
+        if self._met(comps, self.residual):
+            return "hidden"
+        if self._met(comps, self.widths):
+            return "head_dim"
+        return "mlp" if linear else "embedding"
+
+    @staticmethod
+    def _met(comps: IntArray, among: IntArray) -> bool:
+        return bool(np.isin(comps, among).any())
+
+    def _of(self, axes: Iterable[Axis]) -> IntArray:
+        """Return the components along some axes."""
+        vectors = [vector for axis in axes if axis is not None for vector in _parts(axis)]
+        return np.unique(self.found.of_label[np.concatenate(vectors)]) if vectors else np.zeros(0, np.int64)
+
+    @cached_property
+    def _operands(self) -> list[tuple[Axes, int]]:
+        """Axes of everything that attention multiplies, data by data, each with the number of its batch axes."""
+        labels = self.labels
+        return [
+            (labels.values[value], batch)
+            for op in labels.graph.ops
+            for value, batch in _multiplied(op, labels.from_input)
+        ]
+
+    @cached_property
+    def heads(self) -> IntArray:
+        """What is multiplied apart."""
+        return self._of(axis for axes, batch in self._operands for axis in axes[:batch])
+
+    @cached_property
+    def widths(self) -> IntArray:
+        """What is summed over, or comes out."""
+        return self._of(axis for axes, batch in self._operands for axis in axes[batch:])
+
+    @cached_property
+    def made(self) -> tuple[IntArray, IntArray]:
+        """What the weights of convolutions make, and those of other products."""
+        labels, ops = self.labels, self.labels.graph.by_index
+        axes: tuple[list[Axis], list[Axis]] = ([], [])
+        for index, item in labels.contractions.items():
+            if item.weight not in labels.from_input:
+                weight = labels.values[item.weight]
+                summed = summed_axis(ops[index], len(weight))
+                made = [
+                    axis for place, axis in enumerate(weight[-2:], max(len(weight) - 2, 0)) if place != summed
+                ]
+                convolution = ops[index].name in CONVOLUTIONS
+                axes[not convolution].extend(weight[:2] if convolution else made)
+        return self._of(axes[0]), self._of(axes[1])
+
+    @cached_property
+    def residual(self) -> IntArray:
+        """What is added to what it was computed from."""
+        graph, labels = self.labels.graph, self.labels
+        axes: list[Axis] = []
+        for op in graph.ops:
+            a, b = op.value("self"), op.value("other")
+            if op.name not in ADDITIONS or a is None or b is None or not {a, b} <= labels.from_input:
+                continue
+            if _comes_from(labels, a, b) or _comes_from(labels, b, a):
+                axes.extend(labels.values[a])
+        return self._of(axes)
+
+
+def _multiplied(op: Op, from_input: Set[int]) -> Iterator[tuple[int, int]]:
+    """Yield the operands of a product of data by data, each with the number of its batch axes."""
+    if op.name in BATCHED_PRODUCTS:
+        names: tuple[str, ...] = BATCHED_PRODUCTS[op.name][:2]
+    elif op.name in ATTENTION:
+        names = ("query", "key", "value")
+    else:
+        return
+    values = [value for value in map(op.value, names) if value is not None]
+    if all(value in from_input for value in values):
+        yield from ((value, 2 if op.name in ATTENTION else 1) for value in values)
+
+
+def _comes_from(labels: Labels, value: int, source: int) -> bool:
+    """Whether a layer computed a value from another one; looked for no further back than that one was made."""
+    graph = labels.graph
+    start = graph.producer[source].index if source in graph.producer else -1
+    seen: set[tuple[int, bool]] = set()
+    left = [(value, False)]
+    while left:
+        number, passed = left.pop()
+        op = graph.producer.get(number)
+        if op is None or op.index <= start or (op.index, passed) in seen:
+            continue
+        seen.add((op.index, passed))
+        passed = passed or op.index in labels.contractions
+        if passed and source in op.reads:
+            return True
+        left.extend((read, passed) for read in op.reads)
+    return False
+
+
+def _parts(axis: Vector | FlattenedAxis) -> tuple[Vector, ...]:
+    return axis.parts if isinstance(axis, FlattenedAxis) else (axis,)
