@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -11,11 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from torchthin.config import PruneConfig
+from torchthin.dependency.components import find_groups
+from torchthin.dependency.kinds import whole_heads
+from torchthin.dependency.propagate import propagate
 from torchthin.errors import ProofError, TargetMissedError, one_line
 from torchthin.graph.better_examples import trace_more
 from torchthin.graph.clone import clone, duplicate, state_tensors
 from torchthin.graph.inputs import Inputs, as_inputs, check_model, on_device_of
 from torchthin.graph.op_counter import CountingMode, run
+from torchthin.graph.opgraph import OpGraph
 from torchthin.graph.outputs import output_tensors
 from torchthin.graph.precision import precision_of
 from torchthin.selection.masks import apply_masks_
@@ -116,14 +120,37 @@ def plan_thinning(
     masked = clone(model, duplicate)
     apply_masks_(masked, masks)
     effective = effective_weights(masked)
-    plan = find_plan(
-        trace_more(masked, inputs), DeadChannelSelector(effective, threshold), constraints=constraints
-    )
+    plan = dead_channels_plan(masked, inputs, DeadChannelSelector(effective, threshold), constraints)
     if not plan.recipe:
         raise TargetMissedError(
             f"The model has no dead channel that can be removed. {_in_the_way(plan, effective)} Prune first, or see inspect."
         )
     return PlannedThinning(model, masks, masked, plan)
+
+
+def dead_channels_plan(
+    masked: nn.Module, inputs: Inputs, select: DeadChannelSelector, constraints: Constraints | None = None
+) -> ThinningPlan:
+    """Find a plan that removes dead channels: of attention whole heads, or the width of heads, whichever is dead.
+
+    Raises:
+        ProofError: no way to thin held.
+    """
+    traced = trace_more(masked, inputs)
+    units = whole_heads(traced.graph)
+    if units:
+        dead = [_entries_removed(select, traced.graph, each) for each in (units, {})]
+        units = units if dead[0] >= dead[1] else {}
+    return find_plan(traced, select, constraints=replace(constraints or Constraints(), units=units))
+
+
+def _entries_removed(select: DeadChannelSelector, graph: OpGraph, units: Mapping[int, int]) -> int:
+    """Return how many rows and columns are removed where attention is divided in a way."""
+    labels = propagate(graph, units=units)
+    grouping = find_groups(labels)
+    keeps = select(grouping, labels).keeps
+    groups = [group for group in grouping.groups.groups if group.name in keeps]
+    return sum(member.removed(keeps[group.name]).size for group in groups for member in group.members)
 
 
 def _in_the_way(plan: ThinningPlan, effective: Mapping[str, Tensor]) -> str:

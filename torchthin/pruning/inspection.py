@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,13 +13,21 @@ from torch import nn
 from torchthin.config import PruneConfig
 from torchthin.dependency.components import Grouping, find_groups
 from torchthin.dependency.groups import Group
+from torchthin.dependency.kinds import KINDS, kinds_of, whole_heads
 from torchthin.dependency.producers import producers, with_tables
 from torchthin.dependency.propagate import Labels, propagate
 from torchthin.graph.better_examples import trace_more
 from torchthin.graph.inputs import as_inputs, check_model, on_device_of
 from torchthin.graph.trace import Traced
 from torchthin.importance.scores import is_filter_member
-from torchthin.report.inspection import FrozenFacts, GroupFacts, Inspection, LayerChannels, Overview
+from torchthin.report.inspection import (
+    FrozenFacts,
+    GroupFacts,
+    Inspection,
+    KindFacts,
+    LayerChannels,
+    Overview,
+)
 from torchthin.selection.channels import select_channels
 from torchthin.selection.selection import Selection
 from torchthin.selection.selectors import maskable, masks_of, producers_of
@@ -49,17 +58,38 @@ def inspect(model: nn.Module, example_inputs: Any, *, proof: str = "quick") -> I
         proposal = find_plan(traced, _HalfSelector(traced), constraints=how).proposal
         labels, grouping = proposal.labels, proposal.grouping
     else:
-        labels = propagate(traced.graph)
+        labels = propagate(traced.graph, units=whole_heads(traced.graph))
         grouping = find_groups(labels)
-    axes = with_tables(labels)
+    axes, kinds = with_tables(labels), kinds_of(grouping, labels).of_groups
+    groups = [group for group in grouping.groups.groups if group.name in kinds]
     return Inspection(
-        tuple(_group_facts(group, axes) for group in grouping.groups.groups if producers_of(group, axes)),
+        tuple(_group_facts(group, axes, kinds[group.name]) for group in groups),
         _frozen_facts(grouping, axes),
         tuple(dict.fromkeys(op.name for op in labels.unknown)),
         tuple(name for name, _ in model.named_parameters() if name not in labels.graph.state),
         tried,
         tried and proof != "off",
+        tuple(_kind_facts(groups, kinds, model)),
     )
+
+
+def _kind_facts(groups: Sequence[Group], kinds: Mapping[str, str], model: nn.Module) -> Iterator[KindFacts]:
+    """Yield what there is of every kind, and the share of the parameters that goes with it."""
+    shapes = {name: p.shape for name, p in model.named_parameters()}
+    total = sum(map(math.prod, shapes.values()))
+    for kind, meaning in KINDS.items():
+        same = [group for group in groups if kinds[group.name] == kind]
+        met: dict[str, dict[int, int]] = {}
+        for member in (member for group in same for member in group.members if member.parameter in shapes):
+            axes = met.setdefault(member.parameter, {})
+            axes[member.axis] = axes.get(member.axis, 0) + member.indices.size
+        left = {
+            name: math.prod(n - axes.get(axis, 0) for axis, n in enumerate(shapes[name]))
+            for name, axes in met.items()
+        }
+        lost = sum(math.prod(shapes[name]) - count for name, count in left.items())
+        if same:
+            yield KindFacts(kind, meaning, len(same), sum(group.size for group in same), lost / total)
 
 
 @dataclass(frozen=True)
@@ -91,9 +121,9 @@ def overview(model: nn.Module, example_inputs: Any) -> Overview:
     """
     check_model(model, "overview")
     graph = trace_more(model, on_device_of(model, as_inputs(example_inputs))).graph
-    labels = propagate(graph)
+    labels = propagate(graph, units=whole_heads(graph))
     grouping = find_groups(labels)
-    axes = producers(labels)
+    axes, kinds = producers(labels), kinds_of(grouping, labels).of_groups
     groups = [group for group in grouping.groups.groups if producers_of(group, axes)]
     read = dict.fromkeys(graph.names[value] for op in graph.ops for value in op.reads if value in graph.names)
     produced: dict[str, list[int]] = {}
@@ -115,14 +145,16 @@ def overview(model: nn.Module, example_inputs: Any) -> Overview:
         if name in axes and len(shapes[name]) > 1
     )
     return Overview(
-        layers, tuple(_group_facts(group, axes) for group in groups), _frozen_facts(grouping, axes)
+        layers,
+        tuple(_group_facts(group, axes, kinds[group.name]) for group in groups),
+        _frozen_facts(grouping, axes),
     )
 
 
-def _group_facts(group: Group, axes: Mapping[str, int]) -> GroupFacts:
+def _group_facts(group: Group, axes: Mapping[str, int], kind: str) -> GroupFacts:
     filters = dict.fromkeys(m.parameter for m in group.members if is_filter_member(m, axes))
     others = dict.fromkeys(f"{m.parameter}[{m.axis}]" for m in group.members if not is_filter_member(m, axes))
-    return GroupFacts(group.name, group.size, tuple(filters), tuple(others), bool(group.balances))
+    return GroupFacts(group.name, group.size, tuple(filters), tuple(others), bool(group.balances), kind)
 
 
 def _frozen_facts(grouping: Grouping, axes: Mapping[str, int]) -> tuple[FrozenFacts, ...]:

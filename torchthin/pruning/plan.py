@@ -9,12 +9,12 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor, nn
 
 from torchthin.config import PruneConfig
-from torchthin.graph.better_examples import trace_more
 from torchthin.graph.clone import clone, duplicate, state_tensors
 from torchthin.graph.cost import measure
 from torchthin.graph.inputs import Inputs
 from torchthin.graph.sample import one_sample
 from torchthin.graph.trace import collection_paused
+from torchthin.pruning.in_place import dead_channels_plan
 from torchthin.pruning.result import PruneResult
 from torchthin.report.prune_report import (
     PruneReport,
@@ -34,7 +34,6 @@ from torchthin.thinning.recipe import Recipe
 from torchthin.thinning.trial_loop import (
     ThinningPlan,
     changed_tensors,
-    find_plan,
     notes_on,
     thinned,
 )
@@ -98,11 +97,8 @@ class PruningPlan:
         if not self.config.thin or self.inputs is None:
             return PruneResult(full, masks, self.report, self.recipe, self.proof, self.config, self.inputs)
         if found is None:  # every weight was ranked alone: what is dead in all coupled layers is removed
-            found = find_plan(
-                trace_more(full, self.inputs),
-                DeadChannelSelector(effective_weights(full), masks_makers=True),
-                constraints=Constraints.of(self.config),
-            )
+            select = DeadChannelSelector(effective_weights(full), masks_makers=True)
+            found = dead_channels_plan(full, self.inputs, select, Constraints.of(self.config))
             more = found.proposal.selection
             masks = {**masks, **{name: more.all_masks[name] for name in more.maker_masks}}
         if found.recipe:

@@ -25,6 +25,21 @@ class GroupFacts:
     """Every other parameter axis that is cut with them, as ``name[axis]``."""
     balanced: bool
     """Equal numbers must be removed from parts of the group."""
+    kind: str = ""
+    """What its channels are: a key of `torchthin.dependency.kinds.KINDS`."""
+
+
+@dataclass(frozen=True)
+class KindFacts:
+    """All groups of one kind in numbers."""
+
+    kind: str
+    meaning: str
+    """In words."""
+    groups: int
+    channels: int
+    parameters: float
+    """Share of the model's parameters that go with its channels."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +97,8 @@ class Inspection:
     """Whether a trial cut of half of every group ran."""
     proved: bool
     """Whether it agreed with the masked model."""
+    kinds: tuple[KindFacts, ...] = ()
+    """What can be asked for by kind (``Ratio({"mlp": 0.3})``)."""
 
     @property
     def prunable(self) -> int:
@@ -93,15 +110,25 @@ class Inspection:
         return asdict(self)
 
     def __str__(self) -> str:
-        lines = [*_group_table(self.groups), ""] if self.groups else []
+        lines = [*_kind_table(self.kinds), "", *_group_table(self.groups), ""] if self.groups else []
         return "\n".join([*lines, *_summary(self)])
 
 
+def _kind_table(kinds: Sequence[KindFacts]) -> list[str]:
+    headings = ("kind", "what its channels are", "groups", "channels", "parameters")
+    rows = [
+        (item.kind, item.meaning, str(item.groups), str(item.channels), f"{100 * item.parameters:.1f} %")
+        for item in kinds
+    ]
+    return table(headings, rows, left=(0, 1))
+
+
 def _group_table(groups: Sequence[GroupFacts]) -> list[str]:
-    headings = ("group", "channels", "filters of", "cut with them", "equal parts")
+    headings = ("group", "kind", "channels", "filters of", "cut with them", "equal parts")
     rows = [
         (
             group.name,
+            group.kind,
             str(group.channels),
             _some(group.producers),
             _some(group.coupled),
@@ -109,7 +136,7 @@ def _group_table(groups: Sequence[GroupFacts]) -> list[str]:
         )
         for group in groups
     ]
-    return table(headings, rows, left=(0, 2, 3, 4))
+    return table(headings, rows, left=(0, 1, 3, 4, 5))
 
 
 def _summary(inspection: Inspection) -> list[str]:
