@@ -36,7 +36,7 @@ def sgd(model: nn.Module) -> torch.optim.Optimizer:
             "must not fall: masks only grow. Got 0.25 at step 2 after 0.5",
         ),
         ({"schedule": "agp"}, "schedule of .* must be a Schedule. Got 'agp'"),
-        ({"target": {"target_sparsity": 0.5}}, "target must be a ratio such as 0.5, or Ratio"),
+        ({"target": {"target_sparsity": 0.5}}, "goes to nothing: it is no kind"),
         ({"target": 1.0}, r"ratio of Ratio .* must be in \[0, 1\). Got 1.0"),
         ({"target": Distiller("agp-structured")}, "must be a Ratio or Unstructured.* Got Distiller"),
         ({"target": NM(2, 4)}, "must be a Ratio or Unstructured.* Got NM"),

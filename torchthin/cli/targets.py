@@ -107,6 +107,10 @@ def prune_config(given: Mapping[str, Any]) -> PruneConfig:
         raise ConfigError(
             f"The allocation (--allocation) must be 'auto' or a file of torchthin sensitivity. Got {chosen['allocation']!r}."
         )
+    if "ratio" in given and "target_sparsity" in given:
+        raise ConfigError(
+            "The option --target-sparsity does not go with --ratio, which says the share of every kind. Leave one out."
+        )
     target = _nm(given) if kind is NM else kind(**chosen)
     if isinstance(target, Chip) and not target.limits and not target.fit:
         raise ConfigError(

@@ -152,33 +152,40 @@ class Ratio(Target):
     scores compared over groups and at least the share `at_least` of every group kept. With `round_to` the channels that are
     kept are a multiple of it in every layer that is cut, and less is removed where that needs it.
 
-    ``Ratio({"mlp": 0.3, "heads": 0.25})`` (or `ratios`) says it by kind, see `torchthin.dependency.kinds.KINDS`, or by pattern
-    of weights and modules (``{"model.layers.[0-7].*": 0.1}``); what is not named stays, and `ratio` is the largest of them. Of
-    a model with attention, a number alone removes MLP width and whole heads, never the residual stream or the width of a head.
-    With `even` groups of one kind and size keep equal numbers, so that one configuration describes all layers.
+    ``Ratio({"mlp": 0.3, "heads": 0.25})`` (or ``ratios=("mlp=0.3", ...)``) says it by kind, see
+    `torchthin.dependency.kinds.KINDS`, or by pattern of weights and modules (``{"model.layers.[0-7].*": 0.1}``); what is not
+    named stays, and `ratio` is the largest of them. Of a model with attention, a number alone removes MLP width and whole heads,
+    never the residual stream or the width of a head. With `even` groups of one kind and size keep equal numbers, so that one
+    configuration describes all layers.
     """
 
     ratio: float = option(0.5, "--target-sparsity", _SHARE, "SHARE")
     scope: str = option("group", "--scope", _SCOPE)
     at_least: float | None = option(None, "--keep-at-least", _AT_LEAST, "SHARE")
     round_to: int = option(1, "--round-to", _ROUND_TO, "N")
-    ratios: Any = option((), "--ratio", _RATIOS, "KIND=SHARE")
+    ratios: tuple[str, ...] = option((), "--ratio", _RATIOS, "KIND=SHARE")
     even: bool = option(False, "--even", _EVEN)
 
     grows = True
 
     def __post_init__(self) -> None:
-        if isinstance(self.ratio, Mapping):
-            object.__setattr__(self, "ratios", {**self.ratio, **_parsed(self)})
-        object.__setattr__(self, "ratios", _parsed(self))
-        if self.ratios:
-            object.__setattr__(self, "ratio", max(self.ratios.values()))
+        ratio: Any = self.ratio
+        given = (ratio, *self.ratios) if isinstance(ratio, Mapping) else self.ratios
+        by_kind = _by_kind(given, self)
+        object.__setattr__(self, "ratios", tuple(f"{key}={share!r}" for key, share in by_kind.items()))
+        if by_kind:
+            object.__setattr__(self, "ratio", max(by_kind.values()))
         self.check_common()
+
+    @property
+    def by_kind(self) -> dict[str, float]:
+        """Kind or pattern -> share, where shares are given so."""
+        return _by_kind(self.ratios, self)
 
     def at(self, share: float) -> Target:
         """Return the same target with another share; where shares are given by kind, all grow alike."""
         most = self.ratio or 1.0
-        scaled = {key: each * share / most for key, each in self.ratios.items()}
+        scaled: Any = {key: each * share / most for key, each in self.by_kind.items()}
         return replace(self, ratio=share, ratios=scaled)
 
     def units(self, size: int, share: float | None = None) -> int:
@@ -200,17 +207,15 @@ class Ratio(Target):
         return max(math.floor(self.ratio * sum(sizes)) - spared, 0)
 
 
-def _parsed(target: Ratio) -> dict[str, float]:
-    """Return the shares by kind and pattern of a target, given as a mapping or as texts ``kind=share``."""
-    given = target.ratios
-    allowed = "a mapping of kinds or patterns to shares in [0, 1), such as mlp=0.3"
-    if isinstance(given, str):
-        given = (given,)
-    if not isinstance(given, Mapping):
-        parts = [str(each).rpartition("=") for each in given]
-        given = {key: share for key, _, share in parts}
+def _by_kind(given: Any, target: Ratio) -> dict[str, float]:
+    """Return shares by kind and pattern, given as a mapping, as texts ``kind=share`` or as both."""
+    allowed = "kinds or patterns with shares in [0, 1), such as mlp=0.3"
+    parts: list[tuple[Any, Any]] = []
+    for item in (given,) if isinstance(given, str | Mapping) else given:
+        pairs = item.items() if isinstance(item, Mapping) else [str(item).rpartition("=")[::2]]
+        parts += [(key, value) for key, value in pairs]
     found: dict[str, float] = {}
-    for key, value in given.items():
+    for key, value in parts:
         try:
             share = math.nan if isinstance(value, bool) else float(value)
         except (TypeError, ValueError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -82,24 +82,37 @@ def whole_heads(graph: OpGraph) -> dict[int, int]:
 
     Found by dividing it in every way: heads are what attention multiplies apart, widths what it sums over.
     """
+    return _units(graph, lambda seen: (seen.heads, seen.widths))
+
+
+def head_widths(graph: OpGraph) -> dict[int, int]:
+    """Return the same with the axis along which heads are wide."""
+    return _units(graph, lambda seen: (seen.widths, seen.heads))
+
+
+def _units(graph: OpGraph, roles: Callable[[_Seen], tuple[IntArray, IntArray]]) -> dict[int, int]:
+    """Return where an axis is divided and one of the ways has the first role: op index -> the axis of that way.
+
+    A way that has the other role alone is given up for the next one.
+    """
     found: dict[int, int] = {}
     choices: dict[int, int] = {}
     while True:
         labels = propagate(graph, choices)
-        found_components = components(labels.space)
-        seen = _Seen(labels, found_components)
-        retried = False
+        ties = components(labels.space)
+        wanted, other = roles(_Seen(labels, ties))
+        again = False
         for site in labels.split_choices:
-            comps = found_components.of_label[site.labels]
             unit = site.candidates[site.chosen]
             if site.op.index in found or not unit.startswith("unit "):
                 continue
-            if np.isin(comps, seen.heads).any():
+            comps = ties.of_label[site.labels]
+            if np.isin(comps, wanted).any():
                 found[site.op.index] = int(unit.removeprefix("unit "))
-            elif np.isin(comps, seen.widths).any() and site.chosen < len(site.candidates) - 2:
+            elif np.isin(comps, other).any() and site.chosen < len(site.candidates) - 2:
                 choices[site.op.index] = site.chosen + 1
-                retried = True
-        if not retried:
+                again = True
+        if not again:
             return found
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from torchthin.config import PruneConfig
 from torchthin.dependency.components import find_groups
-from torchthin.dependency.kinds import whole_heads
+from torchthin.dependency.kinds import head_widths, whole_heads
 from torchthin.dependency.propagate import propagate
 from torchthin.errors import ProofError, TargetMissedError, one_line
 from torchthin.graph.better_examples import trace_more
@@ -139,8 +139,8 @@ def dead_channels_plan(
     traced = trace_more(masked, inputs)
     units = whole_heads(traced.graph)
     if units:
-        dead = [_entries_removed(select, traced.graph, each) for each in (units, {})]
-        units = units if dead[0] >= dead[1] else {}
+        ways = (units, head_widths(traced.graph))
+        units = max(ways, key=lambda way: _entries_removed(select, traced.graph, way))
     return find_plan(traced, select, constraints=replace(constraints or Constraints(), units=units))
 
 

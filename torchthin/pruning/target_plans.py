@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, singledispatch
 
 from torchthin.config import Budget, PruneConfig, Ratio, Target, refuse
-from torchthin.dependency.kinds import whole_heads
+from torchthin.dependency.kinds import head_widths, whole_heads
 from torchthin.errors import TargetMissedError
 from torchthin.evaluation.sensitivity_scan import scanned
 from torchthin.graph.cost import Cost, measure, shares_of_sample
@@ -59,7 +59,7 @@ class Run:
     def constraints(self) -> Constraints:
         """What every proposal keeps to: attention loses whole heads first, unless the width of heads was asked for."""
         widths = "head_dim" in KindChoice.of(self.config.target, self.targets.named).asked
-        units = {} if widths else whole_heads(self.traced.graph)
+        units = (head_widths if widths else whole_heads)(self.traced.graph)
         return replace(Constraints.of(self.config), units=units)
 
     def selector(self, rule: Rule) -> ImportanceSelector:

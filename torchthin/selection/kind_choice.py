@@ -39,7 +39,7 @@ class KindChoice:
     @classmethod
     def of(cls, target: Target, named: bool) -> KindChoice:
         """Return what a target asks for. named: the caller named weights."""
-        ratios = target.ratios if isinstance(target, Ratio) else {}
+        ratios = target.by_kind if isinstance(target, Ratio) else {}
         kinds = target.kinds if isinstance(target, Budget) else ()
         return cls(ratios, kinds, inner=not named and not kinds)
 
@@ -61,17 +61,19 @@ class KindChoice:
             if key not in keys.values() and key not in known.values():
                 raise _refusal(key, kinds, known)
         shares = {name: self.ratios[key] for name, key in keys.items() if key is not None}
-        allowed = self.kinds or (INNER if inner else KINDS)
-        cut = (
-            set(shares) if self.ratios else {name for name in keys if known.get(name, "channels") in allowed}
-        )
+        if self.ratios:
+            cut, allowed = set(shares), {*self.ratios, *(known.get(name, "channels") for name in shares)}
+        else:
+            allowed = set(self.kinds or (INNER if inner else KINDS))
+            cut = {name for name in keys if known.get(name, "channels") in allowed}
+        left = frozenset(name for name, kind in kinds.of_weights.items() if kind not in allowed)
         if groups and not cut:
             raise KindError(
                 f"The model has nothing to prune unless its kind is asked for: {_listed(known)}. Ask by kind, such as "
                 f"Ratio({{{next(iter(known.values()))!r}: 0.25}}) (--ratio {next(iter(known.values()))}=0.25)."
             )
         spared = sorted({kind for name, kind in known.items() if name not in cut})
-        return Chosen(frozenset(cut), known, shares, tuple(spared) if inner and not self.ratios else ())
+        return Chosen(frozenset(cut), left, known, shares, tuple(spared) if inner and not self.ratios else ())
 
     def _key(self, group: Group, kind: str, axes: Mapping[str, int], inner: bool) -> str | None:
         """Return the key of the ratios that a group goes by: a pattern before a kind, the last one of several."""
@@ -90,6 +92,8 @@ class Chosen:
 
     cut: frozenset[str]
     """Names of groups; the others stay."""
+    left: frozenset[str]
+    """Weights that make channels of kinds which stay."""
     kinds: Mapping[str, str]
     """Group name -> kind, of these and of what stays."""
     shares: Mapping[str, float]

@@ -56,8 +56,6 @@ class Candidates:
     labels: Labels
     chosen: Chosen
     """Their shares and kinds."""
-    left: frozenset[str] = frozenset()
-    """Weights that make channels of kinds which stay."""
 
     @property
     def scores(self) -> Mapping[str, FloatArray]:
@@ -120,7 +118,7 @@ class ImportanceSelector:
         among = self.candidates(grouping, labels)
         keeps, facts = self.rule.choose(among)
         derived = self.targets.derived
-        targets = self._wanted(among.axes) - among.left
+        targets = self._wanted(among.axes) - among.chosen.left
         masks = masks_of(among.groups, keeps, self.model, among.axes, targets, derived, views=True)
         masked_axes = {**among.axes, **{c.masked: c.axis for c in derived.values() if c.masked}}
         return Selection(
@@ -153,14 +151,11 @@ class ImportanceSelector:
             if producers_of(group, axes) & wanted
             and not any(m.parameter in kept and (m.parameter, m.axis) not in read for m in group.members)
         ]
-        kinds = kinds_of(grouping, labels)
-        chosen = self.choice.among(groups, kinds, axes)
-        cut = {chosen.kinds.get(name) for name in chosen.cut}
-        left = frozenset(name for name, kind in kinds.of_weights.items() if kind not in cut)
+        chosen = self.choice.among(groups, kinds_of(grouping, labels), axes)
         groups = [group for group in groups if group.name in chosen.cut]
         measured = None if self.statistics is None else self.statistics.at(grouping, labels, axes)
         ranking = ranked(groups, weights, axes, self.criterion, measured, self.seed)
-        return Candidates(tuple(groups), ranking, axes, self.model, grouping, labels, chosen, left)
+        return Candidates(tuple(groups), ranking, axes, self.model, grouping, labels, chosen)
 
     def _wanted(self, names: Iterable[str]) -> frozenset[str]:
         """Return the weights whose filters are pruned: the targets, and what else of `names` their patterns match."""

@@ -1,0 +1,148 @@
+"""What channels are follows from the graph: kinds of groups, and attention cut by whole heads."""
+
+from collections.abc import Mapping
+
+import pytest
+import torch
+from nets.decoder import Decoder, decoder, some_tokens
+from torch import Tensor, nn
+
+import torchthin
+from torchthin.dependency.components import find_groups
+from torchthin.dependency.kinds import KINDS, kinds_of, multiplies_data, whole_heads
+from torchthin.dependency.propagate import propagate
+from torchthin.graph.clone import state_tensors
+from torchthin.graph.inputs import as_inputs
+from torchthin.graph.trace import trace
+
+LAYERS = ("layers.0.", "layers.1.")
+
+
+def kinds_in(model: nn.Module, example: Tensor) -> Mapping[str, str]:
+    graph = trace(model, as_inputs(example)).graph
+    labels = propagate(graph, units=whole_heads(graph))
+    return kinds_of(find_groups(labels), labels).of_weights
+
+
+def test_kinds_of_a_language_model() -> None:
+    found = kinds_in(decoder(), some_tokens())
+    for layer in LAYERS:
+        assert {found[f"{layer}attention.{name}.weight"] for name in "qkv"} == {"heads"}
+        assert found[f"{layer}attention.o.weight"] == found[f"{layer}mlp.down.weight"] == "hidden"
+        assert found[f"{layer}mlp.gate.weight"] == found[f"{layer}mlp.up.weight"] == "mlp"
+    assert found["embed.weight"] == "hidden"
+    assert set(found.values()) <= KINDS.keys()
+
+
+class Convolutions(nn.Module):
+    """A residual network: what is added to is made by convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.inner, self.outer = (nn.Conv2d(n, 8, 3, padding=1) for n in (3, 8, 8))
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = x + self.outer(torch.relu(self.inner(x)))
+        return self.head(x.mean((2, 3)))
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.states, self.head = (
+            nn.Embedding(9, 6),
+            nn.GRU(6, 8, batch_first=True),
+            nn.Linear(8, 5),
+        )
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.head(self.states(self.table(tokens))[0])
+
+
+def test_kinds_without_attention() -> None:
+    found = kinds_in(Convolutions(), torch.randn(2, 3, 6, 6))
+    assert {found[name] for name in ("stem.weight", "inner.weight", "outer.weight")} == {"channels"}
+    assert not multiplies_data(trace(Convolutions(), as_inputs(torch.randn(2, 3, 6, 6))).graph)
+    found = kinds_in(Recurrent(), torch.randint(0, 9, (2, 4)))
+    assert found["states.weight_hh_l0"] == "states"
+    assert found["table.weight"] == "embedding"
+
+
+def test_what_is_asked_by_kind_goes_and_nothing_else() -> None:
+    model, tokens = decoder(), some_tokens()
+    result = torchthin.prune(model, tokens, {"heads": 0.5})
+    assert result.proof is not None
+    assert result.proof.exact
+    small = result.model
+    assert isinstance(small, Decoder)
+    for layer, name in zip(small.layers, LAYERS, strict=True):
+        assert layer.attention.q.weight.shape == (16, 32)
+        assert layer.attention.k.weight.shape == (8, 32)
+        assert layer.attention.o.weight.shape == (32, 16)
+        assert layer.mlp.up.weight.shape == (40, 32)
+        keys, queries = (result.masks[f"{name}attention.{each}.weight"].all(1) for each in "kq")
+        assert set(keys.reshape(4, 4).sum(1).tolist()) == {0, 4}  # all four numbers of a head go
+        assert torch.equal(
+            queries.reshape(4, 2, 4), keys.reshape(4, 1, 4).expand(4, 2, 4)
+        )  # with its queries
+
+
+def test_without_a_choice_the_stream_and_the_width_of_heads_stay() -> None:
+    model, tokens = decoder(), some_tokens()
+    result = torchthin.prune(model, tokens, 0.5)
+    assert result.model.layers[0].attention.q.weight.shape == (16, 32)
+    assert result.model.layers[0].mlp.down.weight.shape == (32, 20)
+    assert result.model.embed.weight.shape == model.embed.weight.shape
+    (note,) = (note for note in result.report.notes if "attention" in note)
+    assert "heads and mlp are cut" in note
+    assert "hidden" in note
+
+
+@pytest.mark.parametrize(("kind", "shape"), [("hidden", (32, 24)), ("head_dim", (16, 32))])
+def test_the_stream_and_the_width_of_heads_go_when_asked(kind: str, shape: tuple[int, int]) -> None:
+    share = 0.25 if kind == "hidden" else 0.5
+    result = torchthin.prune(decoder(), some_tokens(), {kind: share})
+    assert result.model.layers[0].attention.q.weight.shape == shape
+    assert result.model.layers[0].mlp.up.weight.shape[0] == 40
+    assert result.proof is not None
+    assert result.proof.exact
+
+
+@pytest.mark.parametrize("kind", ["heads", "head_dim"])
+def test_dead_heads_and_dead_places_of_heads_are_both_found(kind: str) -> None:
+    model, tokens = decoder(), some_tokens()
+    masks = torchthin.prune(model, tokens, {kind: 0.5}, thin=False).masks
+    expected = model
+    for name, mask in masks.items():
+        dict(state_tensors(expected))[name].data.mul_(mask)
+    before = expected(tokens)
+    thinned = torchthin.thin_(model, tokens)
+    assert thinned.proof is not None
+    assert thinned.proof.exact
+    assert model.layers[1].attention.q.weight.shape == (16, 32)
+    torch.testing.assert_close(model(tokens), before)
+
+
+def test_a_pruner_and_a_budget_take_kinds() -> None:
+    model, tokens = decoder(), some_tokens()
+    pruner = torchthin.Pruner(model, tokens, {"heads": 0.5, "mlp": 0.2}, schedule=torchthin.Schedule(steps=2))
+    pruner.step()
+    pruner.step()
+    pruner.thin_()
+    assert model.layers[0].attention.q.weight.shape == (16, 32)
+    assert model.layers[0].mlp.up.weight.shape == (32, 32)
+    result = torchthin.prune(decoder(), tokens, torchthin.Budget(params="0.8x", kinds=("mlp",)))
+    assert result.model.layers[0].attention.q.weight.shape == (32, 32)
+    assert sum(p.numel() for p in result.model.parameters()) <= 0.8 * sum(
+        p.numel() for p in decoder().parameters()
+    )
+
+
+def test_inspect_lists_kinds_with_their_share() -> None:
+    found = {item.kind: item for item in torchthin.inspect(decoder(), some_tokens()).kinds}
+    assert {kind: item.groups for kind, item in found.items()} == {"heads": 2, "mlp": 2, "hidden": 1}
+    total = sum(p.numel() for p in decoder().parameters())
+    assert found["mlp"].parameters == pytest.approx(2 * 3 * 40 * 32 / total)
+    assert "| heads " in str(torchthin.inspect(decoder(), some_tokens()))
