@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import torchthin
 from torchthin.dependency.components import find_groups
-from torchthin.dependency.kinds import KINDS, kinds_of, multiplies_data, whole_heads
+from torchthin.dependency.kinds import KINDS, OUTPUT, kinds_of, multiplies_data, whole_heads
 from torchthin.dependency.propagate import propagate
 from torchthin.graph.clone import state_tensors
 from torchthin.graph.inputs import as_inputs
@@ -31,7 +31,8 @@ def test_kinds_of_a_language_model() -> None:
         assert found[f"{layer}attention.o.weight"] == found[f"{layer}mlp.down.weight"] == "hidden"
         assert found[f"{layer}mlp.gate.weight"] == found[f"{layer}mlp.up.weight"] == "mlp"
     assert found["embed.weight"] == "hidden"
-    assert set(found.values()) <= KINDS.keys()
+    assert found["head.weight"] == OUTPUT
+    assert set(found.values()) <= {*KINDS, OUTPUT}
 
 
 class Convolutions(nn.Module):

@@ -1,7 +1,5 @@
 """Shares by kind and by pattern, even cuts, and what is refused."""
 
-import json
-
 import pytest
 from nets.decoder import Decoder, decoder, some_tokens
 from torch import nn
@@ -28,7 +26,7 @@ def test_a_report_counts_what_was_asked_by_kind() -> None:
     asked = {layer.name: layer.asked for layer in report.layers}
     assert asked["layers.0.mlp.up.weight"] == 12
     assert report.target_reached
-    assert json.loads(report.to_json())["config"]["ratio"] == ["mlp=0.3"]
+    assert report.to_dict()["by_kind"] == {"mlp": 0.3}
 
 
 def test_even_cuts_keep_equal_numbers_of_each_layers_own_best() -> None:
@@ -69,3 +67,9 @@ def test_shares_are_checked(ratios: object) -> None:
 def test_kinds_need_an_example() -> None:
     with pytest.raises(InputError, match="example_inputs are needed for Ratio"):
         torchthin.prune(decoder(), None, {"mlp": 0.5}, thin=False)
+
+
+def test_the_report_says_what_was_asked_by_kind() -> None:
+    assert "asked 30.00 % of mlp, 25.00 % of heads" in str(
+        torchthin.prune(decoder(), TOKENS, {"mlp": 0.3, "heads": 0.25}).report
+    )

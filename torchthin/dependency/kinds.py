@@ -27,6 +27,8 @@ KINDS = {
 }
 """Kinds of groups, and what they are."""
 
+OUTPUT = "output"
+"""Kind of the weights that make what the model returns, of which nothing can be removed: no key of `KINDS`."""
 INNER = ("channels", "heads", "mlp", "states")
 """Kinds that a model with attention loses where nothing else was asked."""
 
@@ -134,6 +136,8 @@ class _Seen:
             return "hidden"
         if self._met(comps, self.widths):
             return "head_dim"
+        if self._met(comps, self.output):
+            return OUTPUT
         return "mlp" if linear else "embedding"
 
     @staticmethod
@@ -159,6 +163,11 @@ class _Seen:
     def heads(self) -> IntArray:
         """What is multiplied apart."""
         return self._of(axis for axes, batch in self._operands for axis in axes[:batch])
+
+    @cached_property
+    def output(self) -> IntArray:
+        """What the model returns."""
+        return self._of(axis for value in self.labels.graph.outputs for axis in self.labels.values[value])
 
     @cached_property
     def widths(self) -> IntArray:

@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from torchthin.config import Distiller, PruneConfig
+from torchthin.config import Distiller, PruneConfig, Ratio
 from torchthin.graph.clone import state_tensors
 from torchthin.graph.cost import Cost
 from torchthin.report.sections import SECTIONS, RecoveryFacts, Section
@@ -45,6 +45,8 @@ class Request:
     """Sparsity after each step; one step for methods at once."""
     excluded: tuple[str, ...]
     """Weights excluded on request."""
+    by_kind: tuple[tuple[str, float], ...] = ()
+    """Kind or pattern and share, where shares were asked for by kind."""
 
     @classmethod
     def of(
@@ -54,7 +56,16 @@ class Request:
         target = config.target
         compat = "distiller" if isinstance(target, Distiller) else None
         structured, steps = config.structured, config.agp_steps
-        return cls(config.method, target_share, steps, target.scope, compat, structured, schedule, excluded)
+        by_kind = tuple(target.by_kind.items()) if isinstance(target, Ratio) else ()
+        return cls(
+            config.method, target_share, steps, target.scope, compat, structured, schedule, excluded, by_kind
+        )
+
+    @property
+    def amount(self) -> str:
+        """How much is asked for, in words."""
+        shares = [f"{_percent(share)} of {kind}" for kind, share in self.by_kind]
+        return ", ".join(shares) or f"{_percent(self.target_sparsity)} of the {self.unit}"
 
     @property
     def unit(self) -> str:
@@ -154,6 +165,7 @@ class PruneReport:
         """Return all facts as JSON types: dicts, lists, str, int, float, bool, None."""
         request, total, thinned = asdict(self.request), self.total.to_dict(), self.thinned
         kept = request.pop("excluded")
+        request["by_kind"] = dict(request["by_kind"])
         after = None if thinned is None else thinned.after
         facts = {
             **request,
@@ -317,9 +329,8 @@ def headline(report: PruneReport) -> list[str]:
     request, achieved = report.request, _percent(report.achieved)
     where = "over all groups together" if request.scope == "global" else "per layer, rounded down"
     compat = f", as {request.compat}" if request.compat else ""
-    asked = (
-        f"{request.method}{compat}: asked {_percent(request.target_sparsity)} of the {request.unit} ({where}), "
-        f"achieved {achieved}" + ("." if report.target_reached else ": TARGET MISSED.")
+    asked = f"{request.method}{compat}: asked {request.amount} ({where}), achieved {achieved}" + (
+        "." if report.target_reached else ": TARGET MISSED."
     )
     for section in report.sections:
         asked = f"{request.method}: channels {section.choice}, {achieved} of them pruned."

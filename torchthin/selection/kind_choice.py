@@ -10,7 +10,7 @@ import numpy as np
 
 from torchthin.config import Budget, Ratio, Target
 from torchthin.dependency.groups import Group
-from torchthin.dependency.kinds import INNER, KINDS, Kinds
+from torchthin.dependency.kinds import INNER, KINDS, OUTPUT, Kinds
 from torchthin.errors import KindError, near_matches
 from torchthin.importance.scores import is_filter_member
 from torchthin.selection.channels import lowest
@@ -66,7 +66,9 @@ class KindChoice:
         else:
             allowed = set(self.kinds or (INNER if inner else KINDS))
             cut = {name for name in keys if known.get(name, "channels") in allowed}
-        left = frozenset(name for name, kind in kinds.of_weights.items() if kind not in allowed)
+        # Where kinds decide, weights that make the output are no targets; else a report says that they stay.
+        known_kinds = allowed if allowed < KINDS.keys() else {*allowed, OUTPUT}
+        left = frozenset(name for name, kind in kinds.of_weights.items() if kind not in known_kinds)
         if groups and not cut:
             raise KindError(
                 f"The model has nothing to prune unless its kind is asked for: {_listed(known)}. Ask by kind, such as "
