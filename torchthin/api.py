@@ -77,12 +77,13 @@ def prune(
         model: any model.
         example_inputs: a tensor, a tuple of positional or a dict of keyword arguments of the model. Without them (and with
             ``thin=False``) every weight is ranked alone, output layers included.
-        target: a share of the channels, or one of `Ratio`, `Budget`, `Unstructured`, `NM`, `Distiller`,
-            `torchthin.max7800x.Chip`.
+        target: a share of the channels, shares by kind (``{"mlp": 0.3, "heads": 0.25}``), or one of `Ratio`, `Budget`,
+            `Unstructured`, `NM`, `Distiller`, `torchthin.max7800x.Chip`.
         criterion: what ranks channels or weights, such as l1 (the default), l2, fpgm, bn-scale, lamp, random; with data also
             taylor, activation, reconstruction; see `list_criteria`.
         include: weight names, module names or patterns that replace the default targets: convolutions, and linear layers
-            where convolutions hold less than half of the parameters; for single weights both.
+            where convolutions hold less than half of the parameters; for single weights both. Of a model with attention, MLP
+            width and whole heads go by default; the residual stream and the width of heads only when they are asked for.
         exclude: weight names, module names or fnmatch patterns of either to leave unpruned; what is named keeps its size, also
             a bias, and with it the channels that it is part of. Biases need no excluding to keep their values.
         data: calibration data without labels: a tensor, a loader, a file or a folder, as

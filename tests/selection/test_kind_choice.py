@@ -73,3 +73,11 @@ def test_the_report_says_what_was_asked_by_kind() -> None:
     assert "asked 30.00 % of mlp, 25.00 % of heads" in str(
         torchthin.prune(decoder(), TOKENS, {"mlp": 0.3, "heads": 0.25}).report
     )
+
+
+def test_heads_and_their_width_are_not_cut_at_once() -> None:
+    with pytest.raises(ConfigError, match="Prune twice"):
+        torchthin.prune(decoder(), TOKENS, {"heads": 0.5, "head_dim": 0.5})
+    once = torchthin.prune(decoder(), TOKENS, {"heads": 0.5}).model
+    twice = torchthin.prune(once, TOKENS, {"head_dim": 0.5}).model
+    assert widths(twice) == [(2, 40), (2, 40)]

@@ -11,7 +11,7 @@ import numpy as np
 from torchthin.config import Budget, Ratio, Target
 from torchthin.dependency.groups import Group
 from torchthin.dependency.kinds import INNER, KINDS, OUTPUT, Kinds
-from torchthin.errors import KindError, near_matches
+from torchthin.errors import ConfigError, KindError, near_matches
 from torchthin.importance.scores import is_filter_member
 from torchthin.selection.channels import lowest
 from torchthin.selection.selection import BoolArray, Keeps
@@ -38,9 +38,18 @@ class KindChoice:
 
     @classmethod
     def of(cls, target: Target, named: bool) -> KindChoice:
-        """Return what a target asks for. named: the caller named weights."""
+        """Return what a target asks for. named: the caller named weights.
+
+        Raises:
+            ConfigError: it asks for heads and for their width, which divide the same weights in two ways.
+        """
         ratios = target.by_kind if isinstance(target, Ratio) else {}
         kinds = target.kinds if isinstance(target, Budget) else ()
+        if {"heads", "head_dim"} <= {*ratios, *kinds}:
+            raise ConfigError(
+                "The kinds heads and head_dim cannot be cut in one run: they divide the same weights in two ways. "
+                "Prune twice, the second time with the other kind."
+            )
         return cls(ratios, kinds, inner=not named and not kinds)
 
     def among(self, groups: Sequence[Group], kinds: Kinds, axes: Mapping[str, int]) -> Chosen:
