@@ -10,16 +10,7 @@ from workplace import Workplace
 from torchthin.cli.main import main
 
 DECODER = (Path(__file__).parents[1] / "nets" / "decoder.py").read_text()
-MODEL = (
-    "prune",
-    "--model-factory",
-    "models.py:decoder",
-    "--input-shape",
-    "2,7",
-    "--input-dtype",
-    "int64",
-    "--thin",
-)
+MODEL = ("prune", "--model-factory", "models.py:decoder", "--input-shape", "2,7:int64", "--thin")
 
 
 @pytest.fixture
