@@ -36,7 +36,7 @@ from torchthin.selection.weight_entries import (
     is_layer_weight,
     why_not,
 )
-from torchthin.selection.weight_names import excluded_by, is_several, matching, named_entries
+from torchthin.selection.weight_names import excluded_by, is_several, named_entries, usable_layers
 
 
 @dataclass(frozen=True)
@@ -116,6 +116,15 @@ def _target(entry: Entry) -> PrunableWeight:
     if conv.groups > 1 and conv.out_channels == conv.groups:
         return PrunableWeight(entry.name, 0, conv.in_channels // conv.groups)
     return PrunableWeight(entry.name, 1)
+
+
+def _targets(chosen: Iterable[Entry], structured: bool) -> dict[int, PrunableWeight]:
+    """Return what can be pruned of the entries, once for each parameter: its id -> the weight to prune."""
+    found: dict[int, PrunableWeight] = {}
+    for entry in chosen:
+        if why_not(entry, structured) is None:
+            found.setdefault(id(entry.parameter), _target(entry))
+    return found
 
 
 def _unusable(
@@ -199,22 +208,16 @@ def find_prunable_weights(
         derived = derived_weights(model)
     entries = list(entries_of(model, derived, coupled))
     unusable = _unusable(model, derived, structured, plain)
+    few_convolutions = _held_by_convolutions(model, entries) < 0.5
+    every = include is None and coupled and (by_kind or (attention and few_convolutions))
     note = ""
-    every = (
-        include is None
-        and coupled
-        and (by_kind or (attention and _held_by_convolutions(model, entries) < 0.5))
-    )
-    if every:
-        chosen = matching(entries, "*", structured)
-    elif include is None:
-        chosen, note = _defaults(model, entries, structured, coupled)
-    else:
+    if include is not None:
         chosen = named_entries(entries, include, unusable, structured)
-    found: dict[int, PrunableWeight] = {}
-    for entry in chosen:
-        if why_not(entry, structured) is None:
-            found.setdefault(id(entry.parameter), _target(entry))
+    elif every:
+        chosen = usable_layers(entries, structured)
+    else:
+        chosen, note = _defaults(model, entries, structured, coupled)
+    found = _targets(chosen, structured)
     excluded, reported = excluded_by(entries, exclude, found)
     shared_once = [(name, id(p)) for name, p in model.named_parameters() if id(p) in found]
     rescaled = [derived[e.name] for e in chosen if e.alias and derived[e.name].rescaled]
@@ -222,10 +225,7 @@ def find_prunable_weights(
         targets=tuple(replace(found[key], name=name) for name, key in shared_once if key not in excluded),
         excluded=tuple(name for name, _ in model.named_parameters() if name in reported),
         kept=frozenset(name for entry in entries if id(entry.parameter) in excluded for name in entry.names),
-        notes=(
-            *_notes(chosen, structured, unusable if include is None else {}),
-            *map(_rescaled, rescaled),
-        ),
+        notes=(*_notes(chosen, structured, {} if include else unusable), *map(_rescaled, rescaled)),
         patterns=("*",) if every else tuple(name for name in include or () if is_several(name, entries)),
         named=include is not None,
         linear=frozenset(e.name for e in chosen if note and is_layer_weight(e, nn.Linear)),

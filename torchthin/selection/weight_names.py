@@ -19,7 +19,7 @@ def named_entries(
     chosen = []
     for name in names:
         if name not in known and is_several(name, entries):
-            chosen += matching(entries, name, structured)
+            chosen += _matching(entries, name, structured)
             continue
         if name in unmaskable:
             raise WeightNameError(f"The weight {name} cannot be pruned: {unmaskable[name]}")
@@ -39,13 +39,18 @@ def is_several(name: str, entries: Iterable[Entry]) -> bool:
     )
 
 
-def matching(entries: list[Entry], pattern: str, structured: bool) -> list[Entry]:
-    """Return the weights of convolutions and linear layers that a pattern or a module's name stands for, or raise."""
-    usable = [
+def usable_layers(entries: Iterable[Entry], structured: bool) -> list[Entry]:
+    """Return the weights of convolutions, linear layers and those inside of other modules that can be pruned."""
+    return [
         e
         for e in entries
         if (is_convolution(e) or is_layer_weight(e, nn.Linear) or e.inner) and why_not(e, structured) is None
     ]
+
+
+def _matching(entries: list[Entry], pattern: str, structured: bool) -> list[Entry]:
+    """Return the weights of convolutions and linear layers that a pattern or a module's name stands for, or raise."""
+    usable = usable_layers(entries, structured)
     found = [entry for entry in usable if _matches(pattern, entry.names[0])]
     if not found and not any(sign in pattern for sign in "*?["):
         raise _unknown(pattern, entries, structured)
