@@ -202,15 +202,12 @@ def find_prunable_weights(
         InputError: nothing is left to prune.
     """
     _check_initialised(model)
-    if not structured or plain:
-        derived = {}
-    elif derived is None:
-        derived = derived_weights(model)
+    plain = plain or not structured
+    derived = {} if plain else derived_weights(model) if derived is None else derived
     entries = list(entries_of(model, derived, coupled))
     unusable = _unusable(model, derived, structured, plain)
-    few_convolutions = _held_by_convolutions(model, entries) < 0.5
-    every = include is None and coupled and (by_kind or (attention and few_convolutions))
-    note = ""
+    attention = attention and _held_by_convolutions(model, entries) < 0.5
+    every, note = include is None and coupled and (by_kind or attention), ""
     if include is not None:
         chosen = named_entries(entries, include, unusable, structured)
     elif every:
