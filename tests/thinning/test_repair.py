@@ -8,6 +8,7 @@ import pytest
 import torch
 from nets.blocks import Net
 from nets.small import lively
+from torch import nn
 
 from torchthin.config import Ratio
 from torchthin.graph.inputs import as_inputs
@@ -15,7 +16,7 @@ from torchthin.graph.trace import read_sizes, trace
 from torchthin.graph.tracked import Attribute
 from torchthin.selection.prunable_weights import find_prunable_weights
 from torchthin.selection.selectors import ImportanceSelector, RatioRule
-from torchthin.thinning.constraints import Constraints, Proposal, propose
+from torchthin.thinning.constraints import Constraints, Proposal, Provisional, propose
 from torchthin.thinning.outcome import Failure
 from torchthin.thinning.repair import repaired
 
@@ -74,3 +75,25 @@ def test_an_attribute_that_does_not_help_is_taken_back_and_not_tried_again() -> 
     assert changed.attributes == {}
     assert changed.rejected == {("stem", "width"), ("head", "scale")}
     assert changed.without_attributes(maker.index, graph) is None
+
+
+def test_an_attribute_that_breaks_what_is_whole_is_taken_back_before_anything_else_is_blamed() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.Sequential(nn.Linear(8, 4), nn.Linear(4, 4), nn.Linear(4, 3)))
+    traced = trace(model, as_inputs(torch.randn(2, 4)))
+    targets = find_prunable_weights(model, structured=True, include=("0.weight",))
+    select = ImportanceSelector(model, targets, RatioRule(Ratio(0.5)))
+    proposal = propose(traced, select, Constraints(), lambda: read_sizes(traced))
+    _, middle, last = (
+        op for op in traced.graph.ops if op.name == "aten.addmm" and op.source.module[0] == "1"
+    )
+    key = Attribute("1", "width")
+    constraints = Constraints(
+        attributes={key: (last.results[0], 1)}, new_attributes=Provisional(last.index, (key,))
+    )
+
+    changed = repaired(
+        Failure(middle.index, "it broke", raised=True), replace(proposal, constraints=constraints)
+    )
+
+    assert changed.attributes == {} and changed.rejected == {key}
+    assert changed.frozen == {}

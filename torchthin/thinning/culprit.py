@@ -57,19 +57,20 @@ class Setback:
         """
         if self.failure.fixed:
             op = self.graph.by_index[self.failure.fixed[0][0]]
-            seen = self._seen(op) or [place[1:] for place in self.failure.fixed]
+            seen = self.seen(op) or [place[1:] for place in self.failure.fixed]
             return self._blamed(op, seen)
         ops = self.graph.ops
         position = next((i for i, op in enumerate(ops) if op.index >= self.failure.op), len(ops) - 1)
         near = ops[position : position + 3]
         views = [op for op in near[:2] if op.name in VIEWS] if self.failure.raised else []
         for op in (*views, *near, *reversed(ops[:position]), *ops[position:]):
-            seen = self._seen(op)
+            seen = self.seen(op)
             if seen:
                 return self._blamed(op, seen)
         return None
 
-    def _seen(self, op: Op) -> list[tuple[int, int]]:
+    def seen(self, op: Op) -> list[tuple[int, int]]:
+        """Return (value, axis) of every cut axis among the inputs of an op."""
         return [(value, axis) for value in op.reads for axis in self.survivors.cut_axes(value)]
 
     def _blamed(self, op: Op, seen: list[tuple[int, int]]) -> Culprit:

@@ -93,10 +93,18 @@ def freeze_named_axes(setback: Setback) -> Constraints | None:
 
 
 def take_back_attributes(setback: Setback) -> Constraints | None:
-    """Where nothing that was cut can be to blame: let the attributes of the last failure be as they were."""
-    if setback.culprit is not None:
+    """Where nothing that was cut can be to blame: let the attributes of the last failure be as they were.
+
+    So too where their module now fails before the op that they are for, at one that reads nothing cut.
+    """
+    failure, made = setback.failure, setback.constraints.new_attributes
+    op = setback.graph.by_index.get(failure.op)
+    earlier = op is not None and failure.raised and failure.op < made.op and not setback.seen(op)
+    path = "" if op is None else f"{op.source.module}."
+    inside = any(not key.module or path.startswith(f"{key.module}.") for key in made.keys)
+    if setback.culprit is not None and not (earlier and inside):
         return None
-    return setback.constraints.without_attributes(setback.constraints.new_attributes.op, setback.graph)
+    return setback.constraints.without_attributes(made.op, setback.graph)
 
 
 # Remedies at a culprit
