@@ -14,7 +14,7 @@ from torchthin.config import Target
 
 PAGE = "api.md"
 MARK = "<!-- public names -->"
-MODULES = ("torchthin", "torchthin.io.export")
+MODULES = ("torchthin", "torchthin.io.export", "torchthin.integrations.transformers")
 SECTIONS = ("Functions", "Targets and options", "Classes", "Errors", "Constants")
 
 

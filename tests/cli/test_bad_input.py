@@ -134,7 +134,8 @@ OPTIONS = {
     "factory args": (["--factory-args", "[1]"], "must be a JSON object"),
     "factory args no json": (["--factory-args", "width=4"], "not JSON"),
     "unknown flag": (["--target-sparcity", "0.5"], "Did you mean '--target-sparsity'"),
-    "stray word": (["more"], "Unknown argument 'more'."),
+    "stray word": (["more"], "The model must be given once. Got more and --model-factory net.py:net."),
+    "stray words": (["more", "still"], "Unknown argument 'still'."),
     "save to a directory": (["--save-to", "."], "must not be a directory"),
     "save below a file": (
         ["--save-to", "net.py/pruned.pth"],

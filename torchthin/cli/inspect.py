@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torchthin.cli.console import Console, printing
 from torchthin.cli.flags import Command, json_option, like, part
-from torchthin.cli.model_args import ModelArgs
+from torchthin.cli.model_args import PositionalModelArgs
 from torchthin.config import PruneConfig
 from torchthin.errors import TargetMissedError
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class InspectOptions:
     """All options of an inspection."""
 
-    model: ModelArgs = part("model")
+    model: PositionalModelArgs = part("model")
     proof: str = like(PruneConfig, "proof")
     json: bool = json_option()
 

@@ -6,10 +6,10 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from torchthin.cli.console import Console
+from torchthin.cli.pretrained import check_source, folder_of, open_folder
 from torchthin.config import option
 from torchthin.errors import ConfigError, near_matches
 
@@ -37,7 +37,8 @@ class ModelArgs:
     model_factory: str = option(
         None,
         "--model-factory",
-        "function that returns the model: package.module:function or path/to/file.py:function",
+        "function that returns the model: package.module:function or path/to/file.py:function; or hf:FOLDER, a model of "
+        "transformers on this machine",
         _FACTORY,
     )
     """Empty where no model is needed; None, where none was given, is refused."""
@@ -61,10 +62,15 @@ class ModelArgs:
         (), "--input-shape", "example input of the model, one for each argument of forward", "N,C,H,W[:DTYPE]"
     )
     device: str = option("cpu", "--device", "cpu, cuda, cuda:1, mps (default: cpu)")
+    trust_remote_code: bool = option(
+        False, "--trust-remote-code", "run the code that the configuration of hf:FOLDER names"
+    )
 
     def __post_init__(self) -> None:
         factory: Any = self.model_factory
         if factory is not None:
+            own = {"--factory-args": self.factory_args, "--checkpoint": self.checkpoint}
+            check_source(folder_of(factory), own, trusted=self.trust_remote_code)
             return
         taken = [value for value in self.input_shape if not value[:1].isdigit() and ":" in value]
         if taken:
@@ -73,16 +79,30 @@ class ModelArgs:
                 f"--model-factory {taken[0]}."
             )
         raise ConfigError(
-            "A model factory is needed. Give --model-factory package.module:function or path/to/file.py:function."
+            "A model factory is needed. Give --model-factory package.module:function or path/to/file.py:function, or hf:FOLDER."
         )
 
     @property
     def files(self) -> dict[str, str | None]:
         """What is read of it, as `torchthin.cli.files.refuse_same_files` takes it."""
+        folder = folder_of(self.model_factory)
         return {
             "the checkpoint itself": self.checkpoint,
-            "the model's own": self.model_factory.rpartition(":")[0] or None,
+            "the model's own": folder or self.model_factory.rpartition(":")[0] or None,
         }
+
+    def build(self) -> nn.Module:
+        """Return the model of full size as its factory makes it, or what its folder holds.
+
+        Raises:
+            InputError: the factory or the folder cannot be used.
+        """
+        from torchthin.io.factory import build_model
+
+        folder = folder_of(self.model_factory)
+        if folder is not None:
+            return open_folder(folder, trusted=self.trust_remote_code)
+        return build_model(self.model_factory, self.factory_args)
 
     def inputs(self) -> tuple[torch.Tensor, ...] | None:
         """Return the example inputs on the device: for each shape (``1,3,128,128``, ``1,16:int64``), else of the data set.
@@ -107,15 +127,17 @@ class ModelArgs:
         """
         from torchthin.io.checkpoints import are_large, read_checkpoint
         from torchthin.io.empty import build_empty
-        from torchthin.io.factory import build_model
         from torchthin.pruning.save_and_load import fill_
 
         device = usable_device(self.device)
         checkpoint = None if self.checkpoint is None else read_checkpoint(self.checkpoint)
-        build = partial(build_model, self.model_factory, self.factory_args)
         mapped = checkpoint is not None and are_large(checkpoint.path)
-        model = build_empty(build, checkpoint.state_dict.values()) if checkpoint and mapped else build()
-        if checkpoint is None:
+        model = (
+            build_empty(self.build, checkpoint.state_dict.values()) if checkpoint and mapped else self.build()
+        )
+        if folder_of(self.model_factory) is not None:
+            console.say(f"Read {folder_of(self.model_factory)} ({type(model).__name__}).")
+        elif checkpoint is None:
             console.say("No --checkpoint: the weights are as the model factory made them.")
         else:
             checkpoint = fill_(model, checkpoint)
@@ -129,27 +151,31 @@ class ModelArgs:
                 console.say(f"Not read, since loading foreign classes can run code: {skipped}.")
         return on_device(model, device), checkpoint
 
-    def load(self, console: Console | None = None) -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
+    def load(self, console: Console | None = None) -> tuple[nn.Module, Any]:
         """Return the model and its example inputs. Without a console, only a checkpoint that was read is reported.
 
         Raises:
-            ConfigError: no inputs were given.
+            ConfigError: no inputs were given, and the model is none of transformers, which says itself what it takes.
             InputError: something given cannot be used.
         """
-        inputs = self.inputs()
-        if inputs is None:
+        from torchthin.graph.own_example import own_example
+
+        inputs: Any = self.inputs()
+        if inputs is None and folder_of(self.model_factory) is None:
             raise ConfigError(
                 "Example inputs are needed: the model is run on them. Give --input-shape 1,3,224,224 or --dataset."
             )
         model, _ = self.load_model(console or Console(quiet=self.checkpoint is None))
-        return model, inputs
+        return model, own_example(model) if inputs is None else inputs
 
 
 @dataclass(frozen=True)
 class PositionalModelArgs(ModelArgs):
     """The same, with the factory by position or as a flag."""
 
-    model: str | None = option(None, "model", "function that returns the model, as --model-factory", _FACTORY)
+    model: str | None = option(
+        None, "model", "function that returns the model, or hf:FOLDER, as --model-factory", _FACTORY
+    )
 
     def __post_init__(self) -> None:
         if self.model is not None and self.model_factory is not None:

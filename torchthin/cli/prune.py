@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torchthin.cli.config_file import config_schema, config_text
 from torchthin.cli.console import Console, Parser, print_json, run_command, stdout_to_stderr
 from torchthin.cli.flags import Command
+from torchthin.cli.pretrained import is_folder
 from torchthin.cli.prune_options import PruneOptions, add_prune_flags, file_flags, prune_options
 from torchthin.cli.recovery import joined_processes
 from torchthin.cli.report import check_report, command_line, network_of, sensitivity_from, write_report
@@ -144,6 +145,10 @@ def write(
     console.say(result)
     for note in options.notes:
         console.say(f"Note: {note}")
+    target = options.files.save_to
+    folder = is_folder(options.model.model_factory, target)
+    if folder and target is not None:  # it may be refused, and then nothing is written
+        result.save_pretrained(target, described=options.files.described)
     written = write_files(options, result, source.checkpoint, source.inputs, console)
     page, plots = options.report.report, options.report.plots
     if page is not None or plots is not None:
@@ -153,12 +158,12 @@ def write(
         for path in write_report(record, page, plots):
             console.say(f"Saved {path}.")
             written = True
-    target = options.files.save_to
-    if target is not None:
+    if target is not None and not folder:
         name = options.model.checkpoint or options.model.model_factory
         save(
             target, result, options.prune, source=name, checkpoint=source.checkpoint, arch=options.files.arch
         )
+    if target is not None:
         console.say(f"Saved {target}.")
         if options.training.train is not None:
             state_path(options).unlink(missing_ok=True)
@@ -183,12 +188,11 @@ def allocation_of(config: PruneConfig) -> str | None:
 def list_weights(options: PruneOptions) -> dict[str, Any]:
     """Print the weights that would be pruned, one to a line with its shape; return the same as JSON types."""
     from torchthin.graph.own_example import own_example
-    from torchthin.io.factory import build_model
     from torchthin.pruning.per_weight import targets_per_weight
     from torchthin.selection.prunable_weights import find_prunable_weights
 
     how, inputs = options.prune, options.model.inputs()
-    model = build_model(options.model.model_factory, options.model.factory_args)
+    model = options.model.build()
     if inputs is None and how.thin:
         inputs = own_example(model)
     if inputs is None or not how.structured or isinstance(how.target, Distiller):

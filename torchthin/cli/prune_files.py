@@ -8,18 +8,19 @@ from typing import TYPE_CHECKING, Any
 from torchthin.cli.console import Console
 from torchthin.cli.files import check_files
 from torchthin.cli.model_args import on_device
+from torchthin.cli.pretrained import is_folder
 from torchthin.cli.prune_options import PruneOptions
 from torchthin.cli.report import report_files
 from torchthin.config import PruneConfig
 from torchthin.errors import ConfigError
 from torchthin.graph.own_example import own_example
-from torchthin.io.factory import build_model
 from torchthin.max7800x import Chip
 from torchthin.max7800x.ai8x.training_file import save_for_training
 from torchthin.max7800x.chips import chip_named
 from torchthin.max7800x.class_file.source import class_source, write_source
 from torchthin.max7800x.synthesis.files import Synthesis, files_of, ready_for_synthesis
 from torchthin.max7800x.synthesis.user_description import read_description
+from torchthin.pruning.pretrained.files import check_folder
 from torchthin.pruning.save_and_load import save_pruned
 from torchthin.thinning.history import recipe_of
 from torchthin.thinning.recipe import cut
@@ -34,13 +35,20 @@ DEFAULT_CHIP = "MAX78000"
 def check_prune_files(options: PruneOptions) -> None:
     """Raise before anything runs when a file to write cannot be written, or is one that is read or another output."""
     files = options.files
+    folder = is_folder(options.model.model_factory, files.save_to)
+    if folder and files.save_to is not None:
+        check_folder(files.save_to)
+    if not files.described and not folder:
+        raise ConfigError(
+            "The --no-described goes with a model hf:FOLDER and --save-to FOLDER. Leave it out."
+        )
     kept = {
         "state": options.training.train is not None,
         "recovery": bool(options.data.recovery.epochs),
     }  # beside the file while the run works
     check_files(
         {
-            "--save-to": files.save_to,
+            "--save-to": None if folder else files.save_to,
             **{
                 f"--save-to (its {name})": files.save_to and f"{files.save_to}.{name}"
                 for name, needed in kept.items()
@@ -174,7 +182,7 @@ def write_for_training(
         raise ConfigError("The --training-to needs the model's name in train.py. Give it as --arch NAME.")
     path = Path(options.files.training_to or "")
     device = next(result.model.parameters()).device
-    full_size = on_device(build_model(options.model.model_factory, options.model.factory_args), device)
+    full_size = on_device(options.model.build(), device)
     removed = result.recipe if options.prune.thin else None
     keep, recipe = removed.keep if removed else {}, recipe_of(result.model)
     save_for_training(

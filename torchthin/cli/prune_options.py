@@ -21,7 +21,8 @@ from torchthin.cli.flags import (
     parts_of,
     read,
 )
-from torchthin.cli.model_args import ModelArgs
+from torchthin.cli.model_args import PositionalModelArgs
+from torchthin.cli.pretrained import folder_of
 from torchthin.cli.targets import chip_flags, prune_config, prune_flags
 from torchthin.config import PruneConfig, option
 
@@ -59,8 +60,15 @@ class OutputFiles:
     save_to: str | None = option(
         None,
         "--save-to",
-        "file to write: .safetensors or a torch checkpoint, by its name (without it: none)",
+        "file to write: .safetensors or a torch checkpoint, by its name (without it: none); of hf:FOLDER a folder that "
+        "transformers loads",
         "FILE",
+    )
+    described: bool = option(
+        True,
+        "--no-described",
+        "folder of --save-to: with the full-size configuration and the recipe, for "
+        "torchthin.integrations.transformers.from_pretrained",
     )
     training_to: str | None = option(
         None,
@@ -145,7 +153,7 @@ class PruneOptions:
     """All options of a prune run."""
 
     prune: PruneConfig
-    model: ModelArgs = part("model")
+    model: PositionalModelArgs = part("model")
     data: DataArgs = part("data")
     training: TrainingArgs = part("training between the --agp-steps")
     files: OutputFiles = part("output")
@@ -160,7 +168,8 @@ class PruneOptions:
 @cache
 def file_flags() -> Mapping[str, Flag]:
     """Return all options that a configuration file may have: key -> flag."""
-    own = {key: flag for key, flag in all_flags(PruneOptions).items() if key not in flags_of(SourceArgs)}
+    elsewhere = {*flags_of(SourceArgs), "model"}  # given on the command line only; the file has model_factory
+    own = {key: flag for key, flag in all_flags(PruneOptions).items() if key not in elsewhere}
     return {**own, **prune_flags()}
 
 
@@ -189,9 +198,18 @@ def prune_options(given: Mapping[str, Any]) -> PruneOptions:
     source = read(SourceArgs, given)
     schedule, notes = schedule_options(source.distiller_schedule, source.pruner)
     from_file = {} if source.config is None else read_config(source.config, file_flags())
-    values = {**schedule, **from_file, **given}
+    values = {**schedule, **from_file, **_one_model(given)}
+    if folder_of(values.get("model_factory")) is not None:
+        values.setdefault("thin", True)  # a folder of transformers holds a smaller model, no masks
     if source.print_config or source.print_schema:
         values.setdefault("model_factory", "")  # nothing is built
     parts: dict[str, Any] = {item.name: read(kind, values) for item, kind in parts_of(PruneOptions)}
     how = prune_config({key: values[key] for key in prune_flags() if key in values})
     return PruneOptions(prune=how, notes=notes, **parts)
+
+
+def _one_model(given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the flags with a model by position as ``--model-factory``, so that it wins over the configuration file."""
+    if given.get("model") is None or "model_factory" in given:
+        return given
+    return {**{key: value for key, value in given.items() if key != "model"}, "model_factory": given["model"]}

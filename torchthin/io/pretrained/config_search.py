@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,6 +15,7 @@ from torchthin.errors import InputError, one_line
 from torchthin.io.empty import build_empty
 from torchthin.io.pretrained.fields import Field, Values, with_numbers
 from torchthin.io.pretrained.proposals import STAGES, changes, equal
+from torchthin.io.pretrained.quiet import quiet_transformers
 from torchthin.io.pretrained.sizes import Misfit, Place, Sizes, common_misfits, misfits, sizes_of
 
 _PATHS = 3
@@ -143,22 +142,3 @@ def built(model: Any, config: Any) -> nn.Module:
 def _score(trial: Trial) -> tuple[int, int]:
     """Less is better; shapes count first."""
     return len(trial.saved), len(trial.kept)
-
-
-@contextlib.contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Let transformers say nothing, and show no progress, of what is only tried."""
-    import transformers
-
-    logging: Any = transformers.logging
-    before, shown = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.set_verbosity(before)
-        if shown:
-            logging.enable_progress_bar()

@@ -7,9 +7,7 @@ from typing import Any
 
 from torchthin.config.files import parse_json
 from torchthin.errors import CheckpointError, ConfigError, one_line
-
-PREFIX = "hf:"
-"""Before a folder, where a model factory can be named as well."""
+from torchthin.io.pretrained.quiet import quiet_transformers
 
 
 def open_model(folder: str | Path, *, trust_remote_code: bool = False) -> Any:
@@ -27,9 +25,10 @@ def open_model(folder: str | Path, *, trust_remote_code: bool = False) -> Any:
     dtype = "dtype" if int(transformers.__version__.split(".")[0]) >= 5 else "torch_dtype"
     more = {"trust_remote_code": True} if trust_remote_code else {}
     try:
-        model, told = kind.from_pretrained(
-            str(folder), output_loading_info=True, local_files_only=True, **{dtype: "auto"}, **more
-        )
+        with quiet_transformers():
+            model, told = kind.from_pretrained(
+                str(folder), output_loading_info=True, local_files_only=True, **{dtype: "auto"}, **more
+            )
     except Exception as error:  # whatever the loader raises
         raise CheckpointError(f"The folder {folder} does not load: {one_line(error)}.") from error
     if told["missing_keys"]:
@@ -86,7 +85,10 @@ def pretrained_class(folder: Path, config: Any, *, trust_remote_code: bool = Fal
             from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
             return get_class_from_dynamic_module(reference, str(folder), local_files_only=True)
-    found = getattr(transformers, name, None) if name else None
+    try:
+        found = getattr(transformers, name, None) if name else None
+    except Exception as error:  # its modules are imported here, and what they need
+        raise ConfigError(f"The class {name} of {folder} cannot be imported: {one_line(error)}.") from error
     if found is None:
         found = transformers.AutoModel._model_mapping.get(type(config), None)
     if isinstance(found, tuple | list):

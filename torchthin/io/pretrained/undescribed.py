@@ -9,7 +9,9 @@ from torchthin.io.pretrained.fields import Field, name_of
 from torchthin.io.pretrained.sizes import LENGTH, Misfit, Place
 
 _SHOWN = 3
-OTHERWISE = "save it with described=False for torchthin.integrations.transformers.from_pretrained"
+OTHERWISE = (
+    "save it with described=False (--no-described) for torchthin.integrations.transformers.from_pretrained"
+)
 """What is always possible."""
 
 

@@ -15,7 +15,8 @@ from torchthin.errors import InputError, ProofError, one_line
 from torchthin.graph.clone import clone, saved_names, state_tensors
 from torchthin.graph.inputs import Inputs
 from torchthin.io.checkpoints.fit import tied_names
-from torchthin.io.pretrained.config_search import ConfigSearch, Trial, config_of, quiet_transformers
+from torchthin.io.pretrained.config_search import ConfigSearch, Trial, config_of
+from torchthin.io.pretrained.quiet import quiet_transformers
 from torchthin.io.pretrained.sizes import Sizes, sizes_of
 from torchthin.io.pretrained.undescribed import OTHERWISE, why_undescribed
 from torchthin.thinning.history import recipe_of

@@ -15,7 +15,7 @@ from torchthin.errors import ConfigError, InputError
 from torchthin.graph.clone import clone
 from torchthin.graph.inputs import Inputs, as_inputs, check_model, on_device_of
 from torchthin.graph.own_example import own_example
-from torchthin.io.pretrained.config_search import quiet_transformers
+from torchthin.io.pretrained.quiet import quiet_transformers
 from torchthin.io.pretrained.undescribed import OTHERWISE
 from torchthin.pruning.pretrained.described import Description, descriptions, full_size_config, why_other
 from torchthin.pruning.pretrained.files import CARD, RECIPE, check_folder, copy_rest, write_folder

@@ -1,0 +1,39 @@
+"""docs/transformers.md does what it says, on a small model."""
+
+import re
+import shlex
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_pretrained import FAMILIES, T
+
+from torchthin.cli.main import main
+
+PAGE = (Path(__file__).parents[1] / "docs" / "transformers.md").read_text(encoding="utf-8")
+
+
+def test_the_page_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    commands = re.findall(r"^    torchthin (.*)$", PAGE, re.MULTILINE)
+    assert (len(blocks), len(commands)) == (2, 1)
+    names: dict[str, object] = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of transformers
+        FAMILIES["llama"].model().save_pretrained("my-llama")
+        for code in blocks:
+            exec(compile(code, "page.py", "exec"), names)
+        shown = capsys.readouterr().out.splitlines()
+        assert main(shlex.split(commands[0])) == 0
+        loaded = T.AutoModelForCausalLM.from_pretrained("my-llama-small").state_dict()
+    assert shown[0].startswith("exact: ")
+    assert shown[1] == "36 of 48"
+    uneven = names["smaller"].state_dict()
+    expected = names["result"].model.state_dict()
+    for state in (loaded, uneven):
+        assert state.keys() == expected.keys()
+        assert all(torch.equal(state[name], value) for name, value in expected.items())
