@@ -29,13 +29,13 @@ _GROUPED = {**_WORDS, **_LAYERS, "hidden_size": 32, "intermediate_size": 48, "nu
 
 @dataclass(frozen=True)
 class Family:
-    """One architecture: its loader, how a small one is made, what it takes, and the weights that its MLPs begin with."""
+    """One architecture: its loader, how a small one is made, and what it takes."""
 
     auto: str
     make: Callable[[], Any]
     inputs: dict[str, torch.Tensor]
-    mlp: tuple[str, ...]
-    spared: tuple[str, ...] = ()
+    heads: bool = False
+    """Whether its configuration has heads of a width of their own, so that fewer of them can be described."""
 
     def model(self) -> Any:
         torch.manual_seed(0)
@@ -52,26 +52,23 @@ class Family:
 
 FAMILIES = {
     "llama": Family(
-        "AutoModelForCausalLM", lambda: T.LlamaForCausalLM(T.LlamaConfig(**_GROUPED)), TEXT, ("*.gate_proj.weight",)
+        "AutoModelForCausalLM", lambda: T.LlamaForCausalLM(T.LlamaConfig(**_GROUPED)), TEXT, heads=True
     ),
     "qwen3": Family(
         "AutoModelForCausalLM",
         lambda: T.Qwen3ForCausalLM(T.Qwen3Config(**_GROUPED, head_dim=8, tie_word_embeddings=True)),
         TEXT,
-        ("*.gate_proj.weight",),
+        heads=True,
     ),
     "gpt2": Family(
         "AutoModelForCausalLM",
         lambda: T.GPT2LMHeadModel(T.GPT2Config(**_WORDS, n_embd=32, n_layer=2, n_head=4, n_positions=64)),
         TEXT,
-        ("*",),
-        ("transformer.wte.weight", "*.attn.*"),
     ),
     "bert": Family(
         "AutoModel",
         lambda: T.BertModel(T.BertConfig(**_WORDS, **_LAYERS, hidden_size=32, intermediate_size=48)),
         TEXT,
-        ("*.intermediate.dense.weight",),
     ),
     "bart": Family(
         "AutoModelForSeq2SeqLM",
@@ -83,7 +80,6 @@ FAMILIES = {
             )
         ),
         PAIR,
-        ("*.fc1.weight",),
     ),
     "t5": Family(
         "AutoModelForSeq2SeqLM",
@@ -91,7 +87,7 @@ FAMILIES = {
             T.T5Config(**_WORDS, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, decoder_start_token_id=0)
         ),
         PAIR,
-        ("*.wi.weight",),
+        heads=True,
     ),
     "vit": Family(
         "AutoModelForImageClassification",
@@ -99,7 +95,6 @@ FAMILIES = {
             T.ViTConfig(**_LAYERS, hidden_size=32, intermediate_size=48, image_size=16, patch_size=8)
         ),
         PICTURES,
-        ("*.fc1.weight",),
     ),
 }  # fmt: skip
 

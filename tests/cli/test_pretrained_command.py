@@ -63,7 +63,7 @@ def source(saved: Path, tmp_path: Path) -> Path:
 
 
 def prune(source: Path, target: Path, *more: str) -> int:
-    asked = ("--target-sparsity", "0.5", "--weights", "*.gate_proj.weight", "--save-to", str(target))
+    asked = ("--ratio", "mlp=0.5", "--save-to", str(target))
     return main(["prune", f"hf:{source}", *asked, *more])
 
 

@@ -29,10 +29,12 @@ def _foreign_warnings() -> Iterator[None]:
         yield
 
 
-def pruned(name: str, ratio: Any = 0.25, **how: Any) -> torchthin.PruneResult:
+EVEN = torchthin.Ratio({"mlp": 0.25}, even=True)
+
+
+def pruned(name: str, target: Any = EVEN, **how: Any) -> torchthin.PruneResult:
     family = FAMILIES[name]
-    how = {"include": family.mlp, "exclude": family.spared, **how}
-    return torchthin.prune(family.model(), family.example, ratio, **how)
+    return torchthin.prune(family.model(), family.example, target, **how)
 
 
 def config(folder: Path) -> dict[str, Any]:
@@ -41,7 +43,8 @@ def config(folder: Path) -> dict[str, Any]:
 
 def test_a_process_without_this_package_loads_them_and_they_behave_alike(tmp_path: Path) -> None:
     for name, family in FAMILIES.items():
-        result = pruned(name, proof="off")
+        kinds = {"mlp": 0.25, **({"heads": 0.5} if family.heads else {})}
+        result = pruned(name, torchthin.Ratio(kinds, even=True), proof="off")
         assert result.recipe
         result.save_pretrained(tmp_path / name)
         torch.save(behaviour(family, result.model), tmp_path / f"{name}.pt")
@@ -71,16 +74,19 @@ def test_the_configuration_has_the_sizes_and_nothing_else_changed(tmp_path: Path
 
 
 def test_hidden_width_keeps_the_width_of_heads_and_corrects_epsilon(tmp_path: Path) -> None:
-    pruned("llama", include=["*.mlp.*"]).save_pretrained(tmp_path / "thin")
+    pruned("llama", {"mlp": 0.25, "hidden": 0.25}).save_pretrained(tmp_path / "thin")
     after = config(tmp_path / "thin")
     assert (after["hidden_size"], after["intermediate_size"], after["head_dim"]) == (24, 36, 8)
     assert after["rms_norm_eps"] == pytest.approx(1e-6 * 32 / 24)
 
 
-def test_a_factor_of_a_size_is_found(tmp_path: Path) -> None:
-    pruned("t5", include=["*"]).save_pretrained(tmp_path / "thin")
+@pytest.mark.parametrize(("kind", "width", "heads"), [("head_dim", 6, 4), ("heads", 8, 3)])
+def test_shapes_that_heads_and_their_width_share_are_told_apart(
+    kind: str, width: int, heads: int, tmp_path: Path
+) -> None:
+    pruned("t5", {kind: 0.25}).save_pretrained(tmp_path / "thin")
     after = config(tmp_path / "thin")
-    assert (after["d_kv"], after["num_heads"], after["d_ff"], after["d_model"]) == (6, 4, 36, 32)
+    assert (after["d_kv"], after["num_heads"], after["d_ff"], after["d_model"]) == (width, heads, 48, 32)
 
 
 def test_a_field_that_was_none_is_set(tmp_path: Path) -> None:
@@ -110,9 +116,9 @@ def test_fewer_layers_are_found(tmp_path: Path) -> None:
 
 def test_weights_stay_tied_and_of_their_type(tmp_path: Path) -> None:
     family = FAMILIES["qwen3"]
-    result = torchthin.prune(family.model().bfloat16(), family.example, 0.25, include=family.mlp)
+    result = torchthin.prune(family.model().bfloat16(), family.example, EVEN)
     result.save_pretrained(tmp_path / "thin")
-    loaded = T.AutoModelForCausalLM.from_pretrained(str(tmp_path / "thin"), dtype="auto")
+    loaded = T.AutoModelForCausalLM.from_pretrained(str(tmp_path / "thin"), torch_dtype="auto")
     assert loaded.lm_head.weight is loaded.model.embed_tokens.weight
     state = loaded.state_dict()
     assert state.keys() == result.model.state_dict().keys()
@@ -136,7 +142,7 @@ def test_tokenizer_and_processor_go_along_and_other_weights_do_not(tmp_path: Pat
         (source / name).write_text("{}")
     model = T.AutoModelForCausalLM.from_pretrained(str(source)).eval()
     example = FAMILIES["llama"].example
-    torchthin.prune(model, example, 0.25, include=FAMILIES["llama"].mlp).save_pretrained(tmp_path / "thin")
+    torchthin.prune(model, example, EVEN).save_pretrained(tmp_path / "thin")
     found = {path.name for path in (tmp_path / "thin").iterdir()}
     assert found == {"config.json", "generation_config.json", "model.safetensors", "README.md", *extra}
 
@@ -150,7 +156,7 @@ def test_the_card_has_verdict_report_and_loader(tmp_path: Path) -> None:
 
 
 def uneven() -> torchthin.PruneResult:
-    return pruned("llama", torchthin.Ratio(0.5, scope="global"))
+    return pruned("llama", torchthin.Ratio({"mlp": 0.5}, scope="global"))
 
 
 def test_uneven_layers_are_refused_with_field_and_layers_and_nothing_is_written(tmp_path: Path) -> None:
@@ -182,7 +188,7 @@ def test_our_loader_loads_what_no_configuration_describes(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("name", ["gpt2", "vit"])
 def test_our_loader_loads_tied_weights_and_narrower_heads(name: str, tmp_path: Path) -> None:
-    result = pruned(name, include=["*"], exclude=())
+    result = pruned(name, {"head_dim": 0.25, "hidden": 0.25})
     result.save_pretrained(tmp_path / "thin", described=False)
     assert torchthin.verify(result.model, from_pretrained(tmp_path / "thin"), FAMILIES[name].example).exact
 
@@ -194,7 +200,7 @@ def test_our_loader_loads_a_described_folder_too(tmp_path: Path) -> None:
 
 
 def test_a_configuration_that_computes_something_else_is_refused(tmp_path: Path) -> None:
-    result = pruned("llama", include=["*"])  # heads keep some of their rotary frequencies
+    result = pruned("llama", {"head_dim": 0.25})  # heads keep some of their rotary frequencies
     with pytest.raises(InputError, match=r"computes something else.*described=False"):
         result.save_pretrained(tmp_path / "thin")
     assert list(tmp_path.iterdir()) == []
@@ -204,7 +210,7 @@ def test_heads_that_no_field_tells_are_refused(tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match=r"hidden_size of BertConfig is one number for .*query\.weight \(24\)"
     ):
-        pruned("bert", include=["*"]).save_pretrained(tmp_path / "thin")
+        pruned("bert", {"heads": 0.25}).save_pretrained(tmp_path / "thin")
 
 
 def test_a_bias_that_the_class_lacks_is_refused(tmp_path: Path) -> None:
@@ -217,7 +223,7 @@ def test_a_bias_that_the_class_lacks_is_refused(tmp_path: Path) -> None:
 def test_a_model_thinned_in_place_is_saved(tmp_path: Path) -> None:
     family = FAMILIES["bert"]
     model = family.model()
-    masks = torchthin.prune(model, family.example, 0.25, include=family.mlp, thin=False).masks
+    masks = torchthin.prune(model, family.example, EVEN, thin=False).masks
     torchthin.thin_(model, family.example, masks=masks)
     save_pretrained(model, tmp_path / "thin")
     assert config(tmp_path / "thin")["intermediate_size"] == 36

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from torchthin.io.pretrained.config_search import ConfigSearch, Trial
 from torchthin.io.pretrained.fields import Field, name_of
-from torchthin.io.pretrained.sizes import LENGTH, Misfit, Place
+from torchthin.io.pretrained.sizes import LENGTH, Place
 
 _SHOWN = 3
 OTHERWISE = (
@@ -20,18 +21,22 @@ def why_undescribed(model: Any, search: ConfigSearch, trial: Trial) -> str:
     names = type(model).__name__, type(model.config).__name__
     item = trial.saved[0]
     field = _field_of(search, item.place)
+    where = _where(item.place)
     if item.now is None or item.wanted is None:
-        why = (
-            f"{_shown(item)} is {'not ' if item.now is None else 'only '}in a {names[0]} of any configuration"
-        )
+        why = f"{where} is {'not ' if item.now is None else 'only '}in a {names[0]} of any configuration"
         cure = "Prune without add_biases"
     elif field is None:
-        why = f"no field of {names[1]} sets {_shown(item)} to {item.wanted} ({names[0]} has {item.now} there)"
-        cure = "Exclude this layer"
+        why = f"no field of {names[1]} sets {where} to {item.wanted} (the class makes {item.now})"
+        cure = "Leave that size as it is"
     else:
         sizes = _sizes_wanted(search, trial, field, item.now)
-        why = f"{name_of(field)} of {names[1]} is one number for {sizes}"
-        cure = "Give all of these the same size (an even cut)"
+        shown = [f"{_where(place)} ({size})" for size, place in sizes.items()]
+        more = f" and {len(shown) - _SHOWN} other sizes" if len(shown) > _SHOWN else ""
+        why = f"{name_of(field)} of {names[1]} is one number for {', '.join(shown[:_SHOWN])}{more}"
+        if len(shown) == 1:
+            why = f"{where} has {item.wanted}, where the class makes {item.now} of {name_of(field)} in {names[1]}"
+        alike = len({re.sub(r"\d+", "*", str(place)) for place in sizes.values()}) == 1 < len(shown)
+        cure = "Cut these layers evenly (even=True, --even)" if alike else "Prune other kinds"
     return f"No configuration describes the pruned {names[0]}: {why}. {cure}, or {OTHERWISE}."
 
 
@@ -41,20 +46,15 @@ def _field_of(search: ConfigSearch, place: Place) -> Field | None:
     return min(setters, key=lambda field: len(search.sets[field]), default=None)
 
 
-def _sizes_wanted(search: ConfigSearch, trial: Trial, field: Field, now: int | float) -> str:
-    """Name for each size that the field would have to give a tensor that needs it."""
-    wanted = search.wanted.saved
-    examples: dict[int | float, Place] = {}
+def _sizes_wanted(
+    search: ConfigSearch, trial: Trial, field: Field, now: int | float
+) -> dict[int | float, Place]:
+    """Return each size that the field would have to be, with a tensor that needs it."""
+    wanted, found = search.wanted.saved, dict[int | float, Place]()
     for place in wanted:
         if place in search.sets[field] and trial.sizes.saved.get(place) == now:
-            examples.setdefault(wanted[place], place)
-    shown = [f"{_where(place)} ({size})" for size, place in examples.items()]
-    more = f" and {len(shown) - _SHOWN} other sizes" if len(shown) > _SHOWN else ""
-    return f"{', '.join(shown[:_SHOWN])}{more}"
-
-
-def _shown(item: Misfit) -> str:
-    return _where(item.place)
+            found.setdefault(wanted[place], place)
+    return found
 
 
 def _where(place: Place) -> str:

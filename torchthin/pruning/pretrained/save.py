@@ -94,7 +94,7 @@ def _write_right(
         whys.append(why)
     raise InputError(
         f"A configuration has all shapes of the pruned {type(model).__name__}, but computes something else: {whys[0]}. "
-        f"Keep the width of heads, or {OTHERWISE}."
+        f"Leave that size as it is, or {OTHERWISE}."
     )
 
 
