@@ -52,7 +52,7 @@ def test_a_process_without_this_package_loads_them_and_they_behave_alike(tmp_pat
     done = subprocess.run(
         [*command, *(str(tmp_path / name) for name in FAMILIES)],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": "", "PYTHONDONTWRITEBYTECODE": "1"},
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
         text=True,
         check=False,
