@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import torchthin
-from torchthin.errors import ConfigError, InputError, TargetMissedError
+from torchthin.errors import InputError, TargetMissedError
 from torchthin.graph.inputs import as_inputs
 from torchthin.graph.trace import trace
 
@@ -81,8 +81,9 @@ def test_thin_names_a_frozen_layer_only_where_something_is_dead_in_it() -> None:
 
 def test_a_ratio_of_each_layer() -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1))
-    with pytest.raises(ConfigError, match=r"For a ratio of each layer prune several times, with include=\.$"):
-        torchthin.prune(model, X, {"0": 0.5})  # type: ignore[arg-type]
+    assert torchthin.prune(model, X, {"0": 0.5}).model[0].out_channels == 4
+    with pytest.raises(KindError, match=r"The ratio \(--ratio\) of '2' goes to nothing: it is no kind"):
+        torchthin.prune(model, X, {"2": 0.5})
 
 
 def test_the_place_of_an_op_is_a_line_of_the_model_or_none() -> None:

@@ -42,11 +42,6 @@ class Kinds:
     of_weights: Mapping[str, str]
     """Weight name -> kind of the channels that it makes, frozen or not."""
 
-    @property
-    def has_attention(self) -> bool:
-        """Whether the model multiplies data by data in heads, as transformers do."""
-        return not {"heads", "head_dim"}.isdisjoint(self.of_weights.values())
-
 
 def kinds_of(grouping: Grouping, labels: Labels) -> Kinds:
     """Return what the channels of all groups and weights are."""

@@ -26,6 +26,7 @@ from torchthin.selection.channels import lowest
 from torchthin.selection.masks import apply_masks_
 from torchthin.selection.selectors import FloatArray, ImportanceSelector, masks_of
 from torchthin.selection.sensitivity_table import GroupCurve, Sensitivity
+from torchthin.thinning.constraints import Constraints
 from torchthin.thinning.trial_loop import find_plan
 
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -84,11 +85,12 @@ def scanned(
     cache: str | Path | None = None,
     workers: int = 1,
     progress: Progress | None = None,
+    constraints: Constraints | None = None,
 ) -> Sensitivity:
     """Return what every group that `select` decides about loses at every ratio.
 
     select: finds the groups, and the scores that say which of their channels are removed first. traced: its model. batches:
-    for the distance to the dense outputs. For the others see `torchthin.sensitivity`.
+    for the distance to the dense outputs. constraints: what the groups keep to. For the others see `torchthin.sensitivity`.
 
     Raises:
         InputError: nothing can be pruned, or model, data or metric cannot be used.
@@ -96,7 +98,10 @@ def scanned(
     """
     shares = _checked(ratios)
     check_workers(workers, "sensitivity")
-    selection = find_plan(traced, select).proposal.selection  # groups that cannot be thinned are frozen by it
+    plan = find_plan(
+        traced, select, constraints=constraints
+    )  # groups that cannot be thinned are frozen by it
+    selection = plan.proposal.selection
     groups = {group.name: group for group in selection.groups}
     if not groups:
         raise InputError("No group of the model can be pruned. See the reasons with torchthin inspect.")

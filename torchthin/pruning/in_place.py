@@ -139,7 +139,7 @@ def dead_channels_plan(
     traced = trace_more(masked, inputs)
     units = whole_heads(traced.graph)
     if units:
-        ways = (units, head_widths(traced.graph))
+        ways: tuple[Mapping[int, int], ...] = (units, head_widths(traced.graph), {})
         units = max(ways, key=lambda way: _entries_removed(select, traced.graph, way))
     return find_plan(traced, select, constraints=replace(constraints or Constraints(), units=units))
 

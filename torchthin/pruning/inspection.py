@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -55,6 +55,7 @@ def inspect(model: nn.Module, example_inputs: Any, *, proof: str = "quick") -> I
     how = Constraints.of(PruneConfig(proof=proof))
     tried = not any(p.is_meta for p in model.parameters())
     if tried:
+        how = replace(how, units=whole_heads(traced.graph))
         proposal = find_plan(traced, _HalfSelector(traced), constraints=how).proposal
         labels, grouping = proposal.labels, proposal.grouping
     else:

@@ -71,4 +71,5 @@ def sensitivity(
     return scanned(
         run.selector(RatioRule(Ratio())), traced, run.batches or (inputs,),
         metric=metric, ratios=ratios, cache=cache, workers=workers, progress=progress,
+        constraints=run.constraints,
     )  # fmt: skip

@@ -6,6 +6,7 @@ A new target is a class in `config.py` and one function here; one of a room abov
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, singledispatch
 
@@ -57,10 +58,23 @@ class Run:
 
     @cached_property
     def constraints(self) -> Constraints:
-        """What every proposal keeps to: attention loses whole heads first, unless the width of heads was asked for."""
-        widths = "head_dim" in KindChoice.of(self.config.target, self.targets.named).asked
-        units = (head_widths if widths else whole_heads)(self.traced.graph)
-        return replace(Constraints.of(self.config), units=units)
+        """What every proposal keeps to: attention is cut by whole heads first, or by their width where that was asked for.
+
+        Where weights are named and no kinds, whatever works first is taken, the same places of all heads in most models.
+        """
+        widths = "head_dim" in self.choice.asked
+        units = head_widths(self.traced.graph) if widths else self._heads
+        named = self.targets.named and not self.choice.asked
+        return replace(Constraints.of(self.config), units={} if named else units)
+
+    @cached_property
+    def choice(self) -> KindChoice:
+        """What is asked for by kind."""
+        return KindChoice.of(self.config.target, inner=not self.targets.named and bool(self._heads))
+
+    @cached_property
+    def _heads(self) -> Mapping[int, int]:
+        return whole_heads(self.traced.graph)
 
     def selector(self, rule: Rule) -> ImportanceSelector:
         """Return the selector by importance that asks `rule` how much is kept."""
@@ -71,7 +85,7 @@ class Run:
             self.config.ranked_by,
             self.statistics,
             self.config.seed,
-            KindChoice.of(self.config.target, self.targets.named),
+            self.choice,
         )
 
 
@@ -147,4 +161,4 @@ def _losses(target: Budget, run: Run) -> Sensitivity | None:
     if given != "auto":
         return read_table(os.fspath(given))
     batches = run.batches or (run.traced.inputs,)
-    return scanned(run.selector(RatioRule(Ratio())), run.traced, batches)
+    return scanned(run.selector(RatioRule(Ratio())), run.traced, batches, constraints=run.constraints)

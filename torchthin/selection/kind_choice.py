@@ -29,7 +29,7 @@ class KindChoice:
     kinds: tuple[str, ...] = ()
     """Kinds that are cut; none named: all."""
     inner: bool = False
-    """Nothing was chosen: of a model with attention `INNER` is cut."""
+    """The model has attention and nothing was chosen: kinds of `INNER` are cut."""
 
     @property
     def asked(self) -> frozenset[str]:
@@ -37,8 +37,8 @@ class KindChoice:
         return frozenset((*self.ratios, *self.kinds))
 
     @classmethod
-    def of(cls, target: Target, named: bool) -> KindChoice:
-        """Return what a target asks for. named: the caller named weights.
+    def of(cls, target: Target, inner: bool) -> KindChoice:
+        """Return what a target asks for. inner: only `INNER` goes where it asks for no kinds, or by pattern.
 
         Raises:
             ConfigError: it asks for heads and for their width, which divide the same weights in two ways.
@@ -50,7 +50,7 @@ class KindChoice:
                 "The kinds heads and head_dim cannot be cut in one run: they divide the same weights in two ways. "
                 "Prune twice, the second time with the other kind."
             )
-        return cls(ratios, kinds, inner=not named and not kinds)
+        return cls(ratios, kinds, inner)
 
     def among(self, groups: Sequence[Group], kinds: Kinds, axes: Mapping[str, int]) -> Chosen:
         """Return which of `groups` are cut.
@@ -64,8 +64,7 @@ class KindChoice:
             KindError: a kind was asked for that the model has not, or a pattern that matches nothing.
         """
         known = {group.name: kinds.of_groups[group.name] for group in groups if group.name in kinds.of_groups}
-        inner = self.inner and kinds.has_attention
-        keys = {group.name: self._key(group, known.get(group.name, ""), axes, inner) for group in groups}
+        keys = {group.name: self._key(group, known.get(group.name, ""), axes) for group in groups}
         for key in (*self.ratios, *self.kinds):
             if key not in keys.values() and key not in known.values():
                 raise _refusal(key, kinds, known)
@@ -73,7 +72,7 @@ class KindChoice:
         if self.ratios:
             cut, allowed = set(shares), {*self.ratios, *(known.get(name, "channels") for name in shares)}
         else:
-            allowed = set(self.kinds or (INNER if inner else KINDS))
+            allowed = set(self.kinds or (INNER if self.inner else KINDS))
             cut = {name for name in keys if known.get(name, "channels") in allowed}
         # Where kinds decide, weights that make the output are no targets; else a report says that they stay.
         known_kinds = allowed if allowed < KINDS.keys() else {*allowed, OUTPUT}
@@ -84,13 +83,15 @@ class KindChoice:
                 f"Ratio({{{next(iter(known.values()))!r}: 0.25}}) (--ratio {next(iter(known.values()))}=0.25)."
             )
         spared = sorted({kind for name, kind in known.items() if name not in cut})
-        return Chosen(frozenset(cut), left, known, shares, tuple(spared) if inner and not self.ratios else ())
+        return Chosen(
+            frozenset(cut), left, known, shares, tuple(spared) if self.inner and not self.ratios else ()
+        )
 
-    def _key(self, group: Group, kind: str, axes: Mapping[str, int], inner: bool) -> str | None:
+    def _key(self, group: Group, kind: str, axes: Mapping[str, int]) -> str | None:
         """Return the key of the ratios that a group goes by: a pattern before a kind, the last one of several."""
         made_by = [m.parameter for m in group.members if is_filter_member(m, axes)]
         patterns = [key for key in self.ratios if key not in KINDS]
-        if kind in INNER or not inner:
+        if kind in INNER or not self.inner:
             for pattern in reversed(patterns):
                 if any(matches_any(name, [pattern]) for name in made_by):
                     return pattern

@@ -42,8 +42,8 @@ class Constraints:
 
     splits: Mapping[int, int] = field(default_factory=dict)
     """Op index -> which of the ways to divide an axis there is taken; the first where nothing is said."""
-    units: Mapping[int, int] | None = None
-    """Op index -> the axis of its result that comes first where it divides an axis. None: the one that counts attention heads."""
+    units: Mapping[int, int] = field(default_factory=dict)
+    """Op index -> the axis of its result that comes first where it divides an axis, such as the one that counts heads."""
     frozen: Mapping[Place, FrozenAxis] = field(default_factory=dict)
     """By op, value and axis."""
     coupled: Mapping[int, CoupledAxes] = field(default_factory=dict)

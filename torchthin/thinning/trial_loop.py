@@ -8,13 +8,12 @@ constraint on the next proposal. An axis is frozen, with the error as the reason
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 
 import torch
 from torch import Tensor, nn
 
-from torchthin.dependency.kinds import whole_heads
 from torchthin.errors import BudgetError, KindError, ProofError, TargetMissedError
 from torchthin.graph.clone import saved_names, state_tensors
 from torchthin.graph.parametrized import layer_of
@@ -64,8 +63,6 @@ def find_plan(traced: Traced, select: Select, *, constraints: Constraints | None
     """
     rounds, varying = iter(range(1, ROUNDS + 1)), False
     constraints = constraints or Constraints()
-    if constraints.units is None:
-        constraints = replace(constraints, units=whole_heads(traced.graph))
     while True:
         found = _plan(traced, select, varying, constraints, rounds)
         if isinstance(found, ThinningPlan):
