@@ -82,7 +82,7 @@ WRONG: list[tuple[Callable[[], Any], str]] = [
     (lambda: Schedule("cubic"), "The curve of Schedule must be one of agp, linear, one-shot"),
     (lambda: Schedule(steps=0), "The steps of Schedule (--agp-steps) must be a whole number of at least 1. Got 0."),
     (lambda: Schedule(start=-1), "The start of Schedule must be a whole number of at least 0. Got -1."),
-    (lambda: PruneConfig("agp-structured"), "The target must be a ratio such as 0.5, or Ratio"),  # type: ignore[arg-type]
+    (lambda: PruneConfig("agp-structured"), "The target must be a ratio such as 0.5, ratios by kind such as"),  # type: ignore[arg-type]
     (lambda: PruneConfig(True), "The target must be a ratio"),  # type: ignore[arg-type]
     (lambda: PruneConfig(thin="yes"), "The thin of PruneConfig (--thin) must be true or false. Got 'yes'."),  # type: ignore[arg-type]
     (lambda: PruneConfig(include=[]), "None (the default targets) or at least one name."),  # type: ignore[arg-type]

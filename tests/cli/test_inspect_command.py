@@ -79,10 +79,11 @@ def test_groups_members_and_sizes(models: Workplace) -> None:
         [cell.strip() for cell in line.split("|")[1:-1]] for line in outcome.out.splitlines() if "|" in line
     ]
     stem = next(row for row in rows if row[0] == "stem.weight")
-    assert stem[1] == "8"
-    assert stem[2] == "stem.weight, a.weight"
-    assert {"stem.bias[0]", "a.weight[1]", "a.bias[0]", "b.weight[1]"} <= set(stem[3].split(", "))
-    assert next(row for row in rows if row[0] == "b.weight")[1:4] == [
+    assert stem[1:3] == ["channels", "8"]
+    assert stem[3] == "stem.weight, a.weight"
+    assert {"stem.bias[0]", "a.weight[1]", "a.bias[0]", "b.weight[1]"} <= set(stem[4].split(", "))
+    assert next(row for row in rows if row[0] == "b.weight")[1:5] == [
+        "channels",
         "6",
         "b.weight",
         "b.bias[0], head.weight[1]",
@@ -118,7 +119,7 @@ def test_with_a_thinned_checkpoint(place: Workplace) -> None:
     assert place.run("prune", *model, "--thin", "--save-to", "thin.pth", main=main).code == 0
     outcome = place.run("inspect", *model, "--checkpoint", "thin.pth", main=main)
     assert outcome.code == 0
-    assert re.search(r"^\| conv1\.weight +\| +4 \|", outcome.out, re.MULTILINE)
+    assert re.search(r"^\| conv1\.weight +\| channels +\| +4 \|", outcome.out, re.MULTILINE)
 
 
 def test_a_model_whose_output_is_nan_proves_nothing(place: Workplace) -> None:

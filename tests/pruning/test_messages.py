@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import torchthin
-from torchthin.errors import InputError, TargetMissedError
+from torchthin.errors import InputError, KindError, TargetMissedError
 from torchthin.graph.inputs import as_inputs
 from torchthin.graph.trace import trace
 

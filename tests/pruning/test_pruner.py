@@ -58,7 +58,9 @@ def test_masks_only_grow_and_masked_weights_stay_zero(run: str, scope: str) -> N
 )
 def test_without_training_the_masks_are_those_of_prune(run: str, scope: str) -> None:
     net, _, pruner = setting(run, scope=scope)
-    expected = torchthin.prune(copy.deepcopy(net), IMAGES[:2], RUNS[run][0](0.5, scope))
+    # Where single weights go, thinning masks more: what makes channels that nothing reads any longer.
+    thin = run.startswith("channels")
+    expected = torchthin.prune(copy.deepcopy(net), IMAGES[:2], RUNS[run][0](0.5, scope), thin=thin)
     while not pruner.finished:
         pruner.step()
     assert pruner.masks.keys() == expected.masks.keys()

@@ -73,9 +73,9 @@ def test_constants_of_removed_channels_are_taken_over_without_a_comparison(exact
 def runs(monkeypatch: pytest.MonkeyPatch, level: str, model: nn.Module, inputs: Tensor) -> list[str]:
     """Return the dtypes in which models were set up to be compared, and how often the thinned model was compared."""
     seen: list[str] = []
-    set_up, proof = comparison.set_up, comparison.Comparison.proof
+    set_up, proof = comparison.set_up, comparison.Comparison.compared
     monkeypatch.setattr(comparison, "set_up", lambda m, p: (seen.append(p.name), set_up(m, p))[1])
-    monkeypatch.setattr(comparison.Comparison, "proof", lambda *a: (seen.append("compared"), proof(*a))[1])
+    monkeypatch.setattr(comparison.Comparison, "compared", lambda *a: (seen.append("compared"), proof(*a))[1])
     torchthin.prune(model, inputs, 0.5, proof=level)
     return seen
 

@@ -137,10 +137,10 @@ def dead_channels_plan(
         ProofError: no way to thin held.
     """
     traced = trace_more(masked, inputs)
-    units = whole_heads(traced.graph)
-    if units:
-        ways: tuple[Mapping[int, int], ...] = (units, head_widths(traced.graph), {})
-        units = max(ways, key=lambda way: _entries_removed(select, traced.graph, way))
+    ways: list[Mapping[int, int]] = [whole_heads(traced.graph)]
+    if ways[0]:
+        ways += [head_widths(traced.graph), {}]
+    units = max(ways, key=lambda way: _entries_removed(select, traced.graph, way)) if ways[1:] else {}
     return find_plan(traced, select, constraints=replace(constraints or Constraints(), units=units))
 
 

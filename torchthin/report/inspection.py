@@ -110,7 +110,8 @@ class Inspection:
         return asdict(self)
 
     def __str__(self) -> str:
-        lines = [*_kind_table(self.kinds), "", *_group_table(self.groups), ""] if self.groups else []
+        lines = [*_kind_table(self.kinds), ""] if len(self.kinds) > 1 else []
+        lines += [*_group_table(self.groups), ""] if self.groups else []
         return "\n".join([*lines, *_summary(self)])
 
 
