@@ -147,3 +147,44 @@ def test_inspect_lists_kinds_with_their_share() -> None:
     total = sum(p.numel() for p in decoder().parameters())
     assert found["mlp"].parameters == pytest.approx(2 * 3 * 40 * 32 / total)
     assert "| heads " in str(torchthin.inspect(decoder(), some_tokens()))
+
+
+class Cast(nn.Module):
+    """Adds to a stream that is kept in another type, as state-space models do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.wide, self.narrow = nn.Linear(6, 8), nn.Linear(8, 16), nn.Linear(16, 8)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        x = x.double() + self.narrow(self.wide(x).relu())
+        return self.head(x.to(self.head.weight.dtype))
+
+
+def test_a_stream_that_is_cast_is_one() -> None:
+    found = kinds_in(Cast(), torch.randn(2, 6))
+    assert (found["narrow.weight"], found["wide.weight"]) == ("hidden", "mlp")
+
+
+class Fused(nn.Module):
+    """Attention by torch's own function, whose heads are fixed by the width of the stream."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.attention = nn.Linear(6, 32), nn.MultiheadAttention(32, 4, batch_first=True)
+        self.head = nn.Linear(32, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        return self.head(x + self.attention(x, x, x, need_weights=False)[0])
+
+
+def test_where_code_fixes_the_heads_their_width_goes() -> None:
+    model = Fused().eval()
+    result = torchthin.prune(model, torch.randn(2, 5, 6), 0.5)
+    assert result.proof is not None
+    assert result.proof.holds
+    assert result.model.attention.in_proj_weight.shape[0] == 48
+    assert result.model.attention.num_heads == 4

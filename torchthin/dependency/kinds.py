@@ -13,7 +13,7 @@ from torchthin.dependency.groups import IntArray
 from torchthin.dependency.labels import Axes, Axis, FlattenedAxis, Vector
 from torchthin.dependency.producers import summed_axis, with_tables
 from torchthin.dependency.propagate import Labels, propagate
-from torchthin.graph.operators import ADDITIONS, ATTENTION, BATCHED_PRODUCTS, CONVOLUTIONS
+from torchthin.graph.operators import ADDITIONS, ATTENTION, BATCHED_PRODUCTS, CONVOLUTIONS, MOVES
 from torchthin.graph.opgraph import Op, OpGraph
 
 KINDS = {
@@ -27,6 +27,7 @@ KINDS = {
 }
 """Kinds of groups, and what they are."""
 
+_COPIES = MOVES | {"aten._to_copy"}
 OUTPUT = "output"
 """Kind of the weights that make what the model returns, of which nothing can be removed: no key of `KINDS`."""
 INNER = ("channels", "heads", "mlp", "states")
@@ -215,7 +216,12 @@ def _multiplied(op: Op, from_input: Set[int]) -> Iterator[tuple[int, int]]:
 def _comes_from(labels: Labels, value: int, source: int) -> bool:
     """Whether a layer computed a value from another one; looked for no further back than that one was made."""
     graph = labels.graph
-    start = graph.producer[source].index if source in graph.producer else -1
+    made_by = graph.producer.get(source)
+    sources = {source}
+    while made_by is not None and made_by.name in _COPIES and len(made_by.reads) == 1:
+        sources.update(made_by.reads)
+        made_by = graph.producer.get(made_by.reads[0])
+    start = -1 if made_by is None else made_by.index
     seen: set[tuple[int, bool]] = set()
     left = [(value, False)]
     while left:
@@ -225,7 +231,7 @@ def _comes_from(labels: Labels, value: int, source: int) -> bool:
             continue
         seen.add((op.index, passed))
         passed = passed or op.index in labels.contractions
-        if passed and source in op.reads:
+        if passed and not sources.isdisjoint(op.reads):
             return True
         left.extend((read, passed) for read in op.reads)
     return False

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, singledispatch
 
 from torchthin.config import Budget, PruneConfig, Ratio, Target, refuse
-from torchthin.dependency.kinds import head_widths, whole_heads
+from torchthin.dependency.kinds import INNER, head_widths, whole_heads
 from torchthin.errors import TargetMissedError
 from torchthin.evaluation.sensitivity_scan import scanned
 from torchthin.graph.cost import Cost, measure, shares_of_sample
@@ -53,8 +53,15 @@ class Run:
         return Measure(self.traced.model, self.batches, self.traced.derived, self.loss, self.config.seed)
 
     def plan(self, rule: Rule) -> ThinningPlan:
-        """Return the plan of what `rule` keeps, tried and proved."""
-        return find_plan(self.traced, self.selector(rule), constraints=self.constraints)
+        """Return the plan of what `rule` keeps, tried and proved.
+
+        Where a model with attention has nothing else that can be removed by default, the width of its heads goes.
+        """
+        found = find_plan(self.traced, self.selector(rule), constraints=self.constraints)
+        if found.recipe or not self.choice.default or self.choice.asked:
+            return found
+        select = replace(self.selector(rule), choice=replace(self.choice, default=(*INNER, "head_dim")))
+        return find_plan(self.traced, select, constraints=Constraints.of(self.config))
 
     @cached_property
     def constraints(self) -> Constraints:
@@ -69,8 +76,9 @@ class Run:
 
     @cached_property
     def choice(self) -> KindChoice:
-        """What is asked for by kind."""
-        return KindChoice.of(self.config.target, inner=not self.targets.named and bool(self._heads))
+        """What is asked for by kind; of a model with attention `INNER` where nothing is chosen."""
+        inner = bool(self._heads) and not self.targets.named
+        return KindChoice.of(self.config.target, INNER if inner else ())
 
     @cached_property
     def _heads(self) -> Mapping[int, int]:
@@ -78,14 +86,9 @@ class Run:
 
     def selector(self, rule: Rule) -> ImportanceSelector:
         """Return the selector by importance that asks `rule` how much is kept."""
+        config = self.config
         return ImportanceSelector(
-            self.traced.model,
-            self.targets,
-            rule,
-            self.config.ranked_by,
-            self.statistics,
-            self.config.seed,
-            self.choice,
+            self.traced.model, self.targets, rule, config.ranked_by, self.statistics, config.seed, self.choice
         )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from torchthin.config import Budget, Ratio, Target
 from torchthin.dependency.groups import Group
-from torchthin.dependency.kinds import INNER, KINDS, OUTPUT, Kinds
+from torchthin.dependency.kinds import KINDS, OUTPUT, Kinds
 from torchthin.errors import ConfigError, KindError, near_matches
 from torchthin.importance.scores import is_filter_member
 from torchthin.selection.channels import lowest
@@ -28,8 +28,8 @@ class KindChoice:
     """Kind, or pattern of weights and modules -> share that is removed."""
     kinds: tuple[str, ...] = ()
     """Kinds that are cut; none named: all."""
-    inner: bool = False
-    """The model has attention and nothing was chosen: kinds of `INNER` are cut."""
+    default: tuple[str, ...] = ()
+    """Kinds that are cut where none is named, and that patterns reach; none: all."""
 
     @property
     def asked(self) -> frozenset[str]:
@@ -37,8 +37,8 @@ class KindChoice:
         return frozenset((*self.ratios, *self.kinds))
 
     @classmethod
-    def of(cls, target: Target, inner: bool) -> KindChoice:
-        """Return what a target asks for. inner: only `INNER` goes where it asks for no kinds, or by pattern.
+    def of(cls, target: Target, default: tuple[str, ...] = ()) -> KindChoice:
+        """Return what a target asks for.
 
         Raises:
             ConfigError: it asks for heads and for their width, which divide the same weights in two ways.
@@ -50,7 +50,7 @@ class KindChoice:
                 "The kinds heads and head_dim cannot be cut in one run: they divide the same weights in two ways. "
                 "Prune twice, the second time with the other kind."
             )
-        return cls(ratios, kinds, inner)
+        return cls(ratios, kinds, default)
 
     def among(self, groups: Sequence[Group], kinds: Kinds, axes: Mapping[str, int]) -> Chosen:
         """Return which of `groups` are cut.
@@ -72,7 +72,7 @@ class KindChoice:
         if self.ratios:
             cut, allowed = set(shares), {*self.ratios, *(known.get(name, "channels") for name in shares)}
         else:
-            allowed = set(self.kinds or (INNER if self.inner else KINDS))
+            allowed = set(self.kinds or self.default or KINDS)
             cut = {name for name in keys if known.get(name, "channels") in allowed}
         # Where kinds decide, weights that make the output are no targets; else a report says that they stay.
         known_kinds = allowed if allowed < KINDS.keys() else {*allowed, OUTPUT}
@@ -84,14 +84,14 @@ class KindChoice:
             )
         spared = sorted({kind for name, kind in known.items() if name not in cut})
         return Chosen(
-            frozenset(cut), left, known, shares, tuple(spared) if self.inner and not self.ratios else ()
+            frozenset(cut), left, known, shares, tuple(spared) if self.default and not self.asked else ()
         )
 
     def _key(self, group: Group, kind: str, axes: Mapping[str, int]) -> str | None:
         """Return the key of the ratios that a group goes by: a pattern before a kind, the last one of several."""
         made_by = [m.parameter for m in group.members if is_filter_member(m, axes)]
         patterns = [key for key in self.ratios if key not in KINDS]
-        if kind in INNER or not self.inner:
+        if kind in (self.default or KINDS):
             for pattern in reversed(patterns):
                 if any(matches_any(name, [pattern]) for name in made_by):
                     return pattern
