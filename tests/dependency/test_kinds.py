@@ -188,3 +188,14 @@ def test_where_code_fixes_the_heads_their_width_goes() -> None:
     assert result.proof.holds
     assert result.model.attention.in_proj_weight.shape[0] == 48
     assert result.model.attention.num_heads == 4
+
+
+def test_what_a_convolution_reads_is_not_made_by_it() -> None:
+    model = nn.Sequential(nn.Embedding(9, 6), Turned(), nn.Conv1d(6, 8, 3), nn.Conv1d(8, 4, 1))
+    found = kinds_in(model, torch.randint(0, 9, (2, 5)))
+    assert (found["0.weight"], found["2.weight"]) == ("embedding", "channels")
+
+
+class Turned(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.transpose(1, 2)

@@ -10,7 +10,7 @@ import numpy as np
 
 from torchthin.dependency.components import Components, Grouping, components
 from torchthin.dependency.groups import IntArray
-from torchthin.dependency.labels import Axes, Axis, FlattenedAxis, Vector
+from torchthin.dependency.labels import FROZEN, Axes, Axis, FlattenedAxis, Vector
 from torchthin.dependency.producers import summed_axis, with_tables
 from torchthin.dependency.propagate import Labels, propagate
 from torchthin.graph.operators import ADDITIONS, ATTENTION, BATCHED_PRODUCTS, CONVOLUTIONS, MOVES
@@ -142,7 +142,7 @@ class _Seen:
 
     def _of(self, axes: Iterable[Axis]) -> IntArray:
         """Return the components along some axes."""
-        vectors = [vector for axis in axes if axis is not None for vector in _parts(axis)]
+        vectors = [vector[vector != FROZEN] for axis in axes if axis is not None for vector in _parts(axis)]
         return np.unique(self.found.of_label[np.concatenate(vectors)]) if vectors else np.zeros(0, np.int64)
 
     @cached_property
@@ -179,11 +179,10 @@ class _Seen:
             if item.weight not in labels.from_input:
                 weight = labels.values[item.weight]
                 summed = summed_axis(ops[index], len(weight))
-                made = [
-                    axis for place, axis in enumerate(weight[-2:], max(len(weight) - 2, 0)) if place != summed
-                ]
                 convolution = ops[index].name in CONVOLUTIONS
-                axes[not convolution].extend(weight[:2] if convolution else made)
+                first = 0 if convolution else max(len(weight) - 2, 0)
+                places = (place for place in (first, first + 1) if place != summed)
+                axes[not convolution].extend(weight[place] for place in places if place < len(weight))
         return self._of(axes[0]), self._of(axes[1])
 
     @cached_property
