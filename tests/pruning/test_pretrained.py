@@ -132,6 +132,8 @@ def test_shards_have_the_size_that_is_asked_for(tmp_path: Path) -> None:
     assert len(shards) > 2
     assert (tmp_path / "thin" / "model.safetensors.index.json").is_file()
     T.AutoModelForCausalLM.from_pretrained(str(tmp_path / "thin"))
+    modes = {path.stat().st_mode for path in (tmp_path / "thin").iterdir()}
+    assert len(modes) == 1  # whoever wrote them, all can be read by whom the user lets read
 
 
 def test_tokenizer_and_processor_go_along_and_other_weights_do_not(tmp_path: Path) -> None:

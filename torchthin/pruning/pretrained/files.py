@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,13 @@ def write_folder(target: Path, write: Callable[[Path], object]) -> None:
             made = hidden / target.name
             made.mkdir()
             write(made)
+            (made / CARD).touch()
+            mode = stat.S_IMODE(
+                (made / CARD).stat().st_mode
+            )  # safetensors makes files only their owner can read
             for path in made.rglob("*"):
+                if path.is_file():
+                    path.chmod(mode)
                 flush_to_disk(path)
             if target.exists():
                 target.rmdir()  # it is empty: see `check_folder`
