@@ -97,7 +97,7 @@ def test_without_a_choice_the_stream_and_the_width_of_heads_stay() -> None:
     assert result.model.layers[0].mlp.down.weight.shape == (32, 20)
     assert result.model.embed.weight.shape == model.embed.weight.shape
     (note,) = (note for note in result.report.notes if "attention" in note)
-    assert "heads and mlp are cut" in note
+    assert "only heads and mlp can go by default; hidden stays" in note
     assert "hidden" in note
 
 

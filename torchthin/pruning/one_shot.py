@@ -210,10 +210,11 @@ def _spared(selection: Selection) -> tuple[str, ...]:
     if not selection.spared:
         return ()
     cut = sorted({selection.kinds[group.name] for group in selection.groups if group.name in selection.kinds})
-    each = selection.spared[0]
+    kept = selection.spared
     return (
-        f"A model with attention: {' and '.join(cut)} are cut, {' and '.join(selection.spared)} stay. Ask by kind for others, "
-        f"such as Ratio({{{each!r}: 0.25}}) (--ratio {each}=0.25).",
+        f"Of a model with attention only {' and '.join(cut) or 'heads and mlp'} can go by default; {' and '.join(kept)} "
+        f"{'stay' if kept[1:] else 'stays'}. Ask by kind for others, such as Ratio({{{kept[0]!r}: 0.25}}) "
+        f"(--ratio {kept[0]}=0.25).",
     )
 
 
