@@ -95,6 +95,8 @@ def _units(graph: OpGraph, roles: Callable[[_Seen], tuple[IntArray, IntArray]]) 
     """
     found: dict[int, int] = {}
     choices: dict[int, int] = {}
+    if not multiplies_data(graph):
+        return found
     while True:
         labels = propagate(graph, choices)
         ties = components(labels.space)
