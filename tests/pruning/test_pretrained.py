@@ -94,6 +94,18 @@ def test_a_field_that_was_none_is_set(tmp_path: Path) -> None:
     assert config(tmp_path / "thin")["n_inner"] == 96
 
 
+def test_a_field_that_the_class_reads_though_no_configuration_has_it_is_set(tmp_path: Path) -> None:
+    """The heads of Qwen2 are ``hidden_size // num_attention_heads`` wide, unless there is a ``head_dim``."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "vocab_size": VOCABULARY}
+    model = T.Qwen2ForCausalLM(T.Qwen2Config(**sizes, num_attention_heads=4, num_key_value_heads=2)).eval()
+    assert "head_dim" not in model.config.to_dict()
+    result = torchthin.prune(model, FAMILIES["llama"].example, {"heads": 0.5})
+    result.save_pretrained(tmp_path / "thin")
+    after = config(tmp_path / "thin")
+    assert (after["num_attention_heads"], after["num_key_value_heads"], after["head_dim"]) == (2, 1, 8)
+
+
 def test_whole_heads_that_another_tool_removed_are_found(tmp_path: Path) -> None:
     """Every second key/value group of a model, and the query heads that read it, as a class with fewer heads has them."""
     torch.manual_seed(0)

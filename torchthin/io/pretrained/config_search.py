@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -14,10 +14,12 @@ from torch import nn
 from torchthin.errors import InputError, one_line
 from torchthin.io.empty import build_empty
 from torchthin.io.pretrained.fields import Field, Values, with_numbers
-from torchthin.io.pretrained.proposals import STAGES, changes, equal
+from torchthin.io.pretrained.proposals import STAGES, Stage, changes, derived, equal
 from torchthin.io.pretrained.quiet import quiet_transformers
 from torchthin.io.pretrained.sizes import Misfit, Place, Sizes, common_misfits, misfits, sizes_of
 
+_QUICK = 2
+"""The first of the stages, which take few trials, are gone through alone before all are."""
 _PATHS = 3
 """So many of the closest configurations are followed at a time."""
 
@@ -40,25 +42,52 @@ class ConfigSearch:
     wanted: Sizes
     sets: dict[Field, set[Place]] = field(default_factory=dict)
     """The sizes that a field was seen to set."""
+    closest: Trial = field(init=False)
+    """The best of all that were tried."""
     _met: dict[str, Trial] = field(default_factory=dict)
 
-    def found(self) -> list[Trial]:
-        """Return trials of the right shapes, those whose modules keep most of the model's numbers first; else the closest one.
+    def found(self) -> Iterator[Trial]:
+        """Yield trials of the right shapes, each only when it is asked for; `closest` is the best where there is none.
 
-        Several paths are followed, since shapes alone may not tell: half as many heads, or heads of half the width.
+        Several paths are followed, since shapes alone may not tell: half as many heads, or heads of half the width. Of those
+        found together the one whose modules keep most of the model's numbers comes first.
 
         Raises:
             InputError: the class cannot be built from the model's own configuration.
         """
-        with quiet_transformers():
-            open_paths, right = [self._start()], list[Trial]()
-            closest = open_paths[0]
-            while open_paths:
-                right += [trial for trial in open_paths if not trial.saved]
-                closest = min(closest, *open_paths, key=_score)
-                met = {id(item): item for trial in open_paths if trial.saved for item in self._better(trial)}
-                open_paths = sorted(met.values(), key=_score)[:_PATHS]
-            return sorted(right, key=_score) or [closest]
+        start, yielded = self._start(), set[int]()
+        self.closest = start
+        for stages in (STAGES[:_QUICK], STAGES):
+            for explicit in (False, True):
+                with quiet_transformers():
+                    base = self._explicit(start) if explicit else start
+                    found = sorted(self._followed(base, stages), key=_score)
+                for trial in found:
+                    if id(trial) not in yielded:
+                        yielded.add(id(trial))
+                        yield trial
+
+    def _followed(self, start: Trial, stages: Sequence[Stage]) -> list[Trial]:
+        """Return the trials of the right shapes that paths from `start` lead to."""
+        open_paths, right = [start], list[Trial]()
+        while open_paths:
+            right += [trial for trial in open_paths if not trial.saved]
+            self.closest = min(self.closest, *open_paths, key=_score)
+            better = [item for trial in open_paths if trial.saved for item in self._better(trial, stages)]
+            open_paths = sorted({id(item): item for item in better}.values(), key=_score)[:_PATHS]
+        return right
+
+    def _explicit(self, start: Trial) -> Trial:
+        """Return the same sizes with values set that the class derives where a configuration has none: a width of heads."""
+        trial = start
+        for values, others in derived(start.config, start.sizes.kept):
+            found = next(self._tried(trial, [values]), None)
+            if found is None or found.sizes.saved != start.sizes.saved:
+                continue
+            other = next(self._tried(trial, [others]), None)
+            if other is None or other.sizes.saved != start.sizes.saved:  # the class reads it
+                trial = found
+        return trial
 
     def refined(self, trial: Trial) -> Trial:
         """Return a trial of the same shapes whose modules keep more of the numbers that those of the model keep."""
@@ -74,7 +103,8 @@ class ConfigSearch:
     def _start(self) -> Trial:
         config = self.model.config.to_dict()
         try:
-            return self._trial(config)
+            with quiet_transformers():
+                return self._trial(config)
         except Exception as error:  # whatever the class raises
             name = type(self.model).__name__
             raise InputError(
@@ -82,9 +112,9 @@ class ConfigSearch:
                 "Save the model with described=False."
             ) from error
 
-    def _better(self, trial: Trial) -> list[Trial]:
+    def _better(self, trial: Trial, stages: Sequence[Stage]) -> list[Trial]:
         pairs = changes(trial.saved)
-        for stage in STAGES:
+        for stage in stages:
             better = [
                 item
                 for item in self._tried(trial, stage(trial.config, pairs))

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import combinations
 from typing import Any
 
 from torchthin.io.pretrained.fields import Field, Values, numbers_of
-from torchthin.io.pretrained.sizes import Misfit
+from torchthin.io.pretrained.sizes import Misfit, Numbers
 
 _MOST_PAIRS = 300
 """So many pairs of changes are tried: each of them builds the model without its weights."""
+
+_MOST_VALUES = 4
+"""A number that modules keep in more sizes than this is none of a whole configuration."""
+_OF_TORCH = frozenset({
+    "in_features", "out_features", "in_channels", "out_channels", "num_features", "groups", "num_embeddings", "embedding_dim",
+    "padding_idx", "num_groups", "num_channels", "normalized_dim", "nf", "nx",
+})  # fmt: skip
+"""Sizes that layers keep of themselves."""
 
 Pairs = list[tuple["int | float", "int | float"]]
 
@@ -69,5 +77,30 @@ def two_at_once(config: Mapping[str, Any], pairs: Pairs) -> Iterator[Values]:
         yield values
 
 
-STAGES = (equal, in_proportion, unset, two_at_once)
+def derived(config: Mapping[str, Any], kept: Numbers) -> Iterator[tuple[Values, Values]]:
+    """Yield numbers that modules keep under a name which the configuration lacks, or has as None; and each time other ones.
+
+    A class may read such a field where it is there: ``getattr(config, "head_dim", hidden_size // heads)``.
+    """
+    named: dict[str, set[int]] = {}
+    for (_, name), value in kept.items():
+        if isinstance(name, str) and type(value) is int and value > 1 and name not in _OF_TORCH:
+            named.setdefault(name, set()).add(value)
+    for path, part in _parts(config):
+        for name, values in named.items():
+            if part.get(name) is None and len(values) <= _MOST_VALUES:
+                for value in sorted(values):
+                    yield {(*path, name): value}, {(*path, name): 2 * value}
+
+
+def _parts(config: Mapping[str, Any], path: Field = ()) -> Iterator[tuple[Field, Mapping[str, Any]]]:
+    """Yield a configuration and those inside it."""
+    yield path, config
+    for key, value in config.items():
+        if isinstance(value, dict) and "model_type" in value:
+            yield from _parts(value, (*path, key))
+
+
+Stage = Callable[[Mapping[str, Any], Pairs], Iterator[Values]]
+STAGES: tuple[Stage, ...] = (equal, in_proportion, unset, two_at_once)
 """From what is likely and quick to what is neither."""

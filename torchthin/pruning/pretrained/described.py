@@ -38,13 +38,13 @@ def descriptions(model: Any) -> Iterator[Description]:
         InputError: there is none; the message names what is in the way.
     """
     search = ConfigSearch(model, sizes_of(model))
-    found = search.found()
-    if found[0].saved:
-        raise InputError(why_undescribed(model, search, found[0]))
-    for shaped in found:
+    shaped = None
+    for shaped in search.found():
         refined = search.refined(shaped)
         for trial in (refined, shaped) if refined is not shaped else (shaped,):
             yield Description(config_of(model, trial.config), trial)
+    if shaped is None:
+        raise InputError(why_undescribed(model, search, search.closest))
 
 
 def full_size_config(model: Any) -> Any:
@@ -62,9 +62,9 @@ def full_size_config(model: Any) -> Any:
                 saved |= {(name, axis): size for axis, size in enumerate(shape) if (name, axis) in saved}
         saved = {place: size for place, size in saved.items() if place[0] not in recipe.added}
     search = ConfigSearch(model, Sizes(saved, now.kept))
-    trial = search.found()[0]
-    if trial.saved:
-        name, axis = trial.saved[0].place
+    trial = next(search.found(), None)
+    if trial is None:
+        name, axis = search.closest.saved[0].place
         raise InputError(
             f"The configuration of {type(model).__name__} does not give axis {axis} of {name} the size that it had before "
             "pruning. Save the state dict with torchthin.save."

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -75,12 +76,13 @@ def write_pretrained(
         config = full_size_config(model)
         write_folder(target, lambda made: write(config, made, described=False))
         return
-    inputs, found = _inputs(model, example_inputs), list(descriptions(model))
-    write_folder(target, lambda made: _write_right(write, model, made, inputs, found))
+    inputs, found = _inputs(model, example_inputs), descriptions(model)
+    first = next(found)  # where there is none, it is said before anything is written
+    write_folder(target, lambda made: _write_right(write, model, made, inputs, chain([first], found)))
 
 
 def _write_right(
-    write: Callable[..., None], model: Any, made: Path, inputs: Inputs, candidates: Sequence[Description]
+    write: Callable[..., None], model: Any, made: Path, inputs: Inputs, candidates: Iterable[Description]
 ) -> None:
     """Write the model with the first configuration that loads and computes the same; refuse where none does."""
     whys = []
