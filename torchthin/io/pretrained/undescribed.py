@@ -35,7 +35,8 @@ def why_undescribed(model: Any, search: ConfigSearch, trial: Trial) -> str:
         why = f"{name_of(field)} of {names[1]} is one number for {', '.join(shown[:_SHOWN])}{more}"
         if len(shown) == 1:
             why = f"{where} has {item.wanted}, where the class makes {item.now} of {name_of(field)} in {names[1]}"
-        alike = len({re.sub(r"\d+", "*", str(place)) for place in sizes.values()}) == 1 < len(shown)
+        names_of_sizes = {name for name, _ in sizes.values()}
+        alike = len({re.sub(r"\d+", "*", name) for name in names_of_sizes}) == 1 < len(names_of_sizes)
         cure = "Cut these layers evenly (even=True, --even)" if alike else "Prune other kinds"
     return f"No configuration describes the pruned {names[0]}: {why}. {cure}, or {OTHERWISE}."
 

@@ -80,6 +80,9 @@ def why_other(model: Any, folder: Path, inputs: Inputs, found: Description) -> s
             return f"its loader reports {kind.replace('_', ' ')}: {sorted(map(str, told[kind]))[0]}"
     if sorted(tied_names(loaded)) != sorted(tied_names(model)):
         return "other weights are tied in it"
+    empty = [name for name, tensor in state_tensors(loaded) if tensor.is_meta]
+    if empty:
+        return f"its loader leaves {empty[0]} without values"
     proof = verify(_with_unsaved_of(loaded, model), loaded, inputs)
     if proof.holds:
         return None
