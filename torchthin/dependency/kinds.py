@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import permutations
 
 import numpy as np
 
@@ -28,6 +29,7 @@ KINDS = {
 """Kinds of groups, and what they are."""
 
 _COPIES = MOVES | {"aten._to_copy"}
+_SOFTMAX = frozenset({"aten._softmax", "aten._safe_softmax"})
 OUTPUT = "output"
 """Kind of the weights that make what the model returns, of which nothing can be removed: no key of `KINDS`."""
 INNER = ("channels", "heads", "mlp", "states")
@@ -66,13 +68,26 @@ def kinds_of(grouping: Grouping, labels: Labels) -> Kinds:
 
 def multiplies_data(graph: OpGraph) -> bool:
     """Whether somewhere what depends on the input is multiplied with what depends on it, as attention does."""
+    return any(True for _ in _products_of_data(graph))
+
+
+def attends(graph: OpGraph) -> bool:
+    """Whether somewhere what depends on the input is weighed by a softmax of what depends on it, whatever its heads are."""
+    weights: set[int] = set()
+    for op in graph.ops:
+        if op.name in _SOFTMAX or (op.name in _COPIES and not weights.isdisjoint(op.reads)):
+            weights.update(op.results)
+    return any(op.name in ATTENTION or not weights.isdisjoint(op.reads) for op in _products_of_data(graph))
+
+
+def _products_of_data(graph: OpGraph) -> Iterator[Op]:
+    """Yield the products of what depends on the input with what depends on it."""
     reached = set(graph.inputs)
     for op in graph.ops:
         if any(True for _ in _multiplied(op, reached)):
-            return True
+            yield op
         if not reached.isdisjoint(op.reads):
             reached.update(op.results)
-    return False
 
 
 def whole_heads(graph: OpGraph) -> dict[int, int]:
@@ -91,7 +106,7 @@ def head_widths(graph: OpGraph) -> dict[int, int]:
 def _units(graph: OpGraph, roles: Callable[[_Seen], tuple[IntArray, IntArray]]) -> dict[int, int]:
     """Return where an axis is divided and one of the ways has the first role: op index -> the axis of that way.
 
-    A way that has the other role alone is given up for the next one.
+    A way that has the other role alone is given up for the next ones, until one has the first role.
     """
     found: dict[int, int] = {}
     choices: dict[int, int] = {}
@@ -109,7 +124,9 @@ def _units(graph: OpGraph, roles: Callable[[_Seen], tuple[IntArray, IntArray]]) 
             comps = ties.of_label[site.labels]
             if np.isin(comps, wanted).any():
                 found[site.op.index] = int(unit.removeprefix("unit "))
-            elif np.isin(comps, other).any() and site.chosen < len(site.candidates) - 2:
+            elif site.chosen < len(site.candidates) - 2 and (
+                site.op.index in choices or np.isin(comps, other).any()
+            ):
                 choices[site.op.index] = site.chosen + 1
                 again = True
         if not again:
@@ -190,14 +207,15 @@ class _Seen:
     @cached_property
     def residual(self) -> IntArray:
         """What is added to what it was computed from."""
-        graph, labels = self.labels.graph, self.labels
+        labels = self.labels
         axes: list[Axis] = []
-        for op in graph.ops:
-            a, b = op.value("self"), op.value("other")
-            if op.name not in ADDITIONS or a is None or b is None or not {a, b} <= labels.from_input:
-                continue
-            if _comes_from(labels, a, b) or _comes_from(labels, b, a):
-                axes.extend(labels.values[a])
+        made: dict[int, int] = {}
+        for place, op in enumerate(labels.graph.ops):
+            added = [op.value(name) for name in ("self", "other")] if op.name in ADDITIONS else []
+            pairs = permutations([value for value in added if value in labels.from_input], 2)
+            if any(_comes_from(labels, value, source, made, place) for value, source in pairs):
+                axes.extend(labels.values[op.results[0]])
+            made.update(dict.fromkeys(op.results, place))
         return self._of(axes)
 
 
@@ -214,28 +232,25 @@ def _multiplied(op: Op, from_input: Set[int]) -> Iterator[tuple[int, int]]:
         yield from ((value, 2 if op.name in ATTENTION else 1) for value in values)
 
 
-def _comes_from(labels: Labels, value: int, source: int) -> bool:
-    """Whether a layer computed a value from another one; looked for no further back than that one was made."""
-    graph = labels.graph
-    made_by = graph.producer.get(source)
-    sources = {source}
-    while made_by is not None and made_by.name in _COPIES and len(made_by.reads) == 1:
-        sources.update(made_by.reads)
-        made_by = graph.producer.get(made_by.reads[0])
-    start = -1 if made_by is None else made_by.index
-    seen: set[tuple[int, bool]] = set()
-    left = [(value, False)]
-    while left:
-        number, passed = left.pop()
-        op = graph.producer.get(number)
-        if op is None or op.index <= start or (op.index, passed) in seen:
-            continue
-        seen.add((op.index, passed))
-        passed = passed or op.index in labels.contractions
-        if passed and not sources.isdisjoint(op.reads):
-            return True
-        left.extend((read, passed) for read in op.reads)
-    return False
+def _comes_from(labels: Labels, value: int, source: int, made: Mapping[int, int], end: int) -> bool:
+    """Whether a layer computed a value from another one, between where that one was made and place `end` of the ops.
+
+    made: value -> place of the op that made it, or changed it last before `end`.
+    """
+    ops = labels.graph.ops
+    reached, start = {source}, made.get(source, -1)
+    while start >= 0 and ops[start].name in _COPIES and len(ops[start].reads) == 1:
+        source = ops[start].reads[0]
+        reached.add(source)
+        start = made.get(source, -1)
+    passed: set[int] = set()
+    for op in ops[start + 1 : end]:
+        met = not reached.isdisjoint(op.reads)
+        if not passed.isdisjoint(op.reads) or (met and op.index in labels.contractions):
+            passed.update(op.results)
+        elif met:
+            reached.update(op.results)
+    return value in passed
 
 
 def _parts(axis: Vector | FlattenedAxis) -> tuple[Vector, ...]:

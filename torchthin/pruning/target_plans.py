@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, singledispatch
 
 from torchthin.config import Budget, PruneConfig, Ratio, Target, refuse
-from torchthin.dependency.kinds import INNER, head_widths, whole_heads
+from torchthin.dependency.kinds import INNER, attends, head_widths, whole_heads
 from torchthin.errors import TargetMissedError
 from torchthin.evaluation.sensitivity_scan import scanned
 from torchthin.graph.cost import Cost, measure, shares_of_sample
@@ -77,7 +77,8 @@ class Run:
     @cached_property
     def choice(self) -> KindChoice:
         """What is asked for by kind; of a model with attention `INNER` where nothing is chosen."""
-        inner = bool(self._heads) and not self.targets.named
+        graph = self.traced.graph
+        inner = not self.targets.named and (bool(self._heads) or attends(graph))
         return KindChoice.of(self.config.target, INNER if inner else ())
 
     @cached_property
