@@ -199,3 +199,74 @@ def test_what_a_convolution_reads_is_not_made_by_it() -> None:
 class Turned(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.transpose(1, 2)
+
+
+class FixedHeads(nn.Module):
+    """Torch's own attention, whose heads are fixed, beside an MLP; or attention of one head in plain products."""
+
+    def __init__(self, heads: int) -> None:
+        super().__init__()
+        self.embed, self.heads = nn.Embedding(9, 32), heads
+        self.attention = nn.MultiheadAttention(32, heads, batch_first=True) if heads > 1 else None
+        self.wide, self.narrow, self.head = nn.Linear(32, 48), nn.Linear(48, 32), nn.Linear(32, 3)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.embed(tokens)
+        if self.attention is not None:
+            x = x + self.attention(x, x, x)[0]
+        else:
+            x = x + (x @ x.transpose(1, 2)).softmax(-1) @ x
+        return self.head(x + self.narrow(self.wide(x).relu()))
+
+
+@pytest.mark.parametrize("heads", [4, 1])
+def test_the_stream_stays_where_heads_cannot_be_told_apart(heads: int) -> None:
+    model = FixedHeads(heads).eval()
+    small = torchthin.prune(model, torch.randint(0, 9, (2, 5)), 0.5).model
+    assert small.embed.weight.shape == (9, 32)
+    assert small.wide.weight.shape == (24, 32)
+
+
+class QkvInOne(nn.Module):
+    """Queries, keys and values of one layer, with fewer heads than each of them is wide, as in a ViT."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.qkv, self.out = nn.Linear(6, 32), nn.Linear(32, 96), nn.Linear(32, 32)
+        self.head = nn.Linear(32, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        q, k, v = self.qkv(x).view(*x.shape[:2], 3, -1, 8).permute(2, 0, 3, 1, 4)
+        y = nn.functional.scaled_dot_product_attention(q, k, v)
+        return self.head(x + self.out(y.transpose(1, 2).flatten(2)))
+
+
+def test_whole_heads_of_queries_keys_and_values_in_one_layer() -> None:
+    result = torchthin.prune(QkvInOne().eval(), torch.randn(2, 5, 6), {"heads": 0.5})
+    kept = result.masks["qkv.weight"].any(1).view(3, 4, 8)
+    assert (kept.all(2) == kept.any(2)).all()
+    assert (kept[0] == kept[1]).all()
+    assert (kept[0] == kept[2]).all()
+    assert kept.sum().item() == 48
+
+
+class InPlace(nn.Module):
+    """A residual stream that is changed in place, by attention and MLP in parallel at the end of it, as in Falcon."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.wide, self.narrow = nn.Linear(6, 8), nn.Linear(8, 16), nn.Linear(16, 8)
+        self.other, self.head = nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        found = self.narrow(self.wide(x).relu())
+        found += self.other(x)
+        found += x
+        return self.head(found)
+
+
+def test_a_stream_is_one_where_sums_are_made_in_place() -> None:
+    found = kinds_in(InPlace(), torch.randn(2, 6))
+    assert (found["narrow.weight"], found["wide.weight"]) == ("hidden", "mlp")

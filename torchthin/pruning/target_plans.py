@@ -11,7 +11,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property, singledispatch
 
 from torchthin.config import Budget, PruneConfig, Ratio, Target, refuse
-from torchthin.dependency.kinds import INNER, attends, head_widths, whole_heads
+from torchthin.dependency.components import find_groups
+from torchthin.dependency.kinds import INNER, attends, head_widths, kinds_of, whole_heads
+from torchthin.dependency.propagate import propagate
 from torchthin.errors import TargetMissedError
 from torchthin.evaluation.sensitivity_scan import scanned
 from torchthin.graph.cost import Cost, measure, shares_of_sample
@@ -77,9 +79,17 @@ class Run:
     @cached_property
     def choice(self) -> KindChoice:
         """What is asked for by kind; of a model with attention `INNER` where nothing is chosen."""
-        graph = self.traced.graph
-        inner = not self.targets.named and (bool(self._heads) or attends(graph))
+        inner = not self.targets.named and (bool(self._heads) or self._fixed_heads)
         return KindChoice.of(self.config.target, INNER if inner else ())
+
+    @cached_property
+    def _fixed_heads(self) -> bool:
+        """Whether the model has attention, whose heads cannot be told apart, beside something that goes by default."""
+        graph = self.traced.graph
+        if not attends(graph):
+            return False
+        labels = propagate(graph)
+        return not {*INNER}.isdisjoint(kinds_of(find_groups(labels), labels).of_groups.values())
 
     @cached_property
     def _heads(self) -> Mapping[int, int]:
