@@ -270,3 +270,23 @@ class InPlace(nn.Module):
 def test_a_stream_is_one_where_sums_are_made_in_place() -> None:
     found = kinds_in(InPlace(), torch.randn(2, 6))
     assert (found["narrow.weight"], found["wide.weight"]) == ("hidden", "mlp")
+
+
+class Pooled(nn.Module):
+    """A decoder whose states are pooled and classified by two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.pool, self.classes = decoder(), nn.Linear(50, 12), nn.Linear(12, 3)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.classes(torch.tanh(self.pool(self.body(tokens)[:, 0])))
+
+
+def test_a_pooler_is_no_mlp_of_a_block() -> None:
+    found = kinds_in(Pooled(), some_tokens())
+    assert (found["pool.weight"], found["body.head.weight"]) == ("linear", "linear")
+    assert found["body.layers.0.mlp.up.weight"] == "mlp"
+    result = torchthin.prune(Pooled().eval(), some_tokens(), 0.5)
+    assert result.model.pool.out_features == 12
+    assert torchthin.prune(Pooled().eval(), some_tokens(), {"linear": 0.5}).model.pool.out_features == 6

@@ -21,8 +21,9 @@ KINDS = {
     "channels": "made by convolutions alone",
     "heads": "attention heads, those of one key and value together",
     "head_dim": "width of attention heads: the same place of every head",
-    "mlp": "width between linear layers",
+    "mlp": "width between linear layers, of which the last writes into the residual stream if there is one",
     "hidden": "residual stream: what blocks add to",
+    "linear": "width between other linear layers, such as a pooler and a classifier",
     "states": "hidden states of recurrent layers",
     "embedding": "width of an embedding",
 }
@@ -153,7 +154,9 @@ class _Seen:
             return "head_dim"
         if self._met(comps, self.output):
             return OUTPUT
-        return "mlp" if linear else "embedding"
+        if not linear:
+            return "embedding"
+        return "mlp" if not self.residual.size or self._met(comps, self.added) else "linear"
 
     @staticmethod
     def _met(comps: IntArray, among: IntArray) -> bool:
@@ -190,19 +193,29 @@ class _Seen:
         return self._of(axis for axes, batch in self._operands for axis in axes[batch:])
 
     @cached_property
-    def made(self) -> tuple[IntArray, IntArray]:
-        """What the weights of convolutions make, and those of other products."""
+    def _layers(self) -> list[tuple[bool, Axis, Axis]]:
+        """Of every weight that is summed over: whether a convolution does it, what it reads and what it makes."""
         labels, ops = self.labels, self.labels.graph.by_index
-        axes: tuple[list[Axis], list[Axis]] = ([], [])
+        found = []
         for index, item in labels.contractions.items():
-            if item.weight not in labels.from_input:
-                weight = labels.values[item.weight]
+            weight = labels.values[item.weight]
+            if item.weight not in labels.from_input and len(weight) > 1:
                 summed = summed_axis(ops[index], len(weight))
                 convolution = ops[index].name in CONVOLUTIONS
-                first = 0 if convolution else max(len(weight) - 2, 0)
-                places = (place for place in (first, first + 1) if place != summed)
-                axes[not convolution].extend(weight[place] for place in places if place < len(weight))
-        return self._of(axes[0]), self._of(axes[1])
+                first = 0 if convolution else len(weight) - 2
+                found.append((convolution, weight[summed], weight[2 * first + 1 - summed]))
+        return found
+
+    @cached_property
+    def made(self) -> tuple[IntArray, IntArray]:
+        """What the weights of convolutions make, and those of other products."""
+        by_convolutions = [made for convolution, _, made in self._layers if convolution]
+        return self._of(by_convolutions), self._of(made for conv, _, made in self._layers if not conv)
+
+    @cached_property
+    def added(self) -> IntArray:
+        """What layers read that write into the residual stream."""
+        return self._of(read for _, read, made in self._layers if self._met(self._of([made]), self.residual))
 
     @cached_property
     def residual(self) -> IntArray:
