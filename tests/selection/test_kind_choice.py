@@ -44,6 +44,18 @@ def test_even_cuts_keep_equal_numbers_of_each_layers_own_best() -> None:
     assert len(set(widths(torchthin.prune(model, TOKENS, budget).model))) == 1
 
 
+@pytest.mark.parametrize("round_to", [1, 4])
+def test_even_budgets_are_missed_by_less_than_a_step_of_all_layers(round_to: int) -> None:
+    model = decoder()
+    budget = torchthin.Budget(params="0.7x", even=True, scope="global", round_to=round_to)
+    small = torchthin.prune(model, TOKENS, budget).model
+    assert len(set(widths(small))) == 1
+    total, left = (sum(p.numel() for p in each.parameters()) for each in (model, small))
+    stream = model.embed.weight.shape[1]
+    step = round_to * len(small.layers) * 3 * stream  # of gate, up and down
+    assert 0.7 * total - step < left <= 0.7 * total
+
+
 @pytest.mark.parametrize(
     ("target", "message"),
     [

@@ -63,7 +63,7 @@ class BudgetRule:
         if not search.fits(least) or not search.is_enough(least):
             raise BudgetError(self._refusal(least, search.cost(least), search.costs.whole))
         keeps = search.uniform() if self.losses is None else search.by_losses()
-        keeps = keeps if self.target.even else search.given_back(keeps)
+        keeps = search.given_back(keeps)
         return keeps, search.cost(keeps)
 
     def _refusal(self, keeps: Keeps, least: Counts, whole: Counts) -> str:
@@ -186,23 +186,34 @@ class _Search:
     def _keeps(self, levels: Levels) -> Keeps:
         return {unit.group.name: unit.keep(count) for unit, count in zip(self._units, levels, strict=True)}
 
+    @property
+    def _together(self) -> list[tuple[_GroupUnit, ...]]:
+        """Return the groups that keep equal numbers, those of one kind and size of an even target; else each by itself."""
+        kinds = self.among.chosen.kinds
+        found: dict[object, list[_GroupUnit]] = {}
+        for unit in self._units:
+            name, size = unit.group.name, unit.group.size
+            found.setdefault((kinds.get(name, ""), size) if self._target.even else name, []).append(unit)
+        return [tuple(units) for units in found.values()]
+
     def given_back(self, keeps: Keeps) -> Keeps:
         """Return `keeps` with channels given back while the budget holds: rounds, a group's best channel in each."""
         now = dict(keeps)
         asked = self._at(self._target.ratio)
-        units = self._units
-        while units:
+        left = self._together
+        while left:
             offers = []
-            for unit in units:
-                keep = now[unit.group.name]
-                wider = [unit.keep(count) for count in unit.wider(int((~keep).sum()))]
-                offers += [(self._worth(unit, keep, each), unit, each) for each in wider]
-            units = []
-            for _, unit, wider_keep in sorted(offers, key=lambda offer: -offer[0]):
-                tried = {**now, unit.group.name: wider_keep}
+            for units in left:
+                level = int((~now[units[0].group.name]).sum())
+                for wider in _wider(units, level):
+                    worth = sum(self._worth(u, now[u.group.name], wider[u.group.name]) for u in units)
+                    offers.append((worth / len(units), units, wider))
+            left = []
+            for _, units, wider in sorted(offers, key=lambda offer: -offer[0]):
+                tried = {**now, **wider}
                 if self._enough(tried, asked) and self.fits(tried):
                     now = tried
-                    units.append(unit)
+                    left.append(units)
         return now
 
     def _worth(self, unit: _GroupUnit, keep: BoolArray, wider: BoolArray) -> float:
@@ -255,10 +266,18 @@ class _GroupUnit:
 
     def wider(self, level: int) -> Sequence[int]:
         """Return the next smaller number of removed channels that balances and rounding allow."""
-        for count in range(level - 1, -1, -1):
-            if int((~self.keep(count)).sum()) < level:
-                return [count]
-        return []
+        found = _wider([self], level)
+        return [int((~found[0][self.group.name]).sum())] if found else []
+
+
+def _wider(units: Sequence[_GroupUnit], level: int) -> list[Keeps]:
+    """Return what groups keep at the next smaller number of removed channels that balances and rounding allow all of them."""
+    for count in range(level - 1, -1, -1):
+        keeps = {unit.group.name: unit.keep(count) for unit in units}
+        removed = {int((~keep).sum()) for keep in keeps.values()}
+        if len(removed) == 1 and max(removed) < level:
+            return [keeps]
+    return []
 
 
 def _counted(keeps: Keeps) -> tuple[int, int]:
