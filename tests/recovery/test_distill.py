@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from torchthin import PruneResult, Recovery, prune, recover
 from torchthin.errors import CheckpointError, ConfigError
-from torchthin.recovery.distillation import lr_curve
+from torchthin.graph.inputs import as_inputs
+from torchthin.graph.recorder import record
+from torchthin.recovery.distillation import default_lr, lr_curve
 
 
 def task() -> tuple[nn.Module, PruneResult, torch.Tensor]:
@@ -57,6 +59,31 @@ def test_the_learning_rate_rises_over_the_share_that_is_asked_for_and_falls_to_n
     assert [warm(step) for step in range(19, 101)] == [whole(step) for step in range(19, 101)]
     assert warm(50) == pytest.approx(0.5)
     assert warm(100) == pytest.approx(0)
+
+
+class PlainAttention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v = (nn.Linear(8, 8) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores = self.q(x) @ self.k(x).transpose(1, 2)
+        return scores.softmax(-1) @ self.v(x)
+
+
+@pytest.mark.parametrize(
+    ("net", "shape", "lr"),
+    [
+        (nn.Sequential(nn.Conv1d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(24, 2)), (2, 8, 5), 5e-3),
+        (nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), (2, 5, 8), 2e-4),
+        (PlainAttention(), (2, 5, 8), 2e-4),
+    ],
+)
+def test_attention_learns_at_a_lower_rate_unless_one_is_given(
+    net: nn.Module, shape: tuple[int, ...], lr: float
+) -> None:
+    assert Recovery().lr is None
+    assert default_lr(record(net.eval(), as_inputs(torch.randn(shape)))) == lr
 
 
 def test_without_mixup_the_inputs_are_the_given_ones() -> None:

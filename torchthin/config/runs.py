@@ -241,8 +241,8 @@ class Recovery:
     )
     """What distillation minimises: "values", the squared distance of the outputs in units of their variance, or "logits", the
     Kullback-Leibler divergence over the last axis."""
-    lr: float = 5e-3
-    """Highest learning rate of AdamW."""
+    lr: float | None = None
+    """Highest learning rate of AdamW; None: 5e-3, of a model with attention 2e-4."""
     warmup: float = 0.1
     """Share of the steps over which the learning rate rises, in [0, 1): at the full rate the first steps move a refitted
     model away before they bring it nearer."""
@@ -264,9 +264,11 @@ class Recovery:
         check_whole(self, "max_samples", 1)
         for name, allowed, most in (("lr", "a positive number", math.inf), ("warmup", "in [0, 1)", 1.0)):
             value = getattr(self, name)
+            if name == "lr" and value is None:
+                continue
             if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) < most:
                 refuse(self, name, allowed, value)
-        if not self.lr:
+        if self.lr == 0:
             refuse(self, "lr", "a positive number", self.lr)
         if self.loss not in ("values", "logits"):
             refuse(self, "loss", "'values' or 'logits'", self.loss)

@@ -24,6 +24,9 @@ from torchthin.errors import InputError
 from torchthin.evaluation.distance import floating, output_distance
 from torchthin.graph.clone import state_tensors
 from torchthin.graph.inputs import Inputs, call
+from torchthin.graph.operators import ATTENTION, BATCHED_PRODUCTS
+from torchthin.graph.opgraph import OpGraph
+from torchthin.graph.recorder import record
 from torchthin.io.calibration import picked
 from torchthin.io.data_sources import sample_count
 from torchthin.io.distributed import (
@@ -38,6 +41,8 @@ from torchthin.recovery.training_state import TrainingState
 from torchthin.thinning.recipe import Recipe
 
 BATCH_SIZE = 32
+LR, LR_OF_ATTENTION = 5e-3, 2e-4
+"""Learning rates where none was given."""
 Progress = Callable[[int, int, float], None]
 """(epochs done, epochs in all, mean loss of the last one)"""
 BatchLoss = Callable[[nn.Module, nn.Module, Callable[[], Tensor], str, Inputs], Tensor]
@@ -100,8 +105,9 @@ def distill_(
         ProofError: several processes have different models, numbers of inputs or states.
     """
     one = picked(inputs, torch.arange(1))
+    lr = default_lr(record(small, one)) if recovery.lr is None else recovery.lr
     with _trainable(dense, small) as parameters, layer_distance(dense, small, recipe, one) as layers:
-        training = _begin(small, parameters, sample_count(inputs), recovery)
+        training = _begin(small, parameters, sample_count(inputs), recovery, lr)
         if state is not None and state.exists():
             training.resume_(state)
         _begin_together(dense, small, recipe, inputs, len(training.losses))
@@ -139,9 +145,17 @@ def _is_setting(parameter: nn.Parameter) -> bool:
     return not parameter.requires_grad and parameter.numel() == 1
 
 
-def _begin(small: nn.Module, parameters: list[nn.Parameter], count: int, recovery: Recovery) -> TrainingState:
+def default_lr(graph: OpGraph) -> float:
+    """Return the learning rate of a model for which none was given: at that of convolutions attention diverges."""
+    attends = any(op.name in ATTENTION or op.name in BATCHED_PRODUCTS for op in graph.ops)
+    return LR_OF_ATTENTION if attends else LR
+
+
+def _begin(
+    small: nn.Module, parameters: list[nn.Parameter], count: int, recovery: Recovery, lr: float
+) -> TrainingState:
     """Return the state before the first epoch; count: inputs."""
-    optimizer = torch.optim.AdamW(parameters, recovery.lr, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(parameters, lr, weight_decay=0.0)
     share = lr_curve(recovery.epochs * -(-count // BATCH_SIZE), recovery.warmup)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
     plan = asdict(recovery)

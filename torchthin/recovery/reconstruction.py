@@ -2,13 +2,15 @@
 
 One pass of the dense model notes some outputs of every product. One pass of the thinned model then stops at every product in
 turn: its remaining weights are fitted, by least squares, so that the inputs it really gets, from layers fitted before it,
-give what the dense model gave; the pass continues with the new weights. After He et al. 2017 (arXiv 1707.06168) and, for
-fitting thinned inputs to dense outputs, Zhang et al. 2016 (arXiv 1505.06798).
+give what the dense model gave; the pass continues with the new weights. Where the result is added to something that is there
+already (a residual stream), the sum is fitted, so that a layer makes up for errors of those before it. After He et al. 2017
+(arXiv 1707.06168) and, for fitting thinned inputs to dense outputs, Zhang et al. 2016 (arXiv 1505.06798).
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -24,6 +26,7 @@ from torchthin.graph.operators import LAYER_PRODUCTS, operator_name
 from torchthin.graph.recorder import record
 from torchthin.importance.product_rows import Product, grouped
 from torchthin.recovery.layers import Layer, find_layers, products
+from torchthin.recovery.residuals import residuals
 from torchthin.recovery.ridge import Fit, fit
 from torchthin.thinning.recipe import Recipe
 
@@ -57,12 +60,15 @@ def reconstruct_(dense: nn.Module, small: nn.Module, recipe: Recipe, inputs: Inp
     found, left = find_layers(graphs[1].live(), small)
     numbers = {op.index: number for number, op in enumerate(products(graphs[1]))}
     layers = {numbers[layer.op]: layer for layer in found}
+    beside = [residuals(graph) for graph in graphs]
+    of_dense, of_small = ({n: one[n] for n in layers if n in beside[0] and n in beside[1]} for one in beside)
     del graphs
     state = dict(state_tensors(dense))
-    targets = _Targets({number: _kept(recipe, layer.weight, state) for number, layer in layers.items()})
+    kept = {number: _kept(recipe, layer.weight, state) for number, layer in layers.items()}
+    targets = _Targets(of_dense, kept)
     with evaluation_mode(dense), following(dense, targets):
         call(dense, inputs)
-    refit = _Refit(dict(state_tensors(small)), layers, targets.found, recipe, state)
+    refit = _Refit(of_small, dict(state_tensors(small)), layers, targets.found, recipe, state)
     with evaluation_mode(small), following(small, refit):
         call(small, inputs)
     return Reconstruction(tuple(refit.fitted), (*left, *refit.left))
@@ -75,17 +81,40 @@ def _kept(recipe: Recipe, name: str, state: Mapping[str, Tensor]) -> Tensor:
 
 
 class _ProductMode(CountingMode, ABC):
-    """Stops at every product of a run."""
+    """Stops at every product of a run, and keeps what its result is added to."""
 
-    def __init__(self) -> None:
+    def __init__(self, residual: Mapping[int, int]) -> None:
+        """residual: see `residuals`."""
         super().__init__()
         self._seen = 0
+        self._residual = residual
+        self._uses = Counter(residual.values())
+        self._held: dict[int, Tensor] = {}
 
     def execute(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if operator_name(func) not in LAYER_PRODUCTS:
-            return func(*args, **kwargs)
-        self._seen += 1
-        return self.on_product(self._seen - 1, Product.of(func, args, kwargs))
+        if operator_name(func) in LAYER_PRODUCTS:
+            self._seen += 1
+            result: Any = self.on_product(self._seen - 1, Product.of(func, args, kwargs))
+        else:
+            result = func(*args, **kwargs)
+        if self.completed in self._uses:
+            self._held[self.completed] = result if isinstance(result, Tensor) else result[0]
+        return result
+
+    def residual_rows(self, number: int, product: Product, places: Tensor) -> Tensor | None:
+        """Return what is added to the result of a product at the places, (rows, channels); None where nothing is."""
+        source = self._residual.get(number)
+        if source is None:
+            return None
+        held = self._held.get(source)
+        self._uses[source] -= 1
+        if not self._uses[source]:
+            self._held.pop(source, None)
+        if held is None:
+            return None
+        if product.options is None:
+            held = held.reshape(-1, held.shape[-1])
+        return product.output_rows(held, places)
 
     @abstractmethod
     def on_product(self, number: int, product: Product) -> Tensor:
@@ -100,13 +129,15 @@ class _Target:
     """See `Product.places`."""
     rows: Tensor
     """(rows, kept channels)"""
+    summed: Tensor | None
+    """The same with what is added to it, if anything."""
 
 
 class _Targets(_ProductMode):
     """Notes what the products of the dense model give."""
 
-    def __init__(self, kept: Mapping[int, Tensor]) -> None:
-        super().__init__()
+    def __init__(self, residual: Mapping[int, int], kept: Mapping[int, Tensor]) -> None:
+        super().__init__(residual)
         self._kept = kept
         self.found: dict[int, _Target] = {}
 
@@ -116,7 +147,10 @@ class _Targets(_ProductMode):
         if kept is not None:
             places = product.places(number)
             rows = product.output_rows(result, places)
-            self.found[number] = _Target(places, rows[:, kept.to(rows.device)].float())
+            kept = kept.to(rows.device)
+            beside = self.residual_rows(number, product, places)
+            summed = None if beside is None else (rows + beside)[:, kept].float()
+            self.found[number] = _Target(places, rows[:, kept].float(), summed)
         return result
 
 
@@ -124,6 +158,7 @@ class _Targets(_ProductMode):
 class _Refit(_ProductMode):
     """Fits the products of the thinned model as they come."""
 
+    residual: Mapping[int, int]
     tensors: Mapping[str, Tensor]
     """Of the thinned model; changed in place."""
     layers: Mapping[int, Layer]
@@ -134,7 +169,7 @@ class _Refit(_ProductMode):
     left: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        super().__init__()
+        super().__init__(self.residual)
 
     def on_product(self, number: int, product: Product) -> Tensor:
         layer = self.layers.get(number)
@@ -144,7 +179,7 @@ class _Refit(_ProductMode):
         if factors is None or product.kwargs:
             self.left.append(f"{layer.weight}: the layer uses something else than a multiple of it")
             return product.run()
-        found = self._fit(layer, product, self.targets[number])
+        found = self._fit(number, layer, product)
         if found is None:
             return product.run()
         self.fitted.append(layer.weight)
@@ -153,13 +188,16 @@ class _Refit(_ProductMode):
         self._store_(layer, weight, shift, factors)
         return replace(product, weight=weight, bias=None if product.bias is None else shift).run()
 
-    def _fit(self, layer: Layer, product: Product, target: _Target) -> Fit | None:
+    def _fit(self, number: int, layer: Layer, product: Product) -> Fit | None:
+        target = self.targets[number]
         groups, weight, bias = product.groups, product.weight, product.bias
         if layer.mean is not None:  # the old mean holds the constants that were absorbed into it
             bias = self._dense_mean(layer.mean) - self.tensors[layer.mean]
+        beside = self.residual_rows(number, product, target.places)
+        wanted = target.rows if target.summed is None or beside is None else target.summed - beside
         return fit(
             product.input_rows(target.places).float(),
-            grouped(target.rows, groups),
+            grouped(wanted, groups),
             weight.float().reshape(groups, weight.shape[0] // groups, -1),
             None if bias is None else bias.float().reshape(groups, -1),
             intercept=bias is not None,

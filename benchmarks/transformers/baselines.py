@@ -1,0 +1,96 @@
+"""What a few dozen lines do without torchthin: whole heads and neurons by energy, output layers refitted by ridge; Wanda."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterable, Iterator
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+RIDGE = 1e-3
+"""Strength, times the mean variance of an input."""
+
+
+@torch.no_grad()
+def by_energy(model: nn.Module, inputs: dict[str, Tensor], ratio: float) -> nn.Module:
+    """Return a copy with the heads and neurons of least energy at zero, layer by layer, each output layer refitted.
+
+    The energy is the mean square of what a head or neuron adds to the output layer. The refit sees the inputs that arrive
+    from layers cut before, and aims at what the dense layer gives. Padding is left out.
+    """
+    small = copy.deepcopy(model)
+    layers = dict(_output_layers(model))
+    arrived = _inputs(model, layers, inputs)
+    for name, units in layers.items():
+        dense, layer = model.get_submodule(name), small.get_submodule(name)
+        before, after = arrived[name], _inputs(small, [name], inputs)[name]
+        wanted = before @ dense.weight.T + dense.bias
+        width = before.shape[1] // units
+        power = dense.weight.square().sum(0) * after.square().mean(0)
+        order = power.reshape(units, width).sum(1).argsort(descending=True)
+        kept = order[: units - int(ratio * units)].sort().values
+        columns = (kept[:, None] * width + torch.arange(width)).flatten()
+        weight, bias = _ridge(after[:, columns], wanted)
+        layer.weight.zero_()
+        layer.weight[:, columns] = weight.float()
+        layer.bias.copy_(bias)
+    return small
+
+
+@torch.no_grad()
+def wanda(model: nn.Module, inputs: dict[str, Tensor], ratio: float) -> nn.Module:
+    """Return a copy without the share of each output's weights of least |w| times the norm of its input.
+
+    Sun et al. 2024, "A Simple and Effective Pruning Approach for Large Language Models" (arXiv 2306.11695).
+    """
+    small = copy.deepcopy(model)
+    for block in (f"bert.encoder.layer.{index}." for index in range(model.bert.config.num_hidden_layers)):
+        names = [n for n, m in small.named_modules() if isinstance(m, nn.Linear) and n.startswith(block)]
+        for name, arrived in _inputs(small, names, inputs).items():
+            weight = small.get_submodule(name).weight
+            score = weight.abs() * arrived.norm(dim=0)
+            weight.scatter_(1, score.argsort(1)[:, : int(ratio * score.shape[1])], 0.0)
+    return small
+
+
+def _output_layers(model: nn.Module) -> Iterator[tuple[str, int]]:
+    """Yield the layers after heads and neurons in the order in which they run, and the number of heads or neurons."""
+    config = model.bert.config
+    for index in range(config.num_hidden_layers):
+        yield f"bert.encoder.layer.{index}.attention.output.dense", config.num_attention_heads
+        yield f"bert.encoder.layer.{index}.output.dense", config.intermediate_size
+
+
+class _Enough(Exception):
+    """All that was asked for has arrived."""
+
+
+def _inputs(model: nn.Module, names: Iterable[str], inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return what arrives at each of the layers, (tokens, width), without padding; nothing after them is run."""
+    wanted = set(names)
+    found: dict[str, Tensor] = {}
+
+    def note(name: str, _: nn.Module, args: tuple[Tensor, ...]) -> None:
+        found[name] = args[0][inputs["attention_mask"].bool()]
+        if len(found) == len(wanted):
+            raise _Enough
+
+    handles = [model.get_submodule(n).register_forward_pre_hook(partial(note, n)) for n in wanted]
+    with contextlib.suppress(_Enough):
+        model(**inputs)
+    for handle in handles:
+        handle.remove()
+    return found
+
+
+def _ridge(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    x, y = inputs.double(), targets.double()
+    mean, target_mean = x.mean(0), y.mean(0)
+    x, y = x - mean, y - target_mean
+    within = x.T @ x
+    within.diagonal().add_(RIDGE * within.diagonal().mean())
+    weight = torch.linalg.solve(within, x.T @ y).T
+    return weight, target_mean - weight @ mean
