@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from nets.laws import masked_net
 from nets.small import lively
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -96,3 +97,27 @@ def test_the_width_of_tokens_goes_whatever_their_number_does(kept: bool) -> None
     assert (thin.tokens, thin.own.shape[0]) == ((2, 2) if kept else (4, 4))
     assert result.proof is not None
     assert result.proof.holds
+
+
+class Mixing(nn.Module):
+    """Mixes steps by a matrix as large as the longest input, of which a run reads a part."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down, self.mix = nn.Linear(5, 12), nn.Linear(12, 3), nn.Parameter(torch.randn(16, 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        t = x.shape[1]
+        return self.down(self.mix[:t, :t] @ self.up(x).relu())
+
+
+def test_what_a_short_example_leaves_out_of_a_parameter_stays_for_longer_inputs() -> None:
+    torch.manual_seed(0)
+    model = Mixing().eval()
+    result = torchthin.prune(model, torch.randn(2, 6, 5), 0.5, include=["*"])
+    assert result.proof is not None
+    assert result.proof.exact
+    assert result.model.up.out_features == 6
+    assert result.model.mix.shape == (16, 16)
+    longer = torch.randn(2, 15, 5)
+    torch.testing.assert_close(result.model(longer), masked_net(model, result.masks)(longer))

@@ -13,7 +13,7 @@ from torchthin.dependency import rules as rules  # registers every register_op
 from torchthin.dependency.labels import Axes, FlattenedAxis, LabelSpace, Reason, connected
 from torchthin.dependency.registry import Call, Contraction, SplitChoice, rule_of
 from torchthin.dependency.rules.elementwise import elementwise
-from torchthin.graph.operators import operator_name
+from torchthin.graph.operators import MOVES, operator_name
 from torchthin.graph.opgraph import Op, OpGraph
 
 
@@ -88,6 +88,7 @@ def propagate(
     _tie_recurrent(graph, run.space, state)
     if graph.idle:
         _freeze_idle(graph, run.space, state)
+    _freeze_left_out(graph, run, state)
     return Labels(
         graph,
         run.space,
@@ -131,6 +132,25 @@ def _freeze_idle(graph: OpGraph, space: LabelSpace, state: Mapping[str, Axes]) -
     for name in sorted(graph.idle):
         alone = ~np.isin(of_label[vectors[name]], np.concatenate([start[:0], *needed]))
         space.freeze(vectors[name][alone], Reason("computed, but part of no output"))
+
+
+_PARTS = frozenset({"aten.slice", "aten.select", "aten.narrow"})
+
+
+def _freeze_left_out(graph: OpGraph, run: _Propagation, state: Mapping[str, Axes]) -> None:
+    """Freeze entries of a parameter that the run left out where it read a part: a longer input may read them."""
+    weights = run.values.keys() - run.from_input
+    if not any(op.name in _PARTS and op.value("self") in weights for op in graph.ops):
+        return
+    read = np.zeros(run.space.count, np.bool_)
+    for value in {value for op in graph.ops if op.name not in MOVES for value in op.reads} & weights:
+        for axis in run.values[value]:
+            if axis is not None:
+                read[np.concatenate(axis.parts if isinstance(axis, FlattenedAxis) else (axis,))] = True
+    for axis in (axis for axes in state.values() for axis in axes if isinstance(axis, np.ndarray)):
+        left = axis[~read[axis]]
+        if left.size < axis.size:
+            run.space.freeze(left, Reason("the example inputs read no more of it, others may"))
 
 
 class _Propagation:
