@@ -290,3 +290,23 @@ def test_a_pooler_is_no_mlp_of_a_block() -> None:
     result = torchthin.prune(Pooled().eval(), some_tokens(), 0.5)
     assert result.model.pool.out_features == 12
     assert torchthin.prune(Pooled().eval(), some_tokens(), {"linear": 0.5}).model.pool.out_features == 6
+
+
+class Factored(nn.Module):
+    """An embedding narrower than the stream, which the output shares, as in ELECTRA and OPT."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.into, self.back = nn.Embedding(9, 4), nn.Linear(4, 8), nn.Linear(8, 4)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.back(self.into(self.words(tokens)).relu()) @ self.words.weight.t()
+
+
+def test_the_width_of_an_embedding_is_none_of_an_mlp() -> None:
+    found = kinds_in(Factored(), torch.randint(0, 9, (2, 5)))
+    assert (found["words.weight"], found["back.weight"]) == (
+        "output",
+        "embedding",
+    )  # rows of the table make logits
+    assert found["into.weight"] == "mlp"

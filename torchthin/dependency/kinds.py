@@ -154,7 +154,7 @@ class _Seen:
             return "head_dim"
         if self._met(comps, self.output):
             return OUTPUT
-        if not linear:
+        if not linear or self._met(comps, self.looked_up):
             return "embedding"
         return "mlp" if not self.residual.size or self._met(comps, self.added) else "linear"
 
@@ -216,6 +216,13 @@ class _Seen:
     def added(self) -> IntArray:
         """What layers read that write into the residual stream."""
         return self._of(read for _, read, made in self._layers if self._met(self._of([made]), self.residual))
+
+    @cached_property
+    def looked_up(self) -> IntArray:
+        """Columns of embeddings, also where a layer makes what is compared with them (tied heads)."""
+        labels = self.labels
+        tables = [op.value("weight") for op in labels.graph.ops if op.name == "aten.embedding"]
+        return self._of(labels.values[table][-1] for table in tables if table is not None)
 
     @cached_property
     def residual(self) -> IntArray:
