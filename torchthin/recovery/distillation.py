@@ -146,7 +146,7 @@ def _is_setting(parameter: nn.Parameter) -> bool:
 
 
 def default_lr(graph: OpGraph) -> float:
-    """Return the learning rate of a model for which none was given: at that of convolutions attention diverges."""
+    """Return the learning rate of a model for which none was given: that of convolutions makes attention worse."""
     attends = any(op.name in ATTENTION or op.name in BATCHED_PRODUCTS for op in graph.ops)
     return LR_OF_ATTENTION if attends else LR
 
