@@ -7,6 +7,8 @@ os.environ.setdefault(
 )  # before torch: processes and workers are compared with this one, bit by bit
 
 import sys
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -50,3 +52,12 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     (tmp_path / "net.py").write_text(NET)
     torch.save({"state_dict": trained_state(tmp_path), "epoch": 7, "arch": "tiny"}, tmp_path / "best.pth")
     return Workplace(tmp_path, capsys)
+
+
+@pytest.fixture
+def foreign_warnings() -> Iterator[None]:
+    """Warnings of other people's models are theirs; the suite turns ours into errors."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("error", module="torchthin")
+        yield

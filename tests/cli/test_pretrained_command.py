@@ -3,8 +3,7 @@
 import json
 import shutil
 import sys
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -39,12 +38,7 @@ class Tiny(PreTrainedModel):
 """
 
 
-@pytest.fixture(autouse=True)
-def _foreign_warnings() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        warnings.filterwarnings("error", module="torchthin")
-        yield
+pytestmark = pytest.mark.usefixtures("foreign_warnings")
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +19,7 @@ from torchthin.integrations.transformers import from_pretrained, save_pretrained
 TESTS = Path(__file__).parents[1]
 
 
-@pytest.fixture(autouse=True)
-def _foreign_warnings() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        warnings.filterwarnings("error", module="torchthin")
-        yield
+pytestmark = pytest.mark.usefixtures("foreign_warnings")
 
 
 EVEN = torchthin.Ratio({"mlp": 0.25}, even=True)

@@ -4,9 +4,6 @@ By default only the quick models of `conftest.QUICK` are collected. ``pytest tes
 torchvision's list and of the transformers families; `benchmarks/coverage.py` shows the same list with sizes and times.
 """
 
-import warnings
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import nn
@@ -15,14 +12,7 @@ from zoo.case import run, tensors, train_step
 
 import torchthin
 
-
-@pytest.fixture(autouse=True)
-def _foreign_warnings() -> Iterator[None]:
-    """Warnings of other people's models are theirs; the suite turns ours into errors."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        warnings.filterwarnings("error", module="torchthin")
-        yield
+pytestmark = pytest.mark.usefixtures("foreign_warnings")
 
 
 def test_thins_and_proves(case: Case) -> None:

@@ -5,6 +5,7 @@ A target says how much is removed and by which rule: `Ratio`, `Budget`, `Unstruc
 line and its help text here, and nowhere else. Importing this does not import torch, so that ``--help`` stays fast.
 """
 
+from torchthin.config.distiller import DISTILLER_METHODS, Distiller, DistillerMethod
 from torchthin.config.options import (
     Limit,
     check_share,
@@ -28,12 +29,9 @@ from torchthin.config.runs import (
     Schedule,
 )
 from torchthin.config.targets import (
-    DISTILLER_METHODS,
     NM,
     SCOPES,
     Budget,
-    Distiller,
-    DistillerMethod,
     Ratio,
     Target,
     Unstructured,

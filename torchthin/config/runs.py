@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any
 
+from torchthin.config.distiller import Distiller
 from torchthin.config.options import MOST_STEPS, check_whole, option, refuse
-from torchthin.config.targets import NM, Distiller, Ratio, Target, as_target
+from torchthin.config.targets import NM, Ratio, Target, as_target
 from torchthin.errors import ConfigError, near_matches
 
 CHANNEL_CRITERIA = (

@@ -10,7 +10,6 @@ from numbers import Real
 from typing import Any, ClassVar
 
 from torchthin.config.options import (
-    MOST_STEPS,
     Limit,
     check_share,
     check_whole,
@@ -20,7 +19,7 @@ from torchthin.config.options import (
     options_of,
     refuse,
 )
-from torchthin.errors import ConfigError, near_matches
+from torchthin.errors import ConfigError
 
 SCOPES = ("group", "global")
 LEAST_KEPT = 0.1
@@ -122,7 +121,7 @@ class Target:
         return {k: str(v) if isinstance(v, os.PathLike) else v for k, v in changed.items()}
 
 
-_SHARE = "share of channels or weights to prune, in [0, 1) (default: 0.5; with a budget or a chip the least share of channels, 0)"
+SHARE = "share of channels or weights to prune, in [0, 1) (default: 0.5; with a budget or a chip the least share of channels, 0)"
 _SCOPE = "group: the target holds in every group; global: over all (default: group)"
 _AT_LEAST = (
     "share of every group that is kept with --scope global or --allocation (default: 0.1, or half of "
@@ -159,7 +158,7 @@ class Ratio(Target):
     configuration describes all layers.
     """
 
-    ratio: float = option(0.5, "--target-sparsity", _SHARE, "SHARE")
+    ratio: float = option(0.5, "--target-sparsity", SHARE, "SHARE")
     scope: str = option("group", "--scope", _SCOPE)
     at_least: float | None = option(None, "--keep-at-least", _AT_LEAST, "SHARE")
     round_to: int = option(1, "--round-to", _ROUND_TO, "N")
@@ -221,7 +220,7 @@ def _by_kind(given: Any, target: Ratio) -> dict[str, float]:
         except (TypeError, ValueError):
             share = math.nan
         if not isinstance(key, str) or not key or not 0 <= share < 1:
-            refuse(target, "ratios", allowed, f"{key}={value}")
+            refuse(target, "ratios", allowed, f"{key}={value}" if key else value)
         found[key] = share
     return found
 
@@ -242,7 +241,7 @@ class Budget(Target):
         None, "--target-macs", "most multiply-accumulates per sample: 0.5x, or 40000000", "LIMIT"
     )
     params: str | int | None = option(None, "--target-params", _LIMIT_PARAMS, "LIMIT")
-    ratio: float = option(0.0, "--target-sparsity", _SHARE, "SHARE")
+    ratio: float = option(0.0, "--target-sparsity", SHARE, "SHARE")
     scope: str = option("group", "--scope", _SCOPE)
     at_least: float | None = option(None, "--keep-at-least", _AT_LEAST, "SHARE")
     round_to: int = option(1, "--round-to", _ROUND_TO, "N")
@@ -296,7 +295,7 @@ class Budget(Target):
 class Unstructured(Target):
     """Set a share of the single weights to zero: ``floor(sparsity * numel)`` of each tensor, or of all (``scope="global"``)."""
 
-    sparsity: float = option(0.5, "--target-sparsity", _SHARE, "SHARE")
+    sparsity: float = option(0.5, "--target-sparsity", SHARE, "SHARE")
     scope: str = option("group", "--scope", _SCOPE)
     at_least: float | None = option(None, "--keep-at-least", _AT_LEAST, "SHARE")
 
@@ -337,85 +336,6 @@ class NM(Target):
     def to_dict(self) -> dict[str, Any]:
         """Return the pattern and what it stands for, by their keys in configuration files."""
         return {"target_sparsity": self.share, "pattern": f"{self.n}:{self.m}"}
-
-
-@dataclass(frozen=True)
-class DistillerMethod:
-    """How a pruner of Distiller decides."""
-
-    description: str
-    """One line for lists and help texts."""
-    norm: str | None
-    """What ranks filters or input channels: l1 or l2. None: single weights by magnitude."""
-    axis: int = 0
-    """0: filters. 1: input channels."""
-    agp: bool = False
-    """Whether its sparsity grows by AGP."""
-    backend: str | None = None
-    """Distiller's own class, where `Distiller(backend="distiller")` can run it."""
-
-
-DISTILLER_METHODS: dict[str, DistillerMethod] = {
-    "agp-structured": DistillerMethod(
-        "filters of least mean |w|, AGP", "l1", 0, True, "L1RankedStructureParameterPruner_AGP"
-    ),
-    "l1-structured": DistillerMethod(
-        "filters of least mean |w|, at once", "l1", 0, False, "L1RankedStructureParameterPruner"
-    ),
-    "agp-unstructured": DistillerMethod(
-        "single weights of least |w|, AGP", None, 0, True, "AutomatedGradualPruner"
-    ),
-    "l2-structured": DistillerMethod("filters of least L2 norm, at once", "l2"),
-    "agp-l2-structured": DistillerMethod("filters of least L2 norm, AGP", "l2", 0, True),
-    "l1-channels": DistillerMethod("input channels of least mean |w|, at once", "l1", 1),
-    "agp-l1-channels": DistillerMethod("input channels of least mean |w|, AGP", "l1", 1, True),
-    "level": DistillerMethod("single weights of least |w|, at once", None),
-}
-"""Methods of Distiller that take a sparsity."""
-
-
-@dataclass(frozen=True)
-class Distiller(Target):
-    """Distiller's masks bit for bit, ties and overshoot included, every tensor ranked alone.
-
-    `agp_steps` is the range of its AGP methods, which are called at their end; few steps overshoot the target. With
-    ``backend="distiller"`` the installed Distiller makes the masks itself.
-    """
-
-    method: str = "agp-structured"
-    sparsity: float = option(0.5, "--target-sparsity", _SHARE, "SHARE")
-    agp_steps: int = option(10, "--agp-steps", "steps in which AGP reaches the target (default: 10)", "N")
-    backend: str | None = option(
-        None, "--backend", "distiller: the installed Distiller makes these masks itself", "TOOL"
-    )
-
-    share_name = "sparsity"
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.method, str) or self.method not in DISTILLER_METHODS:
-            hint = near_matches(self.method, DISTILLER_METHODS) if isinstance(self.method, str) else ""
-            refuse(self, "method", f"one of {', '.join(DISTILLER_METHODS)}", self.method, hint)
-        check_share(self, "sparsity", one=True)
-        check_whole(self, "agp_steps", 1, MOST_STEPS)
-        if self.backend not in (None, "distiller"):
-            refuse(self, "backend", "None or 'distiller'", self.backend)
-        own = [name for name, method in DISTILLER_METHODS.items() if method.backend]
-        if self.backend and self.method not in own:
-            refuse(self, "method", f"one of {', '.join(own)} with backend='distiller'", self.method)
-
-    @property
-    def structured(self) -> bool:  # type: ignore[override]
-        """Whether whole filters or input channels go."""
-        return self.rule.norm is not None
-
-    @property
-    def rule(self) -> DistillerMethod:
-        """How the method decides."""
-        return DISTILLER_METHODS[self.method]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields that differ from their defaults, by their keys in configuration files."""
-        return {**super().to_dict(), "compat": "distiller"}
 
 
 def as_target(value: Any) -> Target:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -221,36 +221,21 @@ def select_channels(
     return {group.name: ~lost for group, lost in zip(chosen, gone, strict=True)}
 
 
-def select_by_share(
+def by_share(
     groups: Iterable[Group],
-    scores: Mapping[str, FloatArray],
     shares: Mapping[str, float],
-    scope: str = "group",
-    previous: Mapping[str, BoolArray] | None = None,
-    *,
-    keep_at_least: float = 0.0,
-    absolute: bool = False,
-    round_to: int = 1,
+    select: Callable[[Sequence[Group], float], Mapping[str, BoolArray]],
 ) -> dict[str, BoolArray]:
-    """Return which channels stay where groups are asked for shares of their own: `select_channels` for each share.
+    """Return what `select` chooses where groups are asked for shares of their own: groups of one share are given it together.
 
-    shares: group name -> share; with ``scope="global"`` groups of one share are ranked together.
+    shares: group name -> share.
     """
     alike: dict[float, list[Group]] = {}
     for group in groups:
         alike.setdefault(shares[group.name], []).append(group)
     found: dict[str, BoolArray] = {}
     for share, same in alike.items():
-        found |= select_channels(
-            same,
-            scores,
-            share,
-            scope,
-            previous,
-            keep_at_least=keep_at_least,
-            absolute=absolute,
-            round_to=round_to,
-        )
+        found |= select(same, share)
     return found
 
 

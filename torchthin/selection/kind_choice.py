@@ -30,6 +30,13 @@ class KindChoice:
     """Kinds that are cut; none named: all."""
     default: tuple[str, ...] = ()
     """Kinds that are cut where none is named, and that patterns reach; none: all."""
+    even: bool = False
+    """Groups of one kind are cut alike."""
+
+    @property
+    def decides(self) -> bool:
+        """Whether the result depends on the kinds of groups; else nobody needs to find them."""
+        return bool(self.asked or self.default or self.even)
 
     @property
     def asked(self) -> frozenset[str]:
@@ -50,7 +57,7 @@ class KindChoice:
                 "The kinds heads and head_dim cannot be cut in one run: they divide the same weights in two ways. "
                 "Prune twice, the second time with the other kind."
             )
-        return cls(ratios, kinds, default)
+        return cls(ratios, kinds, default, bool(getattr(target, "even", False)))
 
     def among(self, groups: Sequence[Group], kinds: Kinds, axes: Mapping[str, int]) -> Chosen:
         """Return which of `groups` are cut.

@@ -6,8 +6,9 @@ here, `BudgetRule` in `budget.py`, the chip's rule in `torchthin.max7800x`. `Dea
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from torchthin.config import Target
 from torchthin.dependency.components import Grouping
 from torchthin.dependency.groups import Group, IntArray, Member
-from torchthin.dependency.kinds import kinds_of
+from torchthin.dependency.kinds import Kinds, kinds_of
 from torchthin.dependency.producers import makers, producers
 from torchthin.dependency.propagate import Labels
 from torchthin.graph.clone import modules_of, state_tensors
@@ -33,7 +34,7 @@ from torchthin.graph.parametrized import (
 from torchthin.importance.scores import Ranking, is_filter_member, ranked
 from torchthin.importance.statistics import Measure
 from torchthin.selection.balance import balanced_keep, must_stay
-from torchthin.selection.channels import select_by_share, shares_at
+from torchthin.selection.channels import by_share, select_channels, shares_at
 from torchthin.selection.kind_choice import Chosen, KindChoice, evened
 from torchthin.selection.masks import axis_mask, channel_masks
 from torchthin.selection.prunable_weights import PrunableWeights
@@ -81,18 +82,21 @@ class RatioRule:
     def choose(self, among: Candidates) -> tuple[Keeps, Any]:
         """Return the selection at the target's share."""
         shares = shares_at(among.groups, among.chosen.shares, self.target.share)
-        keeps = select_by_share(
-            among.groups,
+        keeps = by_share(among.groups, shares, partial(self._select, among))
+        if self.even:
+            keeps = evened(among.groups, keeps, among.scores, among.chosen.kinds, self.round_to)
+        return keeps, None
+
+    def _select(self, among: Candidates, groups: Sequence[Group], share: float) -> Keeps:
+        return select_channels(
+            groups,
             among.scores,
-            shares,
+            share,
             self.target.scope,
             keep_at_least=self.target.floor,
             absolute=among.ranking.absolute,
             round_to=self.round_to,
         )
-        if self.even:
-            keeps = evened(among.groups, keeps, among.scores, among.chosen.kinds, self.round_to)
-        return keeps, None
 
 
 @dataclass(frozen=True)
@@ -151,7 +155,8 @@ class ImportanceSelector:
             if producers_of(group, axes) & wanted
             and not any(m.parameter in kept and (m.parameter, m.axis) not in read for m in group.members)
         ]
-        chosen = self.choice.among(groups, kinds_of(grouping, labels), axes)
+        kinds = kinds_of(grouping, labels) if self.choice.decides else Kinds({}, {})
+        chosen = self.choice.among(groups, kinds, axes)
         groups = [group for group in groups if group.name in chosen.cut]
         measured = None if self.statistics is None else self.statistics.at(grouping, labels, axes)
         ranking = ranked(groups, weights, axes, self.criterion, measured, self.seed)

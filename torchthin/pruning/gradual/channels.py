@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NoReturn
 
 import numpy as np
@@ -26,7 +26,7 @@ from torchthin.pruning.gradual.mask_state import UNTHINNED
 from torchthin.pruning.gradual.sharding import WholeTensors, is_sharded
 from torchthin.pruning.one_shot import asked_of_groups
 from torchthin.report.prune_report import Filters, share
-from torchthin.selection.channels import FloatArray, select_by_share, shares_at
+from torchthin.selection.channels import FloatArray, by_share, select_channels, shares_at
 from torchthin.selection.kind_choice import evened
 from torchthin.selection.masks import axis_mask
 from torchthin.selection.selection import BoolArray, Keeps, Selection
@@ -101,16 +101,17 @@ class ChannelMasks:
         """Score the channels that are there and mask the least important, as many as `sparsity` asks for."""
         ranking = self.ranking(model, config)
         scores = {name: self._full_size(name, each) for name, each in ranking.scores.items()}
-        found = select_by_share(
-            self.groups,
-            scores,
-            shares_at(self.groups, self.shares, sparsity),
-            config.target.scope,
-            self.kept,
+        select = partial(
+            select_channels,
+            scores=scores,
+            scope=config.target.scope,
+            previous=self.kept,
             keep_at_least=config.target.floor,
             absolute=ranking.absolute,
             round_to=config.target.round_to if isinstance(config.target, Ratio) else 1,
         )
+        shares = shares_at(self.groups, self.shares, sparsity)
+        found = by_share(self.groups, shares, lambda same, share: select(same, target_sparsity=share))
         if isinstance(config.target, Ratio) and config.target.even:
             first = {name: np.where(self.kept[name], each, -np.inf) for name, each in scores.items()}
             found = evened(self.groups, found, first, self.kinds, config.target.round_to)
