@@ -39,7 +39,10 @@ def test_a_configuration_file_says_the_same(models: Workplace) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--ratio", "mlp"), "The ratios of Ratio (--ratio) must be kinds or patterns with shares"),
+        (
+            ("--ratio", "mlp"),
+            "The ratios of Ratio (--ratio) must be kinds or patterns with shares in [0, 1), such as mlp=0.3. Got 'mlp'.",
+        ),
         (
             ("--ratio", "channels=0.5"),
             "The model has no channels that can be removed. It has hidden (1 group)",
