@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from torchthin.config import Recovery
+from torchthin.dependency.kinds import attends
 from torchthin.errors import InputError
 from torchthin.evaluation.distance import floating, output_distance
 from torchthin.graph.clone import state_tensors
 from torchthin.graph.inputs import Inputs, call
-from torchthin.graph.operators import ATTENTION, BATCHED_PRODUCTS
 from torchthin.graph.opgraph import OpGraph
 from torchthin.graph.recorder import record
 from torchthin.io.calibration import picked
@@ -147,8 +147,7 @@ def _is_setting(parameter: nn.Parameter) -> bool:
 
 def default_lr(graph: OpGraph) -> float:
     """Return the learning rate of a model for which none was given: that of convolutions makes attention worse."""
-    attends = any(op.name in ATTENTION or op.name in BATCHED_PRODUCTS for op in graph.ops)
-    return LR_OF_ATTENTION if attends else LR
+    return LR_OF_ATTENTION if attends(graph) else LR
 
 
 def _begin(
