@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from tiny_pretrained import FAMILIES, T
+from tiny_tokenizers import fast, word_piece
 
 from torchthin.cli.main import main
 
@@ -20,7 +21,7 @@ def test_the_page_runs(
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     commands = re.findall(r"^    torchthin (.*)$", PAGE, re.MULTILINE)
-    assert (len(blocks), len(commands)) == (2, 1)
+    assert (len(blocks), len(commands)) == (2, 2)
     names: dict[str, object] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of transformers
@@ -28,12 +29,23 @@ def test_the_page_runs(
         for code in blocks:
             exec(compile(code, "page.py", "exec"), names)
         shown = capsys.readouterr().out.splitlines()
-        assert main(shlex.split(commands[0])) == 0
+        _write_bert()
+        assert [main(shlex.split(command)) for command in commands] == [0, 0]
+        german = T.AutoTokenizer.from_pretrained("my-bert-german")
         loaded = T.AutoModelForCausalLM.from_pretrained("my-llama-small").state_dict()
     assert shown[0].startswith("exact: ")
+    assert len(german) < len(T.AutoTokenizer.from_pretrained("my-bert"))
     assert shown[1:] == ["36 of 48", "1 of 2"]
     uneven = names["smaller"].state_dict()
     expected = names["result"].model.state_dict()
     for state in (loaded, uneven):
         assert state.keys() == expected.keys()
         assert all(torch.equal(state[name], value) for name, value in expected.items())
+
+
+def _write_bert() -> None:
+    tokenizer, model = fast(word_piece()), FAMILIES["bert"].model()
+    model.resize_token_embeddings(len(tokenizer))
+    model.save_pretrained("my-bert")
+    tokenizer.save_pretrained("my-bert")
+    Path("german.txt").write_text("the fox removes channels\n", encoding="utf-8")

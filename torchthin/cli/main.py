@@ -15,6 +15,7 @@ from torchthin.cli import (
     report,
     sensitivity,
     verify,
+    vocabulary,
 )
 from torchthin.cli.console import Parser, run_command
 from torchthin.cli.flags import Command
@@ -33,6 +34,7 @@ COMMANDS: dict[str, Command] = {
     "export": export.COMMAND,
     "report": report.COMMAND,
     "verify": verify.COMMAND,
+    "vocabulary": vocabulary.COMMAND,
     "bench": bench.COMMAND,
     "chip": chip.COMMAND,
     "completion": completion.COMMAND,

@@ -67,11 +67,15 @@ def write_pretrained(
     *,
     described: bool,
     max_shard_size: str,
+    more: Callable[[Path], object] | None = None,
 ) -> None:
-    """Do what `save_pretrained` says, with the report in the model card."""
+    """Do what `save_pretrained` says, with the report in the model card.
+
+    more: changes the files of the tokenizer, which were copied.
+    """
     check_pretrained(model, "save_pretrained")
     target = check_folder(folder)
-    write = partial(_write_model, model, report=report, max_shard_size=max_shard_size)
+    write = partial(_write_model, model, report=report, max_shard_size=max_shard_size, more=more)
     if not described:
         config = full_size_config(model)
         write_folder(target, lambda made: write(config, made, described=False))
@@ -108,6 +112,7 @@ def _write_model(
     report: PruneReport | None,
     max_shard_size: str,
     described: bool,
+    more: Callable[[Path], object] | None,
 ) -> None:
     twin: Any = clone(model, lambda name, tensor: tensor)  # its configuration is exchanged, not the caller's
     twin.config = config
@@ -118,6 +123,8 @@ def _write_model(
     if not described and recipe is not None:
         (made / RECIPE).write_text(json.dumps(recipe.to_dict()), encoding="utf-8")
     copy_rest(model, made)
+    if more is not None:
+        more(made)
     text = model_card(type(model).__name__, report, described=described, base=_base(model))
     (made / CARD).write_text(text, encoding="utf-8")
 
