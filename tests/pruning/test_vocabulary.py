@@ -103,5 +103,5 @@ def test_what_cannot_be_done_is_said() -> None:
         keep_tokens(model, tokenizer=object(), texts=["a"])
     with pytest.raises(InputError, match="has no embedding of tokens"):
         keep_tokens(FAMILIES["vit"].model(), [1])
-    with pytest.raises(InputError, match="must be the model's. It has a token with the id"):
+    with pytest.raises(InputError, match=r"must be the model's. It has a token with the id"):
         keep_tokens(model, tokenizer=fast(word_piece()), texts=["the"])
