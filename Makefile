@@ -29,7 +29,7 @@ $(VENV)/.base: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(VENV)/.dev: $(VENV)/.base
 	$(PIP) -e '.[dev]'
-	$(PIP) --no-deps torchvision
+	$(PIP) --no-deps torchvision timm
 	touch $@
 
 $(VENV)/.docs: $(VENV)/.base

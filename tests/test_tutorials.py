@@ -1,0 +1,90 @@
+"""The pages of docs/tutorials do what they say, from top to bottom, on small models."""
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_pretrained import FAMILIES, T
+from tiny_tokenizers import CORPUS, bytes_bpe, fast, word_piece
+
+from torchthin.cli.main import main
+
+PAGES = Path(__file__).parents[1] / "docs" / "tutorials"
+
+pytestmark = pytest.mark.usefixtures("foreign_warnings")
+
+
+def run(page: str) -> dict[str, Any]:
+    """Run the blocks of Python and the commands of a page in their order; return the names that it defines."""
+    names: dict[str, Any] = {}
+    text = (PAGES / page).read_text(encoding="utf-8")
+    for code, command in re.findall(
+        r"```python\n(.*?)```|^    torchthin (.*?)$", text, re.DOTALL | re.MULTILINE
+    ):
+        if code:
+            exec(compile(code, page, "exec"), names)
+        else:
+            assert main(shlex.split(command)) == 0
+    return names
+
+
+def test_a_language_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tokenizer, model = fast(bytes_bpe()), FAMILIES["llama"].model()
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    model.save_pretrained("my-llm")
+    tokenizer.save_pretrained("my-llm")
+    Path("texts.txt").write_text("\n".join(CORPUS[:2] * 30), encoding="utf-8")
+    names = run("language-model.md")
+    shown = capsys.readouterr().out
+    assert names["smaller"].config.intermediate_size == 36
+    assert "exact: " in shown and re.search(r"perplexity [\d.]+ -> [\d.]+", shown)
+    assert T.AutoModelForCausalLM.from_pretrained("my-llm-smaller").config.vocab_size < len(tokenizer)
+
+
+def test_a_vision_transformer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    timm = pytest.importorskip("timm")
+    Image = pytest.importorskip("PIL.Image")
+    monkeypatch.chdir(tmp_path)
+    Path("pictures").mkdir()
+    drawn = np.random.default_rng(0)
+    for number in range(4):
+        Image.fromarray(drawn.integers(0, 255, (240, 250, 3), dtype=np.uint8)).save(f"pictures/{number}.png")
+    small = {"depth": 2, "embed_dim": 48, "num_heads": 3, "img_size": 64}
+    overlay = {"input_size": (3, 64, 64)}
+    make = timm.create_model
+
+    def small_model(name: str, pretrained: bool = False) -> Any:
+        return make(name, pretrained_cfg_overlay=overlay, **small)
+
+    monkeypatch.setattr(timm, "create_model", small_model)
+    torch.manual_seed(0)
+    names = run("vision-transformer.md")
+    assert names["result"].proof.holds
+    assert capsys.readouterr().out.count("True") >= 1
+
+
+def test_a_text_classifier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    tokenizer = fast(word_piece())
+    torch.manual_seed(0)
+    config = T.BertConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_labels=3,
+    )  # fmt: skip
+    T.BertForSequenceClassification(config).save_pretrained("my-classifier")
+    tokenizer.save_pretrained("my-classifier")
+    Path("texts.txt").write_text("\n".join(CORPUS), encoding="utf-8")
+    names = run("text-classifier.md")
+    assert names["smaller"].config.intermediate_size == 24
+    assert set(names["smaller"].state_dict()) == set(names["model"].state_dict())
+
+
+def test_every_tutorial_is_run() -> None:
+    tested = Path(__file__).read_text(encoding="utf-8")
+    assert [page.name for page in PAGES.glob("*.md") if f'run("{page.name}")' not in tested] == []
