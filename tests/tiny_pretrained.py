@@ -36,6 +36,8 @@ class Family:
     inputs: dict[str, torch.Tensor]
     heads: bool = False
     """Whether its configuration has heads of a width of their own, so that fewer of them can be described."""
+    kind: str = "mlp"
+    """What a test cuts."""
 
     def model(self) -> Any:
         torch.manual_seed(0)
@@ -59,6 +61,20 @@ FAMILIES = {
         lambda: T.Qwen3ForCausalLM(T.Qwen3Config(**_GROUPED, head_dim=8, tie_word_embeddings=True)),
         TEXT,
         heads=True,
+    ),
+    "mixtral": Family(
+        "AutoModelForCausalLM",
+        lambda: T.MixtralForCausalLM(T.MixtralConfig(**_GROUPED, num_local_experts=4, num_experts_per_tok=2)),
+        TEXT,
+        kind="experts",
+    ),
+    "gpt-oss": Family(
+        "AutoModelForCausalLM",
+        lambda: T.GptOssForCausalLM(
+            T.GptOssConfig(**_GROUPED, head_dim=8, num_local_experts=4, num_experts_per_tok=2)
+        ),
+        TEXT,
+        kind="experts",
     ),
     "gpt2": Family(
         "AutoModelForCausalLM",

@@ -36,7 +36,7 @@ def config(folder: Path) -> dict[str, Any]:
 
 def test_a_process_without_this_package_loads_them_and_they_behave_alike(tmp_path: Path) -> None:
     for name, family in FAMILIES.items():
-        kinds = {"mlp": 0.25, **({"heads": 0.5} if family.heads else {})}
+        kinds = {family.kind: 0.25, **({"heads": 0.5} if family.heads else {})}
         result = pruned(name, torchthin.Ratio(kinds, even=True), proof="off")
         assert result.recipe
         result.save_pretrained(tmp_path / name)

@@ -24,6 +24,7 @@ KINDS = {
     "mlp": "width between linear layers, of which the last writes into the residual stream if there is one",
     "hidden": "residual stream: what blocks add to",
     "linear": "width between other linear layers, such as a pooler and a classifier",
+    "experts": "experts of a mixture, each with its row of the router",
     "states": "hidden states of recurrent layers",
     "embedding": "width of an embedding",
 }

@@ -20,6 +20,7 @@ from torchthin.graph.better_examples import trace_more
 from torchthin.graph.inputs import as_inputs, check_model, on_device_of
 from torchthin.graph.trace import Traced
 from torchthin.importance.scores import is_filter_member
+from torchthin.pruning.expert_plans import KIND, removable_experts
 from torchthin.report.inspection import (
     FrozenFacts,
     GroupFacts,
@@ -61,11 +62,19 @@ def inspect(model: nn.Module, example_inputs: Any, *, proof: str = "quick") -> I
     else:
         labels = propagate(traced.graph, units=whole_heads(traced.graph))
         grouping = find_groups(labels)
-    axes, kinds = with_tables(labels), kinds_of(grouping, labels).of_groups
+    axes, kinds = with_tables(labels), dict(kinds_of(grouping, labels).of_groups)
     groups = [group for group in grouping.groups.groups if group.name in kinds]
+    facts = [_group_facts(group, axes, kinds[group.name]) for group in groups]
+    experts, stuck = removable_experts(traced, how.proof, tried=tried)
+    for site in experts:
+        groups.append(site.group)
+        kinds[site.group.name] = KIND
+        facts.append(_group_facts(site.group, site.axes, KIND))
+    routers = {name for site in experts for name in site.axes} | stuck.keys()
+    frozen = tuple(item for item in _frozen_facts(grouping, axes) if item.weight not in routers)
     return Inspection(
-        tuple(_group_facts(group, axes, kinds[group.name]) for group in groups),
-        _frozen_facts(grouping, axes),
+        tuple(facts),
+        (*frozen, *(FrozenFacts(name, count, reason) for name, (count, reason) in stuck.items())),
         tuple(dict.fromkeys(op.name for op in labels.unknown)),
         tuple(name for name, _ in model.named_parameters() if name not in labels.graph.state),
         tried,

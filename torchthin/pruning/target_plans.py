@@ -22,6 +22,7 @@ from torchthin.graph.sample import one_sample
 from torchthin.graph.trace import Traced
 from torchthin.importance.registry import criterion as registered
 from torchthin.importance.statistics import Loss, Measure
+from torchthin.pruning.expert_plans import KIND, expert_plan
 from torchthin.report.sections import BudgetFacts, Budgets, Section
 from torchthin.selection.budget import BudgetRule
 from torchthin.selection.kind_choice import KindChoice
@@ -118,6 +119,10 @@ def thinning_for(target: Target, run: Run) -> tuple[ThinningPlan, tuple[Section,
 
 @thinning_for.register
 def _ratio(target: Ratio, run: Run) -> tuple[ThinningPlan, tuple[Section, ...]]:
+    if KIND in target.by_kind:
+        found = expert_plan(run.traced, run.targets, run.config, run.batches)
+        if found is not None:
+            return found, ()
     return run.plan(RatioRule(target, target.round_to, target.even)), ()
 
 

@@ -127,6 +127,11 @@ def _refusal(key: str, kinds: Kinds, known: Mapping[str, str]) -> KindError:
             f"The ratio (--ratio) of {key!r} goes to nothing: it is no kind ({', '.join(KINDS)}), and no weight that can be "
             f"pruned matches it.{near_matches(key, [*KINDS, *kinds.of_weights])}"
         )
+    if key == "experts":
+        return KindError(
+            "No experts can be removed here: prune removes them, by a ratio of their own (Ratio({'experts': 0.25}), "
+            f"--ratio experts=0.25), from a model with a router. The model has {_listed(known)}."
+        )
     frozen = [name for name, kind in kinds.of_weights.items() if kind == key]
     why = f" (those of {', '.join(frozen[:2])} cannot be removed: see torchthin inspect)" if frozen else ""
     return KindError(f"The model has no {key} that can be removed{why}. It has {_listed(known)}.")

@@ -170,7 +170,9 @@ def verify(reference: nn.Module, candidate: nn.Module, example_inputs: Any) -> P
     inputs = on_device_of(reference, as_inputs(example_inputs))
     precision = DOUBLE if all(map(_can_double, models)) else SINGLE
     expected, actual = (_outputs(model, inputs, precision) for model in models)
-    if precision is DOUBLE and isinstance(expected, Exception):  # code that insists on its own types
+    if precision is DOUBLE and any(
+        isinstance(found, Exception) for found in (expected, actual)
+    ):  # code with types of its own
         precision = SINGLE
         expected, actual = (_outputs(model, inputs, precision) for model in models)
     if isinstance(expected, Exception):

@@ -1,0 +1,271 @@
+"""Experts removed: the thinned model is compared with the dense one in which no router picks what was removed.
+
+A router's row of zeros is a logit of zero, which may well be picked. So nothing is masked: the dense model runs with the logits
+of removed experts at minus infinity, which no router picks and which has no share in a softmax. The numbers of experts that
+modules keep are found by trying: all that equal it change, then fewer, until the thinned model runs and computes the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from torchthin.dependency.components import Grouping, find_groups
+from torchthin.dependency.experts import Experts
+from torchthin.dependency.groups import ChannelGroups
+from torchthin.dependency.propagate import propagate
+from torchthin.errors import ProofError, one_line
+from torchthin.graph.inputs import Inputs, refreshed, resized
+from torchthin.graph.kept_integers import exchange_integers_
+from torchthin.graph.op_counter import CountingMode, run
+from torchthin.graph.precision import DOUBLE, SINGLE, Precision
+from torchthin.graph.trace import Traced
+from torchthin.graph.tracked import Attribute
+from torchthin.selection.selection import BoolArray, Selection
+from torchthin.thinning.attributes import has_known_sizes, sized_attributes
+from torchthin.thinning.constraints import Constraints, Proposal
+from torchthin.thinning.outcome import Success
+from torchthin.thinning.proof import Proof, compare, joined, not_run
+from torchthin.thinning.proof_models import Models
+from torchthin.thinning.recipe import Recipe, kept_indices
+from torchthin.thinning.survivors import Survivors
+from torchthin.thinning.trial_loop import ThinningPlan
+
+_TRIES = 64
+"""Sets of attributes that are tried."""
+
+
+@dataclass(frozen=True)
+class ExpertCut:
+    """What is kept of the experts of one router."""
+
+    experts: Experts
+    keep: BoolArray
+    """Shape (experts,)."""
+
+    @cached_property
+    def removed(self) -> Tensor:
+        """Numbers of the experts that are removed."""
+        return torch.from_numpy(np.flatnonzero(~self.keep))
+
+    @cached_property
+    def kept(self) -> Tensor:
+        """Numbers of the experts that are kept."""
+        return torch.from_numpy(np.flatnonzero(self.keep))
+
+
+class _Routed(CountingMode):
+    """Runs a model and changes the results of some ops of its record."""
+
+    def __init__(
+        self, traced: Traced, changes: Mapping[int, Callable[[Tensor], Tensor]], precision: Precision
+    ) -> None:
+        super().__init__(0, traced.graph.call_sites[0])
+        self.precision = precision
+        self._changes = changes
+        self.met: set[int] = set()
+
+    def execute(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run one op; what a router makes becomes what is asked for."""
+        result = self.compute(func, args, kwargs)
+        change = self._changes.get(self.completed) if self.recorded else None
+        if change is None:
+            return result
+        self.met.add(self.completed)
+        return change(result)
+
+
+def plan_experts(
+    traced: Traced, cuts: Sequence[ExpertCut], selection: Selection, constraints: Constraints
+) -> ThinningPlan:
+    """Return the plan that removes experts, tried and, unless nothing is to be compared, proved.
+
+    Args:
+        traced: the full-size model, left as it is, and its record.
+        cuts: of which routers experts are removed.
+        selection: the same as a selection among groups.
+        constraints: how much is compared.
+
+    Raises:
+        ProofError: no thinned model computes what the dense one does without these experts.
+    """
+    labels = propagate(traced.graph)
+    ties = find_groups(labels).components
+    grouping = Grouping(ChannelGroups(selection.groups), ties, {})
+    survivors = Survivors(labels, ties, np.zeros(ties.reason.size, np.bool_))
+    recipe = Recipe(*kept_indices(selection.groups, selection.keeps, traced.tensors))
+    recipe = replace(recipe, attributes=sized_attributes(traced.model, recipe))
+    draft = Proposal(
+        traced, constraints, labels, grouping, selection, recipe, survivors, frozenset(), None, ()
+    )  # fmt: skip
+    failed = ""
+    for number, attributes in enumerate(_attribute_sets(traced, cuts), 1):
+        proposal = replace(draft, recipe=replace(recipe, attributes=_joined(recipe.attributes, attributes)))
+        proof = _proof(proposal, cuts)
+        if proof.holds:
+            shown = None if constraints.proof == "off" else proof
+            return ThinningPlan(proposal, Success(proposal.recipe, proof=shown), number)
+        failed = failed or proof.sentence()
+    raise ProofError(
+        f"Experts of {cuts[0].experts.block} cannot be removed: without their logits the dense model computes something else "
+        f"than the thinned one ({failed}). Prune other kinds, or exclude the module."
+    )
+
+
+def _joined(*attributes: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    for each in attributes:
+        for path, values in each.items():
+            found.setdefault(path, {}).update(values)
+    return found
+
+
+def _attribute_sets(traced: Traced, cuts: Sequence[ExpertCut]) -> Iterator[dict[str, dict[str, int]]]:
+    """Yield the attributes that may have to change, with their new values: all first, those in configurations last."""
+    found = [(place, after) for cut in cuts for place, after in _numbers(traced, cut)]
+    own = list(dict.fromkeys(place.path for place, _ in found if "." not in place.path))
+    held = list(dict.fromkeys(place.path for place, _ in found if "." in place.path))
+    sets = [*_subsets(own), *([*own, *some] for some in _subsets(held) if some)]
+    for names in sets[:_TRIES]:
+        chosen: dict[str, dict[str, int]] = {}
+        for place, after in found:
+            if place.path in names:
+                chosen.setdefault(place.module, {})[place.path] = after
+        yield _joined(chosen, _above(traced, cuts, names))
+
+
+def _subsets(names: Sequence[str]) -> Iterator[list[str]]:
+    for size in range(len(names), -1, -1):
+        yield from map(list, combinations(names, size))
+
+
+def _numbers(traced: Traced, cut: ExpertCut) -> Iterator[tuple[Attribute, int]]:
+    """Yield the integers near a router that are its number of experts, with what is left of it."""
+    start = f"{cut.experts.block}." if cut.experts.block else ""
+    modules = [
+        (path, module)
+        for path, module in traced.modules.items()
+        if (path == cut.experts.block or path.startswith(start)) and not has_known_sizes(module)
+    ]
+    met: list[Attribute] = []
+
+    def note(place: Attribute, number: int) -> int:
+        if number == cut.experts.size:
+            met.append(place)
+        return number
+
+    exchange_integers_(modules, note)
+    yield from ((place, len(cut.kept)) for place in met)
+
+
+def _above(traced: Traced, cuts: Sequence[ExpertCut], names: Sequence[str]) -> dict[str, dict[str, int]]:
+    """Return the attributes of the same names in modules around all routers, where all lose the same."""
+    sizes = {(cut.experts.size, len(cut.kept)) for cut in cuts}
+    if len(sizes) != 1:
+        return {}
+    before, after = sizes.pop()
+    found: dict[str, dict[str, int]] = {}
+    for path, module in traced.modules.items():
+        around = all(not path or cut.experts.block.startswith(f"{path}.") for cut in cuts)
+        own = {name: after for name in names if around and vars(module).get(name) == before}
+        if own:
+            found[path] = own
+    return found
+
+
+def _proof(proposal: Proposal, cuts: Sequence[ExpertCut]) -> Proof:
+    """Compare in float64, where that costs too much or the code does not run in it in float32."""
+    large = proposal.traced.is_large and proposal.constraints.proof != "full"
+    failed: Exception | None = None
+    for precision in (SINGLE, DOUBLE) if large else (DOUBLE, SINGLE):
+        try:
+            proof = _Trial(proposal, cuts, precision).proof()
+        except _DoesNotRun as error:
+            failed = error
+            continue
+        if proof.holds or precision is DOUBLE:
+            return proof
+        failed = None
+    if failed is not None:
+        raise ProofError(f"The model does not run again as it was recorded ({failed}).") from failed
+    return proof
+
+
+class _DoesNotRun(Exception):
+    """The dense model does not run in this precision."""
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """The dense and the thinned model in one precision."""
+
+    proposal: Proposal
+    cuts: Sequence[ExpertCut]
+    precision: Precision
+
+    @cached_property
+    def models(self) -> tuple[nn.Module, nn.Module]:
+        """The dense model and the thinned one."""
+        models = Models(replace(self.proposal, selection=Selection({})), (), True)
+        return models.masked(self.precision), models.thinned(self.precision, self.proposal.recipe)
+
+    def proof(self) -> Proof:
+        """Compare on the example, with other numbers, at another size, and with logits that reach every expert."""
+        given = self.precision.inputs(self.proposal.traced.inputs)
+        first = self._compared(given, None)
+        if not first.holds or self.proposal.constraints.proof == "off":
+            return first
+        proofs = [first]
+        fresh = refreshed(given, seed=1, integers=True)
+        for inputs, drawn in ((given, 0), (fresh, None), *((other, None) for other in resized(fresh))):
+            with contextlib.suppress(_DoesNotRun):  # on inputs that the model does not take
+                proofs.append(self._compared(inputs, drawn))
+        return joined(proofs)
+
+    def _compared(self, inputs: Inputs, drawn: int | None) -> Proof:
+        """Compare on some inputs; drawn: seed of the logits that take the place of the routers' own."""
+        dense, thin = self.models
+        try:
+            expected = self._run(dense, inputs, self._changes(drawn, thinned=False))
+        except Exception as error:  # whatever the user's code raises
+            raise _DoesNotRun(one_line(error)) from error
+        try:
+            actual = self._run(thin, inputs, self._changes(drawn, thinned=True))
+        except Exception as error:  # whatever the user's code raises
+            return not_run(error, self.precision)
+        return compare(expected, expected, actual, self.precision)
+
+    def _run(
+        self, model: nn.Module, inputs: Inputs, changes: Mapping[int, Callable[[Tensor], Tensor]]
+    ) -> Any:
+        mode = _Routed(self.proposal.traced, changes, self.precision)
+        outputs = run(model, inputs, mode)
+        if mode.met != changes.keys():
+            raise ProofError("The model's routers do not run as they were recorded.")
+        return outputs
+
+    def _changes(self, drawn: int | None, *, thinned: bool) -> dict[int, Callable[[Tensor], Tensor]]:
+        found: dict[int, Callable[[Tensor], Tensor]] = {}
+        for cut in self.cuts:
+            for op in cut.experts.logits | cut.experts.shifted:
+                seed = drawn if op in cut.experts.logits else None
+                if seed is not None or not thinned:
+                    found[op] = partial(_changed, cut, None if seed is None else seed + op, thinned)
+        return found
+
+
+def _changed(cut: ExpertCut, seed: int | None, thinned: bool, logits: Tensor) -> Tensor:
+    """Return logits of which those of removed experts are minus infinity, of random numbers where a seed is given."""
+    if seed is not None:
+        shape = (*logits.shape[:-1], cut.experts.size)
+        drawn = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+        logits.copy_(drawn.index_select(-1, cut.kept) if thinned else drawn)
+    return logits if thinned else logits.index_fill_(-1, cut.removed.to(logits.device), -torch.inf)
