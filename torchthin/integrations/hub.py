@@ -1,0 +1,77 @@
+"""Pruned models of any class in folders and repositories as huggingface_hub has them (``pip install torchthin[hf]``).
+
+::
+
+    class ThinNet(HubModel):
+        factory = staticmethod(timm.create_model)            # what makes the full-size model
+
+    ThinNet({"model_name": "resnet18"}, result.model).save_pretrained("thin-resnet18")   # or push_to_hub("name/thin-resnet18")
+    model = ThinNet.from_pretrained("thin-resnet18").model
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+from huggingface_hub import ModelHubMixin, hf_hub_download
+from torch import nn
+
+from torchthin.errors import CheckpointError, ConfigError, one_line
+from torchthin.pruning.save_and_load import load_mapped, save
+
+_WEIGHTS = "model.safetensors"
+
+
+class HubModel(nn.Module, ModelHubMixin, library_name="torchthin", tags=["torchthin", "pruned"]):
+    """A pruned model with ``save_pretrained``, ``from_pretrained`` and ``push_to_hub``; subclasses name their `factory`.
+
+    ``config.json`` holds the arguments of the factory, ``model.safetensors`` the weights and the recipe that makes the full-size
+    model smaller. No file names code: what is called is the `factory` of the subclass.
+
+    Args:
+        arguments: keyword arguments of the factory, as JSON has them.
+        model: what `prune`, `thin_` or `load` returned for a model of this factory.
+
+    Raises:
+        ConfigError: the subclass has no factory.
+    """
+
+    factory: ClassVar[Callable[..., nn.Module]]
+
+    def __init__(self, arguments: Mapping[str, Any], model: nn.Module) -> None:
+        super().__init__()
+        if not callable(getattr(type(self), "factory", None)):
+            raise ConfigError(
+                f"A HubModel must name the function that makes the full-size model. {type(self).__name__} does not; write "
+                "factory = staticmethod(function) into the class."
+            )
+        self.model = model
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the model."""
+        return self.model(*args, **kwargs)
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        save(self.model, save_directory / _WEIGHTS)
+
+    @classmethod
+    def _from_pretrained(
+        cls, *, model_id: str, arguments: Mapping[str, Any] | None = None, **where: Any
+    ) -> HubModel:
+        if not isinstance(arguments, Mapping):
+            raise CheckpointError(
+                f"The folder {model_id} must have a config.json with the arguments of the factory. Save the model with "
+                "save_pretrained of a HubModel."
+            )
+        path = Path(model_id) / _WEIGHTS
+        if not Path(model_id).is_dir():
+            try:
+                path = Path(hf_hub_download(model_id, _WEIGHTS, **where))
+            except Exception as error:  # of the network, the hub, or the cache
+                raise CheckpointError(
+                    f"{_WEIGHTS} of {model_id} cannot be read: {one_line(error)}."
+                ) from error
+        return cls(arguments, load_mapped(partial(cls.factory, **arguments), path).eval())
