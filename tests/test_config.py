@@ -90,8 +90,8 @@ WRONG: list[tuple[Callable[[], Any], str]] = [
     (lambda: PruneConfig(exclude=7), "The exclude of PruneConfig (--keep) must be a list of names. Got 7."),  # type: ignore[arg-type]
     (lambda: PruneConfig(seed=-1), "The seed of PruneConfig (--seed) must be a whole number of at least 0. Got -1."),
     (lambda: PruneConfig(criterion=3), "with the method l1-structured. Got 3."),  # type: ignore[arg-type]
-    (lambda: PruneConfig(Unstructured(), "fpgm"), "one of magnitude, lamp, random with the method"),
-    (lambda: PruneConfig(NM(), "l1"), "one of magnitude, lamp, random with the method"),
+    (lambda: PruneConfig(Unstructured(), "fpgm"), "one of magnitude, lamp, random, wanda, sparsegpt with the method"),
+    (lambda: PruneConfig(NM(), "l1"), "one of magnitude, lamp, random, wanda, sparsegpt with the method"),
     (lambda: PruneConfig(Distiller(), "l2"), "None for Distiller's masks, whose methods have their own"),
 ]  # fmt: skip
 

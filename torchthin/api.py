@@ -80,7 +80,8 @@ def prune(
         target: a share of the channels, shares by kind (``{"mlp": 0.3, "heads": 0.25}``), or one of `Ratio`, `Budget`,
             `Unstructured`, `NM`, `Distiller`, `torchthin.max7800x.Chip`.
         criterion: what ranks channels or weights, such as l1 (the default), l2, fpgm, bn-scale, lamp, random; with data also
-            taylor, activation, reconstruction; see `list_criteria`.
+            taylor, activation, reconstruction; of single weights magnitude, lamp, random, with data wanda, sparsegpt; see
+            `list_criteria`.
         include: weight names, module names or patterns that replace the default targets: convolutions, and linear layers
             where convolutions hold less than half of the parameters; for single weights both. Of a model with attention, MLP
             width and whole heads go by default; the residual stream and the width of heads only when they are asked for.

@@ -1,4 +1,4 @@
-"""What a few dozen lines do without torchthin: whole heads and neurons by energy, output layers refitted by ridge; Wanda."""
+"""What a few dozen lines do without torchthin: heads and neurons by energy, output layers refitted; Wanda; SparseGPT."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def by_energy(model: nn.Module, inputs: dict[str, Tensor], ratio: float) -> nn.M
 
 
 @torch.no_grad()
-def wanda(model: nn.Module, inputs: dict[str, Tensor], ratio: float) -> nn.Module:
-    """Return a copy without the share of each output's weights of least |w| times the norm of its input.
+def wanda(model: nn.Module, inputs: dict[str, Tensor], ratio: float, pattern: bool = False) -> nn.Module:
+    """Return a copy without the share of each output's weights of least |w| times the norm of its input, 2:4 with `pattern`.
 
     Sun et al. 2024, "A Simple and Effective Pruning Approach for Large Language Models" (arXiv 2306.11695).
     """
@@ -52,8 +52,52 @@ def wanda(model: nn.Module, inputs: dict[str, Tensor], ratio: float) -> nn.Modul
         for name, arrived in _inputs(small, names, inputs).items():
             weight = small.get_submodule(name).weight
             score = weight.abs() * arrived.norm(dim=0)
-            weight.scatter_(1, score.argsort(1)[:, : int(ratio * score.shape[1])], 0.0)
+            if pattern:
+                fours = score.reshape(len(score), -1, 4)
+                weight.view(fours.shape).scatter_(2, fours.argsort(2)[..., :2], 0.0)
+            else:
+                weight.scatter_(1, score.argsort(1)[:, : int(ratio * score.shape[1])], 0.0)
     return small
+
+
+@torch.no_grad()
+def sparsegpt(model: nn.Module, inputs: dict[str, Tensor], ratio: float, pattern: bool = False) -> nn.Module:
+    """Return a copy without the share of each layer's weights that SparseGPT removes, 2:4 with `pattern`, the rest updated.
+
+    Frantar & Alistarh 2023, "Massive Language Models Can Be Accurately Pruned in One-Shot" (arXiv 2301.00774), with its
+    settings: blocks of 128 columns, ridge 0.01, block by block of the model on what arrives from those pruned before.
+    """
+    small = copy.deepcopy(model)
+    for block in (f"bert.encoder.layer.{index}." for index in range(model.bert.config.num_hidden_layers)):
+        names = [n for n, m in small.named_modules() if isinstance(m, nn.Linear) and n.startswith(block)]
+        for name, arrived in _inputs(small, names, inputs).items():
+            weight = small.get_submodule(name).weight
+            weight.copy_(_swept(weight.double(), (arrived.mT @ arrived).double(), ratio, pattern))
+    return small
+
+
+def _swept(weight: Tensor, squares: Tensor, ratio: float, pattern: bool) -> Tensor:
+    squares.diagonal().add_(0.01 * squares.diagonal().mean())
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(squares))
+    upper = torch.linalg.cholesky(inverse, upper=True)
+    size, diagonal = weight.shape[1], upper.diagonal()
+    for start in range(0, size, 128):
+        end = min(start + 128, size)
+        costs = (weight[:, start:end] / diagonal[start:end]).square()
+        gone = costs <= costs.flatten().kthvalue(int(ratio * costs.numel())).values
+        errors = torch.zeros_like(costs)
+        for column in range(start, end):
+            if pattern and column % 4 == 0:
+                own = slice(column - start, column - start + 4)
+                costs = (weight[:, column : column + 4] / diagonal[column : column + 4]).square()
+                gone[:, own] = False
+                gone[:, own] = gone[:, own].scatter(1, costs.argsort(1)[:, :2], True)
+            error = weight[:, column] * gone[:, column - start] / diagonal[column]
+            weight[:, column:end] -= error[:, None] * upper[column, column:end]
+            weight[:, column][gone[:, column - start]] = 0.0
+            errors[:, column - start] = error
+        weight[:, end:] -= errors @ upper[start:end, end:]
+    return weight
 
 
 def _output_layers(model: nn.Module) -> Iterator[tuple[str, int]]:

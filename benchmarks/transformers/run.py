@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from baselines import by_energy, wanda
+from baselines import by_energy, sparsegpt, wanda
 from encoder import SentenceEncoder, folder_of_weights, load, rank_correlation, similarities, tokens
 from sentences import sentences
 from torch import Tensor, nn
@@ -55,6 +55,11 @@ class Job:
         print(result.report.recovery.stages, flush=True)
         return result.model
 
+    def zeroed(self, target: Any, criterion: str) -> nn.Module:
+        """Return the model with single weights of the encoder at zero."""
+        how: dict[str, Any] = {"criterion": criterion, "include": ["*encoder*"], "thin": False}
+        return tt.prune(self.model, self.example, target, data=self.data, **how).model
+
 
 WAYS: dict[str, Cut] = {
     "energy, refitted (baseline)": lambda job: by_energy(job.model, job.data, job.share),
@@ -68,11 +73,21 @@ WAYS: dict[str, Cut] = {
     "reconstruction, refitted, distilled": lambda job: job.recovered("group", DISTILLED),
     "l1, refitted, distilled": lambda job: job.recovered("l1", DISTILLED),
     "single weights: Wanda (baseline)": lambda job: wanda(job.model, job.data, job.share),
-    "single weights: magnitude": lambda job: tt.prune(job.model, None, tt.Unstructured(job.share), include=["*encoder*"]).model,
-    "single weights: magnitude, global": lambda job: (
-        tt.prune(job.model, None, tt.Unstructured(job.share, scope="global"), include=["*encoder*"]).model
+    "single weights: SparseGPT (baseline)": lambda job: sparsegpt(job.model, job.data, job.share),
+    "single weights: magnitude": lambda job: job.zeroed(tt.Unstructured(job.share), "magnitude"),
+    "single weights: magnitude, global": lambda job: job.zeroed(
+        tt.Unstructured(job.share, scope="global"), "magnitude"
     ),
-}  # fmt: skip
+    "single weights: wanda": lambda job: job.zeroed(tt.Unstructured(job.share), "wanda"),
+    "single weights: sparsegpt": lambda job: job.zeroed(tt.Unstructured(job.share), "sparsegpt"),
+    "2:4: Wanda (baseline)": lambda job: wanda(job.model, job.data, job.share, pattern=True),
+    "2:4: SparseGPT (baseline)": lambda job: sparsegpt(job.model, job.data, job.share, pattern=True),
+    "2:4: magnitude": lambda job: job.zeroed(tt.NM(2, 4), "magnitude"),
+    "2:4: wanda": lambda job: job.zeroed(tt.NM(2, 4), "wanda"),
+    "2:4: sparsegpt": lambda job: job.zeroed(tt.NM(2, 4), "sparsegpt"),
+}
+HALF_ONLY = "2:4"
+"""Ways of which half of the weights go."""  # fmt: skip
 
 
 def main() -> None:
@@ -92,7 +107,7 @@ def main() -> None:
         jobs = {share: Job(model, calibration, share) for share in (0.25, 0.5)}
         for way in (way for way in WAYS if options.ways in way):
             for share, job in jobs.items():
-                if (way, share, seed) in done:
+                if (way, share, seed) in done or (way.startswith(HALF_ONLY) and share != 0.5):
                     continue
                 started = time.process_time()
                 small = WAYS[way](job)

@@ -17,7 +17,9 @@ CHANNEL_CRITERIA = (
     "l1", "l2", "max", "fpgm", "bn-scale", "lamp", "group-l2", "flow", "random", "taylor", "activation", "reconstruction",
 )  # fmt: skip
 """Criteria of the package that rank channels, for help texts; `torchthin.list_criteria` also has a user's own."""
-WEIGHT_CRITERIA = ("magnitude", "lamp", "random")
+WEIGHT_DATA_CRITERIA = ("wanda", "sparsegpt")
+"""Criteria that rank single weights by the inputs of their layers; they need calibration data."""
+WEIGHT_CRITERIA = ("magnitude", "lamp", "random", *WEIGHT_DATA_CRITERIA)
 """Criteria that rank single weights."""
 PROOFS = ("off", "quick", "full")
 """How much is compared before a thinned model is called right."""
@@ -150,6 +152,11 @@ class PruneConfig:
         if not isinstance(name, str) or (not self.structured and name not in known):
             hint = near_matches(name, known) if isinstance(name, str) else ""
             refuse(self, "criterion", f"one of {', '.join(known)} with the method {self.method}", name, hint)
+        if name in WEIGHT_DATA_CRITERIA and self.target.scope == "global":
+            allowed = (
+                "magnitude or lamp with scope='global' (--scope global); others compare weights of one layer"
+            )
+            refuse(self, "criterion", allowed, name)
 
     @property
     def structured(self) -> bool:

@@ -19,7 +19,7 @@ from torchthin.importance.registry import criterion as registered
 from torchthin.importance.scores import FALLBACK, Ranking, check_values
 from torchthin.importance.statistics import Loss
 from torchthin.io.calibration import calibration
-from torchthin.pruning.per_weight import plan_per_weight
+from torchthin.pruning.per_weight import by_layer_inputs, plan_per_weight
 from torchthin.pruning.plan import PruningPlan
 from torchthin.pruning.target_plans import Run, thinning_for
 from torchthin.report.prune_report import Filters, Request, build_report
@@ -38,12 +38,22 @@ def plan_pruning(
     inputs = _inputs(model, example_inputs, config)
     if config.structured and not isinstance(config.target, Distiller):
         check_criterion(config, inputs, data, loss)
+    if by_layer_inputs(config):
+        return _plan_by_layer(model, inputs, config, data)
     if inputs is None or not config.structured or isinstance(config.target, Distiller):
         return plan_per_weight(model, inputs, config)
     traced, targets = traced_targets(model, inputs, config)
     run = Run(traced, targets, config, batches_of(model, inputs, data), loss)
     thinning, sections = thinning_for(config.target, run)
     return replace(_plan(traced, targets, config, thinning, sections), inputs=inputs)
+
+
+def _plan_by_layer(model: nn.Module, inputs: Inputs | None, config: PruneConfig, data: Any) -> PruningPlan:
+    """Return a plan of single weights that are ranked by the inputs of their layers."""
+    check_data(config.ranked_by, inputs, data)
+    assert inputs is not None
+    found = calibration(data, like=inputs)
+    return plan_per_weight(model, inputs, config, found)
 
 
 def traced_targets(model: nn.Module, inputs: Inputs, config: PruneConfig) -> tuple[Traced, PrunableWeights]:
@@ -79,6 +89,8 @@ def _inputs(model: nn.Module, example_inputs: Any, config: PruneConfig) -> Input
         ConfigError: they are needed.
     """
     why = config.target.needs_inputs
+    if example_inputs is None and by_layer_inputs(config):
+        example_inputs = own_example(model)
     if config.thin and config.structured and not isinstance(config.target, Distiller):
         example_inputs = own_example(model) if example_inputs is None else example_inputs
         why = why or "channels are followed through one run of the model; thin=False masks without them"
@@ -98,15 +110,24 @@ def check_criterion(config: PruneConfig, inputs: Any, data: Any, loss: Loss | No
     Raises:
         ConfigError: it does.
     """
-    rule = registered(config.ranked_by)
-    if rule.needs_data and data is None and loss is None:
+    if registered(config.ranked_by).needs_data:
+        check_data(config.ranked_by, inputs, data if loss is None else loss)
+
+
+def check_data(criterion: str, inputs: Any, data: Any) -> None:
+    """Refuse a criterion that needs data without data, or without example inputs.
+
+    Raises:
+        ConfigError: something is missing.
+    """
+    if data is None:
         raise ConfigError(
-            f"The criterion {rule.name!r} needs data. Give data=[...] (on the command line --data), "
-            "or choose one that looks at weights, such as l1."
+            f"The criterion {criterion!r} needs data. Give data=[...] (on the command line --data), "
+            "or choose one that looks at weights, such as l1 (of single weights: magnitude)."
         )
-    if rule.needs_data and inputs is None:
+    if inputs is None:
         raise ConfigError(
-            f"The criterion {rule.name!r} needs example_inputs: values are followed through one run of the "
+            f"The criterion {criterion!r} needs example_inputs: values are followed through one run of the "
             "model. Give a tensor, a tuple or a dict (on the command line --input-shape)."
         )
 

@@ -5,14 +5,26 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import singledispatch
 
+import torch
 from torch import Tensor, nn
 
-from torchthin.config import NM, Distiller, PruneConfig, Ratio, Target, Unstructured
+from torchthin.config import (
+    NM,
+    WEIGHT_DATA_CRITERIA,
+    Distiller,
+    PruneConfig,
+    Ratio,
+    Target,
+    Unstructured,
+)
 from torchthin.errors import ConfigError, InputError
 from torchthin.graph.inputs import Inputs
 from torchthin.graph.parametrized import derived_weights
 from torchthin.importance.scores import check_values, ranked
+from torchthin.io.calibration import Calibration, picked
 from torchthin.pruning.plan import PruningPlan
+from torchthin.recovery.sparse_layers import prune_layers
+from torchthin.recovery.stages import in_one_pass
 from torchthin.report.prune_report import Filters, Request, build_report
 from torchthin.selection.channels import select_channels, select_weights
 from torchthin.selection.distiller import backend_masks, distiller_masks
@@ -25,11 +37,26 @@ from torchthin.selection.selectors import masks_of_sources
 Masks = dict[str, Tensor]
 
 
-def plan_per_weight(model: nn.Module, inputs: Inputs | None, config: PruneConfig) -> PruningPlan:
-    """Decide weight by weight; with inputs, `PruningPlan.apply` removes what came out dead in all coupled layers."""
+def by_layer_inputs(config: PruneConfig) -> bool:
+    """Whether single weights are ranked by what reaches their layers."""
+    return not config.structured and config.criterion in WEIGHT_DATA_CRITERIA
+
+
+def plan_per_weight(
+    model: nn.Module, inputs: Inputs | None, config: PruneConfig, data: Calibration | None = None
+) -> PruningPlan:
+    """Decide weight by weight; with inputs, `PruningPlan.apply` removes what came out dead in all coupled layers.
+
+    data: for criteria that look at the inputs of layers.
+    """
     target, targets = config.target, targets_per_weight(model, config)
     check_values(model, {each.name for each in targets.targets})
-    masks = _masks(target, model, targets, config)
+    values: Masks = {}
+    notes: tuple[str, ...] = ()
+    if data is None:
+        masks = _masks(target, model, targets, config)
+    else:
+        masks, values, notes = _masks_by_layer(model, targets, config, data)
     filters = _filters(model, targets, config)
     sizes = [_size(model, targets, each.name, config) for each in targets.targets]
     report = build_report(
@@ -38,9 +65,27 @@ def plan_per_weight(model: nn.Module, inputs: Inputs | None, config: PruneConfig
         filters,
         Request.of(config, target.share, planned_sparsities(config), targets.excluded),
         target.units_of_all(sizes),
-        notes=targets.notes,
+        notes=(*targets.notes, *notes),
     )
-    return PruningPlan(model, config, masks, report, None, inputs)
+    return PruningPlan(model, config, masks, report, None, inputs, values)
+
+
+def _masks_by_layer(
+    model: nn.Module, targets: PrunableWeights, config: PruneConfig, data: Calibration
+) -> tuple[Masks, Masks, tuple[str, ...]]:
+    """Return masks, new values of weights and biases, and notes. What has no inputs to look at is ranked by magnitude, first."""
+    plain = replace(config, criterion=None)
+    every, count, notes = in_one_pass(model, data)
+    inputs = picked(every, torch.arange(count))
+    otherwise = _masks(config.target, model, targets, plain)
+    found = prune_layers(model, otherwise, config.target, config.ranked_by, inputs)
+    if found.unranked:
+        names = f"{', '.join(found.unranked[:4])}{', ...' if len(found.unranked) > 4 else ''}"
+        notes += (
+            f"{len(found.unranked)} of {len(otherwise)} weights have no inputs that {config.ranked_by} can look at; "
+            f"{plain.ranked_by} ranks them: {names}.",
+        )
+    return dict(found.masks), dict(found.values), notes
 
 
 def targets_per_weight(model: nn.Module, config: PruneConfig) -> PrunableWeights:

@@ -56,6 +56,8 @@ class PruningPlan:
     thinning: ThinningPlan | None = field(default=None, repr=False)
     """How the masked channels are removed, tried and proved; None where every weight was ranked alone."""
     inputs: Inputs | None = field(default=None, repr=False)
+    values: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
+    """New values of weights and biases, where the criterion updates what it keeps; zero where masked."""
 
     @property
     def recipe(self) -> Recipe | None:
@@ -87,12 +89,16 @@ class PruningPlan:
         Raises:
             ProofError: no way to remove what is masked held.
         """
-        masks, found = self.masks, self.thinning
+        masks, values, found = self.masks, self.values, self.thinning
         if self.config.thin and found is not None and found.recipe and not found.proposal.traced.derived:
             return self._thinned(thinned(self.model, found, masks), found, masks)
         full = clone(
             self.model,
-            lambda name, t: masked(t.detach(), masks[name]) if name in masks else duplicate(name, t),
+            lambda name, t: (
+                masked(values.get(name, t.detach()), masks[name])
+                if name in masks
+                else duplicate(name, values.get(name, t))
+            ),
         )
         if not self.config.thin or self.inputs is None:
             return PruneResult(full, masks, self.report, self.recipe, self.proof, self.config, self.inputs)

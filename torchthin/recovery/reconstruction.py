@@ -9,11 +9,8 @@ already (a residual stream), the sum is fitted, so that a layer makes up for err
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,17 +18,14 @@ from torch import Tensor, nn
 from torchthin.graph.clone import state_tensors
 from torchthin.graph.evaluation_mode import evaluation_mode
 from torchthin.graph.inputs import Inputs, call
-from torchthin.graph.op_counter import CountingMode, following
-from torchthin.graph.operators import LAYER_PRODUCTS, operator_name
+from torchthin.graph.op_counter import following
 from torchthin.graph.recorder import record
 from torchthin.importance.product_rows import Product, grouped
 from torchthin.recovery.layers import Layer, find_layers, products
+from torchthin.recovery.product_mode import ProductMode, factor_of
 from torchthin.recovery.residuals import residuals
 from torchthin.recovery.ridge import Fit, fit
 from torchthin.thinning.recipe import Recipe
-
-SAME = 1e-5
-"""A weight that differs from a multiple of its parameter by more than this share of its size is something else."""
 
 
 @dataclass(frozen=True)
@@ -53,25 +47,53 @@ def reconstruct_(dense: nn.Module, small: nn.Module, recipe: Recipe, inputs: Inp
         recipe: which channels were kept.
         inputs: calibration inputs in one batch, on the models' device.
     """
-    graphs = [record(model, inputs) for model in (dense, small)]
-    sources = [[(op.name, op.source.module) for op in products(graph)] for graph in graphs]
-    if sources[0] != sources[1]:
-        return Reconstruction((), ("every layer: the thinned model runs other products than the dense one",))
-    found, left = find_layers(graphs[1].live(), small)
-    numbers = {op.index: number for number, op in enumerate(products(graphs[1]))}
-    layers = {numbers[layer.op]: layer for layer in found}
-    beside = [residuals(graph) for graph in graphs]
-    of_dense, of_small = ({n: one[n] for n in layers if n in beside[0] and n in beside[1]} for one in beside)
-    del graphs
-    state = dict(state_tensors(dense))
-    kept = {number: _kept(recipe, layer.weight, state) for number, layer in layers.items()}
-    targets = _Targets(of_dense, kept)
-    with evaluation_mode(dense), following(dense, targets):
-        call(dense, inputs)
-    refit = _Refit(of_small, dict(state_tensors(small)), layers, targets.found, recipe, state)
+    found = Places.of(dense, small, recipe, inputs)
+    refit = Refit(found, dict(state_tensors(small)), recipe, dict(state_tensors(dense)))
     with evaluation_mode(small), following(small, refit):
         call(small, inputs)
-    return Reconstruction(tuple(refit.fitted), (*left, *refit.left))
+    return Reconstruction(tuple(refit.fitted), (*found.left, *refit.left))
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a thinned model can be refitted, and what the dense one gives there. Products go by their number in a run."""
+
+    layers: Mapping[int, Layer]
+    targets: Mapping[int, Target]
+    residual: Mapping[int, int]
+    """See `residuals`."""
+    left: tuple[str, ...]
+    """What cannot be refitted, with the reason."""
+
+    @classmethod
+    def of(
+        cls,
+        dense: nn.Module,
+        small: nn.Module,
+        recipe: Recipe,
+        inputs: Inputs,
+        only: Collection[str] | None = None,
+    ) -> Places:
+        """Record both models, and run the dense one. only: weights to look at; None: all."""
+        graphs = [record(model, inputs) for model in (dense, small)]
+        sources = [[(op.name, op.source.module) for op in products(graph)] for graph in graphs]
+        if sources[0] != sources[1]:
+            reason = "every layer: the thinned model runs other products than the dense one"
+            return cls({}, {}, {}, (reason,))
+        found, left = find_layers(graphs[1].live(), small)
+        numbers = {op.index: number for number, op in enumerate(products(graphs[1]))}
+        layers = {numbers[layer.op]: layer for layer in found if only is None or layer.weight in only}
+        beside = [residuals(graph) for graph in graphs]
+        of_dense, of_small = (
+            {n: one[n] for n in layers if n in beside[0] and n in beside[1]} for one in beside
+        )
+        del graphs
+        state = dict(state_tensors(dense))
+        kept = {number: _kept(recipe, layer.weight, state) for number, layer in layers.items()}
+        targets = _Targets(of_dense, kept)
+        with evaluation_mode(dense), following(dense, targets):
+            call(dense, inputs)
+        return cls(layers, targets.found, of_small, left)
 
 
 def _kept(recipe: Recipe, name: str, state: Mapping[str, Tensor]) -> Tensor:
@@ -80,49 +102,8 @@ def _kept(recipe: Recipe, name: str, state: Mapping[str, Tensor]) -> Tensor:
     return torch.tensor(axes[0]) if 0 in axes else torch.arange(state[name].shape[0])
 
 
-class _ProductMode(CountingMode, ABC):
-    """Stops at every product of a run, and keeps what its result is added to."""
-
-    def __init__(self, residual: Mapping[int, int]) -> None:
-        """residual: see `residuals`."""
-        super().__init__()
-        self._seen = 0
-        self._residual = residual
-        self._uses = Counter(residual.values())
-        self._held: dict[int, Tensor] = {}
-
-    def execute(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if operator_name(func) in LAYER_PRODUCTS:
-            self._seen += 1
-            result: Any = self.on_product(self._seen - 1, Product.of(func, args, kwargs))
-        else:
-            result = func(*args, **kwargs)
-        if self.completed in self._uses:
-            self._held[self.completed] = result if isinstance(result, Tensor) else result[0]
-        return result
-
-    def residual_rows(self, number: int, product: Product, places: Tensor) -> Tensor | None:
-        """Return what is added to the result of a product at the places, (rows, channels); None where nothing is."""
-        source = self._residual.get(number)
-        if source is None:
-            return None
-        held = self._held.get(source)
-        self._uses[source] -= 1
-        if not self._uses[source]:
-            self._held.pop(source, None)
-        if held is None:
-            return None
-        if product.options is None:
-            held = held.reshape(-1, held.shape[-1])
-        return product.output_rows(held, places)
-
-    @abstractmethod
-    def on_product(self, number: int, product: Product) -> Tensor:
-        """Return the result of a product, the `number`-th of the run."""
-
-
 @dataclass(frozen=True)
-class _Target:
+class Target:
     """What a product of the dense model gives."""
 
     places: Tensor
@@ -133,13 +114,13 @@ class _Target:
     """The same with what is added to it, if anything."""
 
 
-class _Targets(_ProductMode):
+class _Targets(ProductMode):
     """Notes what the products of the dense model give."""
 
     def __init__(self, residual: Mapping[int, int], kept: Mapping[int, Tensor]) -> None:
         super().__init__(residual)
         self._kept = kept
-        self.found: dict[int, _Target] = {}
+        self.found: dict[int, Target] = {}
 
     def on_product(self, number: int, product: Product) -> Tensor:
         result = product.run()
@@ -150,36 +131,37 @@ class _Targets(_ProductMode):
             kept = kept.to(rows.device)
             beside = self.residual_rows(number, product, places)
             summed = None if beside is None else (rows + beside)[:, kept].float()
-            self.found[number] = _Target(places, rows[:, kept].float(), summed)
+            self.found[number] = Target(places, rows[:, kept].float(), summed)
         return result
 
 
 @dataclass
-class _Refit(_ProductMode):
+class Refit(ProductMode):
     """Fits the products of the thinned model as they come."""
 
-    residual: Mapping[int, int]
+    places: Places
     tensors: Mapping[str, Tensor]
     """Of the thinned model; changed in place."""
-    layers: Mapping[int, Layer]
-    targets: Mapping[int, _Target]
     recipe: Recipe
     dense: Mapping[str, Tensor]
     fitted: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
+    stored: dict[str, None] = field(default_factory=dict)
+    """Parameters and buffers that were given new values."""
 
     def __post_init__(self) -> None:
-        super().__init__(self.residual)
+        super().__init__(self.places.residual)
 
     def on_product(self, number: int, product: Product) -> Tensor:
-        layer = self.layers.get(number)
+        """Return the result of a product with the weights that are new."""
+        layer = self.places.layers.get(number)
         if layer is None:
             return product.run()
         factors = self._factors(layer, product)
         if factors is None or product.kwargs:
             self.left.append(f"{layer.weight}: the layer uses something else than a multiple of it")
             return product.run()
-        found = self._fit(number, layer, product)
+        found = self.solved(number, layer, product)
         if found is None:
             return product.run()
         self.fitted.append(layer.weight)
@@ -188,20 +170,27 @@ class _Refit(_ProductMode):
         self._store_(layer, weight, shift, factors)
         return replace(product, weight=weight, bias=None if product.bias is None else shift).run()
 
-    def _fit(self, number: int, layer: Layer, product: Product) -> Fit | None:
-        target = self.targets[number]
-        groups, weight, bias = product.groups, product.weight, product.bias
-        if layer.mean is not None:  # the old mean holds the constants that were absorbed into it
-            bias = self._dense_mean(layer.mean) - self.tensors[layer.mean]
+    def solved(self, number: int, layer: Layer, product: Product) -> Fit | None:
+        """Return new weights, or None where they stay."""
+        target = self.places.targets[number]
+        weight, bias = self.present(layer, product)
         beside = self.residual_rows(number, product, target.places)
         wanted = target.rows if target.summed is None or beside is None else target.summed - beside
         return fit(
             product.input_rows(target.places).float(),
-            grouped(wanted, groups),
-            weight.float().reshape(groups, weight.shape[0] // groups, -1),
-            None if bias is None else bias.float().reshape(groups, -1),
+            grouped(wanted, product.groups),
+            weight,
+            bias,
             intercept=bias is not None,
         )
+
+    def present(self, layer: Layer, product: Product) -> tuple[Tensor, Tensor | None]:
+        """Return the weight as it is, (groups, outputs, inputs), and what is added to the outputs, (groups, outputs)."""
+        groups, weight, bias = product.groups, product.weight, product.bias
+        if layer.mean is not None:  # the old mean holds the constants that were absorbed into it
+            bias = self._dense_mean(layer.mean) - self.tensors[layer.mean]
+        laid = weight.float().reshape(groups, weight.shape[0] // groups, -1)
+        return laid, None if bias is None else bias.float().reshape(groups, -1)
 
     def _dense_mean(self, name: str) -> Tensor:
         """Return the dense model's running mean of the kept channels."""
@@ -210,10 +199,10 @@ class _Refit(_ProductMode):
 
     def _factors(self, layer: Layer, product: Product) -> tuple[float, float] | None:
         """Return what weight and bias parameters are multiplied with before use; None: something else happens to them."""
-        weight = _factor(self.tensors[layer.weight], product.weight)
+        weight = factor_of(self.tensors[layer.weight], product.weight)
         bias: float | None = 1.0
         if product.bias is not None and layer.bias is not None:
-            bias = _factor(self.tensors[layer.bias], product.bias)
+            bias = factor_of(self.tensors[layer.bias], product.bias)
         return None if weight is None or bias is None else (weight, bias)
 
     def _store_(
@@ -222,23 +211,10 @@ class _Refit(_ProductMode):
         parameter = self.tensors[layer.weight]
         laid = weight if parameter.shape == weight.shape else weight.mT
         parameter.data.copy_(laid / factors[0])
+        absorbing = [] if shift is None else [name for name in (layer.bias, layer.mean) if name is not None]
+        self.stored |= dict.fromkeys([layer.weight, *absorbing])
         if shift is not None and layer.bias is not None:
             bias = self.tensors[layer.bias]
             bias.data.copy_(shift.reshape(bias.shape) / factors[1])
         if shift is not None and layer.mean is not None:
             self.tensors[layer.mean].copy_(self._dense_mean(layer.mean) - shift)
-
-
-def _factor(parameter: Tensor, used: Tensor) -> float | None:
-    """Return c where ``used = c * parameter`` (or its transpose), None where no number does that."""
-    if parameter.shape != used.shape:
-        if parameter.dim() != 2 or parameter.mT.shape != used.shape:
-            return None
-        parameter = parameter.mT
-    stored, used = parameter.detach().double(), used.double()
-    power = float(stored.square().sum())
-    if power == 0.0:
-        return 1.0 if not bool(used.any()) else None
-    factor = float((stored * used).sum()) / power
-    size = float(used.abs().amax())
-    return factor if factor and float((used - factor * stored).abs().amax()) <= SAME * size else None

@@ -16,7 +16,7 @@ from torchthin.evaluation.evaluator import Evaluator
 from torchthin.graph.clone import clone, duplicate, saved_names, share, state_tensors
 from torchthin.graph.inputs import Inputs, as_inputs, check_model, on_device_of
 from torchthin.graph.recorder import record
-from torchthin.io.calibration import calibration, picked
+from torchthin.io.calibration import Calibration, calibration, picked
 from torchthin.io.distributed import broadcast_, rank_and_world_size
 from torchthin.recovery.batchnorm import recalibrate_
 from torchthin.recovery.distillation import Progress, distill_
@@ -127,17 +127,22 @@ class _Samples:
         """Read the inputs, and hold out the last ones."""
         example = on_device_of(model, as_inputs(example_inputs))
         found = calibration(data, like=example, max_samples=recovery.max_samples, pixels=recovery.pixels)
-        every, notes = on_device_of(model, found.joined()), found.notes
-        most = _at_once(model, picked(every, torch.arange(1)))
-        count = min(found.samples, most)
-        if found.samples > most:
-            notes += (
-                f"{most} of {found.samples} inputs are used: the activations of more take over {AT_ONCE / 2**30:.0f} GiB.",
-            )
+        every, count, notes = in_one_pass(model, found)
         held_out = count // HELD_OUT if count >= FEWEST else 0
         fitted = picked(every, torch.arange(count - held_out))
         tested = picked(every, torch.arange(count - held_out, count)) if held_out else fitted
         return cls(fitted, tested, count, held_out, notes)
+
+
+def in_one_pass(model: nn.Module, found: Calibration) -> tuple[Inputs, int, tuple[str, ...]]:
+    """Return the inputs in one batch on the model's device, how many of them one pass may take, and notes."""
+    every, notes = on_device_of(model, found.joined()), found.notes
+    most = _at_once(model, picked(every, torch.arange(1)))
+    if found.samples > most:
+        notes += (
+            f"{most} of {found.samples} inputs are used: the activations of more take over {AT_ONCE / 2**30:.0f} GiB.",
+        )
+    return every, min(found.samples, most), notes
 
 
 def _at_once(model: nn.Module, one: Inputs) -> int:

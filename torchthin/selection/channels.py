@@ -285,7 +285,7 @@ def kth_smallest(values: Tensor, count: int) -> Tensor:
     return values.kthvalue(count).values
 
 
-def _smallest(values: Tensor, count: int) -> Tensor:
+def smallest(values: Tensor, count: int) -> Tensor:
     """Return a bool mask of the `count` smallest of `values` (flat), ties by index."""
     if count == 0:
         return torch.zeros_like(values, dtype=torch.bool)
@@ -311,7 +311,7 @@ def weight_scores(name: str, weight: Tensor, criterion: str = "magnitude", seed:
 
 def _protected(sizes: Tensor, keep_at_least: float) -> Tensor:
     """Return `sizes`, infinite where they are among the largest that must stay."""
-    free = _smallest(sizes, sizes.numel() - least_kept(keep_at_least, sizes.numel()))
+    free = smallest(sizes, sizes.numel() - least_kept(keep_at_least, sizes.numel()))
     return sizes.masked_fill(~free, torch.inf)
 
 
@@ -343,11 +343,9 @@ def select_weights(
         if len({(size.device, size.dtype) for size in sizes.values()}) > 1:
             sizes = {name: size.to("cpu", torch.float64) for name, size in sizes.items()}
         joined = torch.cat(list(sizes.values()))
-        gone = _smallest(joined, prune_count(target_sparsity, joined.numel()))
+        gone = smallest(joined, prune_count(target_sparsity, joined.numel()))
         parts = torch.split(gone, [size.numel() for size in sizes.values()])
         dropped = dict(zip(sizes, parts, strict=True))
     else:
-        dropped = {
-            n: _smallest(size, prune_count(target_sparsity, size.numel())) for n, size in sizes.items()
-        }
+        dropped = {n: smallest(size, prune_count(target_sparsity, size.numel())) for n, size in sizes.items()}
     return {name: (~dropped[name]).reshape(w.shape).to(w.device) for name, w in weights.items()}

@@ -21,7 +21,8 @@ from torchthin.io.calibration import Calibration, calibration, picked
 from torchthin.io.data_sources import BATCH
 from torchthin.pruning.comparison.candidate import Measurement, OnChip, key_of, recovered_result
 from torchthin.pruning.comparison.comparison import Comparison, Row
-from torchthin.pruning.one_shot import check_criterion
+from torchthin.pruning.one_shot import check_criterion, check_data
+from torchthin.pruning.per_weight import by_layer_inputs
 
 HELD_OUT = 4
 """One of so many inputs of the data is held out: the distance is taken on it, and nothing learns from it."""
@@ -150,6 +151,8 @@ def _check(asked: Sequence[PruneConfig], example_inputs: Any, data: Any, recover
             raise ConfigError("The candidates of compare must be thinned. Give them thin=True.")
         if config.structured and not isinstance(config.target, Distiller):
             check_criterion(config, example_inputs, data)
+        if by_layer_inputs(config):
+            check_data(config.ranked_by, example_inputs, data)
     if data is None and recovery is not None and recovery.epochs:
         raise ConfigError("The recovery of compare must have no epochs without data. Give data.")
 

@@ -24,6 +24,7 @@ from torchthin.pruning.gradual.mask_state import MaskState
 from torchthin.pruning.gradual.sharding import is_sharded
 from torchthin.pruning.gradual.weights import WeightMasks
 from torchthin.pruning.one_shot import batches_of, check_criterion, frozen_targets, traced_targets
+from torchthin.pruning.per_weight import by_layer_inputs
 from torchthin.pruning.target_plans import Run
 from torchthin.selection.channels import select_channels
 from torchthin.selection.prunable_weights import find_prunable_weights
@@ -81,6 +82,11 @@ def prepare(
     example = own_example(model) if example_inputs is None else example_inputs
     inputs = None if example is None else on_device_of(model, as_inputs(example))
     _refuse_sharded(model)
+    if by_layer_inputs(config):
+        raise ConfigError(
+            f"The criterion of Pruner must look at weights alone: magnitude, lamp or random. Got {config.ranked_by!r}, which "
+            "torchthin.prune takes: it prunes at once and updates what it keeps."
+        )
     if not config.structured:
         targets = find_prunable_weights(
             model, structured=False, include=config.include, exclude=config.exclude
