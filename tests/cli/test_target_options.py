@@ -60,7 +60,7 @@ CONFLICTS: list[tuple[dict[str, Any], str]] = [
     ({"round_to": 2, **DISTILLER}, "--round-to does not go with --compat distiller"),
     ({"round_to": 2, **CHIP}, "The chip's own widths decide there."),
     ({"criterion": "l1", **DISTILLER}, "(--criterion) must be None for Distiller's masks"),
-    ({"criterion": "l1", **SINGLE}, "one of magnitude, lamp, random, wanda, sparsegpt with the method agp-unstructured. Got 'l1'."),
+    ({"criterion": "l1", **SINGLE}, "lamp, random, wanda, sparsegpt with the method agp-unstructured. Got 'l1'."),
     ({"pattern": "2:4"}, "--pattern does not go with --method agp-structured; nm-unstructured takes one."),
     ({"pattern": "2:4", **DISTILLER}, "--pattern does not go with"),
     ({"pattern": "4:2", **PATTERN}, "The pattern (--pattern) must be n:m"),
