@@ -7,6 +7,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -38,17 +39,42 @@ def build_model(factory: str, args: Mapping[str, Any] | None = None) -> nn.Modul
             )
         arguments = dict(args or {})
         _refuse_wrong_arguments(function, arguments, factory)
+        _choose_ai8x_device(factory)
         try:
             model = function(**arguments)
         except (Exception, SystemExit) as error:
             raise FactoryError(
-                f"The model factory {factory} raised {one_line(error)}. Use --debug for the traceback."
+                f"The model factory {factory} raised {one_line(error)}.{_argument_asked_for(error, function, arguments)} "
+                "Use --debug for the traceback."
             ) from error
     if not isinstance(model, nn.Module):
         raise FactoryError(
             f"The model factory {factory} must return a torch.nn.Module. It returned {type(model).__name__}."
         )
     return model
+
+
+def _choose_ai8x_device(factory: str) -> None:
+    """Choose the chip in ADI's ai8x, where nobody has: its layers cannot be made before. ai87 in a name is the MAX78002."""
+    ai8x: Any = sys.modules.get("ai8x")
+    if ai8x is not None and getattr(ai8x, "dev", ...) is None and callable(getattr(ai8x, "set_device", None)):
+        ai8x.set_device(
+            87 if "ai87" in factory.lower() else 85, simulate=False, round_avg=False, verbose=False
+        )
+
+
+def _argument_asked_for(
+    error: BaseException, function: Callable[..., object], given: Mapping[str, Any]
+) -> str:
+    """Return how to give the argument that an error names in backticks, if the factory takes it."""
+    named = re.search(r"`(\w+)`", str(error))
+    if named is None or named[1] in given:
+        return ""
+    try:
+        inspect.signature(function).bind_partial(**{named[1]: None})
+    except (TypeError, ValueError):
+        return ""
+    return f""" Give --factory-args '{{"{named[1]}": ...}}'."""
 
 
 @contextlib.contextmanager

@@ -41,6 +41,9 @@ def load_into(model: nn.Module, checkpoint: Checkpoint) -> None:
         for first, *others in tied:
             for name in others:
                 _put_(model, name, model.get_parameter(first))
+    for module in model.modules():  # ADI's ai8x chooses functions by settings, which are weights
+        if all(hasattr(module, name) for name in ("set_functions", "weight_bits", "quantize_activation")):
+            module.set_functions()  # type: ignore[operator]
 
 
 def tied_names(model: nn.Module) -> list[list[str]]:
