@@ -12,11 +12,12 @@ from torchthin.cli.pretrained import is_folder
 from torchthin.cli.prune_options import PruneOptions
 from torchthin.cli.report import report_files
 from torchthin.config import PruneConfig
-from torchthin.errors import ConfigError
+from torchthin.errors import ConfigError, InputError
 from torchthin.graph.own_example import own_example
 from torchthin.max7800x import Chip
 from torchthin.max7800x.ai8x.training_file import save_for_training
 from torchthin.max7800x.chips import chip_named
+from torchthin.max7800x.class_file.from_factory import factory_source
 from torchthin.max7800x.class_file.source import class_source, write_source
 from torchthin.max7800x.synthesis.files import Synthesis, files_of, ready_for_synthesis
 from torchthin.max7800x.synthesis.user_description import read_description
@@ -26,6 +27,8 @@ from torchthin.thinning.history import recipe_of
 from torchthin.thinning.recipe import cut
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from torchthin.io.checkpoints import Checkpoint
     from torchthin.pruning.result import PruneResult
 
@@ -107,7 +110,7 @@ def write_files(
     """
     files, named_class = options.files, None
     if files.class_to is not None:
-        named_class = class_source(result.model, own_example(result.model) if inputs is None else inputs)
+        named_class = _class_file(options, result.model, inputs)
     synthesis = synthesis_of(options, result, checkpoint, inputs)
     if files.training_to is not None:
         write_for_training(options, result, checkpoint, inputs, console)
@@ -115,12 +118,21 @@ def write_files(
         name, text = named_class
         write_source(files.class_to, text)
         console.say(
-            f"Saved {files.class_to}: the class {name}, which loads the state dict of the thinned model."
+            f"Saved {files.class_to}: {name}() builds the class, which loads the state dict of the thinned model."
         )
     if synthesis is not None:
         synthesis.write()
         console.say(synthesis)
     return files.training_to is not None or files.class_to is not None or synthesis is not None
+
+
+def _class_file(options: PruneOptions, model: nn.Module, inputs: Any) -> tuple[str, str]:
+    """Return the class of a chain of layers, else a function that makes what the factory builds smaller."""
+    example = own_example(model) if inputs is None else inputs
+    try:
+        return class_source(model, example)
+    except InputError:
+        return factory_source(model, str(options.model.model_factory), options.model.factory_args, example)
 
 
 def save(

@@ -79,7 +79,7 @@ class OutputFiles:
     class_to: str | None = option(
         None,
         "--class-to",
-        "Python file to write: the class at its new widths, for plain chains of layers (needs --thin)",
+        "Python file to write: the class at its new widths, or a function that builds it (needs --thin)",
         "FILE",
     )
 

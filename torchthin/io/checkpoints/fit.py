@@ -41,7 +41,12 @@ def load_into(model: nn.Module, checkpoint: Checkpoint) -> None:
         for first, *others in tied:
             for name in others:
                 _put_(model, name, model.get_parameter(first))
-    for module in model.modules():  # ADI's ai8x chooses functions by settings, which are weights
+    follow_settings_(model)
+
+
+def follow_settings_(model: nn.Module) -> None:
+    """Let layers of ADI's ai8x choose their functions by their settings, which are in the state dict."""
+    for module in model.modules():
         if all(hasattr(module, name) for name in ("set_functions", "weight_bits", "quantize_activation")):
             module.set_functions()  # type: ignore[operator]
 
