@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from torchthin.dependency.groups import ChannelGroups, Frozen, Group, IntArray, Member
 from torchthin.dependency.labels import FROZEN, LabelSpace, Vector, connected
 from torchthin.dependency.propagate import Labels
+from torchthin.graph.operators import GROUPED_BYTES, GROUPED_PRODUCTS
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,7 @@ def find_groups(labels: Labels) -> Grouping:
     balances = _balances(labels.space.balances, found, kinds)
     owner = _merged_kinds(kinds, balances)
     groups, channels = _build(axes, kinds, owner, balances)
+    groups = _with_multiples(groups, channels, found, labels)
     return Grouping(ChannelGroups(groups, _frozen(axes, found, labels)), found, channels)
 
 
@@ -165,6 +167,28 @@ def _build(
         groups.append(Group(name, size, listed, balances=tuple(coupled.get(group, ()))))
         channels[name] = np.concatenate(order[group])
     return tuple(groups), channels
+
+
+def _with_multiples(
+    groups: tuple[Group, ...], channels: dict[str, IntArray], found: Components, labels: Labels
+) -> tuple[Group, ...]:
+    """Note which groups lie on axes that grouped products sum over or make: their rows must be of whole `GROUPED_BYTES`."""
+    vectors = [
+        vector
+        for op in labels.graph.ops
+        if op.name in GROUPED_PRODUCTS
+        for value in (op.reads[1], *op.results)
+        for axis in labels.values[value]
+        for vector in ((axis,) if isinstance(axis, np.ndarray) else () if axis is None else axis.parts)
+    ]
+    if not vectors:
+        return groups
+    met = found.of_label[np.unique(np.concatenate(vectors))]
+    multiple = GROUPED_BYTES // (2 if labels.graph.narrow else 4)
+    return tuple(
+        replace(group, multiple=multiple) if np.isin(channels[group.name], met).any() else group
+        for group in groups
+    )
 
 
 def _number_channels(

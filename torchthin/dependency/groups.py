@@ -48,6 +48,8 @@ class Group:
     members: tuple[Member, ...]
     balances: tuple[IntArray, ...] = ()
     """Each of shape (rows, n): channel numbers, -1 for what cannot be removed. Equal numbers are removed from every row."""
+    multiple: int = 1
+    """What is kept of every axis that is cut is a multiple of it, since a kernel takes no other sizes."""
 
 
 @dataclass(frozen=True)

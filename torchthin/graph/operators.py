@@ -41,6 +41,8 @@ BATCHED_PRODUCTS = {
 }
 GROUPED_PRODUCTS = {"aten._grouped_mm": Operands("self", "mat2", None)}
 """Products of rows and experts; a bias is not supported."""
+GROUPED_BYTES = 16
+"""Their kernels take rows of whole so many bytes."""
 PRODUCTS = {**MATRIX_PRODUCTS, **BATCHED_PRODUCTS}
 """Products of matrices, (..., m, k) x (..., k, n)."""
 CONTRACTIONS = {**CONVOLUTIONS, **PRODUCTS, **GROUPED_PRODUCTS}

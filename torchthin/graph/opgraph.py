@@ -159,6 +159,8 @@ class OpGraph:
     """Recorded without arithmetic: if code looks at numbers unseen, a run with numbers has other ops."""
     precision: Precision = AS_GIVEN
     """What the run computed in."""
+    narrow: bool = False
+    """Whether the model's own weights are of half precision, whatever the run computed in."""
     recurrent: tuple[RecurrentState, ...] = ()
     """The hidden states of recurrent layers."""
     size_uses: SizeUses | None = None

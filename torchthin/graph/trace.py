@@ -16,7 +16,7 @@ from torchthin.graph.deferred import Deferred
 from torchthin.graph.inputs import Inputs, does_not_run
 from torchthin.graph.opgraph import OpGraph, SizeUses
 from torchthin.graph.parametrized import DerivedWeight, derived_weights, layer_of
-from torchthin.graph.precision import AS_GIVEN, SINGLE, Precision
+from torchthin.graph.precision import AS_GIVEN, SINGLE, Precision, is_narrow
 from torchthin.graph.recorder import record
 from torchthin.graph.size_uses import carried_over
 
@@ -182,7 +182,7 @@ def _record(
     """Record a copy that shares the model's weights, or has them widened as ops read them."""
     deferred = Deferred()
     copy = clone(model, partial(precision.shared, deferred=deferred))
-    return record(
+    graph = record(
         copy,
         inputs,
         training=training,
@@ -192,6 +192,7 @@ def _record(
         precision=precision,
         placeholders=deferred,
     )
+    return replace(graph, narrow=is_narrow(model))
 
 
 def read_sizes(traced: Traced) -> SizeUses | None:

@@ -185,7 +185,7 @@ def asked_of_groups(
     asked = dict.fromkeys(masks, 0)
     total = 0
     for group in groups:
-        decided = bool(group.balances) or not config.target.exact
+        decided = bool(group.balances) or group.multiple > 1 or not config.target.exact
         count = (
             int((~keeps[group.name]).sum())
             if decided

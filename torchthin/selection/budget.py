@@ -256,7 +256,9 @@ class _GroupUnit:
     @cached_property
     def _steps(self) -> list[int]:
         counts = {round(self.most * step / _STEPS) for step in range(_STEPS + 1)}
-        if self.round_to > 1:  # two counts that round to one would be a step that saves nothing
+        if (
+            self.round_to > 1 or self.group.multiple > 1
+        ):  # two counts that round to one would be a step that saves nothing
             counts = {int((~self.keep(count)).sum()) for count in counts}
         return sorted(counts)
 

@@ -125,6 +125,8 @@ def _cut_sizes(group: Group, gone: BoolArray) -> IntArray:
 
 def _rounded(group: Group, scores: FloatArray, gone: BoolArray, multiple: int) -> BoolArray:
     """Return which channels go so that a multiple stays on every axis that is cut: `gone`, or fewer, the lowest."""
+    if multiple == 1:
+        return gone
     count = int(gone.sum())
     while count and (_cut_sizes(group, gone) % multiple).any():
         count = min(count, int(gone.sum())) - 1
@@ -213,11 +215,10 @@ def select_channels(
             _lowest(group, rank, prune_count(target_sparsity, group.size))
             for group, rank in zip(chosen, rankings, strict=True)
         ]
-    if round_to > 1:
-        gone = [
-            _rounded(group, rank, lost, round_to)
-            for group, rank, lost in zip(chosen, rankings, gone, strict=True)
-        ]
+    gone = [
+        _rounded(group, rank, lost, math.lcm(round_to, group.multiple))
+        for group, rank, lost in zip(chosen, rankings, gone, strict=True)
+    ]
     return {group.name: ~lost for group, lost in zip(chosen, gone, strict=True)}
 
 

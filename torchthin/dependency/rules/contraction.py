@@ -177,7 +177,7 @@ def multiplied_by_experts(call: DeadCall) -> Emissions:
 
 @register_op(*GROUPED_PRODUCTS, dead=multiplied_by_experts)
 def grouped_product(call: Call) -> list[Axes]:
-    """(rows, k) x (experts, k, n): rows go to experts by number. (Kernels may want sizes of whole 16 bytes: it is tried.)"""
+    """(rows, k) x (experts, k, n): rows go to experts by number."""
     a, b = call.axes("self"), call.axes("mat2")
     plain = len(a) == 2 and len(b) == 3 and not call.has("bias")
     call.freeze_all((a[0], b[0]) if plain else (*a, *b), "a grouped product takes rows and experts by number")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,7 @@ def cut_group(group: Group, recipe: Recipe, kept: BoolArray) -> Group:
         channels = None if member.channels is None else number[member.channels[rows]]
         members.append(Member(member.parameter, member.axis, _indices_after(member, recipe)[rows], channels))
     balances = tuple(_balance_after(balance, number) for balance in group.balances)
-    return Group(group.name, int(kept.sum()), tuple(members), balances)
+    return replace(group, size=int(kept.sum()), members=tuple(members), balances=balances)
 
 
 def _channels(member: Member, group: Group) -> IntArray:
@@ -70,7 +71,8 @@ def group_to_dict(group: Group) -> dict[str, Any]:
 def group_from_dict(entry: Mapping[str, Any]) -> Group:
     """Return the group that `group_to_dict` wrote."""
     members = (Member(**{key: _array(value) for key, value in item.items()}) for item in entry["members"])
-    return Group(entry["name"], entry["size"], tuple(members), tuple(map(_array, entry["balances"])))
+    balances = tuple(map(_array, entry["balances"]))
+    return Group(entry["name"], entry["size"], tuple(members), balances, entry.get("multiple", 1))
 
 
 def _tensor(value: Any) -> Any:
