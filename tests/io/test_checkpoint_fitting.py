@@ -89,3 +89,18 @@ def test_models_that_translate_older_names_may() -> None:
     load_into(model, checkpoint({"0.kernel": kernel, "0.bias": torch.zeros(2)}))
     assert torch.equal(model[0].weight, kernel)
     refused(model, {"0.kernel": torch.full((2, 2), float("nan")), "0.bias": torch.zeros(2)}, "kernel has NaN")
+
+
+def test_some_names_with_a_wrappers_prefix() -> None:
+    """As in files of ai8x-training that were saved from a wrapped model and completed from a plain one."""
+    source, model = net(), net()
+    state = {
+        (f"module.{name}" if "0" in name else name): value for name, value in source.state_dict().items()
+    }
+    load_into(
+        model,
+        checkpoint({**state, "2.weight": state["2.weight"], "module.2.weight": state["2.weight"].clone()}),
+    )
+    assert all(torch.equal(value, source.state_dict()[name]) for name, value in model.state_dict().items())
+    other = {**source.state_dict(), "module.2.weight": torch.ones(2, 4, 1, 1)}
+    refused(net(), other, r"Unexpected: module\.2\.weight")

@@ -6,6 +6,7 @@ state dict. The real one has been run on the same files outside the repository; 
 
 from __future__ import annotations
 
+import copy
 import pickle
 import sys
 from collections import namedtuple
@@ -18,9 +19,10 @@ import torch
 from torch import Tensor, nn
 
 import torchthin
-from torchthin.errors import InputError, ProofError
+from torchthin.errors import CheckpointError, InputError, ProofError
 from torchthin.io.checkpoints import read_checkpoint
 from torchthin.io.distiller.recipe import from_distiller, to_distiller
+from torchthin.max7800x.ai8x.base import fuse_batch_norm_, initiate_qat
 from torchthin.max7800x.ai8x.layers import Conv2d, FusedConv2dBNReLU, FusedMaxPoolConv2dBNReLU, Linear
 from torchthin.max7800x.ai8x.training_file import masks_dict, save_for_training
 from torchthin.thinning.recipe import Recipe
@@ -236,6 +238,25 @@ def test_what_train_py_hands_back_is_read_again(tmp_path: Path) -> None:
     assert again.attributes == result.recipe.attributes
     already = torchthin.load(model, tmp_path / "small.pth.tar")  # a class of the new widths stays as it is
     assert torch.equal(already(IMAGES), result.model(IMAGES))
+
+
+def test_a_network_whose_batch_norm_training_has_folded_is_read_again(
+    tmp_path: Path, distiller: type
+) -> None:
+    """As after train.py's quantisation-aware phase: the recipe still cuts the BatchNorm that is gone."""
+    result = write(tmp_path / "small.pth.tar")
+    held = torch.load(tmp_path / "small.pth.tar", weights_only=False)
+    trained = copy.deepcopy(result.model).eval()
+    fuse_batch_norm_(trained)
+    initiate_qat(trained)
+    torch.save({**held, "state_dict": trained.state_dict(), "epoch": 30}, tmp_path / "qat.pth.tar")
+    again = torchthin.load(chain(seed=5), tmp_path / "qat.pth.tar")
+    assert torch.equal(again.eval()(IMAGES), trained(IMAGES))
+    torch.save({"state_dict": trained.state_dict()}, tmp_path / "thin.pth")  # of a class file
+    full = chain(seed=5)
+    with pytest.raises(CheckpointError, match=r"first\.op\.weight"):
+        torchthin.load(full, tmp_path / "thin.pth")
+    assert full.first.bn is not None  # the model is as it was
 
 
 def test_recipes_follow_one_another_and_flattened_channels_are_cut() -> None:

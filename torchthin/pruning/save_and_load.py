@@ -20,6 +20,7 @@ from torchthin.io.checkpoints import (
     read_checkpoint,
     write_checkpoint,
 )
+from torchthin.io.checkpoints.folded import drop_folded_, folded_layers
 from torchthin.io.distiller.recipe import from_distiller
 from torchthin.io.empty import build_empty
 from torchthin.report.prune_report import PruneReport
@@ -125,13 +126,15 @@ def load(model: Model, path: str | Path) -> Model:
             model is as it was.
     """
     check_model(model, "load")
-    checkpoint = with_recipe(read_checkpoint(path), model)
-    if stored_recipe(checkpoint) is not None:
-        rehearsal = clone(model, duplicate)  # a file that does not fit must not leave the model shrunk
-        shrink_to_(rehearsal, checkpoint)
-        load_into(rehearsal, checkpoint)
-    shrink_to_(model, checkpoint)
-    load_into(model, checkpoint)
+    checkpoint = read_checkpoint(path)
+    if (
+        any(folded_layers(model, checkpoint.state_dict))
+        or stored_recipe(with_recipe(checkpoint, model)) is not None
+    ):
+        _fill_(
+            clone(model, duplicate), checkpoint
+        )  # a file that does not fit must not leave the model shrunk
+    _fill_(model, checkpoint)
     return model
 
 
@@ -176,12 +179,18 @@ def fill_(model: nn.Module, checkpoint: Checkpoint) -> Checkpoint:
     A model that was built without values for its parameters takes the tensors of the checkpoint, see `load_mapped`.
     """
     empty = any(parameter.is_meta for parameter in model.parameters())
-    checkpoint = with_recipe(checkpoint, model)
-    shrink_to_(model, checkpoint)
-    load_into(model, checkpoint)
+    checkpoint = _fill_(model, checkpoint)
     if empty:
         recompute_(model)
         _refuse_without_values(model)
+    return checkpoint
+
+
+def _fill_(model: nn.Module, checkpoint: Checkpoint) -> Checkpoint:
+    drop_folded_(model, checkpoint.state_dict)
+    checkpoint = with_recipe(checkpoint, model)
+    shrink_to_(model, checkpoint)
+    load_into(model, checkpoint)
     return checkpoint
 
 

@@ -27,7 +27,7 @@ def load_into(model: nn.Module, checkpoint: Checkpoint) -> None:
     """
     own = model.state_dict()
     tied = tied_names(model)
-    state = _with_ties(checkpoint, _rewrapped(checkpoint.state_dict, own), tied)
+    state = _with_ties(checkpoint, _unmixed(_rewrapped(checkpoint.state_dict, own), own), tied)
     if state.keys() != own.keys() and _loads(copy.deepcopy(model), state):
         own = dict(state)  # the model's own hooks translate older names
     _refuse_other_names(checkpoint, state, own)
@@ -86,6 +86,23 @@ def _rewrapped(state: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, An
             inner = {name.removeprefix(prefix): value for name, value in own.items()}
             return {prefix + name: value for name, value in _rewrapped(state, inner).items()}
     return dict(state)
+
+
+def _unmixed(state: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the state with plain names where some alone have a wrapper's prefix, as in files of ai8x-training."""
+    made = dict(state)
+    for name in state:
+        prefix = next((prefix for prefix in WRAPPER_PREFIXES if name.startswith(prefix)), None)
+        if prefix is None or name in own or (plain := name.removeprefix(prefix)) not in own:
+            continue
+        if plain not in made or _same_values(made[plain], made[name]):
+            made[plain] = made.pop(name)
+    return made
+
+
+def _same_values(a: Any, b: Any) -> bool:
+    """Whether two entries of a state dict are the same tensor in value."""
+    return isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor) and torch.equal(a, b)
 
 
 def _loads(model: nn.Module, state: Mapping[str, Any]) -> bool:

@@ -11,7 +11,7 @@ So it cuts parameters along any axis, but no other buffers, and it adds no param
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -97,6 +97,8 @@ def from_distiller(recipes: Iterable[Parts], full_size: nn.Module) -> Recipe:
     attributes: dict[str, dict[str, Any]] = {}
     for recipe in recipes:
         for name, axis, kept in _cuts(recipe, attributes):
+            if name not in tensors and _is_folded(name, modules):
+                continue
             if name not in tensors:
                 raise InputError(f"it cuts {name}, which the model does not have. Build the full-size class.")
             before = keep.get(name, {}).get(axis, range(tensors[name].shape[axis]))
@@ -113,6 +115,13 @@ def from_distiller(recipes: Iterable[Parts], full_size: nn.Module) -> Recipe:
     }
     shapes = {name: tuple(tensors[name].shape) for name in keep}
     return Recipe(shapes, keep, {path: values for path, values in changed.items() if values})
+
+
+def _is_folded(name: str, modules: Mapping[str, nn.Module]) -> bool:
+    """Whether a tensor is of a BatchNorm that training has folded into the layer of ai8x that it was in."""
+    path = name.rpartition(".")[0]
+    layer = modules.get(path.removesuffix(".bn"))
+    return path.endswith(".bn") and layer is not None and getattr(layer, "bn", ...) is None
 
 
 def _cuts(recipe: Parts, attributes: dict[str, dict[str, Any]]) -> list[tuple[str, int, list[int]]]:
