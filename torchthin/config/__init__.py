@@ -30,6 +30,7 @@ from torchthin.config.runs import (
     Schedule,
 )
 from torchthin.config.targets import (
+    LAYERS,
     NM,
     SCOPES,
     Budget,
@@ -42,6 +43,7 @@ from torchthin.config.targets import (
 __all__ = [
     "CHANNEL_CRITERIA",
     "DISTILLER_METHODS",
+    "LAYERS",
     "MAX_SAMPLES",
     "NM",
     "ONE_SHOT",

@@ -22,6 +22,8 @@ from torchthin.config.options import (
 from torchthin.errors import ConfigError
 
 SCOPES = ("group", "global")
+LAYERS = "layers"
+"""The kind that is no channels: whole layers, of which a number can be given as well as a share."""
 LEAST_KEPT = 0.1
 """Share that is kept of every group where they lose different ones, unless the target keeps less than twice that on average."""
 
@@ -129,8 +131,8 @@ _AT_LEAST = (
 )
 _ROUND_TO = "channels that are kept are a multiple of N in every layer that is cut; less is removed where need be (default: 1)"
 _RATIOS = (
-    "share of each kind to remove, such as mlp=0.3 heads=0.25 (see torchthin inspect for kinds), or of the layers that a pattern "
-    "matches, such as 'model.layers.[0-7].*=0.1'; what is not named stays"
+    "share of each kind to remove, such as mlp=0.3 heads=0.25 (see torchthin inspect for kinds; layers=3: three layers), or of "
+    "the layers that a pattern matches, such as 'model.layers.[0-7].*=0.1'; what is not named stays"
 )
 _KINDS = (
     "kinds of channels that a budget may cut, such as mlp heads (default: all; of a model with attention all but the residual "
@@ -173,13 +175,22 @@ class Ratio(Target):
         by_kind = _by_kind(given, self)
         object.__setattr__(self, "ratios", tuple(f"{key}={share!r}" for key, share in by_kind.items()))
         if by_kind:
-            object.__setattr__(self, "ratio", max(by_kind.values()))
+            channels = [share for key, share in by_kind.items() if key != LAYERS]
+            object.__setattr__(
+                self, "ratio", max(channels or [share for share in by_kind.values() if share < 1] or [0.0])
+            )
         self.check_common()
 
     @property
     def by_kind(self) -> dict[str, float]:
         """Kind or pattern -> share, where shares are given so."""
         return _by_kind(self.ratios, self)
+
+    @property
+    def without_layers(self) -> Ratio | None:
+        """The same for channels alone; None where nothing but layers is named."""
+        rest: Any = {key: share for key, share in self.by_kind.items() if key != LAYERS}
+        return replace(self, ratios=rest) if rest else None
 
     def at(self, share: float) -> Target:
         """Return the same target with another share; where shares are given by kind, all grow alike."""
@@ -208,7 +219,9 @@ class Ratio(Target):
 
 def _by_kind(given: Any, target: Ratio) -> dict[str, float]:
     """Return shares by kind and pattern, given as a mapping, as texts ``kind=share`` or as both."""
-    allowed = "kinds or patterns with shares in [0, 1), such as mlp=0.3"
+    allowed = (
+        "kinds or patterns with shares in [0, 1), such as mlp=0.3 (of layers also a number, such as layers=3)"
+    )
     parts: list[tuple[Any, Any]] = []
     for item in (given,) if isinstance(given, str | Mapping) else given:
         pairs = item.items() if isinstance(item, Mapping) else [str(item).rpartition("=")[::2]]
@@ -219,7 +232,8 @@ def _by_kind(given: Any, target: Ratio) -> dict[str, float]:
             share = math.nan if isinstance(value, bool) else float(value)
         except (TypeError, ValueError):
             share = math.nan
-        if not isinstance(key, str) or not key or not 0 <= share < 1:
+        counted = key == LAYERS and share >= 1 and share.is_integer()
+        if not isinstance(key, str) or not key or not (0 <= share < 1 or counted):
             refuse(target, "ratios", allowed, f"{key}={value}" if key else value)
         found[key] = share
     return found

@@ -22,14 +22,22 @@ _CLOSED = (nn.Module, Tensor, type, str, bytes, set, frozenset)
 
 Exchange = Callable[[Attribute, int], int]
 """What takes the place of an integer; the same object where it stays."""
+Plain = list[Any] | tuple[Any, ...]
+"""Numbers, names and flags in a row."""
+ExchangePlain = Callable[[Attribute, Plain], Plain]
+_ENTRIES = frozenset({int, float, bool, str, type(None)})
 
 
-def exchange_integers_(modules: Iterable[tuple[str, nn.Module]], exchange: Exchange) -> None:
+def exchange_integers_(
+    modules: Iterable[tuple[str, nn.Module]], exchange: Exchange, exchange_plain: ExchangePlain | None = None
+) -> None:
     """Exchange integers that modules keep. Containers are not changed: a module that held one gets another in its place.
 
     An object that several modules hold (a configuration) stays one object, whose integers are named after its first place.
+
+    exchange_plain: says what takes the place of a list of plain values; one that stays is looked into.
     """
-    walk = _Walk(exchange)
+    walk = _Walk(exchange, exchange_plain)
     for path, module in modules:
         attributes = vars(module)
         for name in [name for name in attributes if name not in _OWN]:
@@ -42,8 +50,9 @@ def exchange_integers_(modules: Iterable[tuple[str, nn.Module]], exchange: Excha
 class _Walk:
     """One walk through the modules of a model."""
 
-    def __init__(self, exchange: Exchange) -> None:
+    def __init__(self, exchange: Exchange, exchange_plain: ExchangePlain | None = None) -> None:
         self._exchange = exchange
+        self._exchange_plain = exchange_plain
         self._met: dict[int, tuple[Any, Any]] = {}
         """Address of an object that several modules may hold -> the object, and what takes its place."""
 
@@ -52,6 +61,14 @@ class _Walk:
         kind = type(value)
         if kind is int:
             return self._exchange(place, value)
+        if (
+            self._exchange_plain is not None
+            and kind in (list, tuple)
+            and _ENTRIES.issuperset(map(type, value))
+        ):
+            new = self._exchange_plain(place, value)
+            if new is not value:
+                return new
         if isinstance(value, tuple):
             return self._of_tuple(place, value, depth)
         if depth >= DEEPEST or not _is_open(value):
@@ -129,10 +146,37 @@ def set_kept_values_(model: nn.Module, values: Mapping[str, Mapping[str, Any]]) 
     inner = {
         (path, name): value for path, own in values.items() for name, value in own.items() if "." in name
     }
+
+    def other(place: Attribute, now: Plain) -> Plain:
+        return type(now)(inner[place]) if isinstance(inner.get(place), (list, tuple)) else now
+
     if inner:
-        exchange_integers_(modules, lambda place, number: inner.get(place, number))
+        exchange_integers_(modules, lambda place, number: inner.get(place, number), other)
     by_path = dict(modules)
     for path, own in values.items():
         for name, value in own.items():
             if "." not in name:
-                setattr(by_path[path], name, value)
+                now = getattr(by_path[path], name, None)
+                setattr(by_path[path], name, list(value) if isinstance(now, list) else value)
+
+
+def kept_values(model: nn.Module) -> dict[Attribute, Any]:
+    """Return the integers that modules keep, and the lists of plain values, which are not looked into."""
+    found: dict[Attribute, Any] = {}
+
+    def note_integer(place: Attribute, value: int) -> int:
+        return found.setdefault(place, value)  # type: ignore[no-any-return]
+
+    def note_list(place: Attribute, value: Plain) -> Plain:
+        found[place] = list(value)
+        return value
+
+    exchange_integers_(modules_of(model), note_integer, note_list)
+    return {place: value for place, value in found.items() if not any(_holds(found, place))}
+
+
+def _holds(found: Mapping[Attribute, Any], place: Attribute) -> Iterable[bool]:
+    """Yield for every list on the way to a place whether it is one of those found."""
+    parts = place.path.split(".")
+    for end in range(1, len(parts)):
+        yield isinstance(found.get(Attribute(place.module, ".".join(parts[:end]))), list)

@@ -117,14 +117,14 @@ class _InputForm:
         return Inputs(args), note if len(parts) > len(args) else ""
 
     def _keywords(self, item: Mapping[Any, Any], number: int) -> tuple[Inputs, str]:
-        missing = [name for name in self.kwargs if name not in item]
+        missing = [name for name, arg in self.kwargs.items() if isinstance(arg, Tensor) and name not in item]
         if self.args or missing:
             wanted = ", ".join(missing) or f"{len(self.args)} positional arguments"
             raise _wrong(
                 number, f"a dict with {', '.join(map(str, item))}", f"what the model takes: {wanted}"
             )
         left_out = ", ".join(str(name) for name in item if name not in self.kwargs)
-        kwargs = {name: self._checked(item[name], self.kwargs[name], number) for name in self.kwargs}
+        kwargs = {name: self._checked(item.get(name), arg, number) for name, arg in self.kwargs.items()}
         return Inputs(
             (), kwargs or None
         ), f"Left out of the calibration data: {left_out}." if left_out else ""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from torchthin.config import PruneConfig
+from torchthin.config import LAYERS, PruneConfig
 from torchthin.dependency.components import Grouping, find_groups
 from torchthin.dependency.groups import Group
 from torchthin.dependency.kinds import KINDS, kinds_of, whole_heads
@@ -18,6 +18,7 @@ from torchthin.dependency.producers import producers, with_tables
 from torchthin.dependency.propagate import Labels, propagate
 from torchthin.graph.better_examples import trace_more
 from torchthin.graph.inputs import as_inputs, check_model, on_device_of
+from torchthin.graph.layers import find_stacks
 from torchthin.graph.trace import Traced
 from torchthin.importance.scores import is_filter_member
 from torchthin.pruning.expert_plans import KIND, removable_experts
@@ -79,8 +80,19 @@ def inspect(model: nn.Module, example_inputs: Any, *, proof: str = "quick") -> I
         tuple(name for name, _ in model.named_parameters() if name not in labels.graph.state),
         tried,
         tried and proof != "off",
-        tuple(_kind_facts(groups, kinds, model)),
+        (*_kind_facts(groups, kinds, model), *_layer_facts(traced)),
     )
+
+
+def _layer_facts(traced: Traced) -> Iterator[KindFacts]:
+    """Yield what there is of whole layers, the first and the last of each stack left out, as they stay unless they are named."""
+    may_go = [[x.path for x in stack.layers if x.path not in stack.ends] for stack in find_stacks(traced)]
+    sizes = {name: parameter.numel() for name, parameter in traced.model.named_parameters()}
+    paths = [path for some in may_go for path in some]
+    lost = sum(n for name, n in sizes.items() if any(name.startswith(f"{path}.") for path in paths))
+    if paths:
+        meaning = "no channels: blocks that add to a stream, which can be left out whole"
+        yield KindFacts(LAYERS, meaning, sum(map(bool, may_go)), len(paths), lost / sum(sizes.values()))
 
 
 def _kind_facts(groups: Sequence[Group], kinds: Mapping[str, str], model: nn.Module) -> Iterator[KindFacts]:

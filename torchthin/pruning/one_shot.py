@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from torchthin.config import Budget, Distiller, PruneConfig, Target
+from torchthin.config import Budget, Distiller, PruneConfig, Ratio, Target
 from torchthin.dependency.kinds import multiplies_data
 from torchthin.errors import ConfigError
 from torchthin.graph.better_examples import trace_more
@@ -19,6 +19,7 @@ from torchthin.importance.registry import criterion as registered
 from torchthin.importance.scores import FALLBACK, Ranking, check_values
 from torchthin.importance.statistics import Loss
 from torchthin.io.calibration import calibration
+from torchthin.pruning.layers import for_the_rest, layers_of, shortened
 from torchthin.pruning.per_weight import by_layer_inputs, plan_per_weight
 from torchthin.pruning.plan import PruningPlan
 from torchthin.pruning.target_plans import Run, thinning_for
@@ -42,6 +43,8 @@ def plan_pruning(
         return _plan_by_layer(model, inputs, config, data)
     if inputs is None or not config.structured or isinstance(config.target, Distiller):
         return plan_per_weight(model, inputs, config)
+    if layers_of(config) is not None:
+        return _plan_with_layers(model, inputs, config, data, loss)
     traced, targets = traced_targets(model, inputs, config)
     run = Run(traced, targets, config, batches_of(model, inputs, data), loss)
     thinning, sections = thinning_for(config.target, run)
@@ -54,6 +57,32 @@ def _plan_by_layer(model: nn.Module, inputs: Inputs | None, config: PruneConfig,
     assert inputs is not None
     found = calibration(data, like=inputs)
     return plan_per_weight(model, inputs, config, found)
+
+
+def _plan_with_layers(
+    model: nn.Module, inputs: Inputs, config: PruneConfig, data: Any, loss: Loss | None
+) -> PruningPlan:
+    """Leave layers out first, and plan the rest on the model without them."""
+    read = None if data is None else calibration(data, like=inputs)
+    batches = None if read is None else replace(read, batches=_on_device(model, read.batches))
+    cut = shortened(model, inputs, config, batches)
+    target = config.target
+    assert isinstance(target, Ratio)
+    rest = target.without_layers
+    if rest is None:
+        report = build_report(model, {}, {}, Request.of(config, 0.0, (), ()), 0)
+        plan = PruningPlan(cut.model, config, {}, report, None, inputs)
+    else:
+        plan = plan_pruning(cut.model, inputs, for_the_rest(cut, config, rest), data=batches, loss=loss)
+        report = plan.report
+    report = replace(
+        report,
+        request=replace(report.request, by_kind=tuple(target.by_kind.items())),
+        parameters=sum(p.numel() for p in model.parameters()),
+        parameter_bytes=sum(p.numel() * p.element_size() for p in model.parameters()),
+        sections=(cut.facts, *report.sections),
+    )
+    return replace(plan, config=config, report=report, shortened=cut)
 
 
 def traced_targets(model: nn.Module, inputs: Inputs, config: PruneConfig) -> tuple[Traced, PrunableWeights]:
@@ -136,7 +165,11 @@ def batches_of(model: nn.Module, inputs: Inputs, data: Any) -> tuple[Inputs, ...
     """Return the user's data, checked, on the model's device; nothing when there are none."""
     if data is None:
         return ()
-    return tuple(on_device_of(model, batch) for batch in calibration(data, like=inputs).batches)
+    return _on_device(model, calibration(data, like=inputs).batches)
+
+
+def _on_device(model: nn.Module, batches: Iterable[Inputs]) -> tuple[Inputs, ...]:
+    return tuple(on_device_of(model, batch) for batch in batches)
 
 
 def _plan(

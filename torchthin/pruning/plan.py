@@ -15,6 +15,7 @@ from torchthin.graph.inputs import Inputs
 from torchthin.graph.sample import one_sample
 from torchthin.graph.trace import collection_paused
 from torchthin.pruning.in_place import dead_channels_plan
+from torchthin.pruning.layers import Shortened, both, with_layers
 from torchthin.pruning.result import PruneResult
 from torchthin.report.prune_report import (
     PruneReport,
@@ -58,16 +59,20 @@ class PruningPlan:
     inputs: Inputs | None = field(default=None, repr=False)
     values: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
     """New values of weights and biases, where the criterion updates what it keeps; zero where masked."""
+    shortened: Shortened | None = field(default=None, repr=False)
+    """What is known of the layers that go first; `model` is the one without them then, and `masks` are of that."""
 
     @property
     def recipe(self) -> Recipe | None:
         """What thins the model, as plain data; None where nothing can be removed, or without example inputs."""
-        return None if self.thinning is None else self.thinning.recipe or None
+        own = None if self.thinning is None else self.thinning.recipe or None
+        return own if self.shortened is None else with_layers(self.shortened, own)
 
     @property
     def proof(self) -> Proof | None:
         """How masked and thinned model compare; None where nothing is removed, or compared (``proof="off"``)."""
-        return None if self.thinning is None else self.thinning.outcome.proof
+        own = None if self.thinning is None else self.thinning.outcome.proof
+        return own if self.shortened is None else both(self.shortened.proof, own)
 
     def explain(self) -> str:
         """Return as text which layers lose how many channels, all sizes before and after, and how the trial ended."""
@@ -89,6 +94,24 @@ class PruningPlan:
         Raises:
             ProofError: no way to remove what is masked held.
         """
+        if self.shortened is None:
+            return self._applied()
+        if self.thinning is None:
+            small, report = clone(self.model, duplicate), self.report
+        else:
+            result = self._applied()
+            small, report = result.model, result.report
+        assert self.inputs is not None
+        sample = one_sample(self.model, self.inputs)
+        inexact = () if self.thinning is None else self.thinning.outcome.inexact
+        facts = ThinnedFacts(
+            measure(self.shortened.dense, sample), measure(small, sample), self.proof, inexact=inexact
+        )
+        report = replace(report, thinned=facts)
+        return PruneResult(small, self.masks, report, self.recipe, self.proof, self.config, self.inputs)
+
+    def _applied(self) -> PruneResult:
+        """Return a copy of `model`, pruned."""
         masks, values, found = self.masks, self.values, self.thinning
         if self.config.thin and found is not None and found.recipe and not found.proposal.traced.derived:
             return self._thinned(thinned(self.model, found, masks), found, masks)
@@ -134,7 +157,9 @@ class PruningPlan:
 
 
 def _layers(plan: PruningPlan) -> list[str]:
-    """Return a table of the weights that are masked or become smaller."""
+    """Return a table of the weights that are masked or become smaller; nothing where only whole layers go."""
+    if plan.shortened is not None and plan.thinning is None:
+        return []
     recipe, facts = plan.recipe, {layer.name: layer for layer in plan.report.layers}
     shapes = {name: tuple(tensor.shape) for name, tensor in state_tensors(plan.model)}
     rows = []
@@ -181,6 +206,9 @@ def _sizes(plan: PruningPlan) -> list[str]:
 
 def _verdict(plan: PruningPlan) -> list[str]:
     """Return how the trial on copies ended."""
+    if plan.shortened is not None:
+        inexact = () if plan.thinning is None else plan.thinning.outcome.inexact
+        return [f"Proof: {verdict_line(plan.proof, inexact, _SHOWN)}."]
     if plan.thinning is None:
         if plan.inputs is None or not plan.config.thin:
             return ["Nothing would be removed."]

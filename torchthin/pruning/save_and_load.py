@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from torchthin.config import PruneConfig
 from torchthin.errors import CheckpointError, InputError
-from torchthin.graph.clone import clone, duplicate, state_tensors
+from torchthin.graph.clone import clone, duplicate, modules_of, state_tensors
 from torchthin.graph.inputs import check_model
+from torchthin.graph.layers import LISTS
 from torchthin.graph.parametrized import recompute_
 from torchthin.io.checkpoints import (
     Checkpoint,
@@ -233,7 +234,9 @@ def shrink_to_(model: nn.Module, checkpoint: Checkpoint) -> None:
     if recipe is None:
         return
     shapes = {name: tuple(tensor.shape) for name, tensor in state_tensors(model)}
-    if all(shapes.get(name) == recipe.shape_after(name) for name in recipe.keep):
+    lists = {path: len(module) for path, module in modules_of(model) if isinstance(module, LISTS)}
+    short = all(lists.get(path) == len(kept) for path, kept in recipe.layers.items())
+    if short and all(shapes.get(name) == recipe.shape_after(name) for name in recipe.keep):
         if recipe_of(model) is None:
             remember_(model, recipe)
         return

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchthin.graph.inputs import Inputs
 from torchthin.graph.recorder import record
 from torchthin.recovery.layers import find_layers
+from torchthin.thinning.layer_names import name_before
 from torchthin.thinning.recipe import Recipe
 
 _Outputs = dict[tuple[bool, str], Tensor | None]
@@ -32,9 +33,9 @@ def layer_distance(
     compared = _compared(small, recipe, example)
     outputs: _Outputs = {}
     hooks = [
-        model.get_submodule(name).register_forward_hook(partial(_note, outputs, (model is dense, name)))
-        for model in (dense, small)
+        model.get_submodule(own).register_forward_hook(partial(_note, outputs, (model is dense, name)))
         for name in compared
+        for model, own in ((dense, name_before(name, recipe.layers)), (small, name))
     ]
     try:
         yield partial(_take, compared, outputs)

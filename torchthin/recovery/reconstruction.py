@@ -21,10 +21,12 @@ from torchthin.graph.inputs import Inputs, call
 from torchthin.graph.op_counter import following
 from torchthin.graph.recorder import record
 from torchthin.importance.product_rows import Product, grouped
+from torchthin.recovery.counterparts import counterparts
 from torchthin.recovery.layers import Layer, find_layers, products
 from torchthin.recovery.product_mode import ProductMode, factor_of
 from torchthin.recovery.residuals import residuals
 from torchthin.recovery.ridge import Fit, fit
+from torchthin.thinning.layer_names import name_after
 from torchthin.thinning.recipe import Recipe
 
 
@@ -38,17 +40,20 @@ class Reconstruction:
     """What cannot be refitted, with the reason."""
 
 
-def reconstruct_(dense: nn.Module, small: nn.Module, recipe: Recipe, inputs: Inputs) -> Reconstruction:
+def reconstruct_(
+    dense: nn.Module, small: nn.Module, recipe: Recipe, inputs: Inputs, *, before_gaps: bool = False
+) -> Reconstruction:
     """Refit the layers of `small` in place.
 
     Args:
         dense: the model that `recipe` thinned; it is left as it is.
         small: the thinned model.
-        recipe: which channels were kept.
+        recipe: which channels and layers were kept.
         inputs: calibration inputs in one batch, on the models' device.
+        before_gaps: only what makes up for layers that were left out, see `counterparts`.
     """
-    found = Places.of(dense, small, recipe, inputs)
-    refit = Refit(found, dict(state_tensors(small)), recipe, dict(state_tensors(dense)))
+    found = Places.of(dense, small, recipe, inputs, before_gaps=before_gaps)
+    refit = Refit(found, dict(state_tensors(small)), recipe, _renamed(dense, recipe))
     with evaluation_mode(small), following(small, refit):
         call(small, inputs)
     return Reconstruction(tuple(refit.fitted), (*found.left, *refit.left))
@@ -73,27 +78,42 @@ class Places:
         recipe: Recipe,
         inputs: Inputs,
         only: Collection[str] | None = None,
+        *,
+        before_gaps: bool = False,
     ) -> Places:
-        """Record both models, and run the dense one. only: weights to look at; None: all."""
+        """Record both models, and run the dense one.
+
+        Args:
+            dense, small, recipe, inputs: see `reconstruct_`.
+            only: weights to look at; None: all.
+            before_gaps: look at those alone that make up for layers that were left out, see `counterparts`.
+        """
         graphs = [record(model, inputs) for model in (dense, small)]
-        sources = [[(op.name, op.source.module) for op in products(graph)] for graph in graphs]
-        if sources[0] != sources[1]:
+        beside = [residuals(graph) for graph in graphs]
+        partners = counterparts(graphs[0], graphs[1], beside, recipe)
+        if partners is None:
             reason = "every layer: the thinned model runs other products than the dense one"
             return cls({}, {}, {}, (reason,))
         found, left = find_layers(graphs[1].live(), small)
         numbers = {op.index: number for number, op in enumerate(products(graphs[1]))}
         layers = {numbers[layer.op]: layer for layer in found if only is None or layer.weight in only}
-        beside = [residuals(graph) for graph in graphs]
-        of_dense, of_small = (
-            {n: one[n] for n in layers if n in beside[0] and n in beside[1]} for one in beside
-        )
+        if before_gaps:
+            layers = {number: layer for number, layer in layers.items() if number in partners.before_gaps}
+        of = partners.of
+        both = [n for n in layers if of[n] in beside[0] and n in beside[1]]
         del graphs
-        state = dict(state_tensors(dense))
-        kept = {number: _kept(recipe, layer.weight, state) for number, layer in layers.items()}
-        targets = _Targets(of_dense, kept)
+        state = _renamed(dense, recipe)
+        kept = {of[number]: _kept(recipe, layer.weight, state) for number, layer in layers.items()}
+        targets = _Targets({of[n]: beside[0][of[n]] for n in both}, kept)
         with evaluation_mode(dense), following(dense, targets):
             call(dense, inputs)
-        return cls(layers, targets.found, of_small, left)
+        wanted = {number: targets.found[of[number]] for number in layers if of[number] in targets.found}
+        return cls(layers, wanted, {n: beside[1][n] for n in both}, left)
+
+
+def _renamed(dense: nn.Module, recipe: Recipe) -> dict[str, Tensor]:
+    """Return the tensors of the dense model by their names in the thinned one; those of layers that are gone are left out."""
+    return {after: t for name, t in state_tensors(dense) if (after := name_after(name, recipe.layers))}
 
 
 def _kept(recipe: Recipe, name: str, state: Mapping[str, Tensor]) -> Tensor:

@@ -23,7 +23,7 @@ from torchthin.recovery.distillation import Progress, distill_
 from torchthin.recovery.reconstruction import Reconstruction, reconstruct_
 from torchthin.report.sections import RecoveryFacts, Stage
 from torchthin.thinning.apply import thin_copy
-from torchthin.thinning.recipe import Recipe, check_fits
+from torchthin.thinning.recipe import Recipe
 
 HELD_OUT = 8
 """One of so many inputs is held out, the last ones, to measure the distance."""
@@ -103,12 +103,16 @@ def recovered(
 
 
 def _reconstruct(search: _Search, teacher: nn.Module, recipe: Recipe, inputs: Inputs) -> Reconstruction:
-    """Offer a refitted model, and return what was refitted in the model that is kept."""
-    made = clone(search.model, duplicate)
-    found = reconstruct_(teacher, made, recipe, inputs)
-    if found.fitted and search.offer("reconstruction", made):
-        return found
-    return Reconstruction((), found.left)
+    """Offer refitted models, first one that makes up for layers that are gone; return what was refitted in what is kept."""
+    fitted: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
+    for name, before_gaps in (("layers before gaps", True), ("reconstruction", False))[not recipe.layers :]:
+        made = clone(search.model, duplicate)
+        found = reconstruct_(teacher, made, recipe, inputs, before_gaps=before_gaps)
+        left = tuple(dict.fromkeys((*left, *found.left)))
+        if found.fitted and search.offer(name, made):
+            fitted = tuple(dict.fromkeys((*fitted, *found.fitted)))
+    return Reconstruction(fitted, left)
 
 
 @dataclass(frozen=True)
@@ -157,7 +161,6 @@ def _at_once(model: nn.Module, one: Inputs) -> int:
 
 def _require_made_by(recipe: Recipe, dense: nn.Module, small: nn.Module) -> None:
     """Raise InputError unless the recipe makes the sizes of `small` of those of `dense`."""
-    check_fits(recipe, dict(state_tensors(dense)), dict(dense.named_modules()))
     meta = thin_copy(clone(dense, lambda name, tensor: tensor.detach().to("meta")), recipe)
     wanted = {name: tuple(tensor.shape) for name, tensor in state_tensors(meta)}
     same = saved_names(small) | recipe.keep.keys()  # tensors that runs leave on modules may differ

@@ -64,7 +64,10 @@ class Request:
     @property
     def amount(self) -> str:
         """How much is asked for, in words."""
-        shares = [f"{_percent(share)} of {kind}" for kind, share in self.by_kind]
+        shares = [
+            f"{_percent(share)} of {kind}" if share < 1 else f"{share:g} {kind}"
+            for kind, share in self.by_kind
+        ]
         return ", ".join(shares) or f"{_percent(self.target_sparsity)} of the {self.unit}"
 
     @property
@@ -193,7 +196,8 @@ class PruneReport:
         return {key: _plain(value) for key, value in facts.items()}
 
     def __str__(self) -> str:
-        return "\n".join([*_layer_table(self), "", *_summary(self)])
+        shown = [*_layer_table(self), ""] if self.layers or self.section("removed_layers") is None else []
+        return "\n".join([*shown, *_summary(self)])
 
 
 def _plain(value: Any) -> Any:
@@ -333,7 +337,10 @@ def headline(report: PruneReport) -> list[str]:
         "." if report.target_reached else ": TARGET MISSED."
     )
     for section in report.sections:
-        asked = f"{request.method}: channels {section.choice}, {achieved} of them pruned."
+        if section.choice:
+            asked = f"{request.method}: channels {section.choice}, {achieved} of them pruned."
+    if not report.layers and report.section("removed_layers") is not None:
+        asked = f"{request.method}: asked {request.amount}; no channels were asked for."
     return [*map(str, report.sections), asked]
 
 

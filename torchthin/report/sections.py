@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
-SECTIONS: Mapping[str, Any] = {"budgets": [], "chip": None}
+SECTIONS: Mapping[str, Any] = {"budgets": [], "chip": None, "removed_layers": None}
 """Keys of sections that are in the JSON of every run -> what they hold where there is no such section."""
 
 
@@ -19,7 +19,7 @@ class Section(Protocol):
 
     @property
     def choice(self) -> str:
-        """How the channels were chosen, after "channels ": ``chosen for MAX78000``."""
+        """How the channels were chosen, after "channels ": ``chosen for MAX78000``; empty where it says nothing of them."""
 
     def to_dict(self) -> Any:
         """Return all facts as JSON types."""
@@ -70,6 +70,47 @@ class Budgets:
         names = f"{', '.join(self.unmeasured[:4])}{', ...' if len(self.unmeasured) > 4 else ''}"
         whole = [f"Kept whole, since the allocation did not measure them: {names}."] if names else []
         return "\n".join([*map(str, self.facts), *whole])
+
+
+@dataclass(frozen=True)
+class RemovedLayers:
+    """Which whole layers were left out: a section of the report."""
+
+    removed: tuple[tuple[str, float], ...]
+    """Path in the dense model, and block influence: 1 - cos(what the layer was given, what it returned)."""
+    layers: int
+    """How many the model had."""
+    samples: int | None
+    """Calibration inputs on which the influence was measured; None: the example inputs."""
+    kept: tuple[tuple[str, str], ...] = ()
+    """Layers that were tried and stay, with the reason."""
+
+    @property
+    def key(self) -> str:
+        """Its key in the JSON of the report."""
+        return "removed_layers"
+
+    @property
+    def choice(self) -> str:
+        """Nothing: it says nothing of channels."""
+        return ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all facts as JSON types."""
+        return {**asdict(self), "removed": dict(self.removed), "kept": dict(self.kept)}
+
+    def __str__(self) -> str:
+        names = ", ".join(f"{path} ({influence:.2g})" for path, influence in self.removed)
+        where = "the example inputs alone; data (--data) choose better"
+        if self.samples is not None:
+            where = f"{self.samples} calibration inputs"
+        tried = [f"{path} stays: {why}." for path, why in self.kept]
+        return "\n".join(
+            [
+                f"Layers: {len(self.removed)} of {self.layers} left out, those that change the stream least on {where}: {names}.",
+                *tried,
+            ]
+        )
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from torchthin.config import Budget, Ratio, Target
+from torchthin.config import LAYERS, Budget, Ratio, Target
 from torchthin.dependency.groups import Group
 from torchthin.dependency.kinds import KINDS, OUTPUT, Kinds
 from torchthin.errors import ConfigError, KindError, near_matches
@@ -48,10 +48,16 @@ class KindChoice:
         """Return what a target asks for.
 
         Raises:
-            ConfigError: it asks for heads and for their width, which divide the same weights in two ways.
+            ConfigError: it asks for heads and for their width, which divide the same weights in two ways; or for
+                layers, which are no channels.
         """
         ratios = target.by_kind if isinstance(target, Ratio) else {}
         kinds = target.kinds if isinstance(target, Budget) else ()
+        if LAYERS in {*ratios, *kinds}:
+            raise ConfigError(
+                "Whole layers go at once, by a share or a number, not by a budget or step by step. Leave them out with "
+                'torchthin.prune(model, x, {"layers": 0.25}) (--ratio layers=0.25) first, then prune the result.'
+            )
         if {"heads", "head_dim"} <= {*ratios, *kinds}:
             raise ConfigError(
                 "The kinds heads and head_dim cannot be cut in one run: they divide the same weights in two ways. "
@@ -124,8 +130,8 @@ class Chosen:
 def _refusal(key: str, kinds: Kinds, known: Mapping[str, str]) -> KindError:
     if key not in KINDS:
         return KindError(
-            f"The ratio (--ratio) of {key!r} goes to nothing: it is no kind ({', '.join(KINDS)}), and no weight that can be "
-            f"pruned matches it.{near_matches(key, [*KINDS, *kinds.of_weights])}"
+            f"The ratio (--ratio) of {key!r} goes to nothing: it is no kind ({', '.join((*KINDS, LAYERS))}), and no weight that "
+            f"can be pruned matches it.{near_matches(key, [*KINDS, LAYERS, *kinds.of_weights])}"
         )
     if key == "experts":
         return KindError(

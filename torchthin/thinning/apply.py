@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torchthin.errors import InputError
 from torchthin.graph.clone import clone, modules_of, share, state_tensors
 from torchthin.graph.fake import SMALL
 from torchthin.graph.kept_integers import set_kept_values_
@@ -18,6 +19,7 @@ from torchthin.graph.parametrized import recompute_
 from torchthin.thinning.history import remember_
 from torchthin.thinning.optimizer import cut_state, follow_, way_back
 from torchthin.thinning.recipe import Recipe, check_fits, cut
+from torchthin.thinning.shorten import shorten_, shortened
 
 Make = Callable[[str, Tensor, Callable[[], Tensor]], Tensor]
 """(name, full-size tensor, how to cut it) -> the tensor that takes its place in the copy."""
@@ -44,6 +46,8 @@ def thin_copy(model: nn.Module, recipe: Recipe, make: Make = owned, *, values: b
         make: makes each tensor; by default the copy has its own.
         values: False: large tensors only get their shape, for a run without arithmetic.
     """
+    if recipe.layers:
+        model, recipe = shortened(model, recipe), recipe.of_channels
     check_fits(recipe, dict(state_tensors(model)), dict(modules_of(model)))
     small = _cut_clone(model, recipe, make, values)
     set_kept_values_(small, recipe.attributes)
@@ -100,7 +104,15 @@ def apply_(
     Raises:
         InputError: when the recipe or the optimizer's state does not fit; nothing is changed then.
     """
-    exchange_([*exchange_steps(model, recipe, optimizer, values or {}), Step(check)])
+    if recipe.layers and optimizer is not None:
+        raise InputError(
+            "Layers cannot be taken out of a model with its optimizer. Make the optimizer afterwards."
+        )
+    with contextlib.ExitStack() as undo:
+        if recipe.layers:
+            undo.callback(shorten_(model, recipe))
+        exchange_([*exchange_steps(model, recipe.of_channels, optimizer, values or {}), Step(check)])
+        undo.pop_all()
 
 
 def exchange_(steps: Iterable[Step]) -> None:

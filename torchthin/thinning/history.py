@@ -26,7 +26,11 @@ def recipe_of(model: nn.Module) -> Recipe | None:
 
 def remember_(model: nn.Module, recipe: Recipe) -> None:
     """Note that `recipe` was applied to `model`, after what thinned it and its parts before."""
-    earlier = recipe_of(model)
+    set_history_(model, recipe, recipe_of(model))
+
+
+def set_history_(model: nn.Module, recipe: Recipe, earlier: Recipe | None) -> None:
+    """Note that `recipe` was applied after `earlier`, whatever is noted so far."""
     whole = recipe if earlier is None else earlier.then(recipe)
     for _, module in modules_of(model):
         vars(module).pop(_ATTRIBUTE, None)

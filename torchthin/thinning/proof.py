@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import zip_longest
@@ -168,13 +168,13 @@ def verify(reference: nn.Module, candidate: nn.Module, example_inputs: Any) -> P
                 "The models of verify must have values. Got one on the meta device; load its weights."
             )
     inputs = on_device_of(reference, as_inputs(example_inputs))
-    precision = DOUBLE if all(map(_can_double, models)) else SINGLE
-    expected, actual = (_outputs(model, inputs, precision) for model in models)
+    precision = precision_for(models)
+    expected, actual = (outputs_of(model, inputs, precision) for model in models)
     if precision is DOUBLE and any(
         isinstance(found, Exception) for found in (expected, actual)
     ):  # code with types of its own
         precision = SINGLE
-        expected, actual = (_outputs(model, inputs, precision) for model in models)
+        expected, actual = (outputs_of(model, inputs, precision) for model in models)
     if isinstance(expected, Exception):
         raise InputError(
             f"The reference model ({type(reference).__name__}) does not run on the example_inputs: {one_line(expected)}. "
@@ -200,8 +200,8 @@ def _refuse_nothing(outputs: Any) -> None:
         )
 
 
-def _outputs(model: nn.Module, inputs: Inputs, precision: Precision) -> Any:
-    """Return the outputs of a copy, or the exception."""
+def outputs_of(model: nn.Module, inputs: Inputs, precision: Precision) -> Any:
+    """Return the outputs of a copy in evaluation mode, or the exception."""
     mode = CountingMode()
     mode.precision = precision
     try:
@@ -231,6 +231,11 @@ def refuse_nan(outputs: Any, kind: str) -> None:
             f"An output of the {kind} model is NaN throughout, so nothing can be proved. "
             "Look for NaN or negative variances in the weights, or give other example_inputs."
         )
+
+
+def precision_for(models: Iterable[nn.Module]) -> Precision:
+    """Return what models are compared in."""
+    return DOUBLE if all(map(_can_double, models)) else SINGLE
 
 
 def _can_double(model: nn.Module) -> bool:

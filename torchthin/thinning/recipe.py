@@ -5,8 +5,8 @@ from __future__ import annotations
 import operator
 import reprlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from torchthin.dependency.groups import Group, IntArray
 from torchthin.errors import CheckpointError, InputError, one_line
 from torchthin.graph.kept_integers import kept_value
+from torchthin.thinning.layer_names import name_after, name_before
 
 VERSION = 1
+_Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True)
@@ -34,9 +36,18 @@ class Recipe:
     """Module name -> attribute, with the way into what it holds (``dims.1``) -> value after."""
     added: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """Parameters that the layer did not have (a bias that absorbs a constant) -> shape after."""
+    layers: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """List of modules -> positions that are kept. It is done first: every other name is that of the shortened model."""
+    lengths: Mapping[str, int] = field(default_factory=dict)
+    """Length before, of every list that becomes shorter."""
 
     def __bool__(self) -> bool:
-        return bool(self.keep)
+        return bool(self.keep or self.layers)
+
+    @property
+    def of_channels(self) -> Recipe:
+        """What is left to do once the lists are shorter."""
+        return replace(self, layers={}, lengths={}) if self.layers else self
 
     def shape_after(self, name: str) -> tuple[int, ...]:
         """Return the shape of a changed tensor after thinning."""
@@ -52,8 +63,10 @@ class Recipe:
         def listed(kept: tuple[int, ...]) -> list[int]:
             return shared[id(kept)] if id(kept) in shared else shared.setdefault(id(kept), list(kept))
 
+        layers = {name: list(kept) for name, kept in self.layers.items()}
         return {
             "version": VERSION,
+            **({"layers": layers, "lengths": dict(self.lengths)} if layers else {}),
             "shapes": {name: list(shape) for name, shape in self.shapes.items()},
             "keep": {n: {str(d): listed(kept) for d, kept in axes.items()} for n, axes in self.keep.items()},
             "attributes": {name: dict(values) for name, values in self.attributes.items()},
@@ -82,11 +95,21 @@ class Recipe:
                 },
                 {n: {k: _plain(v) for k, v in values.items()} for n, values in data["attributes"].items()},
                 {str(name): read.whole(shape) for name, shape in data["added"].items()},
+                {str(name): read.ascending(kept) for name, kept in data.get("layers", {}).items()},
+                dict(
+                    zip(
+                        data.get("lengths", {}),
+                        read.whole(list(data.get("lengths", {}).values())),
+                        strict=True,
+                    )
+                ),
             )
         except (KeyError, AttributeError, TypeError, ValueError) as error:
             raise CheckpointError(f"The recipe is damaged ({one_line(error)}). Thin again.") from error
         if not recipe.keep.keys() <= recipe.shapes.keys():
             raise CheckpointError("The recipe is damaged (it cuts tensors without a shape). Thin again.")
+        if recipe.layers.keys() != recipe.lengths.keys():
+            raise CheckpointError("The recipe is damaged (it shortens lists without a length). Thin again.")
         return recipe
 
     def below(self, path: str) -> Recipe:
@@ -97,10 +120,37 @@ class Recipe:
             {start + name: axes for name, axes in self.keep.items()},
             {(start + name).rstrip("."): values for name, values in self.attributes.items()},
             {start + name: shape for name, shape in self.added.items()},
+            {(start + name).rstrip("."): kept for name, kept in self.layers.items()},
+            {(start + name).rstrip("."): length for name, length in self.lengths.items()},
         )
+
+    def _without(self, layers: Mapping[str, tuple[int, ...]]) -> Recipe:
+        """Return the same for a model whose lists are shorter already; what it does to layers that are gone is left out."""
+
+        def left(part: Mapping[str, _Value]) -> dict[str, _Value]:
+            return {after: part[name] for name in part if (after := name_after(name, layers)) is not None}
+
+        return replace(
+            self,
+            shapes=left(self.shapes),
+            keep=left(self.keep),
+            attributes=left(self.attributes),
+            added=left(self.added),
+        )
+
+    def _shorter_by(self, later: Recipe) -> Recipe:
+        """Return the recipe that does this one and then shortens lists as `later` does."""
+        layers, lengths = dict(self.layers), dict(self.lengths)
+        for name, kept in later.layers.items():
+            whole = name_before(name, self.layers)
+            lengths.setdefault(whole, later.lengths[name])
+            layers[whole] = tuple(layers[whole][i] for i in kept) if whole in layers else kept
+        return replace(self._without(later.layers), layers=layers, lengths=lengths)
 
     def then(self, later: Recipe) -> Recipe:
         """Return the recipe that does this one and then `later` (whose indices count in the thinned model)."""
+        if later.layers:
+            return self._shorter_by(later).then(later.of_channels)
         shapes = dict(self.shapes)
         keep = {name: dict(axes) for name, axes in self.keep.items()}
         added = dict(self.added)
@@ -115,7 +165,7 @@ class Recipe:
         attributes = {name: dict(values) for name, values in self.attributes.items()}
         for name, values in later.attributes.items():
             attributes.setdefault(name, {}).update(values)
-        return Recipe(shapes, keep, attributes, {**added, **later.added})
+        return replace(self, shapes=shapes, keep=keep, attributes=attributes, added={**added, **later.added})
 
 
 class _Lists:

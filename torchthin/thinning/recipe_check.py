@@ -11,6 +11,7 @@ from torchthin.errors import InputError
 from torchthin.graph.clone import modules_of, state_tensors
 from torchthin.graph.kept_integers import kept_value
 from torchthin.thinning.recipe import Recipe, check_fits
+from torchthin.thinning.shorten import shortened
 
 _OF_TORCH = frozenset(dir(nn.Module()))
 """Attributes that every module has: none is a size."""
@@ -22,11 +23,14 @@ def check_stored(recipe: Recipe, model: nn.Module) -> None:
     Raises:
         InputError: a shape differs; an attribute is no size that `model` has, or becomes larger; what is added is no bias.
     """
+    if recipe.layers:
+        model = shortened(model, recipe)
     modules = dict(modules_of(model))
     check_fits(recipe, dict(state_tensors(model)), modules)
     for path, values in recipe.attributes.items():
         for name, after in values.items():
-            if not _may_become(name, _size(modules.get(path), name), after):
+            now = _size(modules.get(path), name)
+            if not (_may_become(name, now, after) or (recipe.layers and _may_be_of_layers(now, after))):
                 raise InputError(
                     f"The recipe sets {name} of the module {path!r}: only sizes that the model has can be set, to whole numbers "
                     "above 0 that are no larger. Build the full-size class it was made for."
@@ -60,3 +64,13 @@ def _may_become(name: str, now: Any, after: Any) -> bool:
     if isinstance(now, tuple | list) and isinstance(after, tuple | list) and len(now) == len(after):
         return all(_may_become(name, before, then) for before, then in zip(now, after, strict=True))
     return False
+
+
+def _may_be_of_layers(now: Any, after: Any) -> bool:
+    """Whether a value may become `after` where there are fewer layers: the number of one, or a list with an entry for each."""
+    if type(now) is int:
+        return type(after) is int and 0 <= after <= now
+    if not isinstance(now, tuple | list) or not isinstance(after, tuple | list) or len(after) > len(now):
+        return False
+    most = max((entry for entry in now if type(entry) is int), default=-1)
+    return all(entry in now or (type(entry) is int and 0 <= entry <= most) for entry in after)

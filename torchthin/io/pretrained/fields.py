@@ -25,8 +25,8 @@ def numbers_of(config: Any, path: Field = ()) -> Iterator[tuple[Field, int | flo
                 yield from numbers_of(value, (*path, key))
 
 
-def with_numbers(config: Mapping[str, Any], values: Values) -> dict[str, Any]:
-    """Return a copy of the configuration with other numbers in these places."""
+def with_numbers(config: Mapping[str, Any], values: Mapping[Field, Any]) -> dict[str, Any]:
+    """Return a copy of the configuration with other numbers (or whole lists of them) in these places."""
     made = copy.deepcopy(dict(config))
     for path, value in values.items():
         _set_(made, path, value)

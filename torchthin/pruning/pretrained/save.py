@@ -121,6 +121,7 @@ def _write_model(
         twin.save_pretrained(made, max_shard_size=max_shard_size, **names)
     recipe = recipe_of(model)
     if not described and recipe is not None:
+        recipe = recipe.of_channels  # the configuration says how many layers there are
         (made / RECIPE).write_text(json.dumps(recipe.to_dict()), encoding="utf-8")
     copy_rest(model, made)
     if more is not None:
