@@ -180,3 +180,27 @@ def test_wrong_use_is_refused() -> None:
         recover(nn.Conv2d(3, 8, 3), result, data[:1], data)
     with pytest.raises(InputError, match="shape"):
         recover(net, result, data[:1], torch.randn(4, 3, 8, 9))
+
+
+class Unturned(nn.Module):
+    """Multiplies with weights as they are, (inputs, outputs), as GPT-2 does; one of them is square."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.back = nn.Parameter(torch.randn(6, 24)), nn.Parameter(torch.randn(24, 6) / 5)
+        self.square, self.bias = nn.Parameter(torch.randn(6, 6) / 3), nn.Parameter(torch.randn(6))
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + torch.mm(torch.mm(x, self.wide).relu(), self.back)
+        return self.head(x + torch.addmm(self.bias, x, self.square))
+
+
+def test_weights_that_are_not_turned_are_refitted() -> None:
+    torch.manual_seed(0)
+    net, data = Unturned().eval(), torch.randn(256, 6)
+    result = prune(net, data[:2], {"mlp": 0.25})
+    assert result.model.wide.shape == (6, 18)
+    facts = recover(net, result, data[:2], data).report.recovery
+    assert facts is not None and not facts.left
+    assert facts.stages[0].taken and facts.after < 0.5 * facts.before

@@ -219,9 +219,7 @@ class Ratio(Target):
 
 def _by_kind(given: Any, target: Ratio) -> dict[str, float]:
     """Return shares by kind and pattern, given as a mapping, as texts ``kind=share`` or as both."""
-    allowed = (
-        "kinds or patterns with shares in [0, 1), such as mlp=0.3 (of layers also a number, such as layers=3)"
-    )
+    allowed = "kinds or patterns with shares in [0, 1), such as mlp=0.3"
     parts: list[tuple[Any, Any]] = []
     for item in (given,) if isinstance(given, str | Mapping) else given:
         pairs = item.items() if isinstance(item, Mapping) else [str(item).rpartition("=")[::2]]
@@ -234,6 +232,8 @@ def _by_kind(given: Any, target: Ratio) -> dict[str, float]:
             share = math.nan
         counted = key == LAYERS and share >= 1 and share.is_integer()
         if not isinstance(key, str) or not key or not (0 <= share < 1 or counted):
+            if key == LAYERS:
+                allowed = "a share in [0, 1) or a number of layers, such as layers=3"
             refuse(target, "ratios", allowed, f"{key}={value}" if key else value)
         found[key] = share
     return found

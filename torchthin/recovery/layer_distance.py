@@ -75,7 +75,7 @@ def _compared(small: nn.Module, recipe: Recipe, example: Inputs) -> _Compared:
     for layer in layers:
         name = layer.mean.rpartition(".")[0] if layer.mean is not None else layer.module
         if name and name in modules:
-            kept = recipe.keep.get(layer.weight, {}).get(0)
+            kept = recipe.keep.get(layer.weight, {}).get(layer.axis)
             axis = 1 if dims[layer.weight] > 2 else -1
             found[name] = (None if kept is None else torch.tensor(kept), axis)
     return found

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from torchthin.graph.operators import BATCH_NORMS, LAYER_PRODUCTS
+from torchthin.graph.operators import BATCH_NORMS, CONVOLUTIONS, LAYER_PRODUCTS
 from torchthin.graph.opgraph import Op, OpGraph
-from torchthin.graph.provenance import made_from, sources
+from torchthin.graph.provenance import made_from, origin, sources
+
+_TRANSPOSITIONS = frozenset({"aten.t", "aten.transpose", "aten.permute"})
+"""Of a matrix: each exchanges its two axes."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,8 @@ class Layer:
     """Parameter that is added to the product."""
     mean: str | None = None
     """Running mean of the BatchNorm that consumes the product, of one without bias."""
+    axis: int = 0
+    """Axis of the weight along which its filters are: the last one where the code multiplies with it as it is, as GPT-2 does."""
 
 
 def find_layers(graph: OpGraph, model: nn.Module) -> tuple[tuple[Layer, ...], tuple[str, ...]]:
@@ -49,12 +54,28 @@ def find_layers(graph: OpGraph, model: nn.Module) -> tuple[tuple[Layer, ...], tu
             left.append(f"{op.source.module or op.name}: {reason}")
             continue
         found.append(
-            Layer(op.index, op.source.module, source, added, _mean_after(graph, op) if bias is None else None)
+            Layer(
+                op.index,
+                op.source.module,
+                source,
+                added,
+                _mean_after(graph, op) if bias is None else None,
+                _filter_axis(graph, op, weight),
+            )
         )
     uses = [layer.weight for layer in found]
     twice = {name for name in uses if uses.count(name) > 1}
     left += [f"{name}: used more than once" for name in sorted(twice)]
     return tuple(layer for layer in found if layer.weight not in twice), tuple(left)
+
+
+def _filter_axis(graph: OpGraph, op: Op, weight: int) -> int:
+    """Return the axis of the parameter along which the filters of a product are."""
+    found = origin(graph, weight)
+    if op.name in CONVOLUTIONS or found is None:
+        return 0
+    turned = sum(step.name in _TRANSPOSITIONS for step, _ in found.path)
+    return (turned + 1) % 2
 
 
 def products(graph: OpGraph) -> Iterator[Op]:

@@ -103,7 +103,7 @@ class Places:
         both = [n for n in layers if of[n] in beside[0] and n in beside[1]]
         del graphs
         state = _renamed(dense, recipe)
-        kept = {of[number]: _kept(recipe, layer.weight, state) for number, layer in layers.items()}
+        kept = {of[number]: _kept(recipe, layer, state) for number, layer in layers.items()}
         targets = _Targets({of[n]: beside[0][of[n]] for n in both}, kept)
         with evaluation_mode(dense), following(dense, targets):
             call(dense, inputs)
@@ -116,10 +116,10 @@ def _renamed(dense: nn.Module, recipe: Recipe) -> dict[str, Tensor]:
     return {after: t for name, t in state_tensors(dense) if (after := name_after(name, recipe.layers))}
 
 
-def _kept(recipe: Recipe, name: str, state: Mapping[str, Tensor]) -> Tensor:
-    """Return the filters of a weight that were kept."""
-    axes = recipe.keep.get(name, {})
-    return torch.tensor(axes[0]) if 0 in axes else torch.arange(state[name].shape[0])
+def _kept(recipe: Recipe, layer: Layer, state: Mapping[str, Tensor]) -> Tensor:
+    """Return the filters of a layer that were kept."""
+    kept = recipe.keep.get(layer.weight, {}).get(layer.axis)
+    return torch.arange(state[layer.weight].shape[layer.axis]) if kept is None else torch.tensor(kept)
 
 
 @dataclass(frozen=True)
@@ -219,7 +219,8 @@ class Refit(ProductMode):
 
     def _factors(self, layer: Layer, product: Product) -> tuple[float, float] | None:
         """Return what weight and bias parameters are multiplied with before use; None: something else happens to them."""
-        weight = factor_of(self.tensors[layer.weight], product.weight)
+        parameter = self.tensors[layer.weight]
+        weight = factor_of(parameter.mT if layer.axis else parameter, product.weight)
         bias: float | None = 1.0
         if product.bias is not None and layer.bias is not None:
             bias = factor_of(self.tensors[layer.bias], product.bias)
@@ -229,7 +230,7 @@ class Refit(ProductMode):
         self, layer: Layer, weight: Tensor, shift: Tensor | None, factors: tuple[float, float]
     ) -> None:
         parameter = self.tensors[layer.weight]
-        laid = weight if parameter.shape == weight.shape else weight.mT
+        laid = weight.mT if layer.axis else weight
         parameter.data.copy_(laid / factors[0])
         absorbing = [] if shift is None else [name for name in (layer.bias, layer.mean) if name is not None]
         self.stored |= dict.fromkeys([layer.weight, *absorbing])

@@ -93,8 +93,7 @@ class _Sparse(Refit):
         made, keep = self._pruned(weight[:, :, order], (rows - mean)[:, :, order])
         back = order.argsort()
         new, kept = made[:, :, back], keep[:, :, back].reshape(product.weight.shape)
-        parameter = self.tensors[layer.weight]
-        self.masks[layer.weight] = kept if kept.shape == parameter.shape else kept.mT.contiguous()
+        self.masks[layer.weight] = kept.mT.contiguous() if layer.axis else kept
         shift = None if bias is None else bias + ((weight.double() - new) @ mean.mT.double())[..., 0]
         return Fit(new, shift)
 
