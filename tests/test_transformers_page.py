@@ -21,21 +21,30 @@ def test_the_page_runs(
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     commands = re.findall(r"^    torchthin (.*)$", PAGE, re.MULTILINE)
-    assert (len(blocks), len(commands)) == (2, 2)
+    assert (len(blocks), len(commands)) == (3, 3)
     names: dict[str, object] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of transformers
-        FAMILIES["llama"].model().save_pretrained("my-llama")
+        config = FAMILIES["llama"].model().config
+        config.num_hidden_layers = 3
+        T.LlamaForCausalLM(config).save_pretrained("my-llama")
+        torch.save({"input_ids": torch.randint(3, 96, (8, 16))}, "texts.pt")
         for code in blocks:
             exec(compile(code, "page.py", "exec"), names)
         shown = capsys.readouterr().out.splitlines()
         _write_bert()
-        assert [main(shlex.split(command)) for command in commands] == [0, 0]
+        assert [main(shlex.split(command)) for command in commands] == [0, 0, 0]
         german = T.AutoTokenizer.from_pretrained("my-bert-german")
+        short = T.AutoConfig.from_pretrained("my-llama-short")
         loaded = T.AutoModelForCausalLM.from_pretrained("my-llama-small").state_dict()
     assert shown[0].startswith("exact: ")
     assert len(german) < len(T.AutoTokenizer.from_pretrained("my-bert"))
-    assert shown[1:] == ["36 of 48", "1 of 2"]
+    assert shown[1:3] == ["36 of 48", "1 of 2"]
+    assert (
+        shown[3].startswith("Layers: 1 of 3 left out, ")
+        and "on 8 calibration inputs: model.layers.1 (" in shown[3]
+    )
+    assert short.num_hidden_layers == 2
     uneven = names["smaller"].state_dict()
     expected = names["result"].model.state_dict()
     for state in (loaded, uneven):

@@ -38,6 +38,7 @@ def recover(
         dense: the model that was given to `prune`.
         pruned: what ``prune(..., thin=True)`` returned.
         example_inputs: inputs as the model takes them: a tensor, a tuple of positional or a dict of keyword arguments.
+            None: those that `prune` had.
         data: a tensor (n, ...), a loader, a ``.npy`` or ``.pt`` file, a folder of pictures, or
             ``"package.module:function"``; labels among them are left out.
         recovery: how many epochs, which loss and learning rate, how many inputs: ``Recovery(epochs=20)``.
@@ -54,6 +55,7 @@ def recover(
         raise ConfigError(
             "The pruned of recover must be a thinned model. Call prune with thin=True (on the command line --thin)."
         )
+    example_inputs = pruned.inputs if example_inputs is None else example_inputs
     model, facts = recovered(
         dense, pruned.model, pruned.recipe, example_inputs, data, recovery, state=state, progress=progress
     )
