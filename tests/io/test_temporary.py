@@ -5,7 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from torchthin.io.atomic import write_whole
+from torchthin.io.temporary import resumed_folder
 
 WRITER = """
 import sys, time
@@ -67,3 +70,37 @@ def test_what_only_looks_like_ours_stays(tmp_path: Path) -> None:
     write_whole(tmp_path / "p.pth", lambda file: file.write_text("x"))
     assert names(tmp_path) == sorted([*before, "p.pth"])
     assert names(target) == ["p.pth"]
+
+
+RESUMED = """
+import os, signal, sys
+from pathlib import Path
+from torchthin.io.temporary import resumed_folder
+
+with resumed_folder(Path(sys.argv[1]), "these") as folder:
+    (folder / "first").write_text("done")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_process_left_is_given_to_the_next_writer_of_the_same(tmp_path: Path) -> None:
+    target = tmp_path / "thin"
+    killed = subprocess.run([sys.executable, "-c", RESUMED, str(target)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    with pytest.raises(KeyboardInterrupt), resumed_folder(target, "these") as folder:
+        assert names(folder) == ["first"]
+        raise KeyboardInterrupt
+    with resumed_folder(target, "these") as folder, resumed_folder(target, "these") as other:
+        assert names(folder) == ["first"] and names(other) == []  # two at once do not share it
+    assert names(tmp_path) == []
+
+
+def test_what_was_begun_for_other_contents_is_removed_and_an_error_leaves_nothing(tmp_path: Path) -> None:
+    target = tmp_path / "thin"
+    with pytest.raises(KeyboardInterrupt), resumed_folder(target, "these") as folder:
+        (folder / "first").write_text("done")
+        raise KeyboardInterrupt
+    with pytest.raises(ValueError, match="refused"), resumed_folder(target, "others") as folder:
+        assert names(tmp_path) == [folder.name] and names(folder) == []
+        raise ValueError("refused")
+    assert names(tmp_path) == []

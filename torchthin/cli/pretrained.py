@@ -11,6 +11,9 @@ from torchthin.errors import ConfigError
 if TYPE_CHECKING:
     from torch import nn
 
+    from torchthin.pruning.plan import PruningPlan
+    from torchthin.pruning.result import PruneResult
+
 PREFIX = "hf:"
 _FILES = (".pth", ".pt", ".ckpt", ".bin", ".tar", ".safetensors")
 """Endings of checkpoints: other names are folders, where the model came from one."""
@@ -52,6 +55,28 @@ def open_folder(folder: str, *, trusted: bool) -> nn.Module:
     from torchthin.pruning.pretrained.load import from_pretrained
 
     return from_pretrained(folder, trust_remote_code=trusted)
+
+
+def save_folder(plan: PruningPlan, factory: str, target: str, *, described: bool) -> PruneResult:
+    """Carry out a plan into a folder of transformers, tensor by tensor; the same call that was interrupted is continued.
+
+    Args:
+        plan: of a model as its folder holds it.
+        factory: ``hf:FOLDER``, where the model came from.
+        target: the folder to write.
+        described: with a configuration of the new sizes, for the class's own loader.
+    """
+    from torchthin.pruning.pretrained.save import SHARD
+    from torchthin.pruning.pretrained.streamed import save_plan
+
+    source = _state_of(Path(factory.removeprefix(PREFIX)))
+    return save_plan(plan, target, described=described, max_shard_size=SHARD, source=source)
+
+
+def _state_of(folder: Path) -> str:
+    """Return a text that is another one when a file of the folder is changed."""
+    paths = sorted(path for path in folder.resolve().iterdir() if path.is_file())
+    return repr([(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths])
 
 
 def is_folder(factory: str | None, save_to: str | None) -> bool:

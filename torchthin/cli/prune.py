@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torchthin.cli.config_file import config_schema, config_text
 from torchthin.cli.console import Console, Parser, print_json, run_command, stdout_to_stderr
 from torchthin.cli.flags import Command
-from torchthin.cli.pretrained import is_folder
+from torchthin.cli.pretrained import is_folder, save_folder
 from torchthin.cli.prune_options import PruneOptions, add_prune_flags, file_flags, prune_options
 from torchthin.cli.recovery import joined_processes
 from torchthin.cli.report import check_report, command_line, network_of, sensitivity_from, write_report
@@ -73,9 +73,10 @@ def prune(options: PruneOptions, rank: int) -> dict[str, Any]:
     console = Console(quiet=options.run.quiet or rank > 0)
     source = load(options, console)
     network = None if reported.report is None else network_of(source.model, source.inputs)
-    result = pruned(options, source, console)
+    result, saved = pruned(options, source, console)
     if rank == 0:
-        write(options, source, result, console, {"network": network, "sensitivity": curves})
+        shown = {"network": network, "sensitivity": curves}
+        write(options, source, result, console, shown, saved=saved)
     return result.report.to_dict()
 
 
@@ -114,8 +115,12 @@ def load(options: PruneOptions, console: Console) -> Source:
     return Source(model, inputs, example, checkpoint)
 
 
-def pruned(options: PruneOptions, source: Source, console: Console) -> PruneResult:
-    """Return the pruned model: trained in between or at once, and recovered where data was given."""
+def pruned(options: PruneOptions, source: Source, console: Console) -> tuple[PruneResult, bool]:
+    """Return the pruned model: trained in between or at once, and recovered where data was given.
+
+    Returns:
+        The result, and whether it is in the folder of ``--save-to`` already, which took its weights one by one.
+    """
     from torchthin.cli.gradual import prune_in_training
     from torchthin.cli.recovery import recovered, recovers
     from torchthin.pruning.one_shot import plan_pruning
@@ -123,11 +128,14 @@ def pruned(options: PruneOptions, source: Source, console: Console) -> PruneResu
     model, how = source.model, options.prune
     data = options.data.read(model, source.inputs)
     if options.training.train is not None:
-        return prune_in_training(model, source.inputs, options, console, data)
-    result = plan_pruning(model, source.example, how, data=data).apply()
-    if recovers(options) and result.recipe is not None:
-        return recovered(model, result, source.example, data, options, console)
-    return result
+        return prune_in_training(model, source.inputs, options, console, data), False
+    plan = plan_pruning(model, source.example, how, data=data)
+    if recovers(options) and plan.recipe is not None:
+        return recovered(model, plan.apply(), source.example, data, options, console), False
+    target = options.files.save_to
+    if target is not None and is_folder(options.model.model_factory, target):
+        return save_folder(plan, options.model.model_factory, target, described=options.files.described), True
+    return plan.apply(), False
 
 
 def write(
@@ -136,8 +144,19 @@ def write(
     result: PruneResult,
     console: Console,
     shown: Mapping[str, Any],
+    *,
+    saved: bool,
 ) -> None:
-    """Say and write what was asked for. shown: what only the report has."""
+    """Say and write what was asked for.
+
+    Args:
+        options: what was asked for.
+        source: what was pruned.
+        result: what came of it.
+        console: where it is said.
+        shown: what only the report has.
+        saved: whether the folder of transformers is there already.
+    """
     from torchthin.cli.gradual import state_path
     from torchthin.cli.prune_files import save, write_files
     from torchthin.report.record import run_record
@@ -147,7 +166,7 @@ def write(
         console.say(f"Note: {note}")
     target = options.files.save_to
     folder = is_folder(options.model.model_factory, target)
-    if folder and target is not None:  # it may be refused, and then nothing is written
+    if folder and target is not None and not saved:  # it may be refused, and then nothing is written
         result.save_pretrained(target, described=options.files.described)
     written = write_files(options, result, source.checkpoint, source.inputs, console)
     page, plots = options.report.report, options.report.plots

@@ -21,6 +21,9 @@ from torch.overrides import TorchFunctionMode
 from torchthin.graph.clone import modules_of
 from torchthin.graph.process_settings import PLAIN_KERNELS, PLAIN_RECURRENCE
 
+_ONLY_CHOOSES_KERNELS = frozenset({"transformers.modeling_utils"})
+"""Where `PreTrainedModel` has methods for its mode since transformers 5: they leave weights as they are."""
+
 
 @contextlib.contextmanager
 def evaluation_mode(
@@ -72,8 +75,10 @@ def _training_branch(model: nn.Module, modules: Iterable[nn.Module]) -> Iterator
 
 
 def has_own_modes(kind: type[nn.Module]) -> bool:
-    """Whether a class does something of its own when its mode changes."""
-    return kind.train is not nn.Module.train or kind.eval is not nn.Module.eval
+    """Whether a class does something of its own when its mode changes: to its weights, say, or to what it caches."""
+    plain = {nn.Module.train, nn.Module.eval}
+    own = (method for method in (kind.train, kind.eval) if method not in plain)
+    return any(getattr(method, "__module__", None) not in _ONLY_CHOOSES_KERNELS for method in own)
 
 
 def _set_training(modules: Iterable[nn.Module], flags: Iterable[bool]) -> None:

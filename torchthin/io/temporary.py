@@ -22,15 +22,57 @@ def own_folder(target: Path) -> Iterator[Path]:
     The folder is locked while it is in use. The system takes the lock from a process that ends in any way, so a folder of this
     name that can be locked is one that nobody writes to.
     """
-    prefix = f".torchthin-{hashlib.sha256(target.name.encode(errors='surrogateescape')).hexdigest()[:12]}-"
-    _remove_abandoned(target.parent, prefix)
-    folder, lock = _locked_folder(target.parent, prefix)
+    _remove_abandoned(target)
+    folder, lock = _locked_folder(target.parent, f"{_prefix(target)}-")
     try:
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(folder, lock)
+
+
+@contextlib.contextmanager
+def resumed_folder(target: Path, contents: str) -> Iterator[Path]:
+    """Give a folder beside `target` as `own_folder` does, with what a writer of the same contents left that was interrupted.
+
+    It stays where the process is killed or interrupted, until the next writer of the same target; an error removes it.
+
+    Args:
+        target: what is written.
+        contents: a text that is another one wherever other bytes would be written.
+    """
+    folder = target.parent / f"{_prefix(target)}.{_digest(contents)}"
+    _remove_abandoned(target, but=folder)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    lock = _lock(folder, wait=False)
+    if lock is None or os.fstat(lock).st_uid != os.getuid():  # no locks here, or somebody else's
         if lock is not None:
             os.close(lock)
+        with own_folder(target) as other:
+            yield other
+        return
+    try:
+        yield folder
+    except Exception:
+        _remove(folder, lock)
+        raise
+    except BaseException:  # of the user, who may go on later
+        os.close(lock)
+        raise
+    _remove(folder, lock)
+
+
+def _prefix(target: Path) -> str:
+    return f".torchthin-{_digest(target.name)}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:12]
+
+
+def _remove(folder: Path, lock: int | None) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    if lock is not None:
+        os.close(lock)
 
 
 def _locked_folder(parent: Path, prefix: str) -> tuple[Path, int | None]:
@@ -59,8 +101,10 @@ def _lock(folder: Path, *, wait: bool) -> int | None:
     return handle
 
 
-def _remove_abandoned(parent: Path, prefix: str) -> None:
-    for folder in parent.glob(f"{prefix}*"):
+def _remove_abandoned(target: Path, but: Path | None = None) -> None:
+    for folder in target.parent.glob(f"{_prefix(target)}[-.]*"):
+        if folder == but:
+            continue
         lock = _lock(folder, wait=False)
         if lock is None:
             continue

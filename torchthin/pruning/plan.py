@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from torch import Tensor, nn
 
@@ -16,6 +17,7 @@ from torchthin.graph.sample import one_sample
 from torchthin.graph.trace import collection_paused
 from torchthin.pruning.in_place import dead_channels_plan
 from torchthin.pruning.layers import Shortened, both, with_layers
+from torchthin.pruning.pretrained.save import SHARD
 from torchthin.pruning.result import PruneResult
 from torchthin.report.prune_report import (
     PruneReport,
@@ -32,11 +34,11 @@ from torchthin.thinning.apply import apply_
 from torchthin.thinning.constraints import Constraints
 from torchthin.thinning.proof import Proof, verdict_line
 from torchthin.thinning.recipe import Recipe
+from torchthin.thinning.thinned import ThinnedTensors
 from torchthin.thinning.trial_loop import (
     ThinningPlan,
     changed_tensors,
     notes_on,
-    thinned,
 )
 
 _SHOWN = 6
@@ -97,15 +99,17 @@ class PruningPlan:
         if self.shortened is None:
             return self._applied()
         if self.thinning is None:
-            small, report = clone(self.model, duplicate), self.report
-        else:
-            result = self._applied()
-            small, report = result.model, result.report
+            return self._without_layers(self.shortened, clone(self.model, duplicate), self.report)
+        result = self._applied()
+        return self._without_layers(self.shortened, result.model, result.report)
+
+    def _without_layers(self, shortened: Shortened, small: nn.Module, report: PruneReport) -> PruneResult:
+        """Return the result for a copy, whose costs are compared with those of the model that has all layers."""
         assert self.inputs is not None
         sample = one_sample(self.model, self.inputs)
         inexact = () if self.thinning is None else self.thinning.outcome.inexact
         facts = ThinnedFacts(
-            measure(self.shortened.dense, sample), measure(small, sample), self.proof, inexact=inexact
+            measure(shortened.dense, sample), measure(small, sample), self.proof, inexact=inexact
         )
         report = replace(report, thinned=facts)
         return PruneResult(small, self.masks, report, self.recipe, self.proof, self.config, self.inputs)
@@ -113,8 +117,8 @@ class PruningPlan:
     def _applied(self) -> PruneResult:
         """Return a copy of `model`, pruned."""
         masks, values, found = self.masks, self.values, self.thinning
-        if self.config.thin and found is not None and found.recipe and not found.proposal.traced.derived:
-            return self._thinned(thinned(self.model, found, masks), found, masks)
+        if found is not None and self.is_thinned_by_tensor:
+            return self._thinned(ThinnedTensors(self.model, found, masks).model(), found, masks)
         full = clone(
             self.model,
             lambda name, t: (
@@ -133,6 +137,38 @@ class PruningPlan:
         if found.recipe:
             apply_(full, found.recipe, values=changed_tensors(full, found))
         return self._thinned(full, found, masks)
+
+    def save_pretrained(
+        self, folder: str | Path, *, described: bool = True, max_shard_size: int | str = SHARD
+    ) -> PruneResult:
+        """Write the pruned model of transformers as a folder, tensor by tensor, and return the result.
+
+        The thinned model is never in memory as a whole: the weights of the result's model lie in the files of the folder, which
+        must stay as they are while it lives. Else this is `apply`, and `PruneResult.save_pretrained`, whose arguments and
+        errors these are.
+        """
+        from torchthin.pruning.pretrained.streamed import save_plan
+
+        return save_plan(self, folder, described=described, max_shard_size=max_shard_size)
+
+    @property
+    def is_thinned_by_tensor(self) -> bool:
+        """Whether each tensor of the thinned model can be made alone: it is thinned, and none is computed from others."""
+        found = self.thinning
+        return (
+            self.config.thin
+            and found is not None
+            and bool(found.recipe)
+            and not found.proposal.traced.derived
+        )
+
+    def result_of(self, small: nn.Module) -> PruneResult:
+        """Return the result for a thinned copy of the model, which was made by tensor."""
+        assert self.thinning is not None
+        result = self._thinned(small, self.thinning, self.masks)
+        if self.shortened is None:
+            return result
+        return self._without_layers(self.shortened, result.model, result.report)
 
     def _thinned(self, small: nn.Module, found: ThinningPlan, masks: Mapping[str, Tensor]) -> PruneResult:
         """Return the result of a thinned copy."""

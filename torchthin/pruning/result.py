@@ -50,7 +50,7 @@ class PruneResult:
         save_pruned(path, state, self.masks, self.report, self.config, recipe, source=source)
 
     def save_pretrained(
-        self, folder: str | Path, *, described: bool = True, max_shard_size: str = SHARD
+        self, folder: str | Path, *, described: bool = True, max_shard_size: int | str = SHARD
     ) -> None:
         """Write a folder that the model's own ``from_pretrained`` loads without this package, with a model card.
 

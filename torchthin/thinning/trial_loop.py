@@ -7,26 +7,25 @@ constraint on the next proposal. An axis is frozen, with the error as the reason
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 
-import torch
 from torch import Tensor, nn
 
 from torchthin.errors import BudgetError, KindError, ProofError, TargetMissedError
 from torchthin.graph.clone import saved_names, state_tensors
 from torchthin.graph.parametrized import layer_of
 from torchthin.graph.trace import Traced, read_sizes
-from torchthin.selection.masks import Masked, masked
+from torchthin.selection.masks import Masked
 from torchthin.selection.selection import Select
-from torchthin.thinning.apply import finish_, owned, thin_copy
+from torchthin.thinning.apply import thin_copy
 from torchthin.thinning.attributes import has_known_sizes
 from torchthin.thinning.constants import absorbed_tensors
 from torchthin.thinning.constraints import Constraints, Proposal, propose
 from torchthin.thinning.derived_weights import rescaled_tensors
 from torchthin.thinning.outcome import Diverged, Success
-from torchthin.thinning.recipe import Recipe, cut
+from torchthin.thinning.recipe import Recipe
 from torchthin.thinning.repair import repaired
 from torchthin.thinning.rms_norms import scaled_weights
 from torchthin.thinning.scale import ScaledTensors
@@ -134,25 +133,6 @@ def changed_tensors(
         for changes in rescaled_tensors(model, thin_copy(model, recipe), recipe, derived).values():
             changed = {**changed, **changes}
     return changed
-
-
-def thinned(model: nn.Module, plan: ThinningPlan, masks: Mapping[str, Tensor]) -> nn.Module:
-    """Return `model` masked and thinned; of its tensors only the small ones are made. No weight of it is derived."""
-    recipe = plan.recipe
-    values = changed_tensors(model, plan, masks)
-
-    def make(name: str, tensor: Tensor, cut_it: Callable[[], Tensor]) -> Tensor:
-        if name in values:
-            return values[name].to(tensor)
-        thin = owned(name, tensor, cut_it)
-        return masked(thin, cut(masks[name], recipe.keep.get(name, {})), own=True) if name in masks else thin
-
-    small = thin_copy(model, recipe, make)
-    with torch.no_grad():
-        for name in recipe.added:
-            small.get_parameter(name).copy_(values[name])
-    finish_(small, recipe)
-    return small
 
 
 def masked_makers(plan: ThinningPlan) -> tuple[str, ...]:

@@ -28,7 +28,8 @@ class Description:
     """A configuration that gives all shapes of a model."""
 
     config: Any
-    trial: Trial
+    trial: Trial | None
+    """How far its class is from the model; None where it describes the full-size class."""
 
 
 def descriptions(model: Any) -> Iterator[Description]:
@@ -130,10 +131,11 @@ def loaded_by_its_class(model: Any, folder: Path) -> tuple[nn.Module, dict[str, 
 
 def _kept_otherwise(found: Description) -> str:
     """Name the first number that modules of the model keep and those of its class do not: a scale, a frequency."""
-    for item in found.trial.kept:
+    kept = [] if found.trial is None else found.trial.kept
+    for item in kept:
         numbers = item.now, item.wanted
         if all(isinstance(number, float) and math.isfinite(number) for number in numbers):
             path, name = item.place
             return f" ({path} has {name} {item.wanted:.4g}, the class makes {item.now:.4g})"
-    buffers = [item for item in found.trial.kept if isinstance(item.place[1], int)]
+    buffers = [item for item in kept if isinstance(item.place[1], int)]
     return f" ({buffers[0].place[0]} has another size)" if buffers else ""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any
 
 from torchthin.errors import CheckpointError
 from torchthin.io.atomic import flush_to_disk, reason
-from torchthin.io.temporary import own_folder
+from torchthin.io.temporary import own_folder, resumed_folder
 
 RECIPE = "torchthin_recipe.json"
 """What leads from the full-size class to the model, in a folder that `from_pretrained` of this package reads."""
@@ -47,17 +47,23 @@ def check_folder(folder: str | Path) -> Path:
     return target
 
 
-def write_folder(target: Path, write: Callable[[Path], object]) -> None:
+def write_folder(target: Path, write: Callable[[Path], object], contents: str | None = None) -> None:
     """Call `write` with a new folder that then becomes `target`; where it raises, nothing is left.
+
+    Args:
+        target: as `check_folder` returned it.
+        write: fills the folder.
+        contents: another text for other contents. A writer of the same that was interrupted is continued: the folder has
+            what it had when the process ended.
 
     Raises:
         CheckpointError: the system refuses.
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with own_folder(target) as hidden:
+        with own_folder(target) if contents is None else resumed_folder(target, contents) as hidden:
             made = hidden / target.name
-            made.mkdir()
+            made.mkdir(exist_ok=True)
             write(made)
             (made / CARD).touch()
             mode = stat.S_IMODE(
@@ -72,6 +78,13 @@ def write_folder(target: Path, write: Callable[[Path], object]) -> None:
             made.replace(target)
     except OSError as error:
         raise CheckpointError(f"The folder {target} cannot be written: {reason(error)}.") from error
+
+
+def clear_but(folder: Path, kept: Container[str]) -> None:
+    """Remove all files and folders but those of these names."""
+    for path in folder.iterdir():
+        if path.name not in kept:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def copy_rest(model: Any, folder: Path) -> None:

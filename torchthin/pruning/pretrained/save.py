@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import json
-import shutil
+import tempfile
 from collections.abc import Callable, Iterable
-from functools import partial
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from torchthin.errors import ConfigError, InputError
 from torchthin.graph.clone import clone
 from torchthin.graph.inputs import Inputs, as_inputs, check_model, on_device_of
 from torchthin.graph.own_example import own_example
+from torchthin.io.checkpoints.stream import size_in_bytes
 from torchthin.io.pretrained.quiet import quiet_transformers
 from torchthin.io.pretrained.undescribed import OTHERWISE
 from torchthin.pruning.pretrained.described import Description, descriptions, full_size_config, why_other
-from torchthin.pruning.pretrained.files import CARD, RECIPE, check_folder, copy_rest, write_folder
+from torchthin.pruning.pretrained.files import CARD, RECIPE, check_folder, clear_but, copy_rest, write_folder
+from torchthin.pruning.pretrained.weights import Weights, saved_forms
 from torchthin.report.model_card import model_card
 from torchthin.report.prune_report import PruneReport
 from torchthin.thinning.history import recipe_of
@@ -34,7 +37,7 @@ def save_pretrained(
     example_inputs: Any = None,
     *,
     described: bool = True,
-    max_shard_size: str = SHARD,
+    max_shard_size: int | str = SHARD,
 ) -> None:
     """Write a pruned model of transformers as a folder that its own ``from_pretrained`` loads, without this package.
 
@@ -66,7 +69,7 @@ def write_pretrained(
     report: PruneReport | None,
     *,
     described: bool,
-    max_shard_size: str,
+    max_shard_size: int | str,
     more: Callable[[Path], object] | None = None,
 ) -> None:
     """Do what `save_pretrained` says, with the report in the model card.
@@ -74,60 +77,112 @@ def write_pretrained(
     more: changes the files of the tokenizer, which were copied.
     """
     check_pretrained(model, "save_pretrained")
-    target = check_folder(folder)
-    write = partial(_write_model, model, report=report, max_shard_size=max_shard_size, more=more)
+    size_in_bytes(max_shard_size)
+    target, forms = check_folder(folder), saved_forms(model, described=described)
+    weights = None if forms is None else Weights(forms, lambda tensor: tensor, max_shard_size)
+    contents = Contents(model, report, weights, described, max_shard_size, more)
+    # where there is none, it is said before anything is written
+    found = candidates(model, example_inputs, described=described)
+
+    def write(made: Path) -> None:
+        contents.write_weights(made)
+        contents.write_right(made, found)
+
+    write_folder(target, write)
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Configurations to be tried, and what a loaded model is compared on; of a folder for our own loader neither is asked."""
+
+    found: Iterable[Description]
+    inputs: Inputs | None
+
+
+def candidates(model: Any, example_inputs: Any, *, described: bool) -> Candidates:
+    """Return what `save_pretrained` tries for a model, which may be without values.
+
+    Raises:
+        InputError: no configuration describes it.
+    """
     if not described:
-        config = full_size_config(model)
-        write_folder(target, lambda made: write(config, made, described=False))
-        return
+        return Candidates([Description(full_size_config(model), None)], None)
     inputs, found = _inputs(model, example_inputs), descriptions(model)
-    first = next(found)  # where there is none, it is said before anything is written
-    write_folder(target, lambda made: _write_right(write, model, made, inputs, chain([first], found)))
+    return Candidates(chain([next(found)], found), inputs)
 
 
-def _write_right(
-    write: Callable[..., None], model: Any, made: Path, inputs: Inputs, candidates: Iterable[Description]
-) -> None:
-    """Write the model with the first configuration that loads and computes the same; refuse where none does."""
-    whys = []
-    for found in candidates:
-        shutil.rmtree(made)
-        made.mkdir()
-        write(found.config, made, described=True)
-        why = why_other(model, made, inputs, found)
-        if why is None:
-            return
-        whys.append(why)
-    raise InputError(
-        f"A configuration has all shapes of the pruned {type(model).__name__}, but computes something else: {whys[0]}. "
-        f"Leave that size as it is, or {OTHERWISE}."
-    )
+@dataclass(frozen=True)
+class Contents:
+    """What goes into a folder."""
+
+    model: Any
+    report: PruneReport | None
+    weights: Weights | None
+    """None: the class writes them itself, since it writes others than it has."""
+    described: bool
+    max_shard_size: int | str = SHARD
+    """Where the class writes them."""
+    more: Callable[[Path], object] | None = None
+    """Changes the files of the tokenizer, which were copied."""
+
+    def write_weights(self, made: Path) -> None:
+        """Write the files of weights, those that are there already apart."""
+        if self.weights is not None:
+            self.weights.write(made)
+
+    def write_right(self, made: Path, candidates: Candidates) -> None:
+        """Write the rest for the first configuration with which the folder loads and computes the same.
+
+        Raises:
+            InputError: there is none.
+        """
+        whys = []
+        for found in candidates.found:
+            clear_but(made, () if self.weights is None else self.weights.files)
+            self._write_rest(made, found.config)
+            why = None if candidates.inputs is None else why_other(self.model, made, candidates.inputs, found)
+            if why is None:
+                return
+            whys.append(why)
+        raise InputError(
+            f"A configuration has all shapes of the pruned {type(self.model).__name__}, but computes something else: {whys[0]}. "
+            f"Leave that size as it is, or {OTHERWISE}."
+        )
+
+    def _write_rest(self, made: Path, config: Any) -> None:
+        """Write all but the weights, or all where the class writes those."""
+        twin: Any = clone(
+            self.model, lambda name, tensor: tensor
+        )  # its configuration is exchanged, not the caller's
+        twin.config = config
+        with quiet_transformers():
+            if self.weights is not None:
+                _write_without_weights(twin, made)
+            else:
+                names = (
+                    {} if self.described else {"save_original_format": False}
+                )  # `load_into` knows the model's names
+                twin.save_pretrained(made, max_shard_size=self.max_shard_size, **names)
+        recipe = recipe_of(self.model)
+        if not self.described and recipe is not None:
+            recipe = recipe.of_channels  # the configuration says how many layers there are
+            (made / RECIPE).write_text(json.dumps(recipe.to_dict()), encoding="utf-8")
+        copy_rest(self.model, made)
+        if self.more is not None:
+            self.more(made)
+        text = model_card(
+            type(self.model).__name__, self.report, described=self.described, base=_base(self.model)
+        )
+        (made / CARD).write_text(text, encoding="utf-8")
 
 
-def _write_model(
-    model: Any,
-    config: Any,
-    made: Path,
-    *,
-    report: PruneReport | None,
-    max_shard_size: str,
-    described: bool,
-    more: Callable[[Path], object] | None,
-) -> None:
-    twin: Any = clone(model, lambda name, tensor: tensor)  # its configuration is exchanged, not the caller's
-    twin.config = config
-    names = {} if described else {"save_original_format": False}  # `load_into` knows the names of the model
-    with quiet_transformers():
-        twin.save_pretrained(made, max_shard_size=max_shard_size, **names)
-    recipe = recipe_of(model)
-    if not described and recipe is not None:
-        recipe = recipe.of_channels  # the configuration says how many layers there are
-        (made / RECIPE).write_text(json.dumps(recipe.to_dict()), encoding="utf-8")
-    copy_rest(model, made)
-    if more is not None:
-        more(made)
-    text = model_card(type(model).__name__, report, described=described, base=_base(model))
-    (made / CARD).write_text(text, encoding="utf-8")
+def _write_without_weights(model: Any, made: Path) -> None:
+    """Let the class write its configurations and code, beside one number in place of weights, which are written otherwise."""
+    with tempfile.TemporaryDirectory(dir=made.parent) as beside:
+        model.save_pretrained(beside, state_dict={"none": torch.zeros(1)})
+        for path in Path(beside).iterdir():
+            if path.suffix != ".safetensors":
+                path.replace(made / path.name)
 
 
 def _base(model: Any) -> str:
@@ -154,4 +209,5 @@ def _inputs(model: nn.Module, example_inputs: Any) -> Inputs:
         raise ConfigError(
             f"The configuration of {type(model).__name__} does not say what it takes. Give save_pretrained example_inputs."
         )
-    return on_device_of(model, as_inputs(example))
+    inputs = as_inputs(example)
+    return inputs if next(model.parameters()).is_meta else on_device_of(model, inputs)
