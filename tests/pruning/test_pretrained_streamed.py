@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
-from tiny_pretrained import FAMILIES, VOCABULARY, T
+from safetensors.torch import load_file
+from tiny_pretrained import FAMILIES, T
 from torch import Tensor
 
 import torchthin
@@ -64,24 +64,19 @@ def test_one_tensor_is_in_memory_at_a_time(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_files_have_the_names_that_transformers_writes(tmp_path: Path) -> None:
+    """Where it writes other tensors than the model has, as of joined experts, that is left to it."""
     for name, family in FAMILIES.items():
         model = family.model()
         model.save_pretrained(tmp_path / name)
-        with safe_open(tmp_path / name / "model.safetensors", "pt") as file:
-            written = set(file.keys())
-        forms = saved_forms(model, described=True)
-        assert forms is not None and forms.keys() == written, name
-
-
-def test_experts_that_transformers_writes_one_by_one_are_left_to_it(tmp_path: Path) -> None:
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "vocab_size": VOCABULARY}
-    config = T.MixtralConfig(**sizes, num_attention_heads=2, num_key_value_heads=1, num_local_experts=2)
-    model = T.MixtralForCausalLM(config).eval()
-    model.save_pretrained(tmp_path / "stock")
-    with safe_open(tmp_path / "stock" / "model.safetensors", "pt") as file:
-        converted = set(file.keys()) != set(model.state_dict())
-    assert (saved_forms(model, described=True) is None) == converted
-    assert saved_forms(model, described=False) is not None  # our loader knows the model's own names
+        written = load_file(tmp_path / name / "model.safetensors")
+        forms, own = saved_forms(model, described=True), saved_forms(model, described=False)
+        assert (
+            own is not None and own.keys() <= model.state_dict().keys()
+        )  # our loader knows the model's own names
+        if forms is None:
+            assert len(written) != len(own), name
+        else:
+            assert {n: t.shape for n, t in forms.items()} == {n: t.shape for n, t in written.items()}, name
 
 
 def test_what_no_configuration_describes_is_refused_before_anything_is_cut(
