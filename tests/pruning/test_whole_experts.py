@@ -100,6 +100,17 @@ def test_a_size_that_equals_the_number_of_experts_by_chance_stays() -> None:
     assert tuple(result.model.shared.weight.shape) == (EXPERTS, EXPERTS)
 
 
+def test_experts_that_a_router_cannot_tell_apart_are_proved_all_the_same() -> None:
+    """Of equal logits either may be picked, and which it is depends on how many there are."""
+    net = model()
+    with torch.no_grad():
+        net.router.weight[:] = net.router.weight[:1]
+        net.router.bias[:] = 0
+    result = torchthin.prune(net, X.double(), RATIO)
+    assert result.proof is not None
+    assert result.proof.exact
+
+
 def test_thinned_checkpoints_load_into_the_class(tmp_path: Path) -> None:
     result = torchthin.prune(model(), X.double(), RATIO)
     result.save(tmp_path / "thin.pth")

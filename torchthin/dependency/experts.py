@@ -118,7 +118,7 @@ def _follow_back(graph: OpGraph, pick: Op, axis: int, found: dict[int, _Router])
     if not router.logits or size < 2:
         return
     picked = graph.values[value].shape[-1]
-    parts, rest = divmod(size, picked)
+    parts, rest = divmod(size, picked) if picked else (0, 1)
     if rest or (parts > 1 and picked < 2):
         return
     router.rows = {name: at for name, at in router.rows.items() if _length(graph, name, at) == size}

@@ -41,6 +41,8 @@ from torchthin.thinning.trial_loop import ThinningPlan
 
 _TRIES = 64
 """Sets of attributes that are tried."""
+_NUDGE = 1e-3
+"""What is added to logits that may be equal, in the mean."""
 
 
 @dataclass(frozen=True)
@@ -220,28 +222,41 @@ class _Trial:
     def proof(self) -> Proof:
         """Compare on the example, with other numbers, at another size, and with logits that reach every expert."""
         given = self.precision.inputs(self.proposal.traced.inputs)
-        first = self._compared(given, None)
+        first = self._compared(given, "own")
         if not first.holds or self.proposal.constraints.proof == "off":
             return first
         proofs = [first]
         fresh = refreshed(given, seed=1, integers=True)
-        for inputs, drawn in ((given, 0), (fresh, None), *((other, None) for other in resized(fresh))):
+        for inputs, logits in (
+            (given, "drawn"),
+            (fresh, "own"),
+            *((other, "own") for other in resized(fresh)),
+        ):
             with contextlib.suppress(_DoesNotRun):  # on inputs that the model does not take
-                proofs.append(self._compared(inputs, drawn))
+                proofs.append(self._compared(inputs, logits))
         return joined(proofs)
 
-    def _compared(self, inputs: Inputs, drawn: int | None) -> Proof:
-        """Compare on some inputs; drawn: seed of the logits that take the place of the routers' own."""
+    def _compared(self, inputs: Inputs, logits: str) -> Proof:
+        """Compare on some inputs.
+
+        Of experts with equal logits either may be picked, so where the models differ they are compared with other ones.
+
+        Args:
+            inputs: in this precision.
+            logits: "own" (the routers' own), "drawn" (random ones), "nudged" (with a small number added to each expert's).
+        """
         dense, thin = self.models
         try:
-            expected = self._run(dense, inputs, self._changes(drawn, thinned=False))
+            expected = self._run(dense, inputs, self._changes(logits, thinned=False))
         except Exception as error:  # whatever the user's code raises
             raise _DoesNotRun(one_line(error)) from error
         try:
-            actual = self._run(thin, inputs, self._changes(drawn, thinned=True))
+            actual = self._run(thin, inputs, self._changes(logits, thinned=True))
         except Exception as error:  # whatever the user's code raises
             return not_run(error, self.precision)
-        return compare(expected, expected, actual, self.precision)
+        proof = compare(expected, expected, actual, self.precision)
+        tied = logits == "own" and not proof.holds and proof.problem is None
+        return self._compared(inputs, "nudged") if tied else proof
 
     def _run(
         self, model: nn.Module, inputs: Inputs, changes: Mapping[int, Callable[[Tensor], Tensor]]
@@ -252,20 +267,20 @@ class _Trial:
             raise ProofError("The model's routers do not run as they were recorded.")
         return outputs
 
-    def _changes(self, drawn: int | None, *, thinned: bool) -> dict[int, Callable[[Tensor], Tensor]]:
-        found: dict[int, Callable[[Tensor], Tensor]] = {}
-        for cut in self.cuts:
-            for op in cut.experts.logits | cut.experts.shifted:
-                seed = drawn if op in cut.experts.logits else None
-                if seed is not None or not thinned:
-                    found[op] = partial(_changed, cut, None if seed is None else seed + op, thinned)
-        return found
+    def _changes(self, logits: str, *, thinned: bool) -> dict[int, Callable[[Tensor], Tensor]]:
+        return {
+            op: partial(_changed, cut, op, logits if op in cut.experts.logits else "own", thinned)
+            for cut in self.cuts
+            for op in cut.experts.logits | cut.experts.shifted
+            if not thinned or (logits != "own" and op in cut.experts.logits)
+        }
 
 
-def _changed(cut: ExpertCut, seed: int | None, thinned: bool, logits: Tensor) -> Tensor:
-    """Return logits of which those of removed experts are minus infinity, of random numbers where a seed is given."""
-    if seed is not None:
-        shape = (*logits.shape[:-1], cut.experts.size)
-        drawn = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-        logits.copy_(drawn.index_select(-1, cut.kept) if thinned else drawn)
+def _changed(cut: ExpertCut, op: int, how: str, thinned: bool, logits: Tensor) -> Tensor:
+    """Return what a router makes, as `how` says, and minus infinity for removed experts."""
+    if how != "own":
+        rows = logits.shape[:-1] if how == "drawn" else ()
+        drawn = torch.randn((*rows, cut.experts.size), generator=torch.Generator().manual_seed(op)).to(logits)
+        drawn = drawn.index_select(-1, cut.kept.to(logits.device)) if thinned else drawn
+        logits.copy_(drawn if how == "drawn" else logits + _NUDGE * drawn)
     return logits if thinned else logits.index_fill_(-1, cut.removed.to(logits.device), -torch.inf)
