@@ -4,13 +4,14 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pose_demo.student import load_student
 from torchthin import Chip, InputError, TargetMissedError, prune
 from torchthin.cli.targets import prune_config
 from torchthin.config import PruneConfig
 from torchthin.errors import ConfigError
+from torchthin.max7800x.ai8x.layers import Add, Conv2d, FusedConv2dBNReLU, FusedMaxPoolConv2dBNReLU
 from torchthin.max7800x.report import chip_cost
 
 IMAGES = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -189,3 +190,52 @@ def test_a_sparsity_that_the_chips_widths_do_not_allow() -> None:
 def test_the_sparsity_is_half_where_none_is_given_and_no_chip_decides() -> None:
     assert PruneConfig().target.share == 0.5
     assert PruneConfig(Chip("MAX78000", fit=True)).target.share == 0
+
+
+class PooledSum(nn.Module):
+    """An addition whose sum is pooled before the next convolution: its cycles depend on where the kernels lie."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = FusedConv2dBNReLU(3, 16, 3, padding=1)
+        self.branch = FusedConv2dBNReLU(16, 16, 3, padding=1)
+        self.add = Add()
+        self.after = FusedMaxPoolConv2dBNReLU(16, 32, 3, padding=1)
+        self.more = FusedConv2dBNReLU(32, 48, 3, padding=1)
+        self.last = Conv2d(48, 8, 1, wide=True)
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.first(x)
+        return self.last(self.more(self.after(self.add(x, self.branch(x)))))
+
+
+@pytest.mark.parametrize("share", ["0.85x", "0.7x", "0.55x"])
+def test_a_target_holds_for_the_thinned_network_with_its_kernels_in_place(share: str) -> None:
+    torch.manual_seed(0)
+    model, images = PooledSum().eval(), torch.randn(1, 3, 16, 16).clamp(-1, 1)
+    before = chip_cost(model, images, chip="MAX78000").cost.cycles
+    result = prune(model, images, Chip("MAX78000", cycles=share))
+    after = chip_cost(result.model, images, chip="MAX78000").cost.cycles
+    assert after <= float(share[:-1]) * before
+    assert result.report.section("chip").after.cycles == after
+
+
+def test_a_cut_that_costs_far_more_weights_than_cycles_says_so() -> None:
+    class Lopsided(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = FusedConv2dBNReLU(3, 4, 3, padding=1)
+            self.again = FusedConv2dBNReLU(4, 4, 3, padding=1)
+            self.second = FusedMaxPoolConv2dBNReLU(4, 64, 3, padding=1)
+            self.third = FusedMaxPoolConv2dBNReLU(64, 64, 3, padding=1)
+            self.last = Conv2d(64, 4, 1, wide=True)
+
+        def forward(self, x: Tensor) -> Any:
+            return self.last(self.third(self.second(self.again(self.first(x)))))
+
+    torch.manual_seed(0)
+    model, images = Lopsided().eval(), torch.randn(1, 3, 64, 64).clamp(-1, 1)
+    much = str(prune(model, images, Chip("MAX78000", cycles="0.6x")).report.section("chip"))
+    assert "% of the weights go for" in much and "first" in much.splitlines()[-1]
+    little = str(prune(model, images, Chip("MAX78000", cycles="0.95x")).report.section("chip"))
+    assert "% of the weights go for" not in little

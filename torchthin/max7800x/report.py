@@ -132,6 +132,10 @@ def _totals(cost: NetworkCost) -> tuple[str, str]:
     )
 
 
+_MUCH = 0.5
+"""Share of the weights from which on a cut is compared with the cycles that it saves."""
+
+
 @dataclass(frozen=True)
 class ChipChange:
     """A cut that was chosen for a chip: a section of the pruning report."""
@@ -208,7 +212,25 @@ class ChipChange:
         if self.sparsity_asked:
             share = 100 * self.channels_removed / self.channels
             lines.append(f"  channels removed: {self.channels_removed} of {self.channels} ({share:.1f} %).")
-        return lines
+        return [*lines, *self._imbalance()]
+
+    def _imbalance(self) -> list[str]:
+        """Say where a cut costs far more weights than it saves cycles."""
+        before, after = self.before, self.after
+        weights = 1 - after.weight_bytes / before.weight_bytes if before.weight_bytes else 0.0
+        saved = 1 - after.cycles / before.cycles
+        if weights < max(_MUCH, 2 * saved):
+            return []
+        pairs = zip(before.layers, after.layers, strict=True)
+        held = sorted(
+            (new for old, new in pairs if old.cycles == new.cycles), key=lambda layer: -layer.cycles
+        )
+        share = sum(layer.cycles for layer in held) / after.cycles
+        where = f"{', '.join(layer.name for layer in held[:3])} lose none and hold {100 * share:.0f} % of the rest"
+        return [
+            f"  {100 * weights:.0f} % of the weights go for {100 * saved:.0f} % of the cycles{': ' * bool(held)}"
+            f"{where if held else ''}. Asking for less may keep most weights."
+        ]
 
 
 def _moved(old: str, new: str) -> str:

@@ -30,6 +30,8 @@ Outputs = dict[int, int]
 """Layer number -> output channels."""
 _STEPS = 4
 """Neighbouring widths that are looked at in one move."""
+_CORRECTIONS = 5
+"""So often the search is repeated where kernels and feature maps come to lie otherwise than it took for granted."""
 _PASS = 64
 """Inputs of one pass: a width that is a multiple saves more than those just above."""
 
@@ -122,18 +124,16 @@ class _Search:
         channels = sum(group.size for group in groups)
         least = math.ceil(round(target.ratio * channels, 9))
 
-        def excess(levels: Levels) -> float:
-            missing = max(0, least - _removed(choices, levels))
-            return self._excess(levels) + (missing / channels if missing else 0.0)
-
-        allocator = Allocator([choice.unit for choice in choices], excess)
-        levels = allocator.descend()
-        reached = allocator.excess(levels) <= 0
-        if reached:
-            levels = allocator.exchange(allocator.give_back(levels))
+        margins, reached = dict.fromkeys(target.limits, 0), False
+        for _ in range(_CORRECTIONS):
+            levels, reached = self._descend(least, margins)
+            after = network_cost(self._network.layers(self._outputs(levels)), self._sizes)
+            over = self._over(after)
+            if not reached or not over:
+                break
+            margins = {name: margin + over.get(name, 0) for name, margin in margins.items()}
         removed = _removed(choices, levels)
-        after = network_cost(self._network.layers(self._outputs(levels)), self._sizes)
-        if not reached or (target.fit and not after.fits):
+        if not reached or over or (target.fit and not after.fits):
             raise self._missed(after, removed / channels if channels else 0.0)
         uniform, share = self._uniform(after.weight_bytes)
         change = ChipChange(
@@ -144,6 +144,27 @@ class _Search:
             for group, keep in zip(choice.groups, choice.keeps[level], strict=True):
                 keeps[group.name] = keep
         return keeps, change
+
+    def _descend(self, least: int, margins: Mapping[str, int]) -> tuple[Levels, bool]:
+        """Return levels that remove at least so many channels and are below the limits by a margin; whether they are."""
+        channels = sum(group.size for group in self.among.groups)
+
+        def excess(levels: Levels) -> float:
+            missing = max(0, least - _removed(self._choices, levels))
+            return self._excess(levels, margins) + (missing / channels if missing else 0.0)
+
+        allocator = Allocator([choice.unit for choice in self._choices], excess)
+        levels = allocator.descend()
+        reached = allocator.excess(levels) <= 0
+        return (allocator.exchange(allocator.give_back(levels)) if reached else levels), reached
+
+    def _over(self, cost: NetworkCost) -> dict[str, int]:
+        """Return by how much a network is over which limits, with its kernels and feature maps where they come to lie."""
+        was = _figures(self._before)
+        over = {
+            name: _figures(cost)[name] - limit.of(was[name]) for name, limit in self.target.limits.items()
+        }
+        return {name: math.ceil(amount) for name, amount in over.items() if amount > 0}
 
     @cached_property
     def _choices(self) -> list[_Choice]:
@@ -195,13 +216,13 @@ class _Search:
                 outputs[number] = outputs.get(number, self.mapped.layers[number].out_channels) - count
         return outputs
 
-    def _excess(self, levels: Levels) -> float:
+    def _excess(self, levels: Levels, margins: Mapping[str, int]) -> float:
         """Return how far the targets are, each as a share of what there was."""
         outputs, before = self._outputs(levels), self._before
         now = {"cycles": self._network.cycles, "kernel_words": self._network.deepest_words}
-        was = {"cycles": before.cycles, "kernel_words": before.deepest_words}
+        was = _figures(before)
         excess = sum(
-            max(0, now[name](outputs) - limit.of(was[name])) / was[name]
+            max(0, now[name](outputs) + margins[name] - limit.of(was[name])) / was[name]
             for name, limit in self.target.limits.items()
         )
         return excess + (self._misfit(outputs) if self.target.fit and not before.fits else 0.0)
@@ -240,6 +261,11 @@ class _Search:
             f"The target cannot be reached on {self.target.name}: asked {self.target.asked}, the least found is "
             f"{reached}.{blocked} Ask for less, or see with torchthin inspect which channels are frozen."
         )
+
+
+def _figures(cost: NetworkCost) -> dict[str, int]:
+    """Return what limits are set for, by the name of the limit."""
+    return {"cycles": cost.cycles, "kernel_words": cost.deepest_words}
 
 
 def _removed(choices: Sequence[_Choice], levels: Levels) -> int:
