@@ -88,7 +88,8 @@ def prune(
         exclude: weight names, module names or fnmatch patterns of either to leave unpruned; what is named keeps its size, also
             a bias, and with it the channels that it is part of. Biases need no excluding to keep their values.
         data: calibration data without labels: a tensor, a loader, a file or a folder, as
-            `torchthin.io.calibration.calibration` takes them.
+            `torchthin.io.calibration.calibration` takes them. A model with attention for which no criterion is given is then
+            cut by the criterion reconstruction, and refitted as `recover` does.
         loss: for taylor, a function of the model that yields a loss per batch of the user's own data; None: the model's own
             outputs on `data` decide.
         seed: of random numbers that criteria draw.
@@ -113,7 +114,7 @@ def prune(
     {'0.weight': (4, 3, 3, 3), '2.weight': (4, 4, 3, 3)}
     """
     config = PruneConfig(target, criterion, include, exclude, seed, thin, exact, add_biases, proof)  # type: ignore[arg-type]
-    return plan_pruning(model, example_inputs, config, data=data, loss=loss).apply()
+    return plan_pruning(model, example_inputs, config, data=data, loss=loss, learns=True).apply()
 
 
 def plan(
@@ -143,4 +144,4 @@ def plan(
     6
     """
     config = PruneConfig(target, criterion, include, exclude, seed, True, exact, add_biases, proof)  # type: ignore[arg-type]
-    return plan_pruning(model, example_inputs, config, data=data, loss=loss)
+    return plan_pruning(model, example_inputs, config, data=data, loss=loss, learns=True)

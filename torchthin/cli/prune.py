@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from torchthin.cli.config_file import config_schema, config_text
@@ -129,7 +129,8 @@ def pruned(options: PruneOptions, source: Source, console: Console) -> tuple[Pru
     data = options.data.read(model, source.inputs)
     if options.training.train is not None:
         return prune_in_training(model, source.inputs, options, console, data), False
-    plan = plan_pruning(model, source.example, how, data=data)
+    plan = plan_pruning(model, source.example, how, data=data, learns=True)
+    plan = replace(plan, refit=None)  # the command refits whatever ranked the channels
     if recovers(options) and plan.recipe is not None:
         return recovered(model, plan.apply(), source.example, data, options, console), False
     target = options.files.save_to

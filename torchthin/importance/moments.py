@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from torchthin.dependency.propagate import Labels
 from torchthin.graph.op_counter import CountingMode
 from torchthin.graph.operators import LAYER_PRODUCTS, operator_name
+from torchthin.graph.opgraph import Op
 from torchthin.importance.channels import widened
 from torchthin.importance.product_rows import Product
 
@@ -49,8 +51,10 @@ class MomentsMode(CountingMode):
     Left out: transposed convolutions, those with conv groups, layers with more than `WIDEST` inputs.
     """
 
-    def __init__(self, labels: Labels, found: dict[int, Moments]) -> None:
+    def __init__(self, labels: Labels, found: dict[int, Moments], used: Mapping[str, Tensor]) -> None:
+        """used: rows of linear layers that matter, see `torchthin.importance.used_rows`."""
         super().__init__(0, labels.graph.call_sites[0])
+        self._used = used
         self._ops = {op.index: op for op in labels.graph.ops if op.index in labels.contractions}
         self._found = found
 
@@ -58,13 +62,14 @@ class MomentsMode(CountingMode):
         """Look at what goes in, and run the op."""
         op = self._ops.get(self.completed) if self.recorded else None
         if op is not None and op.target is func and operator_name(func) in LAYER_PRODUCTS:
-            self._add(op.index, Product.of(func, args, kwargs))
+            self._add(op, Product.of(func, args, kwargs))
         return func(*args, **kwargs)
 
-    def _add(self, number: int, product: Product) -> None:
+    def _add(self, op: Op, product: Product) -> None:
+        number = op.index
         if product.is_transposed or product.groups > 1 or product.weight[0].numel() > WIDEST:
             return
-        rows = product.input_rows(product.places(number))[0]
+        rows = product.input_rows(product.places(number, self._used.get(op.source.module)))[0]
         if number not in self._found:
             weight = product.weight.detach().double()
             self._found[number] = Moments(weight.flatten(1), weight[0, 0].numel())

@@ -15,18 +15,20 @@ from torchthin.graph.operators import CONVOLUTIONS, operator_name
 
 LEAST = 4096
 """Least number of rows that a fit takes, if the data have as many."""
+LEAST_OF_MATRIX = 16384
+"""The same for products of matrices, whose rows (tokens) are of more kinds than the pixels of a channel."""
 FOLD = 6
 """Rows for each unknown of a filter, at least."""
 FLOATS = 2**26
 """Numbers that the rows of one layer hold at most."""
 
 
-def sampled(samples: int, size: int, unknowns: int, seed: int) -> Tensor:
+def sampled(samples: int, size: int, unknowns: int, seed: int, least: int = LEAST) -> Tensor:
     """Return which outputs are looked at, drawn at random, the same number for every sample: (samples, count), sorted.
 
-    size: outputs of each sample; unknowns: weights of a filter.
+    size: outputs of each sample; unknowns: weights of a filter; least: rows in all, if there are as many.
     """
-    wanted = min(max(LEAST, FOLD * unknowns), max(FLOATS // max(unknowns, 1), 1))
+    wanted = min(max(least, FOLD * unknowns), max(FLOATS // max(unknowns, 1), 1))
     count = min(max(-(-wanted // samples), 1), size)
     generator = torch.Generator().manual_seed(seed)
     if count == size:
@@ -78,11 +80,17 @@ class Product:
         result: Tensor = self.func(*args, **self.kwargs)
         return result
 
-    def places(self, seed: int) -> Tensor:
-        """Return which outputs are looked at (see `sampled`): pixels of every sample; for matrices (1, rows)."""
+    def places(self, seed: int, used: Tensor | None = None) -> Tensor:
+        """Return which outputs are looked at (see `sampled`): pixels of every sample; for matrices (1, rows).
+
+        used: of matrices, the rows to draw from, (rows,) bool; None: all.
+        """
         unknowns = self.weight[0].numel()
         if self.options is None:
-            return sampled(1, len(self.data), unknowns, seed)
+            rows = torch.arange(len(self.data))
+            if used is not None and len(used) == len(rows):
+                rows = rows[used]
+            return rows[sampled(1, len(rows), unknowns, seed, LEAST_OF_MATRIX)]
         return sampled(len(self.data), prod(self._output_size()), unknowns, seed)
 
     def output_rows(self, result: Tensor, places: Tensor) -> Tensor:

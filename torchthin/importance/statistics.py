@@ -32,6 +32,7 @@ from torchthin.graph.parametrized import DerivedWeight
 from torchthin.importance.channels import FloatArray, widened
 from torchthin.importance.moments import Moments, MomentsMode
 from torchthin.importance.removal import Consumer
+from torchthin.importance.used_rows import linear_modules, used_rows
 
 Mode = TypeVar("Mode", bound=CountingMode)
 Loss = Callable[[nn.Module], Iterable[Tensor]]
@@ -79,7 +80,10 @@ class Measure:
         """Return, for every contraction's op that has them, the moments of its inputs."""
         if self._moments is None or self._moments[0] is not labels.graph:
             found: dict[int, Moments] = {}
-            for _ in _passes(self, lambda: MomentsMode(labels, found)):
+            linear = linear_modules(labels.graph, self.model)
+            for _ in _passes(
+                self, lambda batch: MomentsMode(labels, found, used_rows(self.model, linear, batch))
+            ):
                 pass
             self._moments = (labels.graph, found)
         return self._moments[1]
@@ -255,18 +259,18 @@ class _SizesMode(CountingMode):
 def _sizes(measure: Measure, labels: Labels) -> dict[int, FloatArray]:
     totals: dict[int, FloatArray] = {}
     counts: dict[int, int] = {}
-    for mode in _passes(measure, lambda: _SizesMode(labels)):
+    for mode in _passes(measure, lambda _: _SizesMode(labels)):
         for index, total in mode.total.items():
             totals[index] = totals.get(index, np.zeros(total.numel())) + total.cpu().numpy()
             counts[index] = counts.get(index, 0) + mode.count[index]
     return {index: total / max(counts[index], 1) for index, total in totals.items()}
 
 
-def _passes(measure: Measure, make: Callable[[], Mode]) -> Iterator[Mode]:
+def _passes(measure: Measure, make: Callable[[Inputs], Mode]) -> Iterator[Mode]:
     """Run a copy of the model on every batch, watched by a mode of its own, and yield the mode."""
     copy = clone(measure.model, lambda name, t: t.detach() if isinstance(t, nn.Parameter) else t.clone())
     for batch in measure.batches:
-        mode = make()
+        mode = make(batch)
         with evaluation_mode(copy):
             try:
                 with following(copy, mode):

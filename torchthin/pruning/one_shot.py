@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from torchthin.config import Budget, Distiller, PruneConfig, Ratio, Target
-from torchthin.dependency.kinds import multiplies_data
+from torchthin.dependency.kinds import attends, multiplies_data
 from torchthin.errors import ConfigError
 from torchthin.graph.better_examples import trace_more
 from torchthin.graph.inputs import Inputs, as_inputs, check_model, on_device_of
@@ -18,12 +18,12 @@ from torchthin.graph.trace import Traced, trace
 from torchthin.importance.registry import criterion as registered
 from torchthin.importance.scores import FALLBACK, Ranking, check_values
 from torchthin.importance.statistics import Loss
-from torchthin.io.calibration import calibration
+from torchthin.io.calibration import Calibration, calibration
 from torchthin.pruning.layers import for_the_rest, layers_of, shortened
 from torchthin.pruning.per_weight import by_layer_inputs, plan_per_weight
 from torchthin.pruning.plan import PruningPlan
 from torchthin.pruning.target_plans import Run, thinning_for
-from torchthin.report.prune_report import Filters, Request, build_report
+from torchthin.report.prune_report import Filters, PruneReport, Request, build_report
 from torchthin.report.sections import Section
 from torchthin.selection.prunable_weights import PrunableWeights, find_prunable_weights
 from torchthin.selection.schedule import planned_sparsities
@@ -32,9 +32,19 @@ from torchthin.thinning.trial_loop import ThinningPlan, masked_makers, notes_on
 
 
 def plan_pruning(
-    model: nn.Module, example_inputs: Any, config: PruneConfig, *, data: Any = None, loss: Loss | None = None
+    model: nn.Module,
+    example_inputs: Any,
+    config: PruneConfig,
+    *,
+    data: Any = None,
+    loss: Loss | None = None,
+    learns: bool = False,
 ) -> PruningPlan:
-    """Decide what is removed from `model`, and prove on copies that it can be; see `torchthin.plan`."""
+    """Decide what is removed from `model`, and prove on copies that it can be; see `torchthin.plan`.
+
+    learns: with data and no criterion, channels of a model with attention are chosen by `reconstruction`, and the plan's
+        model is refitted to the data.
+    """
     check_model(model, "prune")
     inputs = _inputs(model, example_inputs, config)
     if config.structured and not isinstance(config.target, Distiller):
@@ -46,9 +56,32 @@ def plan_pruning(
     if layers_of(config) is not None:
         return _plan_with_layers(model, inputs, config, data, loss)
     traced, targets = traced_targets(model, inputs, config)
-    run = Run(traced, targets, config, batches_of(model, inputs, data), loss)
+    given = None if data is None else calibration(data, like=inputs)
+    learns = learns and given is not None and _learns(config, traced, loss)
+    config = replace(config, criterion=LEARNT) if learns else config
+    run = Run(traced, targets, config, batches_of(model, given), loss)
     thinning, sections = thinning_for(config.target, run)
-    return replace(_plan(traced, targets, config, thinning, sections), inputs=inputs)
+    plan = replace(_plan(traced, targets, config, thinning, sections), inputs=inputs)
+    return replace(plan, refit=given, report=_with_note(plan.report, _LEARNS)) if learns else plan
+
+
+LEARNT = "reconstruction"
+"""The criterion for a model with attention where data were given and nothing else was asked for."""
+_LEARNS = (
+    "The model has attention: its channels were chosen by reconstruction from the data that were given; criterion='l1' "
+    "(--criterion l1) looks at weights alone."
+)
+
+
+def _learns(config: PruneConfig, traced: Traced, loss: Loss | None) -> bool:
+    """Whether nothing was said about how channels are ranked, and they can be ranked by the data."""
+    experts = isinstance(config.target, Ratio) and "experts" in config.target.by_kind
+    usual = isinstance(config.target, Ratio | Budget) and not experts
+    return usual and config.criterion is None and config.thin and loss is None and attends(traced.graph)
+
+
+def _with_note(report: PruneReport, note: str) -> PruneReport:
+    return replace(report, notes=(note, *report.notes))
 
 
 def _plan_by_layer(model: nn.Module, inputs: Inputs | None, config: PruneConfig, data: Any) -> PruningPlan:
@@ -161,11 +194,9 @@ def check_data(criterion: str, inputs: Any, data: Any) -> None:
         )
 
 
-def batches_of(model: nn.Module, inputs: Inputs, data: Any) -> tuple[Inputs, ...]:
-    """Return the user's data, checked, on the model's device; nothing when there are none."""
-    if data is None:
-        return ()
-    return _on_device(model, calibration(data, like=inputs).batches)
+def batches_of(model: nn.Module, data: Calibration | None) -> tuple[Inputs, ...]:
+    """Return the user's data on the model's device; nothing when there are none."""
+    return () if data is None else _on_device(model, data.batches)
 
 
 def _on_device(model: nn.Module, batches: Iterable[Inputs]) -> tuple[Inputs, ...]:

@@ -15,9 +15,11 @@ from torchthin.graph.cost import measure
 from torchthin.graph.inputs import Inputs
 from torchthin.graph.sample import one_sample
 from torchthin.graph.trace import collection_paused
+from torchthin.io.calibration import Calibration
 from torchthin.pruning.in_place import dead_channels_plan
 from torchthin.pruning.layers import Shortened, both, with_layers
 from torchthin.pruning.pretrained.save import SHARD
+from torchthin.pruning.recover import recover
 from torchthin.pruning.result import PruneResult
 from torchthin.report.prune_report import (
     PruneReport,
@@ -63,6 +65,8 @@ class PruningPlan:
     """New values of weights and biases, where the criterion updates what it keeps; zero where masked."""
     shortened: Shortened | None = field(default=None, repr=False)
     """What is known of the layers that go first; `model` is the one without them then, and `masks` are of that."""
+    refit: Calibration | None = field(default=None, repr=False)
+    """Data to which `apply` refits the thinned model, see `torchthin.recover`; None: it does not."""
 
     @property
     def recipe(self) -> Recipe | None:
@@ -118,7 +122,9 @@ class PruningPlan:
         """Return a copy of `model`, pruned."""
         masks, values, found = self.masks, self.values, self.thinning
         if found is not None and self.is_thinned_by_tensor:
-            return self._thinned(ThinnedTensors(self.model, found, masks).model(), found, masks)
+            return self._refitted(
+                self._thinned(ThinnedTensors(self.model, found, masks).model(), found, masks)
+            )
         full = clone(
             self.model,
             lambda name, t: (
@@ -136,7 +142,12 @@ class PruningPlan:
             masks = {**masks, **{name: more.all_masks[name] for name in more.maker_masks}}
         if found.recipe:
             apply_(full, found.recipe, values=changed_tensors(full, found))
-        return self._thinned(full, found, masks)
+        return self._refitted(self._thinned(full, found, masks))
+
+    def _refitted(self, result: PruneResult) -> PruneResult:
+        if self.refit is None or result.recipe is None:
+            return result
+        return recover(self.model, result, self.inputs, self.refit)
 
     def save_pretrained(
         self, folder: str | Path, *, described: bool = True, max_shard_size: int | str = SHARD

@@ -13,6 +13,7 @@ from torchthin.evaluation.evaluator import Metric
 from torchthin.evaluation.results import Progress
 from torchthin.evaluation.sensitivity_scan import RATIOS, scanned
 from torchthin.graph.inputs import as_inputs, check_model, on_device_of
+from torchthin.io.calibration import calibration
 from torchthin.pruning.one_shot import batches_of, check_criterion, traced_targets
 from torchthin.pruning.target_plans import Run
 from torchthin.selection.selectors import RatioRule
@@ -67,7 +68,9 @@ def sensitivity(
     check_criterion(config, example_inputs, data)
     inputs = on_device_of(model, as_inputs(example_inputs))
     traced, targets = traced_targets(model, inputs, config)
-    run = Run(traced, targets, config, batches_of(model, inputs, data))
+    run = Run(
+        traced, targets, config, batches_of(model, None if data is None else calibration(data, like=inputs))
+    )
     return scanned(
         run.selector(RatioRule(Ratio())), traced, run.batches or (inputs,),
         metric=metric, ratios=ratios, cache=cache, workers=workers, progress=progress,

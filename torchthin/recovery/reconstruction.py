@@ -21,6 +21,7 @@ from torchthin.graph.inputs import Inputs, call
 from torchthin.graph.op_counter import following
 from torchthin.graph.recorder import record
 from torchthin.importance.product_rows import Product, grouped
+from torchthin.importance.used_rows import linear_modules, used_rows
 from torchthin.recovery.counterparts import counterparts
 from torchthin.recovery.layers import Layer, find_layers, products
 from torchthin.recovery.product_mode import ProductMode, factor_of
@@ -101,10 +102,13 @@ class Places:
             layers = {number: layer for number, layer in layers.items() if number in partners.before_gaps}
         of = partners.of
         both = [n for n in layers if of[n] in beside[0] and n in beside[1]]
+        linear, paths = linear_modules(graphs[0], dense), [op.source.module for op in products(graphs[0])]
         del graphs
         state = _renamed(dense, recipe)
         kept = {of[number]: _kept(recipe, layer, state) for number, layer in layers.items()}
-        targets = _Targets({of[n]: beside[0][of[n]] for n in both}, kept)
+        used = used_rows(dense, linear, inputs)
+        rows = {of[number]: used[paths[of[number]]] for number in layers if paths[of[number]] in used}
+        targets = _Targets({of[n]: beside[0][of[n]] for n in both}, kept, rows)
         with evaluation_mode(dense), following(dense, targets):
             call(dense, inputs)
         wanted = {number: targets.found[of[number]] for number in layers if of[number] in targets.found}
@@ -137,16 +141,18 @@ class Target:
 class _Targets(ProductMode):
     """Notes what the products of the dense model give."""
 
-    def __init__(self, residual: Mapping[int, int], kept: Mapping[int, Tensor]) -> None:
+    def __init__(
+        self, residual: Mapping[int, int], kept: Mapping[int, Tensor], used: Mapping[int, Tensor]
+    ) -> None:
         super().__init__(residual)
-        self._kept = kept
+        self._kept, self._used = kept, used
         self.found: dict[int, Target] = {}
 
     def on_product(self, number: int, product: Product) -> Tensor:
         result = product.run()
         kept = self._kept.get(number)
         if kept is not None:
-            places = product.places(number)
+            places = product.places(number, self._used.get(number))
             rows = product.output_rows(result, places)
             kept = kept.to(rows.device)
             beside = self.residual_rows(number, product, places)

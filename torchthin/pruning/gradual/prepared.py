@@ -18,6 +18,7 @@ from torchthin.graph.inputs import Inputs, as_inputs, on_device_of
 from torchthin.graph.own_example import own_example
 from torchthin.importance.scores import check_values
 from torchthin.importance.statistics import Loss
+from torchthin.io.calibration import calibration
 from torchthin.io.distributed import require_equal
 from torchthin.pruning.gradual.channels import ChannelMasks
 from torchthin.pruning.gradual.mask_state import MaskState
@@ -134,7 +135,8 @@ def _channel_masks(
     """Return the state before the first step, the weights excluded on request, and notes."""
     check_criterion(config, inputs, data, loss)
     traced, targets = traced_targets(model, inputs, config)
-    run = Run(traced, targets, config, batches_of(model, inputs, data), loss)
+    given = None if data is None else calibration(data, like=inputs)
+    run = Run(traced, targets, config, batches_of(model, given), loss)
     plan = run.plan(_EveryGroupRule(config.target))
     selection = plan.proposal.selection
     masks = ChannelMasks(

@@ -37,7 +37,8 @@ def save_plan(
     """
     check_pretrained(plan.model, "save_pretrained")
     size_in_bytes(max_shard_size)
-    streamed = _Streamed.of(plan, described, max_shard_size) if plan.is_thinned_by_tensor else None
+    by_tensor = plan.is_thinned_by_tensor and plan.refit is None
+    streamed = _Streamed.of(plan, described, max_shard_size) if by_tensor else None
     if streamed is None:
         result = plan.apply()
         result.save_pretrained(folder, described=described, max_shard_size=max_shard_size)
