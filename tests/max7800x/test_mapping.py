@@ -1,6 +1,7 @@
 """Which layers a model becomes: joined, folded, copied; and what does not map, by module path."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,14 +13,21 @@ from pose_demo.student import pose_student
 from torchthin.errors import InputError
 from torchthin.graph.inputs import as_inputs
 from torchthin.graph.trace import trace
-from torchthin.max7800x.ai8x.base import initiate_qat
-from torchthin.max7800x.ai8x.layers import Add, FusedConv2dBNReLU, FusedMaxPoolConv2dReLU
+from torchthin.max7800x.ai8x.base import fuse_batch_norm_, initiate_qat
+from torchthin.max7800x.ai8x.layers import (
+    Add,
+    Conv2d,
+    FusedAvgPoolConv2dReLU,
+    FusedConv2dBNReLU,
+    FusedMaxPoolConv2dReLU,
+)
 from torchthin.max7800x.chips import MAX78000, MAX78002
 from torchthin.max7800x.cost.layer import INPUT, Layer
 from torchthin.max7800x.cost.network import network_cost
 from torchthin.max7800x.mapping import ChipMapping, map_model
 from torchthin.max7800x.mapping.rules.contraction import folded_kernel
 from torchthin.max7800x.report import chip_cost
+from torchthin.max7800x.synthesis.files import ready_for_synthesis
 
 
 class Net(nn.Module):
@@ -197,6 +205,11 @@ def gated(net: Any, x: torch.Tensor) -> torch.Tensor:
     return net.b(x * net.c(x))  # type: ignore[no-any-return]
 
 
+def chosen(net: Any, x: torch.Tensor) -> torch.Tensor:
+    x = net.a(x)
+    return net.b(torch.where(x > 0, x.floor(), x.ceil()))
+
+
 def product(net: Any, x: torch.Tensor) -> torch.Tensor:
     flat = net.a(x).flatten(2)
     return flat @ flat.transpose(1, 2)
@@ -223,6 +236,7 @@ def product(net: Any, x: torch.Tensor) -> torch.Tensor:
         ),
         (Net(gated, a=conv(3, 8), b=conv(8, 8), c=conv(8, 8)), "forward: mul, a product of two feature maps"),
         (Net(product, a=conv(3, 8)), "a product of two feature maps"),
+        (Net(chosen, a=conv(3, 8), b=conv(8, 8)), "forward: gt, the chip has no such operation"),
     ],
 )
 def test_what_does_not_map_is_named_by_its_module(model: nn.Module, words: str) -> None:
@@ -230,6 +244,23 @@ def test_what_does_not_map_is_named_by_its_module(model: nn.Module, words: str) 
     assert not report.fits
     assert any(words in line for line in report.unmapped), report.unmapped
     assert "Does not fit MAX78000" in str(report)
+
+
+@pytest.mark.parametrize("quantile", [1.0, 0.985])
+def test_average_pooling_under_quantisation_is_that_of_the_float_form(
+    quantile: float, tmp_path: Path
+) -> None:
+    """ai8x-training truncates what it pools by comparing, rounding both ways and choosing."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        FusedConv2dBNReLU(3, 72, 3, padding=1), FusedAvgPoolConv2dReLU(72, 16, 3, padding=1), Conv2d(16, 4, 1, wide=True)
+    ).eval()  # fmt: skip
+    fuse_batch_norm_(model)
+    layers = mapped(model, 3, 16, 16).layers
+    initiate_qat(model, shift_quantile=quantile)
+    assert mapped(model, 3, 16, 16).layers == layers
+    images = torch.randn(2, 3, 16, 16).clamp(-1, 1)
+    assert ready_for_synthesis(model, images, tmp_path, chip="MAX78000", arch="net").network.max_error == 0
 
 
 def test_all_that_is_in_the_way_is_found_at_once() -> None:

@@ -20,7 +20,11 @@ class _OnGrid(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: torch.Tensor, levels: int, half_up: bool) -> torch.Tensor:
         scaled = values.mul(levels)
-        return (scaled.add(0.5).floor() if half_up else scaled.trunc()).div(levels)
+        if half_up:
+            return scaled.add(0.5).floor().div(levels)
+        return torch.where(scaled > 0, scaled.floor(), scaled.ceil()).div(
+            levels
+        )  # as ai8x-training truncates
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None]:

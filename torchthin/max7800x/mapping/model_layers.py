@@ -71,12 +71,16 @@ def map_runnable(traced: Traced, chip: ChipSpec, consequence: str, weight_bits: 
     return mapping
 
 
+_BESIDE = ("aten.gt", "aten.ceil")
+"""What truncation in an ai8x layer reads a value with beside ``floor``: one operation of the chip."""
+
+
 def _walk(graph: OpGraph, builder: LayerBuilder, chip: ChipSpec, settings: ModuleSettings) -> list[_End]:
     """Build the layers op by op; return what is known of the model's outputs."""
     known: dict[int, Tracked] = {graph.inputs[0]: _model_input(graph)}
     reads = Counter(graph.outputs)  # by operators that do not write to the value, and as an output
     for op in graph.ops:
-        if op.index < BRANCH:
+        if op.index < BRANCH and not (op.name in _BESIDE and settings.scales(op.source.module)):
             reads.update(set(op.reads) - set(op.written))
     for op in graph.ops:
         if op.index >= BRANCH or not any(value in known for value in op.reads):

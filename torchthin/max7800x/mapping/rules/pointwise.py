@@ -78,6 +78,26 @@ def rounding(call: Call) -> FeatureMap:
     return call.features(call.argument("self"))
 
 
+@maps("aten.gt", "aten.ceil")
+def half_of_truncation(call: Call) -> FeatureMap:
+    """A comparison or rounding of which ``where`` makes truncation, in an ai8x layer; the chip has neither for itself."""
+    if not call.settings.scales(call.module):
+        raise Unmappable("the chip has no such operation")
+    return call.features(call.argument("self"))
+
+
+@maps("aten.where")
+def truncation(call: Call) -> FeatureMap:
+    """``where(x > 0, floor(x), ceil(x))`` in an ai8x layer: average pooling cuts off what is below the chip's grid."""
+    names = ("condition", "self", "other")
+    if not (call.settings.scales(call.module) and all(call.is_map(name) for name in names)):
+        raise Unmappable("a choice between values; the chip has no such operation")
+    condition, positive, negative = (call.features(call.argument(name)) for name in names)
+    if not condition == positive == negative:
+        raise Unmappable("a choice between values; the chip has no such operation")
+    return positive
+
+
 @maps("aten.add", "aten.add_", "aten.sub", "aten.sub_", "aten.bitwise_xor", "aten.bitwise_or")
 def combine(call: Call) -> FeatureMap:
     """Sum, difference, xor, or; a sum with a constant is absorbed by the layer before."""
