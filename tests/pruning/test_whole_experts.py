@@ -62,12 +62,45 @@ class Mixture(nn.Module):
         return (made * gates.t()[..., None]).sum(0)
 
 
+class Expert(nn.Module):
+    """One of a list."""
+
+    def __init__(self, up: Tensor, down: Tensor) -> None:
+        super().__init__()
+        self.up, self.down = nn.Parameter(up.t().clone()), nn.Parameter(down.t().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return silu(x @ self.up.t()) @ self.down.t()
+
+
+class Listed(Mixture):
+    """The same with an own module for each expert, which is called only where a token goes to it."""
+
+    def __init__(self) -> None:
+        super().__init__("listed")
+        self.experts = nn.ModuleList(map(Expert, self.up.data, self.down.data))
+        del self.up, self.down
+
+    def listed(self, x: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
+        out = torch.zeros_like(x)
+        picked = nn.functional.one_hot(chosen, self.num_experts).permute(2, 1, 0)
+        for expert in picked.sum((-1, -2)).nonzero().flatten().tolist():
+            slot, token = torch.where(picked[expert])
+            out.index_add_(0, token, self.experts[expert](x[token]) * weights[token, slot, None])
+        return out
+
+
 X = torch.randn(2, 7, WIDTH, generator=torch.Generator().manual_seed(1))
 
 
 def model(*given: Any, **how: Any) -> Mixture:
     torch.manual_seed(0)
     return Mixture(*given, **how).double().eval()
+
+
+def listed() -> Listed:
+    torch.manual_seed(0)
+    return Listed().double().eval()
 
 
 def without(net: Mixture, removed: list[int]) -> Callable[[Tensor], Tensor]:
@@ -90,6 +123,35 @@ def test_removed_experts_are_those_that_the_router_never_picks(how: str) -> None
     assert result.proof.exact
     fresh = torch.randn(50, WIDTH, dtype=torch.float64)
     torch.testing.assert_close(small(fresh), without(model(how), removed)(fresh))
+
+
+def test_experts_that_are_modules_go_from_their_list(tmp_path: Path) -> None:
+    few = X[:, :1].double()  # two tokens: most experts do not run
+    result = torchthin.prune(listed(), few, RATIO)
+    small, removed = result.model, removed_from(result)
+    assert (len(small.experts), small.num_experts, small.router.out_features) == (6, 6, 6)
+    assert result.proof is not None
+    assert result.proof.exact
+    fresh = torch.randn(50, WIDTH, dtype=torch.float64)
+    torch.testing.assert_close(small(fresh), without(listed(), removed)(fresh))
+    again = torchthin.prune(small, few, {"experts": 0.5})
+    again.save(tmp_path / "thin.pth")
+    loaded = torchthin.load(listed(), tmp_path / "thin.pth")
+    assert len(loaded.experts) == 3
+    torch.testing.assert_close(loaded(fresh), again.model(fresh))
+
+
+def test_both_forms_lose_the_same_experts_and_parameters() -> None:
+    for data in (None, [X.double()]):
+        stacked, modules = (torchthin.prune(net, X.double(), RATIO, data=data) for net in (model(), listed()))
+        assert removed_from(stacked) == removed_from(modules)
+    plans = [torchthin.plan(net, X.double(), RATIO).explain() for net in (model(), listed())]
+    assert len({line for plan in plans for line in plan.splitlines() if line.startswith("Thinning:")}) == 1
+    shares = [
+        next(item.parameters for item in torchthin.inspect(net, X.double()).kinds if item.kind == "experts")
+        for net in (model(), listed())
+    ]
+    assert shares[0] == pytest.approx(shares[1])
 
 
 def test_a_size_that_equals_the_number_of_experts_by_chance_stays() -> None:

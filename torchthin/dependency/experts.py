@@ -1,13 +1,13 @@
-"""Experts of a mixture: the rows of a router that picks the best few, and what of each expert lies in stacked tensors.
+"""Experts of a mixture: the rows of a router that picks the best few, and stacked tensors or lists of modules.
 
 Which expert a token goes to is a number, so labels stop at the router. Its experts are found beside the labels, in the record:
 from an operator that picks the largest along an axis back to the product that made this axis, and from the module of that product
-to the tensors of the same length that are read piece by piece along their first axis.
+to the tensors of the same length that are read piece by piece along their first axis, and to lists of as many modules.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 
@@ -15,6 +15,8 @@ import numpy as np
 from torch import nn
 
 from torchthin.dependency.groups import Group, Member
+from torchthin.graph.clone import modules_of
+from torchthin.graph.layers import LISTS
 from torchthin.graph.operators import (
     BATCHED_PRODUCTS,
     CONTRACTIONS,
@@ -44,6 +46,8 @@ class Experts:
     """Tensor -> the axis along which its experts lie."""
     stacked: tuple[str, ...]
     """Those of these tensors that the experts compute with."""
+    lists: tuple[str, ...]
+    """Lists of modules, one for each expert."""
     least: int
     """Fewest experts from which the router can pick."""
     block: str
@@ -57,6 +61,11 @@ class Experts:
     def size(self) -> int:
         """Number of experts."""
         return self.group.size
+
+    def holds_any(self, names: Iterable[str]) -> bool:
+        """Whether a tensor among `names` is one of the router or of an expert."""
+        inside = tuple(f"{path}." for path in self.lists)
+        return any(name in self.axes or name.startswith(inside) for name in names)
 
     @property
     def parts(self) -> int:
@@ -185,7 +194,8 @@ def _with_experts(graph: OpGraph, model: nn.Module, router: _Router) -> Experts 
     path = graph.by_index[min(router.logits)].source.module
     for block in _around(path):
         stacked = dict.fromkeys(_stacked(graph, block, size, rows), 0)
-        if stacked:
+        lists = tuple(_lists(graph, model, block, size, path))
+        if stacked or lists:
             axes = {**rows, **stacked}
             every = np.arange(size, dtype=np.int64)
             members = tuple(Member(name, axis, every[:, None]) for name, axis in axes.items())
@@ -195,6 +205,7 @@ def _with_experts(graph: OpGraph, model: nn.Module, router: _Router) -> Experts 
                 group,
                 axes,
                 tuple(stacked),
+                lists,
                 router.least,
                 block,
                 frozenset(router.logits),
@@ -224,6 +235,18 @@ def _stacked(graph: OpGraph, block: str, size: int, rows: Mapping[str, int]) -> 
             and shape[:1] == (size,)
             and _read_in_pieces(graph, value)
         ):
+            yield name
+
+
+def _lists(graph: OpGraph, model: nn.Module, block: str, size: int, router: str) -> Iterator[str]:
+    """Yield the lists in a module of as many modules of one form, of which some ran and none holds the router."""
+    for path, module in modules_of(model.get_submodule(block)):
+        name = ".".join(filter(None, (block, path)))
+        holds = f"{router}.".startswith(f"{name}.")
+        if not isinstance(module, LISTS) or len(module) != size or holds:
+            continue
+        forms = {tuple((key, tuple(p.shape)) for key, p in child.named_parameters()) for child in module}
+        if len(forms) == 1 and forms != {()} and any(known.startswith(f"{name}.") for known in graph.state):
             yield name
 
 

@@ -53,20 +53,27 @@ def routed_importance(model: nn.Module, experts: Experts, batches: Iterable[Inpu
 
 def _add(block: nn.Module, experts: Experts, inputs: Inputs, total: FloatArray, count: FloatArray) -> None:
     """Add what every expert contributes to the tokens of one call, and how many tokens there are to which it does."""
-    tensors = dict(state_tensors(block))
-    start = len(f"{experts.block}.") if experts.block else 0
-    stacked = [tensors[name[start:]] for name in experts.stacked]
     with evaluation_mode(block):
         whole = output_tensors(call(block, inputs))[0].double()
         for expert in range(experts.size):
-            kept = [tensor[expert].clone() for tensor in stacked]
-            for tensor in stacked:
-                tensor[expert].zero_()
+            parts = expert_tensors(block, experts, expert, experts.block)
+            kept = [part.clone() for part in parts]
+            for part in parts:
+                part.zero_()
             missing = _norms(whole - output_tensors(call(block, inputs))[0].double())
-            for tensor, values in zip(stacked, kept, strict=True):
-                tensor[expert].copy_(values)
+            for part, values in zip(parts, kept, strict=True):
+                part.copy_(values)
             total[expert] += float(missing.sum())
             count[expert] += int((missing > 0).sum())
+
+
+def expert_tensors(model: nn.Module, experts: Experts, expert: int, path: str = "") -> list[Tensor]:
+    """Return the parameters of one expert, parts of stacked ones as views. path: of `model` in the whole one."""
+    start = len(f"{path}.") if path else 0
+    tensors = dict(state_tensors(model))
+    stacked = [tensors[name[start:]].detach()[expert] for name in experts.stacked]
+    modules = [model.get_submodule(f"{name}.{expert}"[start:]) for name in experts.lists]
+    return [*stacked, *(p.detach() for module in modules for p in module.parameters())]
 
 
 def _norms(difference: Tensor) -> Tensor:

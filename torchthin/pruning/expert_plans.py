@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
+import torch
 
 from torchthin.config import PruneConfig, Ratio
 from torchthin.dependency.experts import Experts, find_experts
@@ -12,7 +14,7 @@ from torchthin.errors import ConfigError, ProofError
 from torchthin.graph.inputs import Inputs
 from torchthin.graph.trace import Traced
 from torchthin.importance.channels import FloatArray
-from torchthin.importance.experts import routed_importance
+from torchthin.importance.experts import expert_tensors, routed_importance
 from torchthin.importance.registry import criterion as registered
 from torchthin.importance.scores import FALLBACK, Ranking, ranked
 from torchthin.selection.balance import balanced_keep
@@ -46,7 +48,7 @@ def expert_plan(
     assert isinstance(target, Ratio)
     _check(target, config)
     found = find_experts(traced.graph, traced.model)
-    sites = [site for site in found if targets.kept.isdisjoint(site.axes)]
+    sites = [site for site in found if not site.holds_any(targets.kept)]
     if not sites:
         return None
     counts = [_count(target, site) for site in sites]
@@ -148,11 +150,32 @@ def _ranking(
     needs_data = registered(config.ranked_by).needs_data
     name = FALLBACK if needs_data else config.ranked_by
     ranking = ranked([site.group for site in sites], traced.tensors, _axes(sites), name, None, config.seed)
+    ranking = replace(ranking, scores={**ranking.scores, **_with_lists(traced, sites, ranking, config)})
     if not batches or not (needs_data or config.criterion is None):
         return ranking
     measured = {site.group.name: routed_importance(traced.model, site, batches) for site in sites}
     known = {name: score for name, score in measured.items() if score is not None}
     return Ranking({**ranking.scores, **known}, fallen_back=tuple(measured.keys() - known.keys()))
+
+
+def _with_lists(
+    traced: Traced, sites: Iterable[Experts], ranking: Ranking, config: PruneConfig
+) -> dict[str, FloatArray]:
+    """Return the scores of experts that are modules with those of their own weights added."""
+    rule = registered(config.ranked_by).of_rows or registered(FALLBACK).of_rows
+    assert rule is not None
+    found = {}
+    for site in sites:
+        if site.lists and config.ranked_by != "random":
+            experts = [expert_tensors(traced.model, site, number) for number in range(site.size)]
+            own = [
+                rule(torch.stack([part.flatten().float() for part in parts]))
+                for parts in zip(*experts, strict=True)
+            ]
+            found[site.group.name] = (
+                ranking.scores[site.group.name] + torch.stack(own).sum(0).double().cpu().numpy()
+            )
+    return found
 
 
 def _axes(sites: Iterable[Experts]) -> Mapping[str, int]:

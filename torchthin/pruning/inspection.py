@@ -12,6 +12,7 @@ from torch import nn
 
 from torchthin.config import LAYERS, PruneConfig
 from torchthin.dependency.components import Grouping, find_groups
+from torchthin.dependency.experts import Experts
 from torchthin.dependency.groups import Group
 from torchthin.dependency.kinds import KINDS, kinds_of, whole_heads
 from torchthin.dependency.producers import producers, with_tables
@@ -70,9 +71,11 @@ def inspect(model: nn.Module, example_inputs: Any, *, proof: str = "quick") -> I
     for site in experts:
         groups.append(site.group)
         kinds[site.group.name] = KIND
-        facts.append(_group_facts(site.group, site.axes, KIND))
+        found = _group_facts(site.group, site.axes, KIND)
+        facts.append(replace(found, coupled=(*found.coupled, *site.lists)))
     routers = {name for site in experts for name in site.axes} | stuck.keys()
     frozen = tuple(item for item in _frozen_facts(grouping, axes) if item.weight not in routers)
+    kind_facts = [_with_lists(item, experts, model) for item in _kind_facts(groups, kinds, model)]
     return Inspection(
         tuple(facts),
         (*frozen, *(FrozenFacts(name, count, reason) for name, (count, reason) in stuck.items())),
@@ -80,8 +83,16 @@ def inspect(model: nn.Module, example_inputs: Any, *, proof: str = "quick") -> I
         tuple(name for name, _ in model.named_parameters() if name not in labels.graph.state),
         tried,
         tried and proof != "off",
-        (*_kind_facts(groups, kinds, model), *_layer_facts(traced)),
+        (*kind_facts, *_layer_facts(traced)),
     )
+
+
+def _with_lists(facts: KindFacts, experts: Sequence[Experts], model: nn.Module) -> KindFacts:
+    """Return the facts of a kind with the share of experts that are modules."""
+    lists = tuple(f"{path}." for site in experts for path in site.lists)
+    sizes = {name: p.numel() for name, p in model.named_parameters()}
+    held = sum(size for name, size in sizes.items() if name.startswith(lists)) if facts.kind == KIND else 0
+    return replace(facts, parameters=facts.parameters + held / sum(sizes.values()))
 
 
 def _layer_facts(traced: Traced) -> Iterator[KindFacts]:

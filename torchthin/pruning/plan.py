@@ -34,6 +34,7 @@ from torchthin.selection.masks import masked
 from torchthin.selection.selectors import DeadChannelSelector, effective_weights
 from torchthin.thinning.apply import apply_
 from torchthin.thinning.constraints import Constraints
+from torchthin.thinning.layer_names import name_after
 from torchthin.thinning.proof import Proof, verdict_line
 from torchthin.thinning.recipe import Recipe
 from torchthin.thinning.thinned import ThinnedTensors
@@ -235,7 +236,8 @@ def _sizes(plan: PruningPlan) -> list[str]:
     report, recipe = plan.report, plan.recipe
     if recipe is None:
         return [f"{report.zeroed_parameters:,} of {report.parameters:,} parameters would be zero."]
-    parameters = dict(plan.model.named_parameters())
+    lists = plan.thinning.recipe.layers if plan.thinning is not None else {}
+    parameters = {name: p for name, p in plan.model.named_parameters() if name_after(name, lists) is not None}
     counts = {
         name: math.prod(recipe.shape_after(name)) if name in recipe.keep else p.numel()
         for name, p in parameters.items()

@@ -8,6 +8,7 @@ modules keep are found by trying: all that equal it change, then fewer, until th
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -41,6 +42,8 @@ from torchthin.thinning.trial_loop import ThinningPlan
 
 _TRIES = 64
 """Sets of attributes that are tried."""
+_FIRST = 5.0
+"""What the logit of a token's first choice is above random ones."""
 _NUDGE = 1e-3
 """What is added to logits that may be equal, in the mean."""
 
@@ -104,7 +107,13 @@ def plan_experts(
     grouping = Grouping(ChannelGroups(selection.groups), ties, {})
     survivors = Survivors(labels, ties, np.zeros(ties.reason.size, np.bool_))
     recipe = Recipe(*kept_indices(selection.groups, selection.keeps, traced.tensors))
-    recipe = replace(recipe, attributes=sized_attributes(traced.model, recipe))
+    lists = {name: cut for cut in cuts for name in cut.experts.lists if not cut.keep.all()}
+    recipe = replace(
+        recipe,
+        attributes=sized_attributes(traced.model, recipe),
+        layers={name: tuple(cut.kept.tolist()) for name, cut in lists.items()},
+        lengths={name: cut.experts.size for name, cut in lists.items()},
+    )
     draft = Proposal(
         traced, constraints, labels, grouping, selection, recipe, survivors, frozenset(), None, ()
     )  # fmt: skip
@@ -155,7 +164,9 @@ def _numbers(traced: Traced, cut: ExpertCut) -> Iterator[tuple[Attribute, int]]:
     modules = [
         (path, module)
         for path, module in traced.modules.items()
-        if (path == cut.experts.block or path.startswith(start)) and not has_known_sizes(module)
+        if (path == cut.experts.block or path.startswith(start))
+        and not has_known_sizes(module)
+        and not path.startswith(tuple(f"{name}." for name in cut.experts.lists))
     ]
     met: list[Attribute] = []
 
@@ -225,33 +236,42 @@ class _Trial:
         first = self._compared(given, "own")
         if not first.holds or self.proposal.constraints.proof == "off":
             return first
-        proofs = [first]
+        proofs = [first, *(self._compared(given, "drawn", turn) for turn in range(self._turns))]
         fresh = refreshed(given, seed=1, integers=True)
-        for inputs, logits in (
-            (given, "drawn"),
-            (fresh, "own"),
-            *((other, "own") for other in resized(fresh)),
-        ):
+        for inputs in (fresh, *resized(fresh)):
             with contextlib.suppress(_DoesNotRun):  # on inputs that the model does not take
-                proofs.append(self._compared(inputs, logits))
+                proofs.append(self._compared(inputs, "own"))
         return joined(proofs)
 
-    def _compared(self, inputs: Inputs, logits: str) -> Proof:
+    @property
+    def _turns(self) -> int:
+        """How often the example must run so that every kept expert is a token's first choice."""
+        graph = self.proposal.traced.graph
+        tokens = {
+            op: math.prod(graph.values[graph.by_index[op].results[0]].shape[:-1])
+            for cut in self.cuts
+            for op in cut.experts.logits
+        }
+        return max(-(-len(cut.kept) // max(tokens[op], 1)) for cut in self.cuts for op in cut.experts.logits)
+
+    def _compared(self, inputs: Inputs, logits: str, turn: int = 0) -> Proof:
         """Compare on some inputs.
 
         Of experts with equal logits either may be picked, so where the models differ they are compared with other ones.
 
         Args:
             inputs: in this precision.
-            logits: "own" (the routers' own), "drawn" (random ones), "nudged" (with a small number added to each expert's).
+            logits: "own" (the routers' own), "drawn" (random ones, every token with a first choice of its own), "nudged" (with a
+                small number added to each expert's).
+            turn: number of the run with drawn ones: tokens go on where those of the last one ended.
         """
         dense, thin = self.models
         try:
-            expected = self._run(dense, inputs, self._changes(logits, thinned=False))
+            expected = self._run(dense, inputs, self._changes(logits, turn, thinned=False))
         except Exception as error:  # whatever the user's code raises
             raise _DoesNotRun(one_line(error)) from error
         try:
-            actual = self._run(thin, inputs, self._changes(logits, thinned=True))
+            actual = self._run(thin, inputs, self._changes(logits, turn, thinned=True))
         except Exception as error:  # whatever the user's code raises
             return not_run(error, self.precision)
         proof = compare(expected, expected, actual, self.precision)
@@ -267,20 +287,22 @@ class _Trial:
             raise ProofError("The model's routers do not run as they were recorded.")
         return outputs
 
-    def _changes(self, logits: str, *, thinned: bool) -> dict[int, Callable[[Tensor], Tensor]]:
+    def _changes(self, logits: str, turn: int, *, thinned: bool) -> dict[int, Callable[[Tensor], Tensor]]:
         return {
-            op: partial(_changed, cut, op, logits if op in cut.experts.logits else "own", thinned)
+            op: partial(_changed, cut, op, logits if op in cut.experts.logits else "own", turn, thinned)
             for cut in self.cuts
             for op in cut.experts.logits | cut.experts.shifted
             if not thinned or (logits != "own" and op in cut.experts.logits)
         }
 
 
-def _changed(cut: ExpertCut, op: int, how: str, thinned: bool, logits: Tensor) -> Tensor:
+def _changed(cut: ExpertCut, op: int, how: str, turn: int, thinned: bool, logits: Tensor) -> Tensor:
     """Return what a router makes, as `how` says, and minus infinity for removed experts."""
     if how != "own":
-        rows = logits.shape[:-1] if how == "drawn" else ()
-        drawn = torch.randn((*rows, cut.experts.size), generator=torch.Generator().manual_seed(op)).to(logits)
-        drawn = drawn.index_select(-1, cut.kept.to(logits.device)) if thinned else drawn
-        logits.copy_(drawn if how == "drawn" else logits + _NUDGE * drawn)
+        rows = logits.numel() // logits.shape[-1] if how == "drawn" else 1
+        drawn = torch.randn((rows, cut.experts.size), generator=torch.Generator().manual_seed(op))
+        first = cut.kept[(turn * rows + torch.arange(rows)) % len(cut.kept)]
+        drawn[torch.arange(rows), first] += _FIRST
+        drawn = (drawn.index_select(-1, cut.kept) if thinned else drawn).to(logits)
+        logits.copy_(drawn.view_as(logits) if how == "drawn" else logits + _NUDGE * drawn)
     return logits if thinned else logits.index_fill_(-1, cut.removed.to(logits.device), -torch.inf)

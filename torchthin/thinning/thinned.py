@@ -11,17 +11,22 @@ from torchthin.graph.clone import state_tensors
 from torchthin.selection.masks import masked
 from torchthin.thinning.apply import Make, finish_, owned, thin_copy
 from torchthin.thinning.recipe import cut
+from torchthin.thinning.shorten import shortened
 from torchthin.thinning.trial_loop import ThinningPlan, changed_tensors
 
 
 class ThinnedTensors:
-    """What becomes of each tensor of a full-size model, made when it is asked for. No weight of the model is derived."""
+    """What becomes of each tensor of a full-size model, made when it is asked for. No weight of the model is derived.
+
+    Where modules are taken out of lists, tensors have their names after that.
+    """
 
     def __init__(self, model: nn.Module, plan: ThinningPlan, masks: Mapping[str, Tensor]) -> None:
-        self._model, self._masks = model, masks
-        self._recipe = plan.recipe
-        self._tensors = dict(state_tensors(model))
         self._values = changed_tensors(model, plan, masks)
+        whole = plan.recipe
+        self._model = shortened(model, whole) if whole.layers else model
+        self._recipe, self._masks = whole.of_channels, masks
+        self._tensors = dict(state_tensors(self._model))
         self._indices: dict[int, Tensor] = {}
 
     def __getitem__(self, name: str) -> Tensor:
