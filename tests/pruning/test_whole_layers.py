@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import torchthin
 from torchthin import Budget, Pruner, Ratio
-from torchthin.errors import ConfigError, InputError, KindError
+from torchthin.errors import CheckpointError, ConfigError, InputError, KindError
 from torchthin.pruning.pretrained.load import from_pretrained
 from torchthin.thinning.history import recipe_of
 
@@ -56,7 +56,7 @@ class Net(nn.Module):
 
     def __init__(self, depth: int = 5, *, weighed: bool = False, scales: bool = False) -> None:
         super().__init__()
-        self.depth = depth
+        self.depth, self.names = depth, [f"block{number + 1}" for number in range(depth)]
         self.stem, self.head = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1)
         self.blocks = nn.ModuleList(Block(number, weighed) for number in range(depth))
         self.scales = scales
@@ -241,3 +241,27 @@ def test_inspect_counts_them() -> None:
     assert (found["layers"].groups, found["layers"].channels) == (1, 3)
     sizes = sum(p.numel() for p in net().parameters())
     assert found["layers"].parameters == pytest.approx(3 * (8 * 8 * 9 + 8) / sizes)
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "says"),
+    [
+        ("layers", {"blocks": [0, 9]}, "are not among 5"),
+        ("layers", {"stem": [0]}, "shortens lists without a length"),
+        ("layers", [], "damaged"),
+        ("lengths", {"blocks": 7}, r"for 7 layers in 'blocks'; the model has 5"),
+        ("attributes", {"": {"depth": 6}}, "can be set, to whole numbers"),
+        ("attributes", {"": {"names": ["block1", "other2"]}}, "can be set, to whole numbers"),
+        ("attributes", {"": {"names": ["block1", "block9"]}}, "can be set, to whole numbers"),
+        ("attributes", {"": {"names": ["block1", {}]}}, "can be set, to whole numbers"),
+    ],
+)
+def test_what_a_file_may_not_say(part: str, value: Any, says: str, tmp_path: Path) -> None:
+    torchthin.prune(net(), IMAGES, {"layers": 1}).save(tmp_path / "thin.pth")
+    content = torch.load(tmp_path / "thin.pth", weights_only=True)
+    content["torchthin"]["recipe"][part] = value
+    torch.save(content, tmp_path / "thin.pth")
+    model = net()
+    with pytest.raises(CheckpointError, match=says):
+        torchthin.load(model, tmp_path / "thin.pth")
+    assert (len(model.blocks), model.depth, recipe_of(model)) == (5, 5, None)

@@ -167,14 +167,16 @@ def _outermost(stacks: Sequence[Stack]) -> Iterator[Stack]:
 
 def _adding(graph: OpGraph, paths: set[str]) -> set[str]:
     """Return those of the modules that add what they compute to what they were given."""
-    ops: dict[str, list[Op]] = {path: [] for path in paths}
-    for op in graph.ops:
-        parts = () if op.trained else op.source.module.split(".")
+    ops = [op for op in graph.ops if not op.trained]
+    spans: dict[str, tuple[int, int]] = {}
+    for number, op in enumerate(ops):
+        parts = op.source.module.split(".")
         for end in range(1, len(parts) + 1):
             path = ".".join(parts[:end])
-            if path in ops:
-                ops[path].append(op)
-    return {path for path, own in ops.items() if _adds_to_its_input(own)}
+            if path in paths:
+                spans[path] = spans.get(path, (number, 0))[0], number
+    # All that runs in between belongs to a layer, also what its code makes a module for as it runs.
+    return {path for path, (first, last) in spans.items() if _adds_to_its_input(ops[first : last + 1])}
 
 
 def _adds_to_its_input(ops: Sequence[Op]) -> bool:

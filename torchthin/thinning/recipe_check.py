@@ -72,5 +72,20 @@ def _may_be_of_layers(now: Any, after: Any) -> bool:
         return type(after) is int and 0 <= after <= now
     if not isinstance(now, tuple | list) or not isinstance(after, tuple | list) or len(after) > len(now):
         return False
-    most = max((entry for entry in now if type(entry) is int), default=-1)
-    return all(entry in now or (type(entry) is int and 0 <= entry <= most) for entry in after)
+    if any(type(entry) not in (int, float, bool, str, type(None)) for entry in (*now, *after)):
+        return False
+    known = {_without_number(entry): _last_number(entry) for entry in sorted(now, key=_last_number)}
+    return all(_last_number(entry) <= known.get(_without_number(entry), -2) for entry in after)
+
+
+def _without_number(entry: Any) -> Any:
+    """Return what an entry of a list says but for the number of a layer: of a number its type, of ``stage4`` its name."""
+    return int if type(entry) is int else entry.rstrip("0123456789") if isinstance(entry, str) else entry
+
+
+def _last_number(entry: Any) -> int:
+    """Return the number of a layer that an entry is or ends with; -1: none."""
+    if type(entry) is int:
+        return max(entry, -1)
+    digits = entry[len(entry.rstrip("0123456789")) :] if isinstance(entry, str) else ""
+    return int(digits[:9]) if digits else -1

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -59,7 +60,7 @@ def _with_shorter_list(
     ((path, kept),) = recipe.layers.items()
     best: tuple[nn.Module, Mapping[str, Any]] | None = None
     fewest = -1
-    for other in _proposals(config, recipe.lengths[path], kept):
+    for other in proposals(config, recipe.lengths[path], kept):
         try:
             made = built(model, config_of(model, other))
         except Exception:  # a class may refuse numbers in any way
@@ -75,43 +76,69 @@ def _with_shorter_list(
     return best
 
 
-def _proposals(config: Mapping[str, Any], length: int, kept: tuple[int, ...]) -> Iterator[dict[str, Any]]:
-    """Yield configurations with fewer layers: their count, lists with an entry for each, lists of their numbers."""
-    fields: list[Field] = [
-        field for field, value in numbers_of(config) if type(value) is int and value == length
-    ]
-    per_layer, numbers = _lists(config, length)
+def proposals(config: Mapping[str, Any], length: int, kept: tuple[int, ...]) -> Iterator[dict[str, Any]]:
+    """Yield configurations with fewer layers, from what is likely to what is not.
+
+    Their count is another one, lists with an entry for each have those that are kept, and lists of their numbers the new ones.
+    Then numbers up to which layers are of one kind change as well, and fields that name the last layer are left to the class.
+    """
+    numbers = [(field, value) for field, value in numbers_of(config) if type(value) is int]
+    counts: list[Field] = [field for field, value in numbers if value == length]
+    lists = _Lists.of(config, length)
     for cut, renumbered in product(
-        (True, False) if per_layer else (False,), (True, False) if numbers else (False,)
+        (True, False) if lists.per_layer else (False,), (True, False) if lists.numbers else (False,)
     ):
-        lists: dict[Field, Any] = {
-            field: [value[i] for i in kept] for field, value in per_layer.items() if cut
+        changes: dict[Field, Any] = {
+            f: [value[i] for i in kept] for f, value in lists.per_layer.items() if cut
         }
         if renumbered:
-            lists |= {field: [kept.index(i) for i in value if i in kept] for field, value in numbers.items()}
-        changed = with_numbers(config, lists)
-        yield from (with_numbers(changed, {field: len(kept)}) for field in fields if field[:-1] not in lists)
-        if lists:
+            changes |= {f: [kept.index(i) for i in value if i in kept] for f, value in lists.numbers.items()}
+        changed = with_numbers(config, changes)
+        yield from (
+            with_numbers(changed, {field: len(kept)}) for field in counts if field[:-1] not in changes
+        )
+        if changes:
             yield changed
+    below = {field: sum(i < value for i in kept) for field, value in numbers if 0 < value <= length}
+    for count, (field, value) in product(counts, below.items()):
+        if field != count:
+            yield with_numbers(config, {count: len(kept), field: value})
+    if lists.ends:
+        shorter = {key: value for key, value in config.items() if (key,) not in lists.ends}
+        yield from (
+            with_numbers(shorter, {field: len(kept)}) for field in counts if field[:1] not in lists.ends
+        )
 
 
-def _lists(
-    config: Any, length: int, path: Field = ()
-) -> tuple[dict[Field, list[Any]], dict[Field, list[Any]]]:
-    """Return the lists of a configuration that have an entry for each layer, and those that hold numbers of layers."""
-    per_layer: dict[Field, list[Any]] = {}
-    numbers: dict[Field, list[Any]] = {}
-    for key, value in config.items():
-        if isinstance(value, dict) and len(value) <= _MOST:
-            inner = _lists(value, length, (*path, key))
-            per_layer |= inner[0]
-            numbers |= inner[1]
-        elif isinstance(value, list | tuple) and value:
-            if len(value) == length:
-                per_layer[(*path, key)] = list(value)
-            elif all(type(i) is int and 0 <= i < length for i in value) and len(set(value)) == len(value):
-                numbers[(*path, key)] = list(value)
-    return per_layer, numbers
+@dataclass
+class _Lists:
+    """The lists of a configuration that have to do with layers."""
+
+    per_layer: dict[Field, list[Any]] = dataclasses.field(default_factory=dict)
+    """With an entry for each."""
+    numbers: dict[Field, list[Any]] = dataclasses.field(default_factory=dict)
+    """Of numbers of layers, counted from 0."""
+    ends: set[Field] = dataclasses.field(default_factory=set)
+    """Others that name the last layer, counted from 1: ``out_indices``, ``stage_names``."""
+
+    @classmethod
+    def of(cls, config: Any, length: int) -> _Lists:
+        """Return them."""
+        found = cls()
+        found._look(config, length, ())
+        return found
+
+    def _look(self, config: Any, length: int, path: Field) -> None:
+        for key, value in config.items():
+            if isinstance(value, dict) and len(value) <= _MOST:
+                self._look(value, length, (*path, key))
+            elif isinstance(value, list | tuple) and value:
+                if len(value) == length:
+                    self.per_layer[(*path, key)] = list(value)
+                elif all(type(i) is int and 0 <= i < length for i in value) and len(set(value)) == len(value):
+                    self.numbers[(*path, key)] = list(value)
+                elif any(str(entry).endswith(str(length)) for entry in value):
+                    self.ends.add((*path, key))
 
 
 def _marks(model: nn.Module) -> dict[tuple[str, str], Any]:
