@@ -181,7 +181,7 @@ def _compared(options: CompareOptions) -> Comparison:
             model,
             inputs,
             candidates,
-            data=data.read(model, inputs),
+            data=data.read(model, inputs, options.model),
             metric=metric,
             recovery=recovery,
             cost=None if measured.chip is None else Chip(measured.chip),

@@ -14,6 +14,7 @@ from torchthin.errors import ConfigError
 if TYPE_CHECKING:
     from torch import nn
 
+    from torchthin.cli.model_args import ModelArgs
     from torchthin.evaluation.evaluator import Metric
     from torchthin.io.calibration import Calibration
 
@@ -23,7 +24,8 @@ def data_option(use: str, default: str) -> Any:
     return option(
         None,
         "--data",
-        f"calibration data without labels, for {use}: a .npy or .pt file, a folder of pictures, module:function, or noise "
+        f"calibration data without labels, for {use}: a .npy or .pt file, a folder of pictures, module:function, or noise; of "
+        "hf:FOLDER also a .txt file, or token ids (n, length) "
         f"(default: {default})",
         "SOURCE",
     )
@@ -40,14 +42,20 @@ class DataArgs:
     )
     recovery: Recovery = part("recovery of a thinned model from --data")
 
-    def read(self, model: nn.Module, inputs: Any) -> Calibration | None:
+    def read(self, model: nn.Module, inputs: Any, source: ModelArgs) -> Calibration | None:
         """Read the data once, for criteria and recovery; None where none was named.
+
+        Args:
+            model: what they are for.
+            inputs: example inputs that were given.
+            source: where the model came from: a folder of transformers has a tokenizer for texts.
 
         Raises:
             InputError: the data cannot be read or do not fit the model.
         """
         if self.data is None:
             return None
+        from torchthin.cli.text_data import read_tokens
         from torchthin.graph.inputs import as_inputs
         from torchthin.graph.own_example import own_example
         from torchthin.io.calibration import calibration
@@ -57,8 +65,11 @@ class DataArgs:
             raise ConfigError(
                 "The option --data needs the model's input. Give --input-shape 1,3,128,128 or --dataset."
             )
-        limit = self.recovery.max_samples
-        return calibration(self.data, like=as_inputs(example), max_samples=limit, pixels=self.pixels)
+        limit, like = self.recovery.max_samples, as_inputs(example)
+        tokens = read_tokens(self.data, model, like, source, limit)
+        if tokens:
+            return calibration(tokens, like=tokens[0], max_samples=limit)
+        return calibration(self.data, like=like, max_samples=limit, pixels=self.pixels)
 
 
 @dataclass(frozen=True)

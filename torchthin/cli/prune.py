@@ -126,7 +126,7 @@ def pruned(options: PruneOptions, source: Source, console: Console) -> tuple[Pru
     from torchthin.pruning.one_shot import plan_pruning
 
     model, how = source.model, options.prune
-    data = options.data.read(model, source.inputs)
+    data = options.data.read(model, source.inputs, options.model)
     if options.training.train is not None:
         return prune_in_training(model, source.inputs, options, console, data), False
     plan = plan_pruning(model, source.example, how, data=data, learns=True)

@@ -10,8 +10,7 @@ from torchthin.cli.console import printing
 from torchthin.cli.flags import Command, json_option
 from torchthin.cli.pretrained import PREFIX, folder_of, open_folder
 from torchthin.config import option
-from torchthin.config.files import read_text
-from torchthin.errors import ConfigError, InputError, ProofError, one_line
+from torchthin.errors import ConfigError, InputError, ProofError
 
 if TYPE_CHECKING:
     from torchthin.thinning.proof import Proof
@@ -78,13 +77,14 @@ class Cut:
 
 def _vocabulary(options: VocabularyOptions) -> Cut:
     from torchthin.pruning.pretrained.files import check_folder
+    from torchthin.pruning.pretrained.texts import lines_of, open_tokenizer
     from torchthin.pruning.pretrained.vocabulary import keep_tokens
 
     folder, target = str(folder_of(options.model)), str(options.save_to)
     check_folder(target)
-    texts = [line for path in options.texts for line in _lines(path)]
+    texts = [line for path in options.texts for line in lines_of(path)]
     model: Any = open_folder(folder, trusted=options.trust_remote_code)
-    tokenizer = _tokenizer(folder, trusted=options.trust_remote_code)
+    tokenizer = open_tokenizer(folder, trust_remote_code=options.trust_remote_code)
     ids = () if options.tokens is None else _ids(options.tokens, tokenizer)
     result = keep_tokens(model, ids, tokenizer=tokenizer, texts=texts, round_to=options.round_to)
     if not result.proof.holds:
@@ -94,34 +94,12 @@ def _vocabulary(options: VocabularyOptions) -> Cut:
     return Cut(len(result.kept), result.size, after, before, result.proof, target)
 
 
-def _lines(path: str) -> list[str]:
-    from torchthin.io.atomic import reason
-
-    try:
-        return [line for line in read_text(path).splitlines() if line.strip()]
-    except OSError as error:
-        raise InputError(f"The text file {path} cannot be read: {reason(error)}.") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"The text file {path} must be UTF-8: {error}.") from error
-
-
-def _tokenizer(folder: str, *, trusted: bool) -> Any:
-    from transformers import AutoTokenizer
-
-    from torchthin.pruning.pretrained.small_tokenizer import has_tokens
-
-    if not has_tokens(Path(folder)):  # a loader may make one of no tokens
-        raise InputError(f"The folder {folder} must have the model's tokenizer. It has no tokenizer.json.")
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trusted)
-    except Exception as error:  # whatever the class raises
-        raise InputError(f"The tokenizer of {folder} does not load: {one_line(error)}.") from error
-
-
 def _ids(path: str, tokenizer: Any) -> list[int]:
     """Return the ids of the tokens in a file."""
+    from torchthin.pruning.pretrained.texts import lines_of
+
     known, found = tokenizer.get_vocab(), list[int]()
-    for line in _lines(path):
+    for line in lines_of(path):
         token = line.strip()
         if token not in known and not token.isdecimal():
             raise InputError(

@@ -44,7 +44,7 @@ def items(source: Any, like: Inputs, max_samples: int, pixels: Pixels) -> Iterat
         if not path.exists() and isinstance(source, str) and ":" in source:
             yield from _of_function(source, like, max_samples, pixels)
             return
-        source = _read(path, like, max_samples, pixels)
+        source = read_file(path, like, max_samples, pixels)
     if isinstance(source, np.ndarray):
         source = _tensor(source)
     if isinstance(source, Tensor):
@@ -94,7 +94,7 @@ def _of_function(reference: str, like: Inputs, max_samples: int, pixels: Pixels)
         yield from items(source, like, max_samples, pixels)
 
 
-def _read(path: Path, like: Inputs, max_samples: int, pixels: Pixels) -> Any:
+def read_file(path: Path, like: Inputs, max_samples: int, pixels: Pixels) -> Any:
     """Return what a file holds, or a folder's pictures."""
     if path.is_dir():
         return _pictures(path, like, max_samples, pixels)
@@ -111,7 +111,9 @@ def _read(path: Path, like: Inputs, max_samples: int, pixels: Pixels) -> Any:
             ) from error
     if path.suffix in (".pt", ".pth"):
         return read_saved(path, "calibration file", "Save a tensor with torch.save.")
-    raise InputError(f"The calibration data must be a .npy or .pt file, or a folder of pictures. Got {path}.")
+    raise InputError(
+        f"The calibration data must be a .npy or .pt file, a folder of pictures or, of hf:FOLDER, a .txt file. Got {path}."
+    )
 
 
 def _pictures(folder: Path, like: Inputs, max_samples: int, pixels: Pixels) -> Iterator[Tensor]:
