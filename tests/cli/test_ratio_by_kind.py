@@ -48,7 +48,7 @@ def test_a_configuration_file_says_the_same(models: Workplace) -> None:
             "The model has no channels that can be removed. It has hidden (1 group)",
         ),
         (("--ratio", "specialists=0.5"), "'specialists' goes to nothing"),
-        (("--ratio", "experts=0.5"), "from a model with a router. The model has hidden (1 group)"),
+        (("--ratio", "experts=0.5"), "or the modules of a list. The model has hidden (1 group)"),
         (("--ratio", "mlp=0.5", "--target-sparsity", "0.5"), "--target-sparsity does not go with --ratio"),
         (("--target-params", "0.9x", "--kinds", "states"), "The model has no states that can be removed"),
         (

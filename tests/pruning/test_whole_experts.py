@@ -236,6 +236,7 @@ def test_data_rank_experts_by_what_they_add_to_the_tokens_that_reach_them() -> N
     torch.testing.assert_close(torch.from_numpy(found), wanted)
     result = torchthin.prune(net, X.double(), RATIO, data=[X.double()])
     assert removed_from(result) == sorted(wanted.argsort()[:2].tolist())
+    assert any("ranked by what they add" in note for note in result.report.notes)
 
 
 class Grouped(nn.Module):

@@ -60,7 +60,7 @@ def test_even_budgets_are_missed_by_less_than_a_step_of_all_layers(round_to: int
     ("target", "message"),
     [
         ({"specialists": 0.5}, "'specialists' goes to nothing: it is no kind .*heads"),
-        ({"experts": 0.5}, "from a model with a router"),
+        ({"experts": 0.5}, "where a router picks"),
         ({"layers.7": 0.5}, "'layers.7' goes to nothing"),
         ({"states": 0.5}, r"no states that can be removed. It has hidden \(1 group\), heads \(2 groups\)"),
         (torchthin.Budget(params="0.9x", kinds=("channels",)), "no channels that can be removed"),

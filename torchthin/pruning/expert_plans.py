@@ -27,6 +27,11 @@ from torchthin.thinning.trial_loop import ThinningPlan
 
 KIND = "experts"
 """Key of `torchthin.dependency.kinds.KINDS`."""
+_BY_DATA = "Experts are ranked by what they add to the tokens that reach them on the data."
+_BY_WEIGHTS = (
+    "Experts are ranked by their weights; with data they are by what they add to the tokens that reach them."
+)
+_PROVED = "The model was compared with the dense one whose routers never pick those that are removed (logits of minus infinity)."
 
 
 def expert_plan(
@@ -62,6 +67,7 @@ def expert_plan(
         [ExpertCut(site, keeps[site.group.name]) for site in sites],
         _selection(traced, sites, keeps, ranking, target.by_kind[KIND]),
         Constraints.of(config),
+        f"{_BY_DATA if _uses_data(config, batches) else _BY_WEIGHTS} {_PROVED}",
     )
 
 
@@ -151,11 +157,15 @@ def _ranking(
     name = FALLBACK if needs_data else config.ranked_by
     ranking = ranked([site.group for site in sites], traced.tensors, _axes(sites), name, None, config.seed)
     ranking = replace(ranking, scores={**ranking.scores, **_with_lists(traced, sites, ranking, config)})
-    if not batches or not (needs_data or config.criterion is None):
+    if not _uses_data(config, batches):
         return ranking
     measured = {site.group.name: routed_importance(traced.model, site, batches) for site in sites}
     known = {name: score for name, score in measured.items() if score is not None}
     return Ranking({**ranking.scores, **known}, fallen_back=tuple(measured.keys() - known.keys()))
+
+
+def _uses_data(config: PruneConfig, batches: Sequence[Inputs]) -> bool:
+    return bool(batches) and (registered(config.ranked_by).needs_data or config.criterion is None)
 
 
 def _with_lists(

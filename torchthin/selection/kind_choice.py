@@ -135,8 +135,9 @@ def _refusal(key: str, kinds: Kinds, known: Mapping[str, str]) -> KindError:
         )
     if key == "experts":
         return KindError(
-            "No experts can be removed here: prune removes them, by a ratio of their own (Ratio({'experts': 0.25}), "
-            f"--ratio experts=0.25), from a model with a router. The model has {_listed(known)}."
+            "No experts can be removed here. prune removes them, by a ratio of their own (Ratio({'experts': 0.25}), --ratio "
+            "experts=0.25), where a router picks among stacked tensors or the modules of a list. The model has "
+            f"{_listed(known)}."
         )
     frozen = [name for name, kind in kinds.of_weights.items() if kind == key]
     why = f" (those of {', '.join(frozen[:2])} cannot be removed: see torchthin inspect)" if frozen else ""

@@ -89,7 +89,11 @@ class _Routed(CountingMode):
 
 
 def plan_experts(
-    traced: Traced, cuts: Sequence[ExpertCut], selection: Selection, constraints: Constraints
+    traced: Traced,
+    cuts: Sequence[ExpertCut],
+    selection: Selection,
+    constraints: Constraints,
+    note: str = "",
 ) -> ThinningPlan:
     """Return the plan that removes experts, tried and, unless nothing is to be compared, proved.
 
@@ -98,6 +102,7 @@ def plan_experts(
         cuts: of which routers experts are removed.
         selection: the same as a selection among groups.
         constraints: how much is compared.
+        note: a line of the report.
 
     Raises:
         ProofError: no thinned model computes what the dense one does without these experts.
@@ -123,7 +128,7 @@ def plan_experts(
         proof = _proof(proposal, cuts)
         if proof.holds:
             shown = None if constraints.proof == "off" else proof
-            return ThinningPlan(proposal, Success(proposal.recipe, proof=shown), number)
+            return ThinningPlan(proposal, Success(proposal.recipe, proof=shown, note=note), number)
         failed = failed or proof.sentence()
     raise ProofError(
         f"Experts of {cuts[0].experts.block} cannot be removed: without their logits the dense model computes something else "
