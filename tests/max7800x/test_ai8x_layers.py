@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from torchthin.errors import ConfigError
+from torchthin.graph.output_shift import largest_value_shift, sorted_quantile
 from torchthin.max7800x.ai8x import base, layers
-from torchthin.max7800x.ai8x.quantization import largest_value_shift, sorted_quantile
 
 SETTINGS = [
     ("output_shift", (1,), torch.float32),

@@ -88,10 +88,14 @@ def test_quantised_without_constants_is_the_masked_model() -> None:
     assert result.proof is not None and result.proof.relative_to_masked == 0.0
 
 
-def test_scale_by_rank_is_frozen() -> None:
-    """A quantile below 1 depends on how many weights there are."""
+@pytest.mark.parametrize("quantile", [0.985, 0.9])
+def test_a_shift_by_rank_is_that_of_the_weights_that_are_left(quantile: float) -> None:
+    """What a quantile below 1 picks depends on how many weights there are; it is a power of two that the outputs take back."""
     model = detector()
-    initiate_qat(model, bits=8, shift_quantile=0.9)
-    result = torchthin.prune(model, IMAGE, 0.5)
-    assert result.recipe is None or not result.recipe
-    assert any("picked by its rank" in note for note in result.report.notes)
+    initiate_qat(model, bits=8, shift_quantile=quantile)
+    result = halved(model)
+    assert result.proof is not None and result.proof.holds and result.proof.relative == 0.0
+    assert result.model.get_parameter("second.op.weight").shape[0] == 12
+    assert any(
+        "calc_out_shift: statistics run over fewer channels" in cause for cause in result.proof.inexact
+    )

@@ -19,6 +19,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.overrides import TorchFunctionMode
 
 from torchthin.graph.clone import modules_of
+from torchthin.graph.output_shift import as_one_operator
 from torchthin.graph.process_settings import PLAIN_KERNELS, PLAIN_RECURRENCE
 
 _ONLY_CHOOSES_KERNELS = frozenset({"transformers.modeling_utils"})
@@ -54,7 +55,12 @@ def evaluation_mode(
             _set_training(modules, [False] * len(modules))
         branch = _training_branch(model, modules) if training_branch else contextlib.nullcontext()
         try:
-            with torch.no_grad(), branch, _OpenRanges() if _HIDES_RANGES else contextlib.nullcontext():
+            with (
+                torch.no_grad(),
+                as_one_operator(modules),
+                branch,
+                _OpenRanges() if _HIDES_RANGES else contextlib.nullcontext(),
+            ):
                 yield
         finally:
             _set_generators(generators)

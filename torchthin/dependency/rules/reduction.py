@@ -19,6 +19,7 @@ from torchthin.dependency.dead_rules import (
 from torchthin.dependency.labels import Axes, FlattenedAxis, RankedAxis, with_axis
 from torchthin.dependency.registry import Call, positive, register_op
 from torchthin.dependency.rules.elementwise import elementwise
+from torchthin.graph.output_shift import OUTPUT_SHIFT
 
 _POSITIONS = {"aten.argmax", "aten.argmin"}
 _WITH_POSITIONS = {"aten.max", "aten.min", "aten.median", "aten.nanmedian", "aten.mode"}
@@ -47,7 +48,7 @@ def counted(call: DeadCall) -> Emissions:
 @register_op(
     "aten.mean", "aten.amax", "aten.amin", "aten.max", "aten.min", "aten.var", "aten.std",
     "aten.var_mean", "aten.std_mean",
-    "aten.argmax", "aten.argmin", "aten.median", "aten.nanmedian", "aten.mode", "aten.aminmax",
+    "aten.argmax", "aten.argmin", "aten.median", "aten.nanmedian", "aten.mode", "aten.aminmax", OUTPUT_SHIFT,
     accepts_flattened=True, dead=reduced,
 )  # fmt: skip
 def reduction(call: Call) -> Sequence[Axes]:

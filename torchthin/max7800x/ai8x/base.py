@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from torchthin.errors import ConfigError
-from torchthin.max7800x.ai8x.quantization import in_bits, largest_value_shift, limited, stored, truncated
+from torchthin.graph.output_shift import OutputShiftLimit
+from torchthin.max7800x.ai8x.quantization import in_bits, limited, stored, truncated
 from torchthin.max7800x.cost.layer import WEIGHT_BITS
 
 Operation = nn.Conv2d | nn.Linear
@@ -56,6 +57,7 @@ class Ai8xLayer(nn.Module):
         self.pool = pool
         self.op = op
         self.bn = bn
+        self.calc_out_shift = OutputShiftLimit()
         if isinstance(op, nn.Conv2d):
             self._conv_forward = op._conv_forward
         self.output_shift = _setting(0.0)
@@ -80,7 +82,7 @@ class Ai8xLayer(nn.Module):
         """Keep the settings as plain values: a run asks for no numbers of parameters."""
         self._bits = int(self.weight_bits), int(self.bias_bits)
         self._on_grid, self._shifted = bool(self.quantize_activation), bool(self.adjust_output_shift)
-        self._quantile = float(self.shift_quantile)
+        self.calc_out_shift.shift_quantile = float(self.shift_quantile)
 
     def _operate(self, values: torch.Tensor, op: Operation) -> torch.Tensor:
         weight, bias = op.weight, op.bias
@@ -89,7 +91,7 @@ class Ai8xLayer(nn.Module):
             flat = torch.cat((flat, bias.detach().flatten()))
         shift, weight_scale = self.output_shift.detach(), torch.ones(1, device=self.output_shift.device)
         if self._shifted:
-            shift = largest_value_shift(flat, self._quantile)
+            shift = self.calc_out_shift(flat, shift)
             weight_scale = torch.exp2(-shift)
         weight = in_bits(weight.mul(weight_scale), self._bits[0])
         if bias is not None:

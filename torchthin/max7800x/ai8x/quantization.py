@@ -13,7 +13,6 @@ import torch
 ACTIVATION_BITS = 8
 WIDE_BITS = 15
 WIDE_LIMIT = 2.0**15
-MAX_SHIFT = 15.0
 
 
 class _OnGrid(torch.autograd.Function):
@@ -58,28 +57,3 @@ def stored(values: torch.Tensor, *, wide: bool, on_grid: bool) -> torch.Tensor:
     if on_grid:
         values = rounded(values, WIDE_BITS if wide else ACTIVATION_BITS)
     return values.clamp(min=-WIDE_LIMIT, max=WIDE_LIMIT) if wide else limited(values)
-
-
-def largest_value_shift(parameters: torch.Tensor, quantile: float) -> torch.Tensor:
-    """Derive the output shift, () or (1,), from the largest weight or bias among the `parameters` of a layer.
-
-    shift = -clamp(floor(log2(1 / limit)), -15, 15), where limit is the `quantile` of |weights and biases|
-    (1.0: the maximum).
-    """
-    limit = sorted_quantile(parameters.abs().flatten().sort()[0], quantile)
-    return -(1.0 / limit).log2().floor().clamp(min=-MAX_SHIFT, max=MAX_SHIFT)
-
-
-def sorted_quantile(ordered: torch.Tensor, quantile: float) -> torch.Tensor:
-    """Return the quantile of ascending `ordered` (n,), points placed at (i + 1/2) / n as in ai8x-training.
-
-    Between the points at `below` and `below + 1` the value is extrapolated with the fraction
-    quantile * (n - 1) - below, which is the rule the chip's training tool uses, not numpy's.
-    """
-    last = len(ordered) - 1
-    if last == 0 or quantile == 1.0:
-        return ordered[last]
-    count = last + 1
-    places = torch.linspace(1 / (2 * count), (2 * count - 1) / (2 * count), count, device=ordered.device)
-    below = torch.searchsorted(places, quantile, side="right").clamp(1, last) - 1
-    return ordered[below] + (quantile * last - below) * (ordered[below + 1] - ordered[below])

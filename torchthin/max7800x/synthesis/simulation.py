@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from torchthin.max7800x.ai8x.quantization import in_bits, largest_value_shift, limited, stored, truncated
+from torchthin.graph.output_shift import largest_value_shift
+from torchthin.max7800x.ai8x.quantization import in_bits, limited, stored, truncated
 from torchthin.max7800x.cost.layer import INPUT, Layer
 from torchthin.max7800x.synthesis.weights import LayerWeights, folded_input, input_fold
 
