@@ -172,6 +172,18 @@ def test_encoder_and_decoder_each_lose_layers() -> None:
     assert small.decoder.config.num_hidden_layers == 3  # a copy of the configuration that it has of its own
 
 
+def test_a_stack_of_two_stays_whole() -> None:
+    model = nn.Sequential(
+        nn.Sequential(Block(0), Block(1)), nn.Conv2d(8, 8, 1), nn.Sequential(*map(Block, range(3)))
+    )
+    pictures = torch.randn(2, 8, 6, 6)
+    result = torchthin.prune(model, pictures, {"layers": 1})
+    assert [len(part) for part in (result.model[0], result.model[2])] == [2, 2]
+    assert "All layers of 0 stay" in str(result)
+    named = torchthin.prune(model, pictures, {"layers": 1}, include=["0.1"]).model
+    assert [len(part) for part in (named[0], named[2])] == [1, 3]
+
+
 def test_a_count_that_the_code_loops_over_follows(tmp_path: Path) -> None:
     dense = net()
     result = torchthin.prune(dense, IMAGES, {"layers": 2})

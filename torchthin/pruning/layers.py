@@ -73,12 +73,14 @@ def shortened(model: nn.Module, inputs: Inputs, config: PruneConfig, data: Calib
     paths = [layer.path for stack in stacks for layer in stack.layers]
     influence = block_influence(model, paths, (inputs,) if data is None else data.batches)
     weights = [name for name, _ in model.named_parameters()]
-    may_go = [layers_that_may_go(stack, config.include, config.exclude, weights) for stack in stacks]
+    found = layers_that_may_go(stacks, config.include, config.exclude, weights)
+    whole = tuple(stack.name for stack, layers in found if not layers)
+    may_go = [item for item in found if item[1]] or found  # where none may go, chosen_layers refuses
     failed: dict[str, str] = {}
     while True:
-        left = [[layer for layer in layers if layer.path not in failed] for layers in may_go]
+        left = [(stack, [x for x in layers if x.path not in failed]) for stack, layers in may_go]
         try:
-            chosen = chosen_layers(list(zip(stacks, left, strict=True)), amount, influence)
+            chosen = chosen_layers(left, amount, influence)
         except KindError as error:
             raise _with_reasons(error, failed) from error
         trial = _tried(model, chosen, inputs, config.proof)
@@ -86,7 +88,11 @@ def shortened(model: nn.Module, inputs: Inputs, config: PruneConfig, data: Calib
             recipe, small, proof = trial
             removed = tuple((layer.path, influence[layer.path]) for layer in chosen)
             facts = RemovedLayers(
-                removed, len(paths), None if data is None else data.samples, tuple(failed.items())
+                removed,
+                len(paths),
+                None if data is None else data.samples,
+                tuple(failed.items()),
+                whole,
             )
             return Shortened(model, small, recipe, proof, facts)
         alone = {

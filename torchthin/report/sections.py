@@ -84,6 +84,8 @@ class RemovedLayers:
     """Calibration inputs on which the influence was measured; None: the example inputs."""
     kept: tuple[tuple[str, str], ...] = ()
     """Layers that were tried and stay, with the reason."""
+    whole: tuple[str, ...] = ()
+    """Stacks of which none may go, such as two layers, which are the first and the last."""
 
     @property
     def key(self) -> str:
@@ -97,7 +99,12 @@ class RemovedLayers:
 
     def to_dict(self) -> dict[str, Any]:
         """Return all facts as JSON types."""
-        return {**asdict(self), "removed": dict(self.removed), "kept": dict(self.kept)}
+        return {
+            **asdict(self),
+            "removed": dict(self.removed),
+            "kept": dict(self.kept),
+            "whole": list(self.whole),
+        }
 
     def __str__(self) -> str:
         names = ", ".join(f"{path} ({influence:.2g})" for path, influence in self.removed)
@@ -105,6 +112,10 @@ class RemovedLayers:
         if self.samples is not None:
             where = f"{self.samples} calibration inputs"
         tried = [f"{path} stays: {why}." for path, why in self.kept]
+        tried += [
+            f"All layers of {name} stay: first and last ones go only where include names them."
+            for name in self.whole
+        ]
         return "\n".join(
             [
                 f"Layers: {len(self.removed)} of {self.layers} left out, those that change the stream least on {where}: {names}.",

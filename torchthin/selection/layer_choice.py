@@ -13,21 +13,23 @@ ENDS_STAY = "the first and the last of a stack stay unless include names them"
 
 
 def layers_that_may_go(
-    stack: Stack, include: Sequence[str] | None, exclude: Sequence[str], weights: Collection[str]
-) -> tuple[Layer, ...]:
-    """Return the layers of a stack that may be left out.
+    stacks: Iterable[Stack], include: Sequence[str] | None, exclude: Sequence[str], weights: Collection[str]
+) -> list[tuple[Stack, list[Layer]]]:
+    """Return every stack with those of its layers that may be left out.
 
-    Without `include`, and where it names no layer of the stack (but other weights), all but the first and the last; else
-    those that it names. What `exclude` names, or has a weight that it names, stays.
+    Where `include` names layers, these; else (it may name other weights) all but the first and the last of every stack. What
+    `exclude` names, or has a weight that it names, stays.
     """
-    named = [layer for layer in stack.layers if matches_any(layer.path, include or ())]
-    found = named or [layer for layer in stack.layers if layer.path not in stack.ends]
-    own = {layer.path: [name for name in weights if name.startswith(f"{layer.path}.")] for layer in found}
-    return tuple(
-        layer
-        for layer in found
-        if not any(matches_any(name, exclude) for name in (layer.path, *own[layer.path]))
-    )
+    stacks = list(stacks)
+    named = {x.path for stack in stacks for x in stack.layers if matches_any(x.path, include or ())}
+
+    def may_go(layer: Layer, ends: Collection[str]) -> bool:
+        if layer.path not in named if named else layer.path in ends:
+            return False
+        own = [name for name in weights if name.startswith(f"{layer.path}.")]
+        return not any(matches_any(name, exclude) for name in (layer.path, *own))
+
+    return [(stack, [layer for layer in stack.layers if may_go(layer, stack.ends)]) for stack in stacks]
 
 
 def chosen_layers(

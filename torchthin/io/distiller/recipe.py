@@ -42,8 +42,12 @@ def to_distiller(recipe: Recipe, full_size: nn.Module) -> DistillerRecipe:
     """Return `recipe` as Distiller would run it on `full_size`.
 
     Raises:
-        InputError: it adds a bias, cuts a buffer that Distiller cannot cut, or is empty; the message names it.
+        InputError: it takes out layers, adds a bias, cuts a buffer that Distiller cannot cut, or is empty; the message names it.
     """
+    if recipe.layers:
+        raise InputError(
+            f"A ThinningRecipe cannot take out layers, as was done in {next(iter(recipe.layers))}. {_ELSE}"
+        )
     if recipe.added:
         name = next(iter(recipe.added))
         raise InputError(
