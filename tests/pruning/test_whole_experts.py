@@ -232,8 +232,8 @@ def test_data_rank_experts_by_what_they_add_to_the_tokens_that_reach_them() -> N
         token, slot = torch.where(chosen == expert)
         made = silu(flat[token] @ net.up[expert]) @ net.down[expert]
         wanted[expert] = (weights[token, slot] * made.norm(dim=-1)).mean() if len(token) else 0
-    found = routed_importance(net, site, [as_inputs(X.double())])
-    torch.testing.assert_close(torch.from_numpy(found), wanted)
+    found = routed_importance(net, [site], [as_inputs(X.double())])
+    torch.testing.assert_close(torch.from_numpy(found["router.weight"]), wanted)
     result = torchthin.prune(net, X.double(), RATIO, data=[X.double()])
     assert removed_from(result) == sorted(wanted.argsort()[:2].tolist())
     assert any("ranked by what they add" in note for note in result.report.notes)

@@ -22,49 +22,61 @@ from torchthin.graph.outputs import output_tensors
 from torchthin.importance.channels import FloatArray
 
 
-def routed_importance(model: nn.Module, experts: Experts, batches: Iterable[Inputs]) -> FloatArray | None:
-    """Return the score of every expert, shape (experts,), higher = keep; None where the block is not called as a module.
+def routed_importance(
+    model: nn.Module, sites: Iterable[Experts], batches: Iterable[Inputs]
+) -> dict[str, FloatArray]:
+    """Return the scores of the experts of routers by the names of their groups, shape (experts,), higher = keep.
+
+    A router whose block is not called as a module has none.
 
     Args:
         model: the dense model, left as it is.
-        experts: of one of its routers.
-        batches: calibration data.
+        sites: its routers.
+        batches: calibration data, on which the model runs once.
     """
     copy = clone(model, share)
-    block = clone(copy.get_submodule(experts.block), duplicate)
-    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
-    handle = copy.get_submodule(experts.block).register_forward_pre_hook(
-        lambda _, args, kwargs: calls.append((args, kwargs)), with_kwargs=True
-    )
-    total, count = np.zeros(experts.size), np.zeros(experts.size)
+    sums = {site.group.name: _Sums(site) for site in sites}
+    handles = [
+        copy.get_submodule(item.experts.block).register_forward_pre_hook(item.add, with_kwargs=True)
+        for item in sums.values()
+    ]
     try:
-        for batch in batches:
-            calls.clear()
-            with evaluation_mode(copy):
+        with evaluation_mode(copy):
+            for batch in batches:
                 call(copy, batch)
-            if not calls:
-                return None
-            for args, kwargs in calls:
-                _add(block, experts, Inputs(args, kwargs), total, count)
     finally:
-        handle.remove()
-    return np.divide(total, count, out=np.zeros_like(total), where=count > 0)
+        for handle in handles:
+            handle.remove()
+    return {name: item.mean for name, item in sums.items() if item.called}
 
 
-def _add(block: nn.Module, experts: Experts, inputs: Inputs, total: FloatArray, count: FloatArray) -> None:
-    """Add what every expert contributes to the tokens of one call, and how many tokens there are to which it does."""
-    with evaluation_mode(block):
-        whole = output_tensors(call(block, inputs))[0].double()
-        for expert in range(experts.size):
-            parts = expert_tensors(block, experts, expert, experts.block)
+class _Sums:
+    """What the experts of one router contribute to the tokens of all calls, and to how many tokens each of them does."""
+
+    def __init__(self, experts: Experts) -> None:
+        self.experts, self.called = experts, False
+        self._total, self._count = np.zeros(experts.size), np.zeros(experts.size)
+
+    @property
+    def mean(self) -> FloatArray:
+        """Contributions per token; 0 where no token went."""
+        return np.divide(self._total, self._count, out=np.zeros_like(self._total), where=self._count > 0)
+
+    def add(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Run a copy of a block on what the block is called with, without each expert in turn."""
+        self.called = True
+        made = clone(block, duplicate)
+        whole = output_tensors(made.forward(*args, **kwargs))[0].double()
+        for expert in range(self.experts.size):
+            parts = expert_tensors(made, self.experts, expert, self.experts.block)
             kept = [part.clone() for part in parts]
             for part in parts:
                 part.zero_()
-            missing = _norms(whole - output_tensors(call(block, inputs))[0].double())
+            missing = _norms(whole - output_tensors(made.forward(*args, **kwargs))[0].double())
             for part, values in zip(parts, kept, strict=True):
                 part.copy_(values)
-            total[expert] += float(missing.sum())
-            count[expert] += int((missing > 0).sum())
+            self._total[expert] += float(missing.sum())
+            self._count[expert] += int((missing > 0).sum())
 
 
 def expert_tensors(model: nn.Module, experts: Experts, expert: int, path: str = "") -> list[Tensor]:

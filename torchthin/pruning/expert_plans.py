@@ -159,9 +159,9 @@ def _ranking(
     ranking = replace(ranking, scores={**ranking.scores, **_with_lists(traced, sites, ranking, config)})
     if not _uses_data(config, batches):
         return ranking
-    measured = {site.group.name: routed_importance(traced.model, site, batches) for site in sites}
-    known = {name: score for name, score in measured.items() if score is not None}
-    return Ranking({**ranking.scores, **known}, fallen_back=tuple(measured.keys() - known.keys()))
+    measured = routed_importance(traced.model, sites, batches)
+    unmeasured = tuple(ranking.scores.keys() - measured.keys())
+    return Ranking({**ranking.scores, **measured}, fallen_back=unmeasured)
 
 
 def _uses_data(config: PruneConfig, batches: Sequence[Inputs]) -> bool:

@@ -24,6 +24,7 @@ from torchthin.dependency.experts import Experts
 from torchthin.dependency.groups import ChannelGroups
 from torchthin.dependency.propagate import propagate
 from torchthin.errors import ProofError, one_line
+from torchthin.graph.deferred import Deferred
 from torchthin.graph.inputs import Inputs, refreshed, resized
 from torchthin.graph.kept_integers import exchange_integers_
 from torchthin.graph.op_counter import CountingMode, run
@@ -204,14 +205,16 @@ def _proof(proposal: Proposal, cuts: Sequence[ExpertCut]) -> Proof:
     large = proposal.traced.is_large and proposal.constraints.proof != "full"
     failed: Exception | None = None
     for precision in (SINGLE, DOUBLE) if large else (DOUBLE, SINGLE):
-        try:
-            proof = _Trial(proposal, cuts, precision).proof()
-        except _DoesNotRun as error:
-            failed = error
-            continue
-        if proof.holds or precision is DOUBLE:
-            return proof
-        failed = None
+        for deferred in (Deferred(), None):  # code may take numbers out of weights
+            try:
+                proof = _Trial(proposal, cuts, precision, deferred).proof()
+            except _DoesNotRun as error:
+                failed = error
+                continue
+            if proof.holds or precision is DOUBLE:
+                return proof
+            failed = None
+            break
     if failed is not None:
         raise ProofError(f"The model does not run again as it was recorded ({failed}).") from failed
     return proof
@@ -228,12 +231,17 @@ class _Trial:
     proposal: Proposal
     cuts: Sequence[ExpertCut]
     precision: Precision
+    deferred: Deferred | None
+    """Widened weights that are made as they are read."""
 
     @cached_property
     def models(self) -> tuple[nn.Module, nn.Module]:
         """The dense model and the thinned one."""
         models = Models(replace(self.proposal, selection=Selection({})), (), True)
-        return models.masked(self.precision), models.thinned(self.precision, self.proposal.recipe)
+        put_off, recipe = self.deferred, self.proposal.recipe
+        return models.masked(self.precision, deferred=put_off), models.thinned(
+            self.precision, recipe, deferred=put_off
+        )
 
     def proof(self) -> Proof:
         """Compare on the example, with other numbers, at another size, and with logits that reach every expert."""
@@ -287,6 +295,7 @@ class _Trial:
         self, model: nn.Module, inputs: Inputs, changes: Mapping[int, Callable[[Tensor], Tensor]]
     ) -> Any:
         mode = _Routed(self.proposal.traced, changes, self.precision)
+        mode.deferred = self.deferred
         outputs = run(model, inputs, mode)
         if mode.met != changes.keys():
             raise ProofError("The model's routers do not run as they were recorded.")
