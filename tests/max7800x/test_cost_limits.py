@@ -8,7 +8,7 @@ from networks import FULL, conv, pose
 from torchthin.errors import ConfigError
 from torchthin.max7800x.chips import MAX78000, MAX78002, ChipSpec, chip_named, list_chips, register_chip
 from torchthin.max7800x.cost.layer import Layer
-from torchthin.max7800x.cost.limits import violations
+from torchthin.max7800x.cost.limits import network_violations, violations
 from torchthin.max7800x.cost.network import network_cost
 
 PLAIN = conv(8, 8, name="net.layer")
@@ -126,3 +126,17 @@ def test_a_new_chip_is_a_value_and_a_registration() -> None:
     assert chip_named("max78002") is MAX78002
     with pytest.raises(ConfigError, match="one of MAX78000, MAX78002"):
         chip_named("MAX78001")
+
+
+@pytest.mark.parametrize(
+    ("width", "parts", "allowed"),
+    [(32, 2, True), (64, 2, True), (96, 2, False), (40, 3, False), (64, 3, True)],
+)
+def test_a_concatenation_of_several_passes_has_one_part_for_each(
+    width: int, parts: int, allowed: bool
+) -> None:
+    """As squeezenet's 96 + 96, which ADI's tool refuses: 192 channels take three passes."""
+    layers = [conv(3, width) for _ in range(parts)]
+    joined = replace(conv(width * parts, 8), sources=tuple(range(parts)))
+    found = network_violations([*layers, joined], MAX78000)
+    assert any("one part for each pass" in text for text in found) is not allowed

@@ -13,6 +13,7 @@ from torchthin.dependency.groups import Group
 from torchthin.errors import TargetMissedError
 from torchthin.max7800x.chips import ChipSpec, chip_named
 from torchthin.max7800x.cost.data_memory import place_maps
+from torchthin.max7800x.cost.limits import network_violations
 from torchthin.max7800x.cost.network import NetworkCost, network_cost
 from torchthin.max7800x.cost.widths import WidthModel, useful_widths
 from torchthin.max7800x.mapping import ChipMapping, map_runnable
@@ -230,8 +231,9 @@ class _Search:
     def _misfit(self, outputs: Outputs) -> float:
         """Return how far the network is from fitting with all feature maps at processor 0."""
         over = self._network.deepest_words(outputs) - self._sizes.kernel_words
-        unplaced = len(place_maps(self._network.layers(outputs), self._sizes)[1])
-        return max(0, over) / self._sizes.kernel_words + unplaced
+        layers = self._network.layers(outputs)
+        refused = len(network_violations(layers, self._sizes)) + len(place_maps(layers, self._sizes)[1])
+        return max(0, over) / self._sizes.kernel_words + refused
 
     def _uniform(self, weight_bytes: int) -> tuple[NetworkCost, float]:
         """Return the cost of the smallest uniform cut that leaves at most `weight_bytes`, and its share of the channels."""

@@ -28,6 +28,11 @@ def network_violations(layers: Sequence[Layer], chip: ChipSpec) -> tuple[str, ..
             found.append(
                 f"{layer.name}: concatenates {parts} channels; the parts must be equal and multiples of {step}"
             )
+        elif layer.concatenates and (count := passes(layer.in_channels, chip)[0]) not in (1, len(counts)):
+            found.append(
+                f"{layer.name}: concatenates {' + '.join(map(str, counts))} channels, which takes {count} passes; beyond "
+                f"{chip.processors} channels there must be one part for each pass"
+            )
     if len(layers) > chip.layers:
         found.append(f"{len(layers)} layers; {chip.name} runs at most {chip.layers}, remove or join layers")
     return tuple(found)
