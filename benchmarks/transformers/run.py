@@ -43,6 +43,9 @@ class Job:
         """Return the result of torchthin by l1, reconstruction or, with as many parameters, reconstruction (global)."""
         if way == "l1":
             return tt.prune(self.model, self.example, self.ratio)
+        if way == "layers":  # 1 and 2 of the 6, as named
+            count = {"layers": round(4 * self.share)}
+            return tt.prune(self.model, self.example, count, criterion="l1", data=self.data)
         target: Any = self.ratio
         if way == "global":
             count = sum(p.numel() for p in self.pruned("l1").model.parameters())
@@ -63,6 +66,8 @@ class Job:
 
 WAYS: dict[str, Cut] = {
     "energy, refitted (baseline)": lambda job: by_energy(job.model, job.data, job.share),
+    "layers, 1 and 2": lambda job: job.pruned("layers").model,
+    "layers, 1 and 2, refitted": lambda job: job.recovered("layers", tt.Recovery()),
     "l1": lambda job: job.pruned("l1").model,
     "l1, refitted": lambda job: job.recovered("l1", tt.Recovery()),
     "reconstruction": lambda job: job.pruned("group").model,

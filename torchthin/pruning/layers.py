@@ -14,6 +14,7 @@ from torchthin.graph.clone import clone
 from torchthin.graph.inputs import Inputs
 from torchthin.graph.kept_integers import kept_values
 from torchthin.graph.layers import Layer, find_stacks
+from torchthin.graph.trace import Traced
 from torchthin.importance.layers import block_influence
 from torchthin.io.calibration import Calibration
 from torchthin.io.pretrained.shorter import Attributes, attributes_of_shorter
@@ -31,12 +32,18 @@ from torchthin.thinning.recipe import Recipe
 class Shortened:
     """A model without some of its layers, tried and proved."""
 
-    dense: nn.Module = field(repr=False)
+    traced: Traced = field(repr=False)
+    """The dense model and its record."""
     model: nn.Module = field(repr=False)
     """Shares its tensors with the dense one."""
     recipe: Recipe
     proof: Proof | None
     facts: RemovedLayers
+
+    @property
+    def dense(self) -> nn.Module:
+        """The model with all layers."""
+        return self.traced.model
 
 
 def layers_of(config: PruneConfig) -> float | None:
@@ -64,7 +71,8 @@ def shortened(model: nn.Module, inputs: Inputs, config: PruneConfig, data: Calib
         ProofError: no choice of layers held.
     """
     amount = layers_of(config) or 0.0
-    stacks = find_stacks(trace_more(model, inputs))
+    traced = trace_more(model, inputs)
+    stacks = find_stacks(traced)
     if not stacks:
         raise KindError(
             "The model has no layers that can be left out: modules of one class in a list, each adding to one stream of the same "
@@ -94,7 +102,7 @@ def shortened(model: nn.Module, inputs: Inputs, config: PruneConfig, data: Calib
                 tuple(failed.items()),
                 whole,
             )
-            return Shortened(model, small, recipe, proof, facts)
+            return Shortened(traced, small, recipe, proof, facts)
         alone = {
             layer.path: _tried(model, (layer,), inputs, config.proof) for layer in chosen[len(chosen) == 1 :]
         }

@@ -54,7 +54,7 @@ def plan_pruning(
     if inputs is None or not config.structured or isinstance(config.target, Distiller):
         return plan_per_weight(model, inputs, config)
     if layers_of(config) is not None:
-        return _plan_with_layers(model, inputs, config, data, loss)
+        return _plan_with_layers(model, inputs, config, data, loss, learns=learns)
     traced, targets = traced_targets(model, inputs, config)
     given = None if data is None else calibration(data, like=inputs)
     learns = learns and given is not None and _learns(config, traced, loss)
@@ -93,7 +93,7 @@ def _plan_by_layer(model: nn.Module, inputs: Inputs | None, config: PruneConfig,
 
 
 def _plan_with_layers(
-    model: nn.Module, inputs: Inputs, config: PruneConfig, data: Any, loss: Loss | None
+    model: nn.Module, inputs: Inputs, config: PruneConfig, data: Any, loss: Loss | None, *, learns: bool
 ) -> PruningPlan:
     """Leave layers out first, and plan the rest on the model without them."""
     read = None if data is None else calibration(data, like=inputs)
@@ -106,8 +106,10 @@ def _plan_with_layers(
         report = build_report(model, {}, {}, Request.of(config, 0.0, (), ()), 0)
         plan = PruningPlan(cut.model, config, {}, report, None, inputs)
     else:
-        plan = plan_pruning(cut.model, inputs, for_the_rest(cut, config, rest), data=batches, loss=loss)
+        asked = for_the_rest(cut, config, rest)
+        plan = plan_pruning(cut.model, inputs, asked, data=batches, loss=loss, learns=learns)
         report = plan.report
+    learns = learns and batches is not None and _learns(config, cut.traced, loss)
     report = replace(
         report,
         request=replace(report.request, by_kind=tuple(target.by_kind.items())),
@@ -115,7 +117,7 @@ def _plan_with_layers(
         parameter_bytes=sum(p.numel() * p.element_size() for p in model.parameters()),
         sections=(cut.facts, *report.sections),
     )
-    return replace(plan, config=config, report=report, shortened=cut)
+    return replace(plan, config=config, report=report, shortened=cut, refit=batches if learns else None)
 
 
 def traced_targets(model: nn.Module, inputs: Inputs, config: PruneConfig) -> tuple[Traced, PrunableWeights]:

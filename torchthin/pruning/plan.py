@@ -104,9 +104,13 @@ class PruningPlan:
         if self.shortened is None:
             return self._applied()
         if self.thinning is None:
-            return self._without_layers(self.shortened, clone(self.model, duplicate), self.report)
-        result = self._applied()
-        return self._without_layers(self.shortened, result.model, result.report)
+            result = self._without_layers(self.shortened, clone(self.model, duplicate), self.report)
+        else:
+            channels = self._applied()
+            result = self._without_layers(self.shortened, channels.model, channels.report)
+        if self.refit is None:
+            return result
+        return recover(self.shortened.dense, result, self.inputs, self.refit)
 
     def _without_layers(self, shortened: Shortened, small: nn.Module, report: PruneReport) -> PruneResult:
         """Return the result for a copy, whose costs are compared with those of the model that has all layers."""
@@ -146,7 +150,7 @@ class PruningPlan:
         return self._refitted(self._thinned(full, found, masks))
 
     def _refitted(self, result: PruneResult) -> PruneResult:
-        if self.refit is None or result.recipe is None:
+        if self.refit is None or self.shortened is not None or result.recipe is None:
             return result
         return recover(self.model, result, self.inputs, self.refit)
 
