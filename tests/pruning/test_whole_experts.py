@@ -195,6 +195,22 @@ def test_experts_of_another_router_are_not_proved() -> None:
             )
 
 
+class WithNothing(Mixture):
+    """Expert 0 is none: its tokens stay as they are."""
+
+    def loop(self, x: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
+        return super().loop(x, weights.masked_fill(chosen == 0, 0), chosen)
+
+
+def test_code_that_knows_an_expert_by_its_number_keeps_it() -> None:
+    torch.manual_seed(0)
+    net = WithNothing().double().eval()
+    with torch.no_grad():
+        net.up[0] /= 100  # the first to go
+    with pytest.raises(ProofError, match=r"Experts of the model cannot be removed.*outputs differ"):
+        torchthin.prune(net, X.double(), {"experts": 0.125})
+
+
 def test_a_router_that_could_not_pick_as_many_is_refused() -> None:
     assert torchthin.prune(model(), X.double(), {"experts": 0.75}).model.num_experts == 2
     with pytest.raises(ConfigError, match=r"at least 2 of its 8 experts.* leaves 1. Ask for at most 0.75"):

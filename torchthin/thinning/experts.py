@@ -131,9 +131,10 @@ def plan_experts(
             shown = None if constraints.proof == "off" else proof
             return ThinningPlan(proposal, Success(proposal.recipe, proof=shown, note=note), number)
         failed = failed or proof.sentence()
+    where = cuts[0].experts.block or "the model"
     raise ProofError(
-        f"Experts of {cuts[0].experts.block} cannot be removed: without their logits the dense model computes something else "
-        f"than the thinned one ({failed}). Prune other kinds, or exclude the module."
+        f"Experts of {where} cannot be removed: without their logits the dense model computes something else than the thinned "
+        f"one ({failed}). Prune other kinds, or exclude the module."
     )
 
 
