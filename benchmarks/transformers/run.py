@@ -26,7 +26,7 @@ import torchthin as tt
 
 CALIBRATION, TEST = 256, 400
 """Sentences."""
-DISTILLED = tt.Recovery(epochs=5, lr=2e-4)
+DISTILLED = tt.Recovery(epochs=8)
 Cut = Callable[["Job"], nn.Module]
 
 
@@ -75,8 +75,6 @@ WAYS: dict[str, Cut] = {
     "reconstruction, global budget": lambda job: job.pruned("global").model,
     "reconstruction, global budget, refitted": lambda job: job.recovered("global", tt.Recovery()),
     "reconstruction, global budget, refitted, distilled": lambda job: job.recovered("global", DISTILLED),
-    "reconstruction, refitted, distilled": lambda job: job.recovered("group", DISTILLED),
-    "l1, refitted, distilled": lambda job: job.recovered("l1", DISTILLED),
     "single weights: Wanda (baseline)": lambda job: wanda(job.model, job.data, job.share),
     "single weights: SparseGPT (baseline)": lambda job: sparsegpt(job.model, job.data, job.share),
     "single weights: magnitude": lambda job: job.zeroed(tt.Unstructured(job.share), "magnitude"),

@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from torchthin import PruneResult, Recovery, prune, recover
+from torchthin import PruneResult, Ratio, Recovery, prune, recover
 from torchthin.errors import CheckpointError, ConfigError
-from torchthin.graph.inputs import as_inputs
+from torchthin.graph.inputs import Inputs, as_inputs
 from torchthin.graph.recorder import record
-from torchthin.recovery.distillation import default_lr, lr_curve
+from torchthin.recovery.distillation import _mixed, default_lr, lr_curve
+from torchthin.recovery.layer_distance import layer_distance
 
 
 def task() -> tuple[nn.Module, PruneResult, torch.Tensor]:
@@ -166,3 +167,68 @@ def test_a_state_of_another_run_is_refused(tmp_path: Path) -> None:
     state.write_bytes(b"nothing")
     with pytest.raises(CheckpointError, match="cannot be read"):
         recover(net, result, data[:1], data, recovery=Recovery(epochs=4), state=state)
+
+
+def test_texts_are_spliced_and_their_masks_with_them() -> None:
+    size, length = 200, 8
+    tokens = torch.arange(size)[:, None] * 100 + torch.arange(length)
+    lengths = torch.arange(size) % length + 1
+    mask = (torch.arange(length) < lengths[:, None]).long()
+    inputs = Inputs((tokens,), {"mask": mask, "scale": torch.ones(size)})
+    index = torch.arange(size)
+    batch = _mixed(inputs, index, torch.Generator().manual_seed(0))
+    found, masks = batch.args[0], dict(batch.kwargs or {})["mask"]
+    source = found // 100
+    assert torch.equal(found % 100, torch.arange(length).expand(size, length))  # nothing moves
+    assert torch.equal(
+        masks, mask[source, torch.arange(length)]
+    )  # both come from the same text at each position
+    strange = source != index[:, None]
+    assert 0.1 < float(strange.float().mean()) < 0.4
+    assert int(strange.sum(1).max()) <= length // 2
+    edges = strange.long().diff(dim=1).abs().sum(1)
+    assert int(edges.max()) <= 2  # one span
+    assert torch.equal(dict(batch.kwargs or {})["scale"], torch.ones(size))
+
+
+class Stack(nn.Module):
+    """Two blocks of attention and an MLP."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.blocks = nn.ModuleList([Block() for _ in range(2)])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for block in self.blocks:
+            x = block(x)[0]
+        return x.mean(1)
+
+
+class Block(nn.Module):
+    """Attention and an MLP, which returns a tuple as those of transformers do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.value, self.inner, self.outer = (nn.Linear(8, 8) for _ in range(4))
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, None]:
+        query = self.query(x)[:, None]
+        x = x + nn.functional.scaled_dot_product_attention(query, query, self.value(x)[:, None])[:, 0]
+        return x + self.outer(self.inner(x).relu()), None
+
+
+def test_of_a_stack_of_blocks_with_attention_the_hidden_states_are_compared() -> None:
+    net, data = Stack().eval(), torch.randn(40, 5, 8)
+    result = prune(net, data[:2], Ratio({"mlp": 0.5}))
+    assert result.recipe is not None
+    with layer_distance(net, result.model, result.recipe, as_inputs(data[:2])) as distance, torch.no_grad():
+        net(data), result.model(data)
+        found = float(distance())
+    parts, dense, small = [], data, data
+    for block, other in zip(net.blocks, result.model.blocks, strict=True):
+        with torch.no_grad():
+            dense, small = block(dense)[0], other(small)[0]
+        parts.append(float((dense - small).square().mean() / dense.var(correction=0)))
+    assert found == pytest.approx(sum(parts) / 2, rel=2e-3)
+    assert found > 0

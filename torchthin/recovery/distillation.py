@@ -191,12 +191,13 @@ def _epoch_(
 
 
 def _mixed(inputs: Inputs, index: Tensor, generator: torch.Generator) -> Inputs:
-    """Return the batch, each input mixed with up to a half of another; batches with whole numbers are left as they are."""
+    """Return the batch, each input mixed with up to a half of another; of whole numbers, a span is another input's."""
     batch = picked(inputs, index)
     share = torch.rand(len(index), generator=generator) / 2
     other = torch.randint(sample_count(inputs), (len(index),), generator=generator)
     if not all(t.is_floating_point() for t in batch.tensors()):
-        return batch
+        start = torch.rand(len(index), generator=generator)
+        return _spliced(batch, picked(inputs, other), start, share)
     partners = iter(picked(inputs, other).tensors())
 
     def mix(tensor: Tensor) -> Tensor:
@@ -207,6 +208,35 @@ def _mixed(inputs: Inputs, index: Tensor, generator: torch.Generator) -> Inputs:
         return tensor + part * (partner - tensor)
 
     return batch.map(mix)
+
+
+def _spliced(batch: Inputs, partners: Inputs, start: Tensor, share: Tensor) -> Inputs:
+    """Return a batch in which a span of every input is that of its partner, the same in all tensors with as many positions.
+
+    Tokens cannot be added up, but a text of parts of two has an answer of the dense model as well. Positions are the second axis
+    of the tensors of whole numbers; where these differ in their number, nothing is changed.
+
+    start, share: of every input, where the span begins among the positions, and its length as a share of them.
+    """
+    size = len(start)
+    whole = [t for t in batch.tensors() if not t.is_floating_point() and t.dim() > 1 and len(t) == size]
+    lengths = {t.shape[1] for t in whole}
+    if len(lengths) != 1:
+        return batch
+    length = lengths.pop()
+    position, first = torch.arange(length), (start * length).long()[:, None]
+    taken = (position >= first) & (position < first + (share * length).long()[:, None])
+    others = iter(list(partners.tensors()))
+
+    def splice(tensor: Tensor) -> Tensor:
+        other = next(others)
+        if tensor.dim() < 2 or tensor.shape[:2] != taken.shape:
+            return tensor
+        return torch.where(
+            taken.to(tensor.device).reshape(size, length, *[1] * (tensor.dim() - 2)), other, tensor
+        )
+
+    return batch.map(splice)
 
 
 def _own_part(batch: Inputs) -> Inputs:

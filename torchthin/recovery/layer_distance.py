@@ -1,4 +1,8 @@
-"""How far the layers of a thinned model are from the dense model's, channel by channel among those that were kept."""
+"""How far the layers of a thinned model are from the dense model's, channel by channel among those that were kept.
+
+Of a model with attention the hidden states after each of its repeated blocks are compared instead, all channels of one in the
+same units: inside a block other heads and neurons do the work once some are gone.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torchthin.dependency.kinds import attends
 from torchthin.graph.inputs import Inputs
+from torchthin.graph.opgraph import OpGraph
 from torchthin.graph.recorder import record
 from torchthin.recovery.layers import find_layers
 from torchthin.thinning.layer_names import name_before
@@ -18,8 +24,8 @@ from torchthin.thinning.recipe import Recipe
 
 _Outputs = dict[tuple[bool, str], Tensor | None]
 """(of the dense model?, layer) -> its output; None where it was called twice."""
-_Compared = dict[str, tuple[Tensor | None, int]]
-"""Layer -> the kept channels (None: all) and their axis."""
+_Compared = dict[str, tuple[Tensor | None, int | None]]
+"""Layer -> the kept channels (None: all) and their axis; a block has no axis."""
 
 
 @contextlib.contextmanager
@@ -30,7 +36,8 @@ def layer_distance(
 
     recipe: which channels `small` has kept; example: an input that both take.
     """
-    compared = _compared(small, recipe, example)
+    graph = record(small, example)
+    compared = (_blocks(small) if attends(graph) else {}) or _layers(graph, small, recipe)
     outputs: _Outputs = {}
     hooks = [
         model.get_submodule(own).register_forward_hook(partial(_note, outputs, (model is dense, name)))
@@ -45,7 +52,8 @@ def layer_distance(
 
 
 def _note(outputs: _Outputs, key: tuple[bool, str], module: nn.Module, args: Any, output: Any) -> None:
-    outputs[key] = output if isinstance(output, Tensor) and key not in outputs else None
+    first = output[0] if isinstance(output, tuple | list) and output else output
+    outputs[key] = first if isinstance(first, Tensor) and key not in outputs else None
 
 
 def _take(compared: _Compared, outputs: _Outputs) -> Tensor:
@@ -55,10 +63,10 @@ def _take(compared: _Compared, outputs: _Outputs) -> Tensor:
         dense, small = outputs.get((True, name)), outputs.get((False, name))
         if dense is None or small is None:
             continue
-        dense = dense if kept is None else dense.index_select(axis, kept.to(dense.device))
+        dense = dense if kept is None or axis is None else dense.index_select(axis, kept.to(dense.device))
         if dense.shape != small.shape:
             continue
-        rest = [d for d in range(dense.dim()) if d != axis % dense.dim()]
+        rest = [d for d in range(dense.dim()) if axis is None or d != axis % dense.dim()]
         variance = dense.float().var(rest, correction=0, keepdim=True)
         error = (dense.float() - small.float()).square().mean(rest, keepdim=True)
         parts.append((error / (variance + 1e-3 * variance.mean() + 1e-12)).mean())
@@ -66,9 +74,24 @@ def _take(compared: _Compared, outputs: _Outputs) -> Tensor:
     return torch.stack(parts).mean() if parts else torch.zeros(())
 
 
-def _compared(small: nn.Module, recipe: Recipe, example: Inputs) -> _Compared:
-    """Return the modules to compare: layers, or the BatchNorm after one."""
-    layers, _ = find_layers(record(small, example).live(), small)
+def _blocks(small: nn.Module) -> _Compared:
+    """Return the blocks of which a model is a stack: modules of one class in a list, not those within others."""
+    found: _Compared = {}
+    for path, module in small.named_modules():
+        if isinstance(module, nn.ModuleList | nn.Sequential) and not any(
+            path.startswith(f"{b}.") for b in found
+        ):
+            children = dict(module.named_children())
+            if len(children) > 1 and len({type(child) for child in children.values()}) == 1:
+                found |= dict.fromkeys(
+                    (f"{path}.{name}" if path else name for name in children), (None, None)
+                )
+    return found
+
+
+def _layers(graph: OpGraph, small: nn.Module, recipe: Recipe) -> _Compared:
+    """Return the layers to compare, or the BatchNorm after one."""
+    layers, _ = find_layers(graph.live(), small)
     modules = dict(small.named_modules())
     dims = {name: p.dim() for name, p in small.named_parameters()}
     found: _Compared = {}
