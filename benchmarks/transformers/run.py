@@ -107,7 +107,7 @@ def main() -> None:
     for seed in options.seeds:
         calibration, test = (tokens(folder, part) for part in sentences(CALIBRATION, TEST, seed))
         dense = similarities(model, test)
-        jobs = {share: Job(model, calibration, share) for share in (0.25, 0.5)}
+        jobs = {share: Job(model, calibration, share) for share in options.shares}
         for way in (way for way in WAYS if options.ways in way):
             for share, job in jobs.items():
                 if (way, share, seed) in done or (way.startswith(HALF_ONLY) and share != 0.5):
@@ -151,6 +151,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--weights", help="folder of the model (default: that of the installed package)")
     parser.add_argument("--json", default="rows.jsonl", help="file to which rows are added")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--shares", type=float, nargs="+", default=[0.25, 0.5])
     parser.add_argument("--ways", default="", help="only ways with this in their name")
     parser.add_argument("--table", help="print the table of a file of rows instead")
     return parser.parse_args()

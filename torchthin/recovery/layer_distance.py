@@ -7,7 +7,7 @@ same units: inside a block other heads and neurons do the work once some are gon
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from torchthin.dependency.kinds import attends
-from torchthin.graph.inputs import Inputs
+from torchthin.graph.evaluation_mode import evaluation_mode
+from torchthin.graph.inputs import Inputs, call
 from torchthin.graph.opgraph import OpGraph
 from torchthin.graph.recorder import record
 from torchthin.recovery.layers import find_layers
@@ -37,18 +38,42 @@ def layer_distance(
     recipe: which channels `small` has kept; example: an input that both take.
     """
     graph = record(small, example)
-    compared = (_blocks(small) if attends(graph) else {}) or _layers(graph, small, recipe)
+    blocks = _of_one_shape(dense, small, recipe, example, _blocks(small)) if attends(graph) else {}
+    compared = blocks or _layers(graph, small, recipe)
+    with _noted(dense, small, recipe, compared) as outputs:
+        yield partial(_take, compared, outputs)
+
+
+@contextlib.contextmanager
+def _noted(dense: nn.Module, small: nn.Module, recipe: Recipe, names: Iterable[str]) -> Iterator[_Outputs]:
+    """Give what modules of both models returned in the last calls."""
     outputs: _Outputs = {}
     hooks = [
         model.get_submodule(own).register_forward_hook(partial(_note, outputs, (model is dense, name)))
-        for name in compared
+        for name in names
         for model, own in ((dense, name_before(name, recipe.layers)), (small, name))
     ]
     try:
-        yield partial(_take, compared, outputs)
+        yield outputs
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _of_one_shape(
+    dense: nn.Module, small: nn.Module, recipe: Recipe, example: Inputs, blocks: _Compared
+) -> _Compared:
+    """Return the blocks whose hidden states have the same shape in both models: not where the residual stream was cut."""
+    with _noted(dense, small, recipe, blocks) as outputs:
+        for model in (dense, small):
+            with evaluation_mode(model):
+                call(model, example)
+    shapes = {key: None if output is None else output.shape for key, output in outputs.items()}
+    return {
+        name: how
+        for name, how in blocks.items()
+        if shapes.get((True, name)) is not None and shapes.get((True, name)) == shapes.get((False, name))
+    }
 
 
 def _note(outputs: _Outputs, key: tuple[bool, str], module: nn.Module, args: Any, output: Any) -> None:
