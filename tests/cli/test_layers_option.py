@@ -44,3 +44,37 @@ def test_too_many_are_refused(source: Path, tmp_path: Path, capsys: pytest.Captu
     assert main(["prune", f"hf:{source}", "--ratio", "layers=3", "--save-to", str(tmp_path / "thin")]) == 2
     assert "3 of the 4 layers of transformer.h, and 2 can go" in capsys.readouterr().err
     assert not (tmp_path / "thin").exists()
+
+
+NET = """
+import torch
+from torch import nn
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.wide, self.narrow = nn.Linear(8, 16), nn.Linear(16, 8)
+
+    def forward(self, x):
+        return x + self.narrow(self.wide(x).relu())
+
+def make():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 8), nn.Sequential(*(Block() for _ in range(4))), nn.Linear(8, 3)).eval()
+"""
+
+
+@pytest.mark.parametrize("ratio", [["layers=2"], ["layers=1", "mlp=0.5"]])
+def test_verify_passes_by_the_layers_of_the_dense_model(
+    ratio: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.py").write_text(NET)
+    model = ("--input-shape", "2,6")
+    asked = ("--thin", "--ratio", *ratio, "--save-to", "thin.pth")
+    assert main(["prune", "--model-factory", "net.py:make", *model, *asked]) == 0
+    against = ("--against", "net.py:make", "--masked", "--checkpoint", "thin.pth")
+    assert main(["verify", "net.py:make", *model, *against]) == 0, capsys.readouterr().err
+    assert (
+        main(["verify", "net.py:make", *model, "--against", "net.py:make", "--checkpoint", "thin.pth"]) == 3
+    )

@@ -13,6 +13,7 @@ from torchthin.config import option
 from torchthin.errors import ConfigError, ProofError
 
 if TYPE_CHECKING:
+    from torchthin.graph.inputs import Inputs
     from torchthin.thinning.proof import Proof
 
 RUNS = 3
@@ -110,8 +111,8 @@ def _verify(options: VerifyOptions) -> Verification:
 
     runs, tolerance = options.comparison.runs, options.comparison.tolerance
     model, example = options.model.load()
-    reference, made = _reference(options)
     inputs = as_inputs(example)
+    reference, made = _reference(options, inputs)
     given = [inputs, *(refreshed(inputs, seed) for seed in range(1, runs))]
     proof = joined([verify(reference, model, each) for each in given])
     inexact, measured = _departures(made)
@@ -130,10 +131,16 @@ def _departures(report: Mapping[str, Any]) -> tuple[tuple[str, ...], float | Non
     return causes, measured if causes and isinstance(measured, float) else None
 
 
-def _reference(options: VerifyOptions) -> tuple[Any, Mapping[str, Any]]:
-    """Return the model that says what is right, and the checkpoint's own report where it is to equal its masked model."""
+def _reference(options: VerifyOptions, inputs: Inputs) -> tuple[Any, Mapping[str, Any]]:
+    """Return the model that says what is right, and the checkpoint's own report where it is to equal its masked model.
+
+    Of a checkpoint with fewer layers, that is the dense model with masks whose other layers hand on what they are given.
+    """
     from torchthin.io.checkpoints import read_checkpoint
+    from torchthin.pruning.layers import past_layers
+    from torchthin.pruning.save_and_load import stored_recipe
     from torchthin.selection.masks import apply_masks_
+    from torchthin.thinning.layer_names import name_before
 
     other, own = options.reference, options.model
     source = replace(own, model=None, checkpoint=other.against_checkpoint)
@@ -143,9 +150,13 @@ def _reference(options: VerifyOptions) -> tuple[Any, Mapping[str, Any]]:
     if not other.masked:
         return reference, {}
     checkpoint = read_checkpoint(own.checkpoint or "")
-    if not checkpoint.masks:
+    recipe = stored_recipe(checkpoint)
+    layers = {} if recipe is None else recipe.layers
+    if not checkpoint.masks and not layers:
         raise ConfigError(f"The checkpoint {own.checkpoint} holds no masks. Leave --masked out.")
-    apply_masks_(reference, checkpoint.masks)
+    apply_masks_(reference, {name_before(name, layers): mask for name, mask in checkpoint.masks.items()})
+    if recipe is not None and layers:
+        reference = past_layers(reference, recipe, inputs)
     report = (checkpoint.torchthin or {}).get("report")
     return reference, report if isinstance(report, dict) else {}
 

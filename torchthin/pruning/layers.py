@@ -23,7 +23,7 @@ from torchthin.selection.layer_choice import chosen_layers, layers_that_may_go
 from torchthin.selection.weight_names import matches_any
 from torchthin.thinning.apply import apply_
 from torchthin.thinning.layer_names import name_after
-from torchthin.thinning.left_out import proved_left_out
+from torchthin.thinning.left_out import proved_left_out, without_layers
 from torchthin.thinning.proof import Proof, joined
 from torchthin.thinning.recipe import Recipe
 
@@ -212,6 +212,27 @@ def for_the_rest(cut: Shortened, config: PruneConfig, target: Ratio) -> PruneCon
     check(key for key in target.by_kind if any(matches_any(name, [key]) for name in names))
     include = None if config.include is None else check(config.include)
     return replace(config, target=target, include=include, exclude=check(config.exclude))
+
+
+def past_layers(dense: nn.Module, recipe: Recipe, inputs: Inputs) -> nn.Module:
+    """Return a copy of the dense model in which layers that a recipe takes out hand on what they are given.
+
+    Raises:
+        InputError: one of them is no layer that can be left out.
+    """
+    gone = {
+        f"{path}.{number}".lstrip(".")
+        for path, kept in recipe.layers.items()
+        for number in range(recipe.lengths[path])
+        if number not in kept
+    }
+    layers = [x for stack in find_stacks(trace_more(dense, inputs)) for x in stack.layers if x.path in gone]
+    left = sorted(gone - {layer.path for layer in layers})
+    if left:
+        raise InputError(
+            f"The model has no layer {left[0]} that can be left out, as the recipe says. Build the class it was made for."
+        )
+    return without_layers(dense, layers)
 
 
 def with_layers(cut: Shortened, later: Recipe | None) -> Recipe:

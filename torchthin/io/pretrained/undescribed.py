@@ -8,6 +8,7 @@ from typing import Any
 from torchthin.io.pretrained.config_search import ConfigSearch, Trial
 from torchthin.io.pretrained.fields import Field, name_of
 from torchthin.io.pretrained.sizes import LENGTH, Place
+from torchthin.thinning.history import recipe_of
 
 _SHOWN = 3
 OTHERWISE = (
@@ -25,6 +26,12 @@ def why_undescribed(model: Any, search: ConfigSearch, trial: Trial) -> str:
     if item.now is None or item.wanted is None:
         why = f"{where} is {'not ' if item.now is None else 'only '}in a {names[0]} of any configuration"
         cure = "Prune without add_biases"
+        history = recipe_of(model)
+        if history is not None and history.layers:
+            return (
+                f"No configuration describes the pruned {names[0]}: {why}. Leave out other layers (exclude=[...], "
+                "--exclude), or save it with torchthin.save."
+            )
     elif field is None:
         why = f"no field of {names[1]} sets {where} to {item.wanted} (the class makes {item.now})"
         cure = "Leave that size as it is"
