@@ -7,7 +7,8 @@ from torch import nn
 
 from torchthin.dependency.groups import Group, Member
 from torchthin.errors import InputError
-from torchthin.selection.masks import apply_masks_, axis_mask, channel_masks
+from torchthin.selection.masks import apply_masks_, axis_mask, channel_masks, masked, spread_mask
+from torchthin.thinning.recipe import cut, cut_mask
 
 
 def test_a_mask_spreads_over_the_other_axes() -> None:
@@ -68,3 +69,30 @@ def test_masks_that_do_not_fit_change_nothing(masks: dict[str, torch.Tensor], se
     with pytest.raises(InputError, match=sentence):
         apply_masks_(model, masks)
     assert torch.equal(model[0].weight, before)
+
+
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_whole_channels_are_zeroed_as_single_weights_are(axis: int, own: bool) -> None:
+    tensor = torch.randn(4, 6, 3)
+    tensor[1, 2] = torch.nan
+    keep = torch.arange(tensor.shape[axis]) % 3 != 1
+    mask = spread_mask(keep, tensor, axis)
+    wanted = torch.where(mask, tensor, 0.0)
+    before = tensor.clone()
+    made = masked(tensor, mask, own=own)
+    torch.testing.assert_close(made, wanted, rtol=0, atol=0, equal_nan=True)
+    torch.testing.assert_close(masked(before, mask.contiguous()), wanted, rtol=0, atol=0, equal_nan=True)
+    assert own == (made.data_ptr() == tensor.data_ptr())
+    if not own:
+        torch.testing.assert_close(tensor, before, rtol=0, atol=0, equal_nan=True)
+
+
+def test_a_mask_of_whole_channels_stays_a_view_when_it_is_cut() -> None:
+    mask = spread_mask(torch.arange(6) % 3 != 1, torch.zeros(4, 6, 3), 1)
+    for axes in ({1: (0, 1, 4)}, {0: (1, 2)}, {0: (0, 3), 1: (2, 4), 2: (1,)}, {}):
+        made = cut_mask(mask, axes)
+        assert torch.equal(made, cut(mask, axes))
+        assert made.untyped_storage().nbytes() <= 6
+    full = torch.rand(4, 6) > 0.5
+    assert torch.equal(cut_mask(full, {0: (1, 2)}), full[1:3])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+import weakref
 from typing import Any
 
 import pytest
@@ -14,6 +15,8 @@ from torch.nn import functional as F
 
 import torchthin
 from torchthin.errors import ConfigError, ProofError
+from torchthin.graph import deferred
+from torchthin.graph.reused_memory import ReusedMemory
 from torchthin.pruning.plan import PruningPlan
 from torchthin.thinning import comparison
 
@@ -212,3 +215,22 @@ def test_thin_makes_the_same_model_at_every_level() -> None:
     for model, thinned in done.values():
         assert same(model, done["quick"][0])
         assert thinned.inexact == done["quick"][1].inexact
+
+
+def test_verify_widens_one_weight_of_a_large_model_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(*(nn.Linear(512, 512) for _ in range(6))).bfloat16()
+    made, most = list[weakref.ref[Tensor]](), 0
+    convert = ReusedMemory.converted
+
+    def watched(self: ReusedMemory, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+        nonlocal most
+        most = max(most, sum(ref() is not None for ref in made))
+        found = convert(self, tensor, dtype)
+        made.append(weakref.ref(found))
+        return found
+
+    monkeypatch.setattr(deferred, "ROOM", 0)
+    monkeypatch.setattr(ReusedMemory, "converted", watched)
+    proof = torchthin.verify(model, model, torch.randn(2, 512).bfloat16())
+    assert proof.exact and len(made) >= 12 and most <= 1

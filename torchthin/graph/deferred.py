@@ -21,6 +21,7 @@ from torch import Tensor
 
 from torchthin.graph.fake import ReadGuard
 from torchthin.graph.operators import storage_key
+from torchthin.graph.reused_memory import ReusedMemory
 
 SMALLEST = 2**14
 """Tensors of fewer numbers are made at once."""
@@ -37,6 +38,8 @@ class Deferred:
         self._made: OrderedDict[int, Tensor] = OrderedDict()
         self._kept = 0
         """Bytes of those that have values now."""
+        self.memory = ReusedMemory()
+        """For values that are made by conversion."""
 
     def __bool__(self) -> bool:
         return bool(self._factories)

@@ -44,8 +44,10 @@ class Precision:
             return share(name, tensor)
         if deferred is None or not deferred.takes(tensor):
             return tensor.detach().to(dtype)
-        like = tensor.new_empty(0, dtype=dtype)
-        return deferred.placeholder(tuple(tensor.shape), like, lambda: tensor.detach().to(dtype))
+        like, memory = tensor.new_empty(0, dtype=dtype), deferred.memory
+        return deferred.placeholder(
+            tuple(tensor.shape), like, lambda: memory.converted(tensor.detach(), dtype)
+        )
 
     def inputs(self, inputs: Inputs) -> Inputs:
         """Return inputs in this precision."""

@@ -64,10 +64,20 @@ def masked(tensor: Tensor, mask: Tensor, *, own: bool = False) -> Tensor:
 
     own: nothing else reads the tensor, so its memory is taken.
     """
+    axis = only_axis(mask)
+    if axis is not None:  # whole channels: the others need not be touched
+        removed = (~without_copies(mask)).reshape(-1).nonzero().reshape(-1).to(tensor.device)
+        return (tensor if own else tensor.clone()).index_fill_(axis, removed, 0)
     made = (
         tensor if own else torch.empty_like(tensor)
     )  # laid out as the tensor is, whatever the mask's layout
     return torch.where(mask.to(tensor.device), tensor, tensor.new_zeros(()), out=made)
+
+
+def only_axis(mask: Tensor) -> int | None:
+    """Return the axis along which a mask decides, where it is a view of one decision for each channel."""
+    axes = [axis for axis, step in enumerate(mask.stride()) if step and mask.shape[axis] > 1]
+    return axes[0] if len(axes) == 1 and mask.dim() > 1 else None
 
 
 class Masked(Mapping[str, Tensor]):

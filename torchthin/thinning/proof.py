@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -14,11 +15,14 @@ from torch import Tensor, nn
 
 from torchthin.errors import InputError, ProofError, one_line
 from torchthin.graph.clone import clone, state_tensors
+from torchthin.graph.deferred import Deferred
+from torchthin.graph.evaluation_mode import has_own_modes
 from torchthin.graph.inputs import Inputs, as_inputs, check_model, on_device_of
 from torchthin.graph.next_call import returned
 from torchthin.graph.op_counter import CountingMode, run
 from torchthin.graph.outputs import output_tensors
 from torchthin.graph.precision import DOUBLE, SINGLE, Precision, is_complex
+from torchthin.graph.trace import is_large
 
 NOT_PROVED = 'not proved (proof="off")'
 """The verdict on a thinned model that was not compared."""
@@ -201,19 +205,24 @@ def _refuse_nothing(outputs: Any) -> None:
 
 
 def outputs_of(model: nn.Module, inputs: Inputs, precision: Precision) -> Any:
-    """Return the outputs of a copy in evaluation mode, or the exception."""
-    mode = CountingMode()
-    mode.precision = precision
+    """Return the outputs of a copy in evaluation mode, or the exception.
+
+    A large model is widened one weight at a time, where nothing but ops reads its weights.
+    """
+    if is_large(model) and not any(map(has_own_modes, {type(module) for module in model.modules()})):
+        with contextlib.suppress(Exception):  # whatever the user's code raises: it may want whole weights
+            return _run_copy(model, inputs, precision, Deferred())
     try:
-        return run(
-            clone(model, partial(_widened, precision)), precision.inputs(inputs), mode, disposable=True
-        )
+        return _run_copy(model, inputs, precision, None)
     except Exception as error:  # whatever the user's code raises
         return error
 
 
-def _widened(precision: Precision, name: str, tensor: Tensor) -> Tensor:
-    return tensor.detach().to(precision.of(tensor.dtype), copy=not isinstance(tensor, nn.Parameter))
+def _run_copy(model: nn.Module, inputs: Inputs, precision: Precision, deferred: Deferred | None) -> Any:
+    mode = CountingMode()
+    mode.precision, mode.deferred = precision, deferred
+    copy = clone(model, partial(precision.shared, deferred=deferred))
+    return run(copy, precision.inputs(inputs), mode, disposable=True)
 
 
 def refuse_nan(outputs: Any, kind: str) -> None:

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from torchthin.graph.clone import clone
 from torchthin.graph.deferred import Deferred
 from torchthin.graph.precision import Precision
+from torchthin.graph.reused_memory import ReusedMemory
 from torchthin.graph.trace import Traced
 from torchthin.selection.masks import masked
 from torchthin.thinning.apply import owned, thin_copy
 from torchthin.thinning.constraints import Proposal
-from torchthin.thinning.recipe import Recipe, cut
+from torchthin.thinning.recipe import Recipe, cut_mask
 from torchthin.thinning.scale import Scaling
 
 
@@ -47,6 +48,7 @@ class Models:
     ) -> nn.Module:
         """Return the masked model, thinned, with other `values` of some tensors."""
         values = values or {}
+        memory = None if deferred is None else deferred.memory
 
         def own(name: str, tensor: Tensor, cut_it: Callable[[], Tensor]) -> Tensor:
             like = tensor.new_empty(0, dtype=precision.of(tensor.dtype))
@@ -55,7 +57,7 @@ class Models:
                 return (
                     values[name].to(like)
                     if name in values
-                    else self._prepared(name, cut_it(), precision, thin=True)
+                    else self._prepared(name, cut_it(), precision, memory, thin=True)
                 )
 
             if deferred is not None and deferred.takes(tensor):
@@ -77,6 +79,7 @@ class Models:
     ) -> nn.Module:
         """Return the masked model, in a precision, with `changes` added to its tensors."""
         masks = self.proposal.masks
+        memory = None if deferred is None else deferred.memory
 
         def own(name: str, tensor: Tensor) -> Tensor:
             dtype = precision.of(tensor.dtype)
@@ -84,7 +87,7 @@ class Models:
             if deferred is not None and new and deferred.takes(tensor):
                 like = tensor.new_empty(0, dtype=dtype)
                 return deferred.placeholder(
-                    tuple(tensor.shape), like, lambda: self._prepared(name, tensor, precision)
+                    tuple(tensor.shape), like, lambda: self._prepared(name, tensor, precision, memory)
                 )
             ready = self._prepared(name, tensor, precision)
             if changes and name in changes:
@@ -94,10 +97,19 @@ class Models:
 
         return clone(self.traced.model, own)
 
-    def _prepared(self, name: str, tensor: Tensor, precision: Precision, thin: bool = False) -> Tensor:
+    def _prepared(
+        self,
+        name: str,
+        tensor: Tensor,
+        precision: Precision,
+        memory: ReusedMemory | None = None,
+        *,
+        thin: bool = False,
+    ) -> Tensor:
         """Mask and convert a tensor of the full-size model or, if `thin`, one that is cut already."""
-        wide = tensor.detach().to(precision.of(tensor.dtype))
+        dtype, tensor = precision.of(tensor.dtype), tensor.detach()
+        wide = tensor.to(dtype) if memory is None else memory.converted(tensor, dtype)
         mask = self.proposal.masks.get(name)
         if mask is not None and thin:
-            mask = cut(mask, self.proposal.recipe.keep.get(name, {}))
+            mask = cut_mask(mask, self.proposal.recipe.keep.get(name, {}))
         return wide if mask is None else masked(wide, mask, own=wide.dtype != tensor.dtype)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torchthin.dependency.groups import Group, IntArray
 from torchthin.errors import CheckpointError, InputError, one_line
 from torchthin.graph.kept_integers import kept_value
+from torchthin.selection.masks import only_axis, without_copies
 from torchthin.thinning.layer_names import name_after, name_before
 
 VERSION = 1
@@ -239,6 +240,16 @@ def cut(tensor: Tensor, axes: Mapping[int, tuple[int, ...]], met: dict[int, Tens
                 met[id(kept)] = index
         tensor = tensor.index_select(axis, index)
     return tensor
+
+
+def cut_mask(mask: Tensor, axes: Mapping[int, tuple[int, ...]]) -> Tensor:
+    """Return what `cut` does of a mask; one that is a view of one decision for each channel stays such a view."""
+    axis = only_axis(mask)
+    if axis is None:
+        return cut(mask, axes)
+    shape = [len(axes[d]) if d in axes else size for d, size in enumerate(mask.shape)]
+    once = without_copies(mask)
+    return cut(once, {axis: axes[axis]} if axis in axes else {}).expand(shape)
 
 
 def check_fits(recipe: Recipe, tensors: Mapping[str, Tensor], modules: Mapping[str, nn.Module]) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchthin.graph.clone import state_tensors
 from torchthin.selection.masks import masked
 from torchthin.thinning.apply import Make, finish_, owned, thin_copy
-from torchthin.thinning.recipe import cut
+from torchthin.thinning.recipe import cut, cut_mask
 from torchthin.thinning.shorten import shortened
 from torchthin.thinning.trial_loop import ThinningPlan, changed_tensors
 
@@ -42,7 +42,7 @@ class ThinnedTensors:
         thin = owned(name, tensor, cut_it)
         if name not in self._masks:
             return thin
-        mask = cut(self._masks[name], self._recipe.keep.get(name, {}), self._indices)
+        mask = cut_mask(self._masks[name], self._recipe.keep.get(name, {}))
         return masked(thin, mask, own=True)
 
     def model(self) -> nn.Module:

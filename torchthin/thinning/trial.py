@@ -71,7 +71,8 @@ def _thinned(traced: Traced, recipe: Recipe, deferred: Deferred, *, values: bool
         if not deferred.takes(tensor):
             return cut_it().to(dtype)
         shape = recipe.shape_after(name) if name in recipe.keep else tuple(tensor.shape)
-        return deferred.placeholder(shape, tensor.new_empty(0, dtype=dtype), lambda: cut_it().to(dtype))
+        like, memory = tensor.new_empty(0, dtype=dtype), deferred.memory
+        return deferred.placeholder(shape, like, lambda: memory.converted(cut_it(), dtype))
 
     return thin_copy(traced.model, recipe, make, values=values)
 
