@@ -148,6 +148,7 @@ def test_a_forward_pass_that_fails_at_any_call(call: str, error: type[BaseExcept
         "prune",
         "prune thin",
         "inspect",
+        "verify",
     }  # which find another way where a run fails
 
 
