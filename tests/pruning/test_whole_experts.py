@@ -256,10 +256,11 @@ def test_data_rank_experts_by_what_they_add_to_the_tokens_that_reach_them() -> N
 
 
 class Grouped(nn.Module):
-    """A router as DeepSeek's: the better of two groups of four by their two best, then two of that group, by shifted scores."""
+    """A router as DeepSeek's: the better of two groups of four by their two best, then some of that group, by shifted scores."""
 
-    def __init__(self) -> None:
+    def __init__(self, top_k: int = 2) -> None:
         super().__init__()
+        self.top_k = top_k
         self.router = nn.Linear(WIDTH, EXPERTS, bias=False)
         self.shift = nn.Parameter(torch.randn(EXPERTS))
         self.experts = nn.Parameter(torch.randn(EXPERTS, WIDTH, WIDTH))
@@ -271,7 +272,7 @@ class Grouped(nn.Module):
         best = shifted.view(-1, self.groups, self.num_experts // self.groups).topk(2)[0].sum(-1).topk(1)[1]
         mask = torch.zeros(len(x), self.groups, dtype=x.dtype).scatter(1, best, 1)
         mask = mask[..., None].expand(-1, -1, self.num_experts // self.groups).reshape(-1, self.num_experts)
-        chosen = shifted.masked_fill(mask == 0, -torch.inf).topk(2)[1]
+        chosen = shifted.masked_fill(mask == 0, -torch.inf).topk(self.top_k)[1]
         made = torch.einsum("th,tkhf->tkf", x, self.experts[chosen])
         return (made * scores.gather(1, chosen)[..., None]).sum(1)
 
@@ -283,5 +284,6 @@ def test_groups_of_experts_lose_equally_many_and_keep_as_many_as_are_picked() ->
     assert result.proof is not None
     assert result.proof.exact
     assert sorted(expert // 4 for expert in removed_from(result)) == [0, 1]
-    with pytest.raises(ConfigError, match="at least 4 of its 8 experts in 2 groups"):
-        torchthin.prune(net, x, {"experts": 0.8})
+    for top_k, least in ((2, 4), (3, 6)):
+        with pytest.raises(ConfigError, match=f"at least {least} of its 8 experts in 2 groups"):
+            torchthin.prune(Grouped(top_k).double(), x, {"experts": 1 - (least - 2) / 8})

@@ -8,7 +8,7 @@ to the tensors of the same length that are read piece by piece along their first
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 
 import numpy as np
@@ -84,7 +84,11 @@ class _Router:
     least: int = 0
     once: int = 0
     """How often a single one is picked."""
+    whole: int = 0
+    """Most that are picked of all at once."""
     parts: int = 1
+    modules: set[str] = field(default_factory=set)
+    """Where it picks."""
 
 
 def find_experts(graph: OpGraph, model: nn.Module) -> tuple[Experts, ...]:
@@ -136,8 +140,11 @@ def _follow_back(graph: OpGraph, pick: Op, axis: int, found: dict[int, _Router])
     known.logits |= router.logits
     known.shifted |= router.shifted
     known.parts = max(known.parts, parts)
+    known.modules.add(pick.source.module)
     known.once += "k" not in pick.arguments
-    known.least = max(known.least, known.once, int(pick.arguments.get("k", 1)) * parts)
+    count = int(pick.arguments.get("k", 1))
+    known.least = max(known.least, known.once, count * parts)
+    known.whole = max(known.whole, count if parts == 1 else 0)
 
 
 def _makers(graph: OpGraph, end: int) -> Mapping[int, list[Op]]:
@@ -206,12 +213,24 @@ def _with_experts(graph: OpGraph, model: nn.Module, router: _Router) -> Experts 
                 axes,
                 tuple(stacked),
                 lists,
-                router.least,
+                max(router.least, _least_of_groups(graph, router)),
                 block,
                 frozenset(router.logits),
                 frozenset(router.shifted),
             )
     return None
+
+
+def _least_of_groups(graph: OpGraph, router: _Router) -> int:
+    """Return the fewest experts from which as many can be picked as are picked, where some groups of them are picked first."""
+    groups = [
+        int(op.arguments.get("k", 1))
+        for op in graph.ops
+        if op.name in PICKS
+        and op.source.module in router.modules
+        and graph.values[op.reads[0]].shape[-1:] == (router.parts,)
+    ]
+    return -(-router.whole // min(groups)) * router.parts if groups and router.parts > 1 else 0
 
 
 def _around(path: str) -> Iterator[str]:
