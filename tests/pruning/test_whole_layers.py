@@ -203,6 +203,41 @@ def test_what_depends_on_the_number_of_a_layer_is_refused(how: dict[str, bool]) 
         torchthin.prune(net(**how), IMAGES, {"layers": 1})
 
 
+class Numbered(nn.Module):
+    """Keeps what its layers add for its own next call, each in the place of its number, as caches do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(Counting(number) for number in range(4))
+
+    def forward(self, x: Tensor, past: list[Tensor] | None = None, use_cache: bool = True) -> dict[str, Any]:
+        kept = [torch.zeros(())] * len(self.layers) if past is None else list(past)
+        for layer in self.layers:
+            x = layer(x, kept)
+        return {"x": x, "past": kept} if use_cache else {"x": x}
+
+
+class Counting(nn.Module):
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.place, self.line = (
+            [number],
+            nn.Linear(6, 6),
+        )  # a list, of which nobody knows that it is a number of layers
+
+    def forward(self, x: Tensor, kept: list[Tensor]) -> Tensor:
+        added = self.line(x) + kept[self.place[0] % len(kept)]
+        kept[self.place[0] % len(kept)] = added
+        return x + added
+
+
+def test_the_next_call_is_compared_also_where_the_example_wants_no_states() -> None:
+    torch.manual_seed(0)
+    given = {"x": torch.randn(2, 6), "use_cache": False}
+    with pytest.raises(KindError, match=r"Without layers.1: outputs differ"):
+        torchthin.prune(Numbered().eval(), given, {"layers": 1})
+
+
 def test_data_choose(dense: Any) -> None:
     model = net()
     with torch.no_grad():
@@ -220,6 +255,7 @@ def test_data_choose(dense: Any) -> None:
     ("target", "more", "says"),
     [
         ({"layers": 0.9}, {}, r"asks for 4 of the 5 layers of blocks, and 3 can go \(the first and the last"),
+        ({"layers": 0, "channels": 0.5}, {}, r"layers=0 \(--ratio\) is less"),
         ({"layers": 0.1}, {}, r"is less than one layer: the model has 5 of blocks"),
         ({"layers": 5}, {"include": ["blocks.*"]}, r"No layer of blocks would be left"),
         ({"layers": 1}, {"thin": False}, r"removed, not masked"),

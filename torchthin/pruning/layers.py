@@ -57,7 +57,7 @@ def layers_of(config: PruneConfig) -> float | None:
         raise ConfigError(
             "Layers can only be removed, not masked. Thin the model as well (thin=True, --thin)."
         )
-    return amount or None
+    return amount
 
 
 def shortened(model: nn.Module, inputs: Inputs, config: PruneConfig, data: Calibration | None) -> Shortened:
