@@ -36,6 +36,8 @@ DOCUMENTS = (
         if "<!-- python -->" in path.read_text(encoding="utf-8")
     ),
 )
+POSE = ROOT / "docs" / "pose.md"
+"""Where the script's output stands."""
 _PYTHON = re.compile(
     r"(<!-- python -->\n```python\n(?P<code>.*?)```\n```text\n)(?P<text>.*?)(```)", re.DOTALL
 )
@@ -119,7 +121,7 @@ def script_blocks(readme: str) -> list[tuple[str, str]]:
 
 
 def main() -> None:
-    for path in DOCUMENTS:
+    for path in (*DOCUMENTS, POSE):
         text = path.read_text(encoding="utf-8")
         names: dict[str, object] = {"__name__": path.stem}
         text = replaced(text, lambda match: run_python(match["code"], names), _PYTHON)  # noqa: B023

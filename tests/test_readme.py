@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from readme_blocks import (
     DOCUMENTS,
+    POSE,
     README,
     python_blocks,
     registries_restored,
@@ -54,8 +55,8 @@ def test_the_python_examples_print_what_is_shown(path: Path) -> None:
             assert different_lines(shown, run_python(code, names)) == []
 
 
-def test_the_script_prints_what_the_readme_shows() -> None:
-    blocks = script_blocks(TEXT)
+def test_the_script_prints_what_its_page_shows() -> None:
+    blocks = script_blocks(POSE.read_text(encoding="utf-8"))
     assert [flags.strip() for flags, _ in blocks] == [
         "--target-sparsity 0.5 --thin",
     ]
@@ -80,9 +81,12 @@ def test_the_comparison_sees_what_matters(shown: str, printed: str, same: bool) 
     assert same_line(shown, printed) is same
 
 
-def test_the_first_lines_are_the_two_commands() -> None:
-    assert TEXT.index("make demo") < TEXT.index("make test") < 700
-    assert len(TEXT.splitlines()) <= 250
+def test_a_newcomer_reads_what_it_is_how_to_install_it_and_ten_lines_at_work() -> None:
+    places = [TEXT.index(text) for text in ("prunes any PyTorch model", "pip install .", "<!-- python -->")]
+    assert places == sorted(places) and TEXT[: places[-1]].count("\n") < 25
+    commands = TEXT[TEXT.index("## To work on it") :]
+    assert commands.index("make demo") < commands.index("make test") < 200
+    assert len(TEXT.splitlines()) <= 200
 
 
 def test_every_page_of_a_call_shows_it_at_work() -> None:

@@ -12,11 +12,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from huggingface_hub import ModelHubMixin, hf_hub_download
 from torch import nn
 
 from torchthin.errors import CheckpointError, ConfigError, one_line
@@ -25,7 +24,7 @@ from torchthin.pruning.save_and_load import load_mapped, save
 _WEIGHTS = "model.safetensors"
 
 
-class HubModel(nn.Module, ModelHubMixin, library_name="torchthin", tags=["torchthin", "pruned"]):
+class _HubModel(nn.Module):
     """A pruned model with ``save_pretrained``, ``from_pretrained`` and ``push_to_hub``; subclasses name their `factory`.
 
     ``config.json`` holds the arguments of the factory, ``model.safetensors`` the weights and the recipe that makes the full-size
@@ -60,12 +59,14 @@ class HubModel(nn.Module, ModelHubMixin, library_name="torchthin", tags=["torcht
     @classmethod
     def _from_pretrained(
         cls, *, model_id: str, arguments: Mapping[str, Any] | None = None, **where: Any
-    ) -> HubModel:
+    ) -> _HubModel:
         if not isinstance(arguments, Mapping):
             raise CheckpointError(
                 f"The folder {model_id} must have a config.json with the arguments of the factory. Save the model with "
                 "save_pretrained of a HubModel."
             )
+        from huggingface_hub import hf_hub_download
+
         path = Path(model_id) / _WEIGHTS
         if not Path(model_id).is_dir():
             try:
@@ -75,3 +76,23 @@ class HubModel(nn.Module, ModelHubMixin, library_name="torchthin", tags=["torcht
                     f"{_WEIGHTS} of {model_id} cannot be read: {one_line(error)}."
                 ) from error
         return cls(arguments, load_mapped(partial(cls.factory, **arguments), path).eval())
+
+
+@cache
+def _hub_class() -> Any:
+    try:
+        from huggingface_hub import ModelHubMixin
+    except ImportError as error:
+        raise ConfigError(
+            f"HubModel needs huggingface_hub: {error}. Install it with pip install 'torchthin[hf]'."
+        ) from error
+    kind: Any = type(ModelHubMixin)
+    bases = (_HubModel, ModelHubMixin)
+    described = {"__doc__": _HubModel.__doc__, "__module__": __name__}
+    return kind("HubModel", bases, described, library_name="torchthin", tags=["torchthin", "pruned"])
+
+
+def __getattr__(name: str) -> Any:
+    if name == "HubModel":
+        return _hub_class()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
