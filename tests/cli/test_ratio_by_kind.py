@@ -43,6 +43,7 @@ def test_a_configuration_file_says_the_same(models: Workplace) -> None:
             ("--ratio", "mlp"),
             "The ratios of Ratio (--ratio) must be kinds or patterns with shares in [0, 1), such as mlp=0.3. Got 'mlp'.",
         ),
+        (("--ratio", "1.5"), "such as mlp=0.3; a share of all channels is --target-sparsity. Got '1.5'."),
         (
             ("--ratio", "channels=0.5"),
             "The model has no channels that can be removed. It has hidden (1 group)",

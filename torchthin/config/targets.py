@@ -234,7 +234,7 @@ def _by_kind(given: Any, target: Ratio) -> dict[str, float]:
         if not isinstance(key, str) or not key or not (0 <= share < 1 or counted):
             if key == LAYERS:
                 allowed = "a share in [0, 1) or a number of layers, such as layers=3"
-            if not key:
+            if not key and not math.isnan(share):
                 allowed += "; a share of all channels is --target-sparsity"
             refuse(target, "ratios", allowed, f"{key}={value}" if key else value)
         found[key] = share
