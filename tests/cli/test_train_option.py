@@ -60,7 +60,6 @@ FLAGS = [
     "4",
 ]
 EXTRA = {
-    "plain": [],
     "optimizer, thinned": ["--optimizer", "training.py:make", "--thin"],
     "ranked from data": ["--criterion", "taylor", "--data", "inputs.pt"],
 }

@@ -139,7 +139,7 @@ def test_every_criterion_hits_the_count_and_thins(criterion: str) -> None:
         ({"criterion": "fpmg"}, "Got 'fpmg'. Did you mean 'fpgm'"),
         (
             {"criterion": "fpgm", "target": torchthin.Unstructured()},
-            "one of magnitude, lamp, random with the method",
+            "one of magnitude, lamp, random, wanda, sparsegpt with the method",
         ),
         ({"criterion": "l2", "target": torchthin.Distiller()}, "must be None for Distiller's masks"),
         ({"criterion": "taylor"}, "'taylor' needs data. Give data="),

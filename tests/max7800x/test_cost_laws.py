@@ -54,7 +54,7 @@ def test_only_whole_blocks_of_64_inputs_count(into: int, out: int) -> None:
     ),
     CHIPS,
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_kernels_never_overlap(sizes: list[tuple[int, int, int, bool]], chip: object) -> None:
     assert chip in (MAX78000, MAX78002)
     layers = [

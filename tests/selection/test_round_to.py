@@ -68,7 +68,7 @@ def assert_multiples(model: nn.Module, small: nn.Module, multiple: int) -> int:
 specs = st.tuples(st.sampled_from(sorted(BLOCKS)), st.sampled_from([8, 12, 16]), st.integers(0, 3))
 
 
-@settings(max_examples=40, deadline=None, derandomize=True, database=None)
+@settings(max_examples=20, deadline=None, derandomize=True, database=None)
 @given(
     st.lists(specs, min_size=1, max_size=3), st.integers(0, 2), st.floats(0.2, 0.8), st.sampled_from([2, 4])
 )
