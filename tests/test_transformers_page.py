@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from tiny_pretrained import FAMILIES, T
-from tiny_tokenizers import fast, word_piece
+from tiny_tokenizers import save_bert
 
 from torchthin.cli.main import main
 
@@ -53,8 +53,5 @@ def test_the_page_runs(
 
 
 def _write_bert() -> None:
-    tokenizer, model = fast(word_piece()), FAMILIES["bert"].model()
-    model.resize_token_embeddings(len(tokenizer))
-    model.save_pretrained("my-bert")
-    tokenizer.save_pretrained("my-bert")
+    save_bert(Path("my-bert"))
     Path("german.txt").write_text("the fox removes channels\n", encoding="utf-8")

@@ -1,9 +1,10 @@
 """Small tokenizers of every kind, trained on a few sentences."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from tiny_pretrained import T
+from tiny_pretrained import FAMILIES, T
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 CORPUS = [
@@ -82,3 +83,12 @@ def fast(made: Tokenizer) -> Any:
     return T.PreTrainedTokenizerFast(
         tokenizer_object=made, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
     )
+
+
+def save_bert(folder: Path) -> Path:
+    """Write a small BERT with a tokenizer of its own, and return the folder."""
+    tokenizer, model = fast(word_piece()), FAMILIES["bert"].model()
+    model.resize_token_embeddings(len(tokenizer))
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_pretrained import FAMILIES, T
-from tiny_tokenizers import CORPUS, fast, word_piece
+from tiny_tokenizers import CORPUS, save_bert
 
 import torchthin
 from torchthin.cli.main import main
@@ -20,12 +20,7 @@ LINES = CORPUS * 30
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("models") / "bert"
-    tokenizer, model = fast(word_piece()), FAMILIES["bert"].model()
-    model.resize_token_embeddings(len(tokenizer))
-    model.save_pretrained(made)
-    tokenizer.save_pretrained(made)
-    return made
+    return save_bert(tmp_path_factory.mktemp("models") / "bert")
 
 
 def test_a_text_ranks_channels_by_what_its_tokens_activate(folder: Path, tmp_path: Path) -> None:

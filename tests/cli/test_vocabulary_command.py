@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from tiny_pretrained import FAMILIES, T
-from tiny_tokenizers import fast, word_piece
+from tiny_pretrained import T
+from tiny_tokenizers import save_bert
 
 from torchthin.cli.main import main
 
@@ -14,11 +14,7 @@ pytestmark = pytest.mark.usefixtures("foreign_warnings")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("models") / "bert"
-    tokenizer, model = fast(word_piece()), FAMILIES["bert"].model()
-    model.resize_token_embeddings(len(tokenizer))
-    model.save_pretrained(made)
-    tokenizer.save_pretrained(made)
+    made = save_bert(tmp_path_factory.mktemp("models") / "bert")
     (made / "vocab.txt").write_text("of the full-size tokenizer")
     return made
 

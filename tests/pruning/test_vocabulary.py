@@ -8,7 +8,7 @@ import torch
 from tiny_pretrained import FAMILIES, TEXT, VOCABULARY, T
 from tiny_tokenizers import TOKENIZERS, bytes_bpe, fast, word_piece
 
-from torchthin.errors import ConfigError, InputError
+from torchthin.errors import ConfigError, InputError, ProofError
 from torchthin.integrations.transformers import keep_tokens
 
 KEPT_TEXTS = ["the fox removes channels", "a smaller dog computes 123"]
@@ -105,3 +105,16 @@ def test_what_cannot_be_done_is_said() -> None:
         keep_tokens(FAMILIES["vit"].model(), [1])
     with pytest.raises(InputError, match=r"must be the model's. It has a token with the id"):
         keep_tokens(model, tokenizer=fast(word_piece()), texts=["the"])
+
+
+def test_a_model_that_reads_ids_in_its_own_way_is_refused() -> None:
+    """Code that goes by the number of a token computes something else with other numbers."""
+
+    class Odd(T.LlamaForCausalLM):  # type: ignore[misc, name-defined]
+        def forward(self, input_ids: torch.Tensor, **how: Any) -> Any:
+            how["attention_mask"] = (input_ids % 2 == 0).long()
+            return super().forward(input_ids, **how)
+
+    torch.manual_seed(0)
+    with pytest.raises(ProofError, match="model of fewer tokens is another one"):
+        keep_tokens(Odd(llama(20).config).eval(), [4, 7, 10, 13, 16])

@@ -88,6 +88,6 @@ class _Shift:
 
 def _derives_shift(module: nn.Module) -> bool:
     """Whether it is the module of ai8x, found by its name and what it has."""
-    quantile = getattr(module, "shift_quantile", None)
-    named = type(module).__name__ == OutputShiftLimit.__name__
-    return named and isinstance(quantile, float) and "forward" not in vars(module)
+    if type(module).__name__ != OutputShiftLimit.__name__ or "forward" in vars(module):
+        return False
+    return isinstance(getattr(module, "shift_quantile", None), float)

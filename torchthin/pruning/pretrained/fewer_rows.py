@@ -47,10 +47,9 @@ def with_rows(model: Any, kept: Sequence[int], size: int) -> nn.Module:
             model.state_dict().items(), smaller.state_dict().values(), strict=True
         )
     }
-    table = model.get_input_embeddings().weight
     if len(smaller.get_input_embeddings().weight) != len(kept):
         raise InputError(
-            f"No field of {type(model.config).__name__} sets the number of tokens ({len(table)}) of {type(model).__name__}. "
+            f"No field of {type(model.config).__name__} sets the number of tokens ({size}) of {type(model).__name__}. "
             "Its vocabulary cannot be cut."
         )
     fill_(smaller, Checkpoint(Path(), state))

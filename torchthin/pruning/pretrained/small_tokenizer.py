@@ -81,17 +81,24 @@ def save_tokenizer(tokenizer: Any, folder: Path) -> None:
                 path.unlink()
 
 
-def compare_texts(before: Any, after: Any, texts: Sequence[str], kept: Sequence[int]) -> None:
+def compare_texts(
+    smaller: Any, texts: Sequence[str], written: Sequence[Sequence[int]], kept: Sequence[int]
+) -> None:
     """Check that a smaller tokenizer writes every text with the same tokens.
+
+    Args:
+        smaller: the tokenizer.
+        texts: any.
+        written: the old ids of each.
+        kept: the old id of every new one.
 
     Raises:
         ProofError: naming a text that it writes otherwise.
     """
-    for text in texts:
-        old = before(text)["input_ids"]
-        new = after(text)["input_ids"]
-        if [kept[number] for number in new] != old:
+    found = smaller(texts)["input_ids"] if texts else []
+    for text, old, new in zip(texts, written, found, strict=True):
+        if [kept[number] for number in new] != list(old):
             raise ProofError(
-                f"The smaller tokenizer writes {text[:_SHOWN]!r} with other tokens than {type(before).__name__} does. "
+                f"The smaller tokenizer writes {text[:_SHOWN]!r} with other tokens than the one that was given. "
                 "Give ids instead of texts and tokenizer."
             )

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from torchthin.errors import ConfigError, InputError
+from torchthin.errors import ConfigError, InputError, ProofError
 from torchthin.io.pretrained.token_ids import ids_in
 from torchthin.io.pretrained.tokenizer_json import TokenTable
 from torchthin.pruning.pretrained.fewer_rows import compared, configs_of, with_rows
@@ -93,16 +93,20 @@ def keep_tokens(
             "There is nothing that keep_tokens should keep. Give ids, or texts and the tokenizer."
         )
     table = None if tokenizer is None else TokenTable(entries_of(tokenizer))
-    wanted |= {number for text in texts for number in tokenizer(text)["input_ids"]}
+    written = tokenizer(texts)["input_ids"] if texts else []
+    wanted |= {number for ids_of_text in written for number in ids_of_text}
     for config in configs_of(model):
         wanted |= ids_in(config.to_dict(), size)
     kept = _complete(wanted, table, size, round_to)
     new_tokenizer = None
     if table is not None:
         new_tokenizer = small_tokenizer(tokenizer, table, kept)
-        compare_texts(tokenizer, new_tokenizer, texts, kept)
+        compare_texts(new_tokenizer, texts, written, kept)
     smaller = with_rows(model, kept, size)
-    return VocabularyResult(smaller, new_tokenizer, tuple(kept), size, compared(model, smaller, kept, size))
+    proof = compared(model, smaller, kept, size)
+    if not proof.holds:
+        raise ProofError(f"The model of fewer tokens is another one: {proof}. Give other tokens to keep.")
+    return VocabularyResult(smaller, new_tokenizer, tuple(kept), size, proof)
 
 
 def _size(model: Any) -> int:
@@ -126,10 +130,13 @@ def _checked(ids: Iterable[int], size: int) -> set[int]:
 
 def _complete(wanted: set[int], table: TokenTable | None, size: int, round_to: int) -> list[int]:
     """Return the ids with all that they are made of, filled up to a multiple of `round_to`, ascending."""
-    made_of = TokenTable.made_of if table is not None else lambda _, number: {number}
+
+    def made_of(number: int) -> set[int]:
+        return {number} if table is None else table.made_of(number)
+
     kept = set[int]()
     for number in wanted | (set() if table is None else table.always()):
-        kept |= made_of(table, number)  # type: ignore[arg-type]
+        kept |= made_of(number)
     if max(kept) >= size:
         raise InputError(
             f"The tokenizer must be the model's. It has a token with the id {max(kept)}, the embedding has {size} rows."
@@ -137,5 +144,5 @@ def _complete(wanted: set[int], table: TokenTable | None, size: int, round_to: i
     for number in range(size):
         if len(kept) % round_to == 0:
             break
-        kept |= made_of(table, number)  # type: ignore[arg-type]
+        kept |= made_of(number)
     return sorted(kept)
