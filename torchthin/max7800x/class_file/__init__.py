@@ -1,1 +1,1 @@
-"""A thin model as a Python file: its class with literal sizes, for models that are plain chains of layers."""
+"""A thin model as a Python file: its class with literal sizes, or the user's own class made smaller when it is built."""

@@ -7,17 +7,15 @@ import keyword
 import pprint
 import re
 from collections.abc import Callable, Mapping
-from types import ModuleType
 from typing import Any
 
-import torch
 from torch import nn
 
 from torchthin.errors import InputError, ProofError, one_line
 from torchthin.graph.inputs import Inputs, as_inputs, on_device_of
-from torchthin.io.checkpoints.fit import follow_settings_
 from torchthin.io.factory import named_function
 from torchthin.max7800x.class_file.expressions import is_ai8x
+from torchthin.max7800x.class_file.written import built_from
 from torchthin.report.record import version
 from torchthin.thinning.history import recipe_of
 from torchthin.thinning.proof import verify
@@ -171,20 +169,14 @@ def _literal(value: Any) -> str:
 
 def _check(name: str, text: str, factory: str, model: nn.Module, inputs: Inputs) -> None:
     """Run the text, load the state dict strictly, and compare the outputs."""
-    module = ModuleType("torchthin_class_file")
     try:
         with named_function(factory, "model factory"):
-            exec(compile(text, "<class file>", "exec"), module.__dict__)
-            made: nn.Module = getattr(module, name)()
-        made.load_state_dict(model.state_dict(), strict=True)
+            made = built_from(text, name, model)
     except Exception as error:
         raise InputError(
             f"No class file can be written: what {factory} builds does not become the thin model ({one_line(error)}). "
             "Use --save-to and torchthin.load."
         ) from error
-    follow_settings_(made)
-    like = next(model.parameters(), torch.zeros(()))
-    made.to(like.device, like.dtype if like.is_floating_point() else None)
     proof = verify(model, made, inputs)
     if not proof.holds:
         raise ProofError(

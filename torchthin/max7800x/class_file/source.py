@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import keyword
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from torchthin.graph.inputs import Inputs, as_inputs, call, on_device_of
 from torchthin.io.atomic import check_destination, write_whole
 from torchthin.max7800x.class_file.chain import FLATTEN, KEEP, RELU, follow, layers_of
 from torchthin.max7800x.class_file.expressions import AI8X_HOMES, expression, is_ai8x
+from torchthin.max7800x.class_file.written import built_from
 from torchthin.report.record import version
 
 _HOLDERS = (nn.Sequential, nn.ModuleList)
@@ -172,20 +172,12 @@ def _place(model: nn.Module, name: str) -> str:
 
 def _check(name: str, text: str, model: nn.Module, inputs: Inputs) -> None:
     """Run the text, load the state dict strictly and compare the outputs bit for bit."""
-    module = ModuleType("torchthin_class_file")
     try:
-        exec(compile(text, "<class file>", "exec"), module.__dict__)
-        made: nn.Module = getattr(module, name)()
-        made.load_state_dict(model.state_dict(), strict=True)
+        made = built_from(text, name, model)
     except Exception as error:
         raise InputError(
             f"The class cannot be written: its layers cannot be built at the sizes of the thin model ({one_line(error)}). {KEEP}"
         ) from error
-    update = getattr(module.__dict__.get("ai8x"), "update_model", None)
-    if update is not None:
-        update(made)  # as train.py does: the layers follow the settings that were loaded
-    like = next(model.parameters(), torch.zeros(()))
-    made.to(like.device, like.dtype if like.is_floating_point() else None)
     with torch.no_grad():
         expected, found = call(model, inputs), call(made.eval(), inputs)
     if not isinstance(found, Tensor) or not torch.equal(expected, found):
