@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from itertools import combinations
+from itertools import chain, combinations, islice
 from typing import Any
 
 import numpy as np
@@ -151,8 +151,8 @@ def _attribute_sets(traced: Traced, cuts: Sequence[ExpertCut]) -> Iterator[dict[
     found = [(place, after) for cut in cuts for place, after in _numbers(traced, cut)]
     own = list(dict.fromkeys(place.path for place, _ in found if "." not in place.path))
     held = list(dict.fromkeys(place.path for place, _ in found if "." in place.path))
-    sets = [*_subsets(own), *([*own, *some] for some in _subsets(held) if some)]
-    for names in sets[:_TRIES]:
+    sets = chain(_subsets(own), ([*own, *some] for some in _subsets(held) if some))
+    for names in islice(sets, _TRIES):  # there may be very many
         chosen: dict[str, dict[str, int]] = {}
         for place, after in found:
             if place.path in names:
