@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pose_demo.options import PICTURES, Options, parse
 from torchthin.cli.console import Console, run_command
 from torchthin.config import Recovery
-from torchthin.errors import ConfigError
+from torchthin.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -24,6 +24,8 @@ DRIVE = Path("/content/drive/MyDrive")
 """Where Colab mounts Google Drive."""
 _SCORES = (("PCK@0.1", "pck_01"), ("PCK@0.2", "pck_02"), ("mean OKS", "oks"))
 """Name -> field of `PoseScore`."""
+_INTEGERS = ", 8-bit integers of the chip"
+"""After the name of a score, where the student is computed as the chip does."""
 
 
 def main(argv: Sequence[str] | None = None, *, drive: Path = DRIVE) -> int:
@@ -59,15 +61,18 @@ def _run(options: Options) -> int:
     if options.recover_epochs is not None and data is not None:
         result = _recovered(model, result, example, data, options.recover_epochs, console)
         scores["recovered"] = score(result.model)
+    integers: dict[str, PoseScore] = {}
+    for name, scored in (("before", model), (list(scores)[-1], result.model)):
+        integers |= _in_integers(name, scored, example, options.chip, score)
     synthesis = _synthesis(options, result.model, checkpoint)
     console.say(result)
     save(target, result, options.config, source=source, checkpoint=checkpoint)
-    console.say(_score_table(scores))
+    console.say(_score_table(scores, integers))
     console.say(f"Saved {target}.")
     if synthesis is not None:
         synthesis.write()
         console.say(synthesis)
-    for path in _write_report(options, result, network, scores):
+    for path in _write_report(options, result, network, scores, integers):
         console.say(f"Saved {path}.")
     refuse_missed_target(result.report.to_dict())
     return 0
@@ -159,6 +164,7 @@ def _write_report(
     result: PruneResult,
     network: Mapping[str, object] | None,
     scores: Mapping[str, PoseScore],
+    integers: Mapping[str, PoseScore],
 ) -> Sequence[str]:
     """Write the HTML report and its JSON where they are asked for, and return their paths."""
     if options.report is None:
@@ -167,24 +173,49 @@ def _write_report(
     from torchthin.report.record import run_record
 
     first, *_, last = scores.values()
+    pairs = {name: (getattr(first, key), getattr(last, key)) for name, key in _SCORES}
+    if len(integers) > 1:
+        before, after = integers.values()
+        pairs |= {f"{name}{_INTEGERS}": (getattr(before, key), getattr(after, key)) for name, key in _SCORES}
     record = run_record(
         result.report.to_dict(),
         {**options.config.to_dict(), "target_sparsity": result.report.request.target_sparsity},
         title="Pose student, pruned",
         command=command_line(),
         network=network,
-        scores={name: (getattr(first, key), getattr(last, key)) for name, key in _SCORES},
+        scores=pairs,
         scored_on=f"{first.data} ({first.people} pictures)",
     )
     return write_report(record, options.report, None)
 
 
-def _score_table(scores: Mapping[str, PoseScore]) -> str:
+def _in_integers(
+    name: str,
+    model: nn.Module,
+    example: Inputs,
+    chip: str | None,
+    score: Callable[[nn.Module], PoseScore],
+) -> dict[str, PoseScore]:
+    """Return the score of what the chip computes, under `name`; nothing where the model does not run there."""
+    from torchthin.cli.prune_files import DEFAULT_CHIP
+    from torchthin.max7800x import integer_model
+
+    try:
+        return {name: score(integer_model(model, example, chip or DEFAULT_CHIP))}
+    except InputError:
+        return {}
+
+
+def _score_table(scores: Mapping[str, PoseScore], integers: Mapping[str, PoseScore]) -> str:
     first = next(iter(scores.values()))
     title = f"Score on {first.data} ({first.people} pictures)"
     widths = {name: max(8, len(name)) for name in scores}
     lines = [f"{title:<56}" + " ".join(f"{name:>{width}}" for name, width in widths.items())]
-    for label, key in _SCORES:
-        numbers = (f"{getattr(scores[name], key):{width}.4f}" for name, width in widths.items())
-        lines.append(f"  {label:<54}" + " ".join(numbers))
+    for found, kind in ((scores, ""), (integers, _INTEGERS)) if integers else ((scores, ""),):
+        for label, key in _SCORES:
+            numbers = (
+                f"{getattr(found[name], key):{width}.4f}" if name in found else f"{'-':>{width}}"
+                for name, width in widths.items()
+            )
+            lines.append(f"  {label + kind:<54}" + " ".join(numbers))
     return "\n".join(lines)

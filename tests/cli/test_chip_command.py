@@ -55,7 +55,8 @@ def test_the_pose_student(models: Workplace) -> None:
 
 
 def test_json_and_other_bits(models: Workplace) -> None:
-    outcome = run(models, "models.py:small", "--chip", "max78002", *SHAPE, "--weight-bits", "4", "--json")
+    asked = ("--chip", "max78002", *SHAPE, "--weight-bits", "4", "--json")
+    outcome = models.run("chip", "models.py:small", *asked, main=main)
     assert outcome.code == 0
     assert outcome.err == "building\n"
     facts = json.loads(outcome.out)
@@ -67,13 +68,13 @@ def test_json_and_other_bits(models: Workplace) -> None:
 
 
 def test_a_model_that_does_not_fit_exits_with_3(models: Workplace) -> None:
-    outcome = run(models, "--model-factory", "models.py:odd", *CHIP, *SHAPE)
+    outcome = models.run("chip", "--model-factory", "models.py:odd", *CHIP, *SHAPE, main=main)
     assert outcome.code == 3
     assert outcome.err == (
         "error: The model does not fit MAX78000. 0: kernel 5x5; allowed is 1x1 or 3x3. And 1 more.\n"
     )
     assert "1: stride 2x2; it must be 1" in outcome.out
-    deep = run(models, "models.py:deep", *CHIP, *SHAPE, "--json")
+    deep = models.run("chip", "models.py:deep", *CHIP, *SHAPE, "--json", main=main)
     assert deep.code == 3
     assert json.loads(deep.out)["fits"] is False
     assert "kernels of 4,096 words" in deep.err
@@ -149,6 +150,31 @@ def test_a_sparsity_beside_the_chips_targets(models: Workplace) -> None:
 )
 def test_bad_chip_targets(models: Workplace, arguments: Any, message: str) -> None:
     models.assert_refused(message, *arguments, run=lambda *given: models.run(*PRUNE, *given, main=main))
+
+
+def test_what_the_model_is_worth_in_whole_numbers(models: Workplace) -> None:
+    outcome = models.run(
+        "chip", "models.py:small", *CHIP, *SHAPE, "--data", "noise", "--data-limit", "4", "--json", main=main
+    )
+    assert outcome.code == 0, outcome.err
+    facts = json.loads(outcome.out)["accuracy"]
+    (row,) = facts["rows"]
+    assert (facts["samples"], row["model"], row["floating"], row["quantised"]) == (4, "model", 0, None)
+    assert row["integer"] > 0
+    (models.path / "scored.py").write_text(
+        "def score(model):\n    return sum(1 for _ in model.parameters())\n"
+    )
+    outcome = models.run("chip", "models.py:small", *CHIP, *SHAPE, "--metric", "scored.py:score", main=main)
+    assert "| model | scored.py:score |     4 |                  - |              4 |" in outcome.out
+
+
+def test_a_cut_for_a_chip_reports_whole_numbers_before_and_after(models: Workplace) -> None:
+    asked = ("--target-cycles", "0.8x", "--thin", "--data", "noise", "--data-limit", "4", "--json")
+    outcome = models.run(*PRUNE, *CHIP, *asked, main=main)
+    assert outcome.code == 0, outcome.err
+    rows = json.loads(outcome.out)["chip_accuracy"]["rows"]
+    assert [row["model"] for row in rows] == ["full size", "thinned"]
+    assert rows[0]["floating"] == 0 < rows[0]["integer"] < rows[1]["floating"]
 
 
 def test_help_does_not_import_torch(models: Workplace) -> None:

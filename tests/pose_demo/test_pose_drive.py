@@ -17,6 +17,7 @@ from pose_demo.options import file_name, student_paths
 from pose_demo.student import pose_student
 from pose_demo.validation import PoseData, load_data
 from torchthin.io.checkpoints import read_checkpoint
+from torchthin.max7800x import integer_model
 
 
 @pytest.fixture(autouse=True)
@@ -28,6 +29,7 @@ def few_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
         return PoseData(*(getattr(data, field.name)[:8] for field in dataclasses.fields(data)))
 
     monkeypatch.setattr(score, "load_data", load)
+    monkeypatch.setattr(pose_drive, "_in_integers", lambda *given: {})  # computed by one test
 
 
 @pytest.fixture
@@ -92,7 +94,13 @@ def test_a_student_on_the_drive_is_found_and_written_beside(place: Workplace, dr
     assert content["torchthin"]["report"]["kept"] == ["heat_out.op.weight", "paf_out.op.weight"]
 
 
-def test_the_score_is_shown_before_and_after_and_called_synthetic(place: Workplace, drive: Path) -> None:
+_in_integers = pose_drive._in_integers
+
+
+def test_the_score_is_shown_before_and_after_and_called_synthetic(
+    place: Workplace, drive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pose_drive, "_in_integers", _in_integers)
     outcome = run(place, drive, "--source", "student.pth", "--out-dir", "out", "--method", "agp-unstructured")
     assert outcome.code == 0
     lines = outcome.out.splitlines()
@@ -107,6 +115,9 @@ def test_the_score_is_shown_before_and_after_and_called_synthetic(place: Workpla
     model.load_state_dict(torch.load("out/best_pruned_50.pth", weights_only=True)["state_dict"])
     after = score.score_validation(model)
     assert lines[title + 3].split()[-2:] == [f"{before.oks:.4f}", f"{after.oks:.4f}"]
+    on_chip = score.score_validation(integer_model(model, torch.zeros(1, 3, 128, 128)))
+    assert lines[title + 6].startswith("  mean OKS, 8-bit integers of the chip ")
+    assert lines[title + 6].split()[-1] == f"{on_chip.oks:.4f}"
 
 
 def test_a_thinned_student_is_smaller_and_keeps_its_heads(place: Workplace, drive: Path) -> None:

@@ -121,6 +121,7 @@ def pruned(options: PruneOptions, source: Source, console: Console) -> tuple[Pru
     Returns:
         The result, and whether it is in the folder of ``--save-to`` already, which took its weights one by one.
     """
+    from torchthin.cli.chip_accuracy import with_chip_accuracy
     from torchthin.cli.gradual import prune_in_training
     from torchthin.cli.recovery import recovered, recovers
     from torchthin.pruning.one_shot import plan_pruning
@@ -132,11 +133,12 @@ def pruned(options: PruneOptions, source: Source, console: Console) -> tuple[Pru
     plan = plan_pruning(model, source.example, how, data=data, learns=True)
     plan = replace(plan, refit=None)  # the command refits whatever ranked the channels
     if recovers(options) and plan.recipe is not None:
-        return recovered(model, plan.apply(), source.example, data, options, console), False
+        result = recovered(model, plan.apply(), source.example, data, options, console)
+        return with_chip_accuracy(model, result, source.example, data, options), False
     target = options.files.save_to
     if target is not None and is_folder(options.model.model_factory, target):
         return save_folder(plan, options.model.model_factory, target, described=options.files.described), True
-    return plan.apply(), False
+    return with_chip_accuracy(model, plan.apply(), source.example, data, options), False
 
 
 def write(

@@ -237,6 +237,14 @@ def synthesis_of(
     )
 
 
+def chip_of(options: PruneOptions) -> str | None:
+    """Return the chip that channels are chosen for, or files written; None without."""
+    target = options.prune.target
+    if options.synthesis.synthesis_to is not None:
+        return _synthesis_chip(options)
+    return target.name if isinstance(target, Chip) else None
+
+
 def _synthesis_chip(options: PruneOptions) -> str:
     """Return the chip that is asked for."""
     target = options.prune.target

@@ -9,15 +9,19 @@ from torchthin.max7800x.chips import ChipSpec, list_chips, register_chip
 from torchthin.max7800x.target import Chip
 
 if TYPE_CHECKING:
+    from torchthin.max7800x.accuracy import chip_accuracy
     from torchthin.max7800x.ai8x.training_file import save_for_training
     from torchthin.max7800x.class_file.source import save_class
     from torchthin.max7800x.report import chip_cost
     from torchthin.max7800x.synthesis.files import ready_for_synthesis, save_for_synthesis
+    from torchthin.max7800x.synthesis.integer_model import integer_model
 
 __all__ = [
     "Chip",
     "ChipSpec",
+    "chip_accuracy",
     "chip_cost",
+    "integer_model",
     "list_chips",
     "ready_for_synthesis",
     "register_chip",
@@ -28,7 +32,9 @@ __all__ = [
 
 # What needs torch is imported at first use, so that `torchthin --help` answers without it.
 _LAZY = {
+    "chip_accuracy": "torchthin.max7800x.accuracy",
     "chip_cost": "torchthin.max7800x.report",
+    "integer_model": "torchthin.max7800x.synthesis.integer_model",
     "ready_for_synthesis": "torchthin.max7800x.synthesis.files",
     "save_class": "torchthin.max7800x.class_file.source",
     "save_for_synthesis": "torchthin.max7800x.synthesis.files",

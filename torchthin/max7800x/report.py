@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -13,6 +13,9 @@ from torchthin.max7800x.chips import chip_named
 from torchthin.max7800x.cost.network import LayerCost, NetworkCost, network_cost
 from torchthin.max7800x.mapping import NO_LAYER, map_model
 from torchthin.report.tables import table
+
+if TYPE_CHECKING:
+    from torchthin.max7800x.accuracy import ChipAccuracy
 
 _HEADINGS = (
     *("channels", "passes", "processors", "words", "at word", "bias"),
@@ -54,6 +57,8 @@ class ChipReport:
     """What the host computes after the network; not counted."""
     notes: tuple[str, ...]
     """Layers that look different on the chip."""
+    accuracy: ChipAccuracy | None = None
+    """What it is worth in whole numbers, where data or a metric were given."""
 
     @property
     def fits(self) -> bool:
@@ -73,6 +78,7 @@ class ChipReport:
             "unmapped": list(self.unmapped),
             "outside": list(self.outside),
             "notes": list(self.notes),
+            "accuracy": None if self.accuracy is None else self.accuracy.to_dict(),
         }
 
     def __str__(self) -> str:
@@ -85,6 +91,7 @@ class ChipReport:
                 *_totals(self.cost),
                 *(f"Note: {note}." for note in self.notes),
                 *(f"Computed by the host, not counted: {item}." for item in self.outside),
+                *((str(self.accuracy),) if self.accuracy is not None else ()),
                 *self._verdict(),
             ]
         )

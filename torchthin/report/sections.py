@@ -6,7 +6,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
-SECTIONS: Mapping[str, Any] = {"budgets": [], "chip": None, "removed_layers": None}
+SECTIONS: Mapping[str, Any] = {
+    "budgets": [],
+    "chip": None,
+    "chip_accuracy": None,
+    "removed_layers": None,
+}
 """Keys of sections that are in the JSON of every run -> what they hold where there is no such section."""
 
 

@@ -76,10 +76,10 @@ class Ai8xLayer(nn.Module):
         self.quantize_activation = _setting(bits is not None)
         self.adjust_output_shift = _setting(bits is not None)
         self.shift_quantile = _setting(shift_quantile)
-        self._read_settings()
+        self.set_functions()
 
-    def _read_settings(self) -> None:
-        """Keep the settings as plain values: a run asks for no numbers of parameters."""
+    def set_functions(self) -> None:
+        """Follow the settings, which are parameters: they are kept as plain values, so that a run asks for no numbers."""
         self._bits = int(self.weight_bits), int(self.bias_bits)
         self._on_grid, self._shifted = bool(self.quantize_activation), bool(self.adjust_output_shift)
         self.calc_out_shift.shift_quantile = float(self.shift_quantile)
@@ -115,7 +115,7 @@ class Ai8xLayer(nn.Module):
 def _follow_settings(layer: nn.Module, keys: Any) -> None:
     """Use the settings in a freshly loaded state dict."""
     if isinstance(layer, Ai8xLayer):
-        layer._read_settings()
+        layer.set_functions()
 
 
 def initiate_qat(model: nn.Module, bits: int = 8, shift_quantile: float = 1.0) -> None:

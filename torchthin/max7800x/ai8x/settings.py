@@ -17,6 +17,11 @@ _REQUIRED = SETTINGS[:4]
 _BITWISE = {"BitwiseXor", "BitwiseOr"}
 
 
+def layers_with_settings(model: nn.Module) -> list[nn.Module]:
+    """Return the ai8x layers of `model`, in module order."""
+    return [module for module in model.modules() if all(hasattr(module, name) for name in _REQUIRED)]
+
+
 class ModuleSettings:
     """Says of a module path whether it lies in an ai8x layer, where scaling and rounding are the chip's own."""
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +19,8 @@ _LEVELS = 128
 """Of the chip's grid, from 0 to 1."""
 
 
-class _Style(NamedTuple):
+@dataclass(frozen=True)
+class Style:
     """How a network stores numbers between layers."""
 
     limited: bool
@@ -27,21 +29,44 @@ class _Style(NamedTuple):
     """To the chip's grid: in quantisation-aware mode."""
 
 
+@dataclass(frozen=True)
+class Kernels:
+    """What a layer computes with, and how it stores what it computes."""
+
+    weight: Tensor
+    bias: Tensor | None
+    style: Style
+    scale: float = 1.0
+    """Of the outputs, but of those of 32 bits."""
+    wide_scale: float = 1.0
+    """Of outputs of 32 bits: the chip leaves it to the host."""
+    rounds_first: bool = False
+    """Whether outputs are rounded before the activation, as the chip does, and not after it, as ai8x-training does."""
+
+
 def simulate(
     layers: Sequence[Layer], weights: Sequence[LayerWeights | None], images: Tensor
 ) -> tuple[Tensor, ...]:
     """Return what every layer stores, (N, C, H, W) each, in the dtype of `images` (N, C, H, W) or (N, C, L)."""
     known = [one for one in weights if one is not None]
-    style = _Style(any(one.settings is not None for one in known), any(one.quantised for one in known))
-    values = {INPUT: folded_input(images, input_fold(weights))}
-    for number, (layer, numbers) in enumerate(zip(layers, weights, strict=True)):
+    style = Style(any(one.settings is not None for one in known), any(one.quantised for one in known))
+    kernels = [None if one is None else _as_trained(one) for one in weights]
+    return run_layers(layers, kernels, style, folded_input(images, input_fold(weights)))
+
+
+def run_layers(
+    layers: Sequence[Layer], kernels: Sequence[Kernels | None], style: Style, images: Tensor
+) -> tuple[Tensor, ...]:
+    """Return what every layer stores, given what the first one reads; `style` is that of layers without kernels."""
+    values = {INPUT: images}
+    for number, (layer, numbers) in enumerate(zip(layers, kernels, strict=True)):
         parts = [values[source].reshape(len(images), -1, *layer.in_size) for source in layer.sources]
         entering = _entering(layer, parts, style)
         values[number] = entering if numbers is None else _convolved(layer, numbers, entering)
     return tuple(values[number] for number in range(len(layers)))
 
 
-def _entering(layer: Layer, parts: list[Tensor], style: _Style) -> Tensor:
+def _entering(layer: Layer, parts: list[Tensor], style: Style) -> Tensor:
     """Pool, and combine or concatenate."""
     if layer.operands == 1:
         return _pooled(layer, torch.cat(parts, 1), style)
@@ -50,7 +75,7 @@ def _entering(layer: Layer, parts: list[Tensor], style: _Style) -> Tensor:
     return _pooled(layer, _combined(layer, parts, style), style)
 
 
-def _pooled(layer: Layer, value: Tensor, style: _Style) -> Tensor:
+def _pooled(layer: Layer, value: Tensor, style: Style) -> Tensor:
     if layer.pool == (1, 1) and layer.pool_stride == (1, 1):
         return value
     if layer.pool_mode == "max":
@@ -59,7 +84,7 @@ def _pooled(layer: Layer, value: Tensor, style: _Style) -> Tensor:
     return truncated(value) if style.rounded else value
 
 
-def _combined(layer: Layer, parts: list[Tensor], style: _Style) -> Tensor:
+def _combined(layer: Layer, parts: list[Tensor], style: Style) -> Tensor:
     result = parts[0]
     for part in parts[1:]:
         if layer.eltwise in ("xor", "or"):
@@ -71,18 +96,31 @@ def _combined(layer: Layer, parts: list[Tensor], style: _Style) -> Tensor:
     return limited(result) if style.limited else result
 
 
-def _convolved(layer: Layer, numbers: LayerWeights, value: Tensor) -> Tensor:
-    weight, bias, scale = numbers.weight, numbers.bias, 1.0
-    if numbers.quantised:
-        weight, bias, scale = _on_grid(numbers)
-    value = _operation(layer, value, weight, bias)
-    value = value * scale if not layer.wide else value
+def _convolved(layer: Layer, numbers: Kernels, entering: Tensor) -> Tensor:
+    value = _operation(layer, entering.to(numbers.weight.dtype), numbers.weight, numbers.bias)
+    if numbers.rounds_first:
+        return _stored_(value, layer, numbers).to(entering.dtype)
+    style = numbers.style
+    value = value * numbers.scale if not layer.wide else value
     value = value.relu() if layer.activation == "relu" else value.abs() if layer.activation else value
-    return value if numbers.settings is None else stored(value, wide=layer.wide, on_grid=numbers.quantised)
+    return stored(value, wide=layer.wide, on_grid=style.rounded) if style.limited else value
 
 
-def _on_grid(numbers: LayerWeights) -> tuple[Tensor, Tensor | None, float]:
-    """Return weights and biases of a layer in quantisation-aware mode as the chip has them, and the factor of its outputs."""
+def _stored_(value: Tensor, layer: Layer, numbers: Kernels) -> Tensor:
+    """Return sums as the chip stores them, in their own memory; of 32 bits they are exact."""
+    if layer.wide:
+        return value.mul_(numbers.wide_scale)
+    value = value.mul_(numbers.scale * _LEVELS).add_(0.5).floor_()
+    if layer.activation == "abs":
+        value = value.clamp_(-_LEVELS, _LEVELS - 1).abs_()
+    return value.clamp_(0 if layer.activation == "relu" else -_LEVELS, _LEVELS - 1).div_(_LEVELS)
+
+
+def _as_trained(numbers: LayerWeights) -> Kernels:
+    """Return weights and biases as the model computes with them, in quantisation-aware mode on the chip's grid."""
+    style = Style(numbers.settings is not None, numbers.quantised)
+    if not numbers.quantised:
+        return Kernels(numbers.weight, numbers.bias, style)
     settings: dict[str, Any] = {"shift_quantile": 1.0, **(numbers.settings or {})}
     flat = numbers.weight.flatten()
     flat = flat if numbers.bias is None else torch.cat((flat, numbers.bias))
@@ -91,7 +129,7 @@ def _on_grid(numbers: LayerWeights) -> tuple[Tensor, Tensor | None, float]:
     bias = numbers.bias
     if bias is not None:
         bias = in_bits(bias * 2.0**-shift, int(settings["bias_bits"]) or 8)
-    return weight, bias, 2.0**shift
+    return Kernels(weight, bias, style, 2.0**shift)
 
 
 def _operation(layer: Layer, value: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
