@@ -19,9 +19,9 @@ ROOMS: dict[str, tuple[int, str]] = {
     "recovery": (10, "accuracy won back; imports evaluation"),
     "pruning": (11, "the pipelines; imports recovery"),
     "max7800x": (12, "Analog Devices' chips; imports pruning"),
-    "integrations": (12, "callbacks of training frameworks, folders of transformers; imports pruning"),
     "api": (13, "every public function; imports max7800x"),
-    "cli": (14, "the command line; imports api"),
+    "integrations": (14, "callbacks of training frameworks, models of other packages; imports api"),
+    "cli": (15, "the command line; imports api"),
 }
 ANYWHERE = "torchthin.report.tables"
 """Imports nothing, so every room may."""

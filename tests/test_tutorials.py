@@ -85,6 +85,46 @@ def test_a_text_classifier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert set(names["smaller"].state_dict()) == set(names["model"].state_dict())
 
 
+def squares(folder: Path, classes: int) -> None:
+    """Four pictures of 64 pixels with a white square, as ultralytics reads them, and what describes them."""
+    cv2 = pytest.importorskip("cv2")
+    for part in ("train", "val"):
+        for kind in ("images", "labels"):
+            (folder / kind / part).mkdir(parents=True)
+        for number in range(2):
+            picture = np.zeros((64, 64, 3), np.uint8)
+            picture[16:48, 16:48] = 255
+            cv2.imwrite(str(folder / "images" / part / f"{number}.png"), picture)
+            (folder / "labels" / part / f"{number}.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    names = "".join(f"  {n}: class{n}\n" for n in range(classes))
+    Path("my-data.yaml").write_text(f"path: {folder}\ntrain: images/train\nval: images/val\nnames:\n{names}")
+
+
+@pytest.mark.filterwarnings("ignore")  # of the package: its training and its export to TorchScript
+def test_a_detector_of_ultralytics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("YOLO_OFFLINE", "true")
+    monkeypatch.setenv("YOLO_CONFIG_DIR", str(tmp_path))
+    ultralytics = pytest.importorskip("ultralytics")
+    monkeypatch.chdir(tmp_path)
+    squares(tmp_path / "squares", 80)
+    small = {"imgsz": 64, "epochs": 1, "batch": 2, "workers": 0, "device": "cpu", "plots": False}
+
+    class Small(ultralytics.YOLO):  # type: ignore[misc, name-defined]
+        def __init__(self, file: Any, **options: Any) -> None:
+            super().__init__("yolov8n.yaml" if file == "my-yolo.pt" else file, **options)
+            self.overrides["imgsz"] = 64
+
+        def train(self, trainer: Any = None, **given: Any) -> Any:
+            return super().train(trainer, **given | small | {"project": str(tmp_path)})
+
+    monkeypatch.setattr(ultralytics, "YOLO", Small)
+    names = run("yolo.md")
+    assert names["result"].proof.exact
+    size = [sum(p.numel() for p in net.parameters()) for net in (names["result"].model, names["thin"].model)]
+    assert size[0] == size[1] < 0.26 * 3_157_200
+    assert "torchthin" not in {type(m).__module__.split(".")[0] for m in names["thin"].model.modules()}
+
+
 def test_every_tutorial_is_run() -> None:
     tested = Path(__file__).read_text(encoding="utf-8")
     assert [page.name for page in PAGES.glob("*.md") if f'run("{page.name}")' not in tested] == []
