@@ -1,5 +1,6 @@
 """Pruning for a chip: targets hold on the thinned model itself, and what cannot be is refused."""
 
+import re
 from typing import Any
 
 import pytest
@@ -105,6 +106,17 @@ def test_a_target_that_cannot_be_reached() -> None:
     with pytest.raises(TargetMissedError, match="asked at most 5 cycles, the least found is") as raised:
         prune(net(), IMAGES, Chip("MAX78000", cycles=5), thin=False)
     assert "\n" not in str(raised.value)
+    assert "Most cycles are left in 0 6,540, 2 6,540, 5 2,124. Ask for less" in str(raised.value)
+
+
+def test_a_missed_target_names_the_layers_that_hold_it() -> None:
+    with pytest.raises(TargetMissedError) as raised:
+        prune(
+            net(), IMAGES, Chip("MAX78000", cycles="0.5x", kernel_words=4), exclude=["2", "2.*"], thin=False
+        )
+    words = str(raised.value)
+    assert re.search(r"Most cycles are left in 2 [\d,]+ \(its outputs all stay\), ", words)
+    assert re.search(r"Most words are left in \S+ \d+", words)
 
 
 def test_a_model_that_does_not_run_on_the_chip() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -33,6 +33,8 @@ _STEPS = 4
 """Neighbouring widths that are looked at in one move."""
 _CORRECTIONS = 5
 """So often the search is repeated where kernels and feature maps come to lie otherwise than it took for granted."""
+_NAMED = 3
+"""Layers that are named where a target is missed."""
 _PASS = 64
 """Inputs of one pass: a width that is a multiple saves more than those just above."""
 
@@ -259,10 +261,27 @@ class _Search:
         if self.target.ratio:
             reached += f" with {100 * share:.1f} % of the channels removed"
         blocked = f" {best.violations[0]}." if self.target.fit and best.violations else ""
+        cut = {number for choice in self._choices for number in choice.removed[-1]}
+        held = "".join(_held(best, name, cut) for name in self._over(best))
         return TargetMissedError(
             f"The target cannot be reached on {self.target.name}: asked {self.target.asked}, the least found is "
-            f"{reached}.{blocked} Ask for less, or see with torchthin inspect which channels are frozen."
+            f"{reached}.{held}{blocked} Ask for less, or see with torchthin inspect which channels are frozen."
         )
+
+
+def _held(cost: NetworkCost, limit: str, cut: Collection[int]) -> str:
+    """Return which layers hold most of what a limit is set for, and of which of them no channel can be removed.
+
+    Args:
+        cost: of the narrowest network that was found.
+        limit: name of the limit.
+        cut: numbers of the layers that can lose channels.
+    """
+    unit = "cycles" if limit == "cycles" else "words"
+    of = {n: layer.cycles if limit == "cycles" else layer.kernel_words for n, layer in enumerate(cost.layers)}
+    most = [number for number in sorted(of, key=lambda n: -of[n])[:_NAMED] if of[number]]
+    named = (f"{cost.layers[n].name} {of[n]:,}{'' if n in cut else ' (its outputs all stay)'}" for n in most)
+    return f" Most {unit} are left in {', '.join(named)}."
 
 
 def _figures(cost: NetworkCost) -> dict[str, int]:
