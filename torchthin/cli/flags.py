@@ -167,12 +167,15 @@ def json_option() -> Any:
     return option(False, "--json", "figures as JSON on stdout, all other text on stderr")
 
 
-def like(kind: type, name: str, default: Any = ..., help: str | None = None) -> Any:
-    """Return a field like the field `name` of another dataclass of options: the same flag, help and default."""
+def like(kind: type, name: str, default: Any = ..., help: str | None = None, flag: str | None = None) -> Any:
+    """Return a field like the field `name` of another dataclass of options: the same flag, help and default but those given."""
     (item,) = (each for each in fields(kind) if each.name == name)
     what = item.metadata
     return option(
-        item.default if default is ... else default, what["flag"], help or what["help"], what["metavar"]
+        item.default if default is ... else default,
+        flag or what["flag"],
+        help or what["help"],
+        what["metavar"],
     )
 
 

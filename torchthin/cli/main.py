@@ -14,6 +14,7 @@ from torchthin.cli import (
     prune,
     report,
     sensitivity,
+    synthesis,
     verify,
     vocabulary,
 )
@@ -37,6 +38,7 @@ COMMANDS: dict[str, Command] = {
     "vocabulary": vocabulary.COMMAND,
     "bench": bench.COMMAND,
     "chip": chip.COMMAND,
+    "synthesis": synthesis.COMMAND,
     "completion": completion.COMMAND,
 }
 

@@ -69,6 +69,22 @@ class Synthesis:
         _write_all(writers)
         return self.files
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return all facts as JSON types."""
+        network, files = self.network, self.files
+        return {
+            "chip": network.chip.name,
+            "arch": self.contents["arch"],
+            "checkpoint": str(files.checkpoint),
+            "description": str(files.description),
+            "sample": str(files.sample),
+            "compared": network.compared,
+            "max_error": network.max_error,
+            "changes": list(self.changes),
+            "notes": list(network.notes),
+            "cost": network.report.to_dict(),
+        }
+
     def __str__(self) -> str:
         network, files = self.network, self.files
         lines = [
