@@ -309,6 +309,20 @@ def test_the_table() -> None:
     assert text.isascii()
 
 
+def test_the_table_of_a_thinned_model_has_its_new_shapes_in_the_order_of_its_layers() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 5, 1))
+    report = prune(model, torch.randn(1, 3, 6, 6)).report
+    assert str(report).splitlines()[:6] == [
+        "| weight   |   shape |   after | channels pruned | channel sparsity |",
+        "|----------|---------|---------|-----------------|------------------|",
+        "| 0.weight | 8x3x1x1 | 4x3x1x1 |          4 of 8 |          50.00 % |",
+        "| 1.weight | 8x1x3x3 | 4x1x3x3 |          4 of 8 |          50.00 % |",
+        "| 2.weight | 5x8x1x1 | 5x4x1x1 |          0 of 5 |           0.00 % |",
+        "| total    |         |         |         8 of 21 |          38.10 % |",
+    ]
+    assert report.to_dict()["layers"][2]["thinned_shape"] == [5, 4, 1, 1]
+
+
 def test_a_layer_under_torchs_masks_falls_with_the_layers_it_is_coupled_to() -> None:
     class Residual(nn.Module):
         def __init__(self) -> None:

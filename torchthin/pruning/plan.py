@@ -27,6 +27,7 @@ from torchthin.report.prune_report import (
     change,
     excluded_line,
     headline,
+    with_thinning,
     zeroed_parameters,
 )
 from torchthin.report.tables import table
@@ -199,10 +200,9 @@ class PruningPlan:
             self.report,
             zeroed_parameters=zeroed_parameters(self.model, masks),
             notes=(*self.report.notes, *notes),
-            thinned=ThinnedFacts(
-                before, after, found.outcome.proof, bool(found.recipe), found.outcome.inexact
-            ),
         )
+        facts = ThinnedFacts(before, after, found.outcome.proof, bool(found.recipe), found.outcome.inexact)
+        report = with_thinning(report, facts, found.recipe)
         return PruneResult(
             small, masks, report, found.recipe or None, found.outcome.proof, self.config, self.inputs
         )

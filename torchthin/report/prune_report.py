@@ -11,7 +11,7 @@ A weight counts when its mask removes it; a weight that happens to be zero and i
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from torchthin.report.sections import SECTIONS, RecoveryFacts, Section
 from torchthin.report.tables import table
 from torchthin.selection.masks import count_removed, without_copies
 from torchthin.thinning.proof import NOT_PROVED, Proof, verdict_line
+from torchthin.thinning.recipe import Recipe
 
 
 def share(part: int, whole: int) -> float:
@@ -90,6 +91,8 @@ class LayerFacts:
     zeroed_weights: int
     asked: int
     """Channels (structured) or weights (unstructured) that the target stands for."""
+    thinned_shape: tuple[int, ...] | None = None
+    """In the thinned model; None where nothing was thinned."""
 
     @property
     def channel_sparsity(self) -> float:
@@ -104,7 +107,8 @@ class LayerFacts:
     def to_dict(self) -> dict[str, Any]:
         """Return all facts as JSON types."""
         shares = {"channel_sparsity": self.channel_sparsity, "weight_sparsity": self.weight_sparsity}
-        return {**asdict(self), "shape": list(self.shape), **shares}
+        after = None if self.thinned_shape is None else list(self.thinned_shape)
+        return {**asdict(self), "shape": list(self.shape), "thinned_shape": after, **shares}
 
 
 @dataclass(frozen=True)
@@ -238,7 +242,9 @@ def build_report(
     """
     tensors = dict(state_tensors(model))
     layers = tuple(
-        _layer(name, tensors[name], mask, filters[name]) for name, mask in masks.items() if name in filters
+        _layer(name, tensor, masks[name], filters[name])
+        for name, tensor in tensors.items()  # in the order in which the model defines them
+        if name in masks and name in filters
     )
     total = LayerFacts(
         "total",
@@ -312,20 +318,37 @@ def _percent(value: float) -> str:
     return f"{100 * value:.2f} %"
 
 
-def _layer_table(report: PruneReport) -> list[str]:
-    headings = ("weight", "shape", "channels pruned", "channel sparsity", "weights zeroed", "weight sparsity")
-    rows = [
-        (
-            layer.name,
-            "x".join(map(str, layer.shape)),
-            f"{layer.pruned_channels} of {layer.filters}",
-            _percent(layer.channel_sparsity),
-            f"{layer.zeroed_weights:,} of {layer.weights:,}",
-            _percent(layer.weight_sparsity),
+def with_thinning(report: PruneReport, facts: ThinnedFacts, recipe: Recipe) -> PruneReport:
+    """Return the report with what thinning brought, and the new shape of every targeted weight."""
+    layers = tuple(
+        replace(
+            layer, thinned_shape=recipe.shape_after(layer.name) if layer.name in recipe.keep else layer.shape
         )
-        for layer in (*report.layers, report.total)
-    ]
-    return table(headings, rows)
+        for layer in report.layers
+    )
+    return replace(report, layers=layers, thinned=facts)
+
+
+def _layer_table(report: PruneReport) -> list[str]:
+    """Return what became of every weight: its new shape where the model was thinned, else how much of it is zero."""
+    rows: list[tuple[str, ...]] = []
+    thinned = any(layer.thinned_shape for layer in report.layers)
+    for layer in (*report.layers, report.total):
+        channels = (f"{layer.pruned_channels} of {layer.filters}", _percent(layer.channel_sparsity))
+        if thinned:
+            rows.append((layer.name, _shape(layer.shape), _shape(layer.thinned_shape or ()), *channels))
+        else:
+            zeroed = f"{layer.zeroed_weights:,} of {layer.weights:,}"
+            rows.append((layer.name, _shape(layer.shape), *channels, zeroed, _percent(layer.weight_sparsity)))
+    if thinned:
+        return table(("weight", "shape", "after", "channels pruned", "channel sparsity"), rows)
+    return table(
+        ("weight", "shape", "channels pruned", "channel sparsity", "weights zeroed", "weight sparsity"), rows
+    )
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
 
 
 def headline(report: PruneReport) -> list[str]:

@@ -12,7 +12,7 @@ from torchthin.pruning.gradual.mask_state import MaskState
 from torchthin.pruning.gradual.prepared import Prepared
 from torchthin.pruning.in_place import Thinned
 from torchthin.pruning.result import PruneResult
-from torchthin.report.prune_report import Request, ThinnedFacts, build_report
+from torchthin.report.prune_report import Request, ThinnedFacts, build_report, with_thinning
 from torchthin.thinning.recipe import Recipe
 
 
@@ -66,7 +66,8 @@ def result_of(model: nn.Module, prepared: Prepared, progress: Progress) -> Prune
     after = Cost(
         sum(p.numel() for p in parameters), parameter_bytes, progress.macs.after, progress.macs.per_sample
     )
-    report = replace(report, thinned=ThinnedFacts(before, after, thinned.proof, inexact=thinned.inexact))
+    facts = ThinnedFacts(before, after, thinned.proof, inexact=thinned.inexact)
+    report = with_thinning(report, facts, recipe)
     return PruneResult(model, masks, report, recipe, thinned.proof, config, prepared.inputs)
 
 
