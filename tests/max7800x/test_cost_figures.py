@@ -12,6 +12,7 @@ from torchthin.max7800x.chips import MAX78000, MAX78002, WORD_BYTES, chip_named
 from torchthin.max7800x.cost.cycles import cycles
 from torchthin.max7800x.cost.layer import Layer, kernel_words, passes
 from torchthin.max7800x.cost.network import network_cost
+from torchthin.max7800x.cost.placement import place_depthwise_biases
 
 PRINTED = Path(__file__).parents[1] / "data" / "adi_networks.json"
 
@@ -139,6 +140,24 @@ def test_no_saving_inside_a_step_of_eight() -> None:
     fewer = network_cost(pose((*FULL[:6], 92, *FULL[7:])), MAX78000)
     full = network_cost(pose(), MAX78000)
     assert (fewer.cycles, fewer.deepest_words) == (full.cycles, full.deepest_words)
+
+
+@pytest.mark.parametrize(
+    ("channels", "first", "in_place", "printed"),
+    [
+        (32, 4, False, [16, 16, 4]),
+        (32, 0, True, [16, 16]),
+        (64, 0, True, [16, 16, 16, 16]),
+        (12, 4, False, [12]),
+    ],
+)
+def test_biases_of_depthwise_layers(channels: int, first: int, in_place: bool, printed: list[int]) -> None:
+    """Bytes in each quadrant; the first as ai8xize.py printed them for a thinned MobileFaceNet."""
+    layer = conv(channels, channels, conv_groups=channels)
+    used = dict.fromkeys(range(4), 0)
+    place_depthwise_biases(used, dict(used), range(first, first + channels), layer, in_place, MAX78002)
+    assert [used[quadrant] for quadrant in range(len(printed))] == printed
+    assert sum(used.values()) == sum(printed)
 
 
 def _layers(entry: dict[str, Any]) -> list[Layer]:

@@ -13,8 +13,9 @@ from torch.nn import functional as F
 
 from torchthin.errors import CheckpointError, InputError, ProofError, TargetMissedError
 from torchthin.max7800x.ai8x.base import initiate_qat
-from torchthin.max7800x.ai8x.layers import FusedConv2dBNReLU
+from torchthin.max7800x.ai8x.layers import Conv2d, FusedConv2dBNReLU
 from torchthin.max7800x.synthesis import files, ready_for_synthesis, save_for_synthesis, weights
+from torchthin.max7800x.synthesis.network import chip_network
 from torchthin.max7800x.synthesis.weights import SETTINGS, folded_input
 
 IMAGES = torch.zeros(1, 3, 16, 16)
@@ -170,6 +171,31 @@ def test_an_unfused_batch_norm_in_quantisation_aware_mode_is_refused(tmp_path: P
         InputError, match="conv1: BatchNorm or a constant after a layer in quantisation-aware mode"
     ):
         save_for_synthesis(model, IMAGES, tmp_path)
+
+
+def test_what_is_zero_or_equal_is_counted_as_the_tool_stores_it() -> None:
+    """Figures of quantize.py and ai8xize.py for layers of 1 bit that are all zero, biases that are zero, equal biases."""
+    torch.manual_seed(0)
+    layers = [Conv2d(16 if number else 3, 16, 3, padding=1, activation="ReLU") for number in range(6)]
+    model = nn.Sequential(*layers, Conv2d(16, 10, 1, wide=True)).eval()
+    initiate_qat(model)
+    ops: list[Any] = [layer.op for layer in layers]
+    with torch.no_grad():
+        for number, value in ((1, 0.9), (2, 0.3)):
+            ops[number].weight.mul_(0.01)
+            ops[number].bias.fill_(value)
+            layers[number].set_quantization(1)
+        ops[3].bias.mul_(1e-4)
+        ops[4].weight.zero_()
+        ops[4].bias.fill_(0.3)
+        ops[5].bias.copy_(ops[0].bias)
+        ops[5].weight.flatten()[0] = ops[0].weight.abs().max()
+    network = chip_network(model, torch.rand(1, 3, 16, 16))
+    cost = network.report.cost
+    assert [row.kernel_offset for row in cost.layers] == [0, 16, 16, 20, 36, 52, 68]
+    assert (cost.weight_bytes, cost.bias_bytes) == (7_792, 42)
+    assert [entry.get("quantization") for entry in network.entries] == [None, 1, 1, None, 8, None, None]
+    assert "4: all its weights are zero in 8 bits. Remove it, or train it with more." in network.notes
 
 
 def test_a_sum_beyond_the_range_of_the_chip_is_no_proof(tmp_path: Path) -> None:

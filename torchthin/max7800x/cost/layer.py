@@ -54,7 +54,9 @@ class Layer:
     sources: tuple[int, ...] = (INPUT,)
     """Numbers of the layers it reads: one for each operand, or the parts of a concatenation."""
     shares: int | None = None
-    """Number of an earlier layer with the same weights and biases; where processors agree they are stored once."""
+    """Number of an earlier layer with the same weights; where processors agree they are stored once."""
+    shares_bias: bool | None = None
+    """Whether an earlier layer has the same biases; None: the layer that has the same weights."""
 
     @property
     def pooled_size(self) -> Size:
@@ -113,6 +115,12 @@ class Layer:
         return (
             self.out_channels * self.in_channels // self.conv_groups * area * pixels * self.weight_bits // 8
         )
+
+    @property
+    def has_own_bias(self) -> bool:
+        """Whether there are biases that no earlier layer has stored."""
+        shared = self.shares is not None if self.shares_bias is None else self.shares_bias
+        return bool(self.bias_bytes) and not shared
 
     @property
     def bias_bytes(self) -> int:

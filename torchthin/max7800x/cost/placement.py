@@ -140,14 +140,15 @@ def place_biases(
     maps = (*placement.inputs, *placement.maps.values())
     numbers = {number for place in maps for number in place.processor_numbers}
     used = dict.fromkeys(sorted({number // chip.processors_per_quadrant for number in numbers}), 0)
+    ends = dict(used)
     problems = []
     movable = []
     for number, (layer, place) in enumerate(zip(layers, placement.inputs, strict=True)):
-        if not layer.bias_bytes or layer.shares is not None:
+        if not layer.has_own_bias:
             continue
         if layer.depthwise:
             in_place = place.first_processor == placement.maps[number].first_processor
-            _place_depthwise(used, place.processor_numbers, layer, in_place, chip)
+            place_depthwise_biases(used, ends, place.processor_numbers, layer, in_place, chip)
         else:
             movable.append(layer)
     movable.sort(key=lambda one: (not (chip.flatten_bias_first and one.flatten), -one.bias_bytes))
@@ -162,20 +163,46 @@ def place_biases(
     return sum(used.values()), tuple(problems)
 
 
-def _place_depthwise(
-    used: dict[int, int], processors: Sequence[int], layer: Layer, in_place: bool, chip: ChipSpec
+def place_depthwise_biases(
+    used: dict[int, int],
+    ends: dict[int, int],
+    processors: Sequence[int],
+    layer: Layer,
+    in_place: bool,
+    chip: ChipSpec,
 ) -> None:
     """Add the biases of a depthwise layer: each quadrant needs those of its own channels, for every pass.
 
     Where channels stay at their processors, four data memories are read at once: biases start at a multiple of 4 and lie in
-    the order of channels 0, 4, 8, 12, 1, ..., with gaps for the channels that a quadrant lacks.
+    the order of channels 0, 4, 8, 12, 1, ..., with gaps for the channels that a quadrant lacks. Elsewhere those of the first
+    quadrant lie at its beginning, with a gap at its end where there are more quadrants. Gaps at the end of the last quadrant
+    are taken back.
+
+    Args:
+        used: quadrant -> bytes; changed.
+        ends: quadrant -> bytes up to the last bias, without gaps after it; changed.
+        processors: that hold the channels of a pass, in their order.
+        layer: whose biases.
+        in_place: whether its outputs stay at the processors of its inputs.
+        chip: where it runs.
     """
-    count = passes(layer.out_channels, chip)[0]
+    count, each = passes(layer.out_channels, chip)
     width, step = chip.processors_per_quadrant, chip.processors_per_memory
-    for quadrant in sorted({number // width for number in processors}):
-        mine = [number % width for number in processors if number // width == quadrant]
-        if not in_place:
-            used[quadrant] += count * len(mine)
-            continue
-        last = max(place for place in range(width) if place % step * step + place // step in mine)
-        used[quadrant] = round_up(used[quadrant], step) + (count - 1) * width + last + 1
+    quadrants = sorted({number // width for number in processors})
+    gap = 0 if in_place else processors[0] % width
+    holding = [number - gap * (number // width == quadrants[0]) for number in processors]
+    aligned = in_place or len(quadrants) > 1
+    first = quadrants[0] * width if aligned else holding[0]
+    last = quadrants[-1] * width + width - 1 if in_place else holding[-1]
+    if in_place:
+        used.update((quadrant, round_up(used[quadrant], step)) for quadrant in quadrants)
+    for number in range(count):
+        missing = count * each - layer.out_channels if number == count - 1 else 0
+        present = set(holding[: len(holding) - missing])
+        for place in range(first, last + 1):
+            quadrant, within = divmod(place, width)
+            holder = quadrant * width + within % step * step + within // step if in_place else place
+            used[quadrant] += 1
+            if holder in present:
+                ends[quadrant] = used[quadrant]
+    used[quadrants[-1]] = ends[quadrants[-1]]

@@ -5,6 +5,7 @@ network.py            all that is written, for one model
 capture.py            a run of the model that keeps the numbers of its layers
 weights.py            weights and biases, with BatchNorm and a strided first layer folded; the state dict of the checkpoint
 simulation.py         the layers run as written: the proof
+stored.py             what of them the chip stores, since it is not zero and not there already
 integers.py           the layers run in the whole numbers that quantize.py makes of what is written
 integer_model.py      the same as a model with the inputs and outputs of its own
 addresses.py          offsets and gaps in data memory

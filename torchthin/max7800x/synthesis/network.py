@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,12 +12,15 @@ from torchthin.errors import ProofError, TargetMissedError
 from torchthin.graph.inputs import as_inputs, check_model, on_device_of
 from torchthin.graph.trace import trace
 from torchthin.max7800x.chips import ChipSpec, chip_named
+from torchthin.max7800x.cost.layer import Layer
 from torchthin.max7800x.cost.network import network_cost
 from torchthin.max7800x.mapping import ChipMapping, map_runnable
 from torchthin.max7800x.report import ChipReport
 from torchthin.max7800x.synthesis.capture import Captured, capture
 from torchthin.max7800x.synthesis.description import Entry, entries
+from torchthin.max7800x.synthesis.integers import ChipNumbers, chip_numbers
 from torchthin.max7800x.synthesis.simulation import simulate
+from torchthin.max7800x.synthesis.stored import as_stored
 from torchthin.max7800x.synthesis.weights import (
     LayerWeights,
     all_weights,
@@ -75,9 +78,14 @@ def chip_network(
         raise TargetMissedError(
             f"The model does not fit {known.name}, so nothing was written for it. {first}.{others}"
         )
-    described = entries(mapping.layers, report.cost, known, mapping.outputs)
     captured = capture(model, inputs, mapping)
     weights = [one and one.as_written() for one in all_weights(model, mapping, captured)]
+    numbers = [
+        None if one is None else chip_numbers(layer, one)
+        for layer, one in zip(mapping.layers, weights, strict=True)
+    ]
+    report = replace(report, cost=network_cost(as_stored(mapping.layers, numbers), known))
+    described = entries(mapping.layers, report.cost, known, mapping.outputs)
     values = simulate(mapping.layers, weights, captured.image)
     errors = _compare(mapping, values, captured, known)
     return ChipNetwork(
@@ -85,12 +93,22 @@ def chip_network(
         mapping=mapping,
         report=report,
         state=state_dict(mapping.layers, weights),
-        entries=described,
+        entries=tuple(
+            entry if one is None or bool(one.weight.any()) else {**entry, "quantization": layer.weight_bits}
+            for layer, entry, one in zip(mapping.layers, described, numbers, strict=True)
+        ),
         max_error=max(errors),
         compared=len(errors),
-        notes=_remarks(mapping, weights, values),
+        notes=(*_remarks(mapping, weights, values), *_zeros(mapping.layers, numbers)),
         sample=folded_input(captured.image, input_fold(weights)),
     )
+
+
+def _zeros(layers: Sequence[Layer], numbers: Sequence[ChipNumbers | None]) -> Iterator[str]:
+    """Yield a line for each layer of which rounding leaves nothing; ai8xize.py takes 1 bit for it where none are said."""
+    for layer, one in zip(layers, numbers, strict=True):
+        if one is not None and not bool(one.weight.any()):
+            yield f"{layer.name}: all its weights are zero in {layer.weight_bits} bits. Remove it, or train it with more."
 
 
 def _compare(
