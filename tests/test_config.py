@@ -64,7 +64,7 @@ WRONG: list[tuple[Callable[[], Any], str]] = [
     ),
     (lambda: Budget(params="some"), "The params of Budget (--target-params) must be a share"),
     (lambda: Budget(macs=0), "must be a share such as 0.6x"),
-    (lambda: Budget(macs="0.5x", allocation=""), "The allocation of Budget (--allocation) must be 'auto' or"),
+    (lambda: Budget(macs="0.5x", allocation=""), "The allocation of Budget (--allocation) must be 'auto', 'outputs' or"),
     (lambda: Budget(macs="0.5x", allocation="auto", scope="global"), "None with scope='global'"),
     (lambda: Unstructured(1.0), "The sparsity of Unstructured (--target-sparsity) must be in [0, 1). Got 1.0."),
     (lambda: NM(4, 2), "The n of NM must be below m, which is 2. Got 4."),

@@ -195,7 +195,7 @@ CONFIGS = {
     "given twice": ("agp-steps: 1\nagp_steps: 2", "has the option 'agp_steps' twice"),
     "an allocation that is no file": (
         "target-macs: 0.5x\nallocation: 3",
-        "The allocation (--allocation) must be 'auto' or a file of torchthin sensitivity. Got 3.",
+        "The allocation (--allocation) must be 'auto', 'outputs' or a file of torchthin sensitivity. Got 3.",
     ),
 }
 

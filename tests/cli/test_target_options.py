@@ -77,7 +77,7 @@ CONFLICTS: list[tuple[dict[str, Any], str]] = [
     ({"allocation": "auto"}, "Give the budget to spread, --target-macs or --target-params."),
     ({"allocation": "auto", **CHIP}, "--allocation does not go with a chip"),
     ({"allocation": "auto", "scope": "global", **BUDGET}, "(--allocation) must be None with scope='global'"),
-    ({"allocation": 3, **BUDGET}, "The allocation (--allocation) must be 'auto' or a file of torchthin sensitivity."),
+    ({"allocation": 3, **BUDGET}, "The allocation (--allocation) must be 'auto', 'outputs' or a file of torchthin sensitivity."),
 ]  # fmt: skip
 
 

@@ -176,8 +176,8 @@ def test_with_a_sparsity_as_well_that_share_of_all_channels_goes() -> None:
         ({"allocation": "auto"}, "needs macs or params"),
         ({"allocation": "auto", "macs": "0.5x", "scope": "global"}, "must be None with scope='global'"),
         ({"allocation": "none.json", "macs": "0.5x"}, "The allocation none.json cannot be read"),
-        ({"allocation": "", "macs": "0.5x"}, "must be 'auto' or what torchthin sensitivity found"),
-        ({"allocation": 3, "macs": "0.5x"}, "must be 'auto' or what torchthin sensitivity found"),
+        ({"allocation": "", "macs": "0.5x"}, "must be 'auto', 'outputs' or what torchthin sensitivity found"),
+        ({"allocation": 3, "macs": "0.5x"}, "must be 'auto', 'outputs' or what torchthin sensitivity found"),
     ],
 )
 def test_bad_allocations_are_refused(options: dict[str, object], sentence: str) -> None:

@@ -18,6 +18,7 @@ from torchthin.cli.model_args import ModelArgs
 from torchthin.cli.prune_options import ReportArgs
 from torchthin.config import option
 from torchthin.config.files import refuse_too_many
+from torchthin.config.targets import AUTO, OUTPUTS
 from torchthin.errors import ConfigError, InputError, TorchthinError, one_line
 
 
@@ -165,7 +166,7 @@ def sensitivity_from(path: str | None) -> dict[str, Any] | None:
     Raises:
         ConfigError: the file is something else.
     """
-    if path is None or path == "auto":
+    if path is None or path in (AUTO, OUTPUTS):
         return None
     from torchthin.selection.sensitivity_table import read_table
 

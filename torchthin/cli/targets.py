@@ -105,7 +105,8 @@ def prune_config(given: Mapping[str, Any]) -> PruneConfig:
         return PruneConfig(Distiller(method, **chosen), **common)
     if not isinstance(chosen.get("allocation", "auto"), str):
         raise ConfigError(
-            f"The allocation (--allocation) must be 'auto' or a file of torchthin sensitivity. Got {chosen['allocation']!r}."
+            "The allocation (--allocation) must be 'auto', 'outputs' or a file of torchthin sensitivity. "
+            f"Got {chosen['allocation']!r}."
         )
     if "ratio" in given and "target_sparsity" in given:
         raise ConfigError(

@@ -22,6 +22,8 @@ from torchthin.config.options import (
 from torchthin.errors import ConfigError
 
 SCOPES = ("group", "global")
+AUTO, OUTPUTS = "auto", "outputs"
+"""How a budget can be spread without a file: by losses that are measured first, by the outputs of all cuts together."""
 LAYERS = "layers"
 """The kind that is no channels: whole layers, of which a number can be given as well as a share."""
 LEAST_KEPT = 0.1
@@ -249,8 +251,9 @@ class Budget(Target):
     The least ratio within the budget is found; then channels are given back, the most important first, as long as the
     budget holds. `ratio` is the least share of channels to remove in any case. With `allocation` the budget is spread over
     the groups so that the losses measured by `torchthin.sensitivity` add up to the least: its result, its file, or "auto" to
-    measure them first. No group loses more than was measured; what was not measured stays whole. `kinds` says what may be cut,
-    as keys of `torchthin.dependency.kinds.KINDS`, and `even` is as in `Ratio`.
+    measure them first. No group loses more than was measured; what was not measured stays whole. With "outputs" groups lose
+    what moves the outputs on the data least, all together and with layers refitted, found by an evolutionary search. `kinds`
+    says what may be cut, as keys of `torchthin.dependency.kinds.KINDS`, and `even` is as in `Ratio`.
     """
 
     macs: str | int | None = option(
@@ -264,8 +267,8 @@ class Budget(Target):
     allocation: Any = option(
         None,
         "--allocation",
-        "spread a budget over the groups by a file of torchthin sensitivity, or auto: measure it first (default: the "
-        "same share of every group)",
+        "spread a budget over the groups by a file of torchthin sensitivity; auto: measure it first; outputs: search for what "
+        "moves the outputs on --data least once layers are refitted (default: the same share of every group)",
         "FILE",
     )
     kinds: tuple[str, ...] = option((), "--kinds", _KINDS, "KIND")
@@ -282,7 +285,7 @@ class Budget(Target):
         self.check_common()
         given = self.allocation
         if isinstance(given, str | os.PathLike) and not os.fspath(given):
-            refuse(self, "allocation", "'auto' or what torchthin sensitivity found", given)
+            refuse(self, "allocation", "'auto', 'outputs' or what torchthin sensitivity found", given)
         if given is not None and self.scope != "group":
             refuse(self, "allocation", "None with scope='global', which spreads the cut by score", given)
         if given is not None and self.even:

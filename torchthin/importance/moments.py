@@ -38,10 +38,16 @@ class Moments:
         self.total = self.total + rows.sum(0, dtype=torch.float64)
         self.squares = self.squares + (rows.mT @ rows).double()
 
+    @property
+    def mean(self) -> Tensor:
+        """Return the mean of every input (columns,)."""
+        assert isinstance(self.total, Tensor)
+        return self.total / self.count
+
     def covariance(self) -> Tensor:
         """Return the covariance (columns, columns)."""
-        assert isinstance(self.total, Tensor) and isinstance(self.squares, Tensor)
-        mean = self.total / self.count
+        assert isinstance(self.squares, Tensor)
+        mean = self.mean
         return self.squares / self.count - mean[:, None] * mean
 
 

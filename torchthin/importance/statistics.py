@@ -106,7 +106,7 @@ class MeasuredGroups:
         """Return the mean absolute value of every channel where it is consumed, shape (channels,)."""
         total, count = np.zeros(group.size), np.zeros(group.size)
         sizes = self.measure.sizes(self.labels)
-        for index, channel in self._consumed(group, sizes):
+        for index, channel in self.consumed(group, sizes):
             met = channel >= 0
             total += np.bincount(channel[met], sizes[index][met], group.size)
             count += np.bincount(channel[met], minlength=group.size)
@@ -116,7 +116,7 @@ class MeasuredGroups:
         """Return the layers that sum over the group's channels, ready to be refitted; those with equal shares of each."""
         found = []
         taken = self.measure.moments(self.labels)
-        for index, channel in self._consumed(group, taken):
+        for index, channel in self.consumed(group, taken):
             moments = taken[index]
             of_column = np.repeat(channel, moments.taps)
             counts = np.bincount(of_column[of_column >= 0], minlength=group.size)
@@ -129,7 +129,7 @@ class MeasuredGroups:
             found += [] if consumer is None else [consumer]
         return found
 
-    def _consumed(
+    def consumed(
         self, group: Group, contractions: Iterable[int]
     ) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
         """Yield contractions with, for each index of the axis they sum over, its channel of the group; -1: none."""

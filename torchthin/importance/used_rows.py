@@ -38,7 +38,7 @@ def used_rows(model: nn.Module, modules: Collection[str], inputs: Inputs) -> Map
     copy = clone(model, lambda _, t: t.detach().requires_grad_(t.is_floating_point()))
     found: dict[str, list[Tensor]] = {}
     try:
-        for number, part in enumerate(_parts(inputs)):
+        for number, part in enumerate(in_parts(inputs, PART)):
             masks = _of_part(copy, modules, part)
             if number == 0 and all(bool(mask.all()) for mask in masks.values()):
                 return {}
@@ -57,13 +57,13 @@ def linear_modules(graph: OpGraph, model: nn.Module) -> frozenset[str]:
     return frozenset(path for path, _ in model.named_modules() if path and path in paths)
 
 
-def _parts(inputs: Inputs) -> list[Inputs]:
-    """Return a batch in parts; the first axis of every tensor counts the inputs, else it stays whole."""
+def in_parts(inputs: Inputs, count: int) -> list[Inputs]:
+    """Return a batch in parts of so many inputs; the first axis of every tensor counts the inputs, else it stays whole."""
     sizes = {tensor.shape[0] if tensor.dim() else 0 for tensor in inputs.tensors()}
     size = sizes.pop()
-    if sizes or size <= PART:
+    if sizes or size <= count:
         return [inputs]
-    return [inputs.map(lambda t, low=low: t[low : low + PART]) for low in range(0, size, PART)]  # type: ignore[misc]
+    return [inputs.map(lambda t, low=low: t[low : low + count]) for low in range(0, size, count)]  # type: ignore[misc]
 
 
 def _of_part(copy: nn.Module, modules: Collection[str], part: Inputs) -> dict[str, Tensor]:

@@ -11,10 +11,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property, singledispatch
 
 from torchthin.config import Budget, PruneConfig, Ratio, Target, refuse
+from torchthin.config.targets import AUTO, OUTPUTS
 from torchthin.dependency.components import find_groups
 from torchthin.dependency.kinds import INNER, attends, head_widths, kinds_of, whole_heads
 from torchthin.dependency.propagate import propagate
-from torchthin.errors import TargetMissedError
+from torchthin.errors import ConfigError, TargetMissedError
+from torchthin.evaluation.refitted_outputs import RefittedOutputs
 from torchthin.evaluation.sensitivity_scan import scanned
 from torchthin.graph.cost import Cost, measure, shares_of_sample
 from torchthin.graph.inputs import Inputs
@@ -131,7 +133,9 @@ def _budget(target: Budget, run: Run) -> tuple[ThinningPlan, tuple[Section, ...]
     model, inputs = run.traced.model, run.traced.inputs
     sample = one_sample(model, inputs)
     shares = shares_of_sample(model, inputs, sample)
-    rule = BudgetRule(target, measure(model, sample), shares, _losses(target, run))
+    outputs = _outputs(run) if target.allocation == OUTPUTS else None
+    losses = None if outputs else _losses(target, run)
+    rule = BudgetRule(target, measure(model, sample), shares, losses, outputs)
     for _ in range(_ATTEMPTS):
         found = run.plan(rule)
         cost = (
@@ -152,6 +156,8 @@ def _budget(target: Budget, run: Run) -> tuple[ThinningPlan, tuple[Section, ...]
 
 def _section(rule: BudgetRule, cost: Cost, found: ThinningPlan) -> Budgets:
     losses, groups = rule.losses, found.proposal.selection.groups
+    if rule.outputs is not None:
+        return Budgets(_facts(rule, cost), "where the outputs move least once layers are refitted")
     if losses is not None:
         unmeasured = [group.name for group in groups if not losses.curve_of(group.name, group.size).most]
         return Budgets(_facts(rule, cost), "where the measured losses are least", tuple(unmeasured))
@@ -170,14 +176,27 @@ def _facts(rule: BudgetRule, cost: Cost) -> tuple[BudgetFacts, ...]:
     )
 
 
+def _outputs(run: Run) -> RefittedOutputs:
+    """Return what measures the outputs with layers refitted.
+
+    Raises:
+        ConfigError: there are no data.
+    """
+    if not run.batches:
+        raise ConfigError(
+            "The allocation 'outputs' of Budget needs data. Give data=[...] (on the command line --data), or take 'auto'."
+        )
+    return RefittedOutputs.of(run.traced.model, run.batches, run.traced.derived)
+
+
 def _losses(target: Budget, run: Run) -> Sensitivity | None:
     """Return what says how a budget is spread over the groups, None where all lose the same share."""
     given = target.allocation
     if given is None or isinstance(given, Sensitivity):
         return given
     if not isinstance(given, str | os.PathLike):
-        refuse(target, "allocation", "'auto' or what torchthin sensitivity found", given)
-    if given != "auto":
+        refuse(target, "allocation", "'auto', 'outputs' or what torchthin sensitivity found", given)
+    if given != AUTO:
         return read_table(os.fspath(given))
     batches = run.batches or (run.traced.inputs,)
     return scanned(run.selector(RatioRule(Ratio())), run.traced, batches, constraints=run.constraints)

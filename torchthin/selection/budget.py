@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
 
@@ -20,6 +20,7 @@ from torchthin.selection.allocation import Allocator, Levels
 from torchthin.selection.channels import least_kept, lowest, prune_count, select_channels
 from torchthin.selection.cost_model import CostModel, Counts
 from torchthin.selection.kind_choice import evened
+from torchthin.selection.level_search import OutputDistance, curves, searched
 from torchthin.selection.selection import BoolArray, Keeps
 from torchthin.selection.selectors import Candidates, FloatArray
 from torchthin.selection.sensitivity_table import GroupCurve, Sensitivity
@@ -41,6 +42,8 @@ class BudgetRule:
     """Of the cost of every op on the example, see `torchthin.graph.cost.shares_of_sample`."""
     losses: Sensitivity | None = None
     """What groups lose, measured; None: every group loses the same share, or by score with scope="global"."""
+    outputs: OutputDistance | None = None
+    """Measures what groups lose together; None: their losses add up."""
     reserve: Mapping[str, int] = field(default_factory=dict)
     """What thinning was seen to add (biases that absorb constants): it is left free."""
 
@@ -56,13 +59,14 @@ class BudgetRule:
         Raises:
             BudgetError: the budget asks for less than is left when every group keeps its floor.
         """
+        rule = self if self.outputs is None else replace(self, losses=curves(among, self.outputs))
         search = _Search(
-            self, among, CostModel(among.model, among.labels, among.grouping, self.whole, self.shares)
+            rule, among, CostModel(among.model, among.labels, among.grouping, self.whole, self.shares)
         )
         least = search.least()
         if not search.fits(least) or not search.is_enough(least):
             raise BudgetError(self._refusal(least, search.cost(least), search.costs.whole))
-        keeps = search.uniform() if self.losses is None else search.by_losses()
+        keeps = search.uniform() if rule.losses is None else search.by_losses()
         keeps = search.given_back(keeps)
         return keeps, search.cost(keeps)
 
@@ -181,7 +185,15 @@ class _Search:
             channels, removed = _counted(keeps)
             return over + max(0, prune_count(self._target.ratio, channels) - removed) / max(channels, 1)
 
-        return self._keeps(Allocator(self._units, excess).descend_convex())
+        levels = Allocator(self._units, excess).descend_convex()
+        outputs = self.rule.outputs
+        if outputs is None or excess(levels) > 0:
+            return self._keeps(levels)
+
+        def fitness(levels: Levels, quick: bool) -> float:
+            return outputs.distance(self.among, self._keeps(levels), quick=quick)
+
+        return self._keeps(searched(levels, [unit.steps for unit in self._units], excess, fitness))
 
     def _keeps(self, levels: Levels) -> Keeps:
         return {unit.group.name: unit.keep(count) for unit, count in zip(self._units, levels, strict=True)}
@@ -254,7 +266,8 @@ class _GroupUnit:
         return lowest(self.group, self.scores, count, self.round_to)
 
     @cached_property
-    def _steps(self) -> list[int]:
+    def steps(self) -> list[int]:
+        """Numbers of removed channels, ascending, in which the group goes from whole to its floor."""
         counts = {round(self.most * step / _STEPS) for step in range(_STEPS + 1)}
         if (
             self.round_to > 1 or self.group.multiple > 1
@@ -264,7 +277,7 @@ class _GroupUnit:
 
     def narrower(self, level: int) -> Sequence[int]:
         """Return the next step."""
-        return [count for count in self._steps if count > level][:1]
+        return [count for count in self.steps if count > level][:1]
 
     def wider(self, level: int) -> Sequence[int]:
         """Return the next smaller number of removed channels that balances and rounding allow."""
