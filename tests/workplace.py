@@ -72,7 +72,7 @@ class Workplace:
         done = subprocess.run(
             [sys.executable, str(script), *arguments],
             cwd=self.path,
-            env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", **(env or {})},
+            env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})},
             capture_output=True,
             text=True,
             timeout=900,

@@ -171,7 +171,7 @@ def test_an_interrupt_leaves_no_half_file_and_says_how_to_go_on(place: Workplace
             sys.executable, "-c", "import sys; from torchthin.cli.main import main; sys.exit(main())",
             "prune", "--model-factory", factory, "--input-shape", "1,3,8,8", "--save-to", "out.pth", *more,
         ],
-        cwd=place.path, env={**os.environ, **ENV, "PYTHONDONTWRITEBYTECODE": "1"},
+        cwd=place.path, env={**os.environ, **ENV},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         # what starts the tests in the background lets them ignore it
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),

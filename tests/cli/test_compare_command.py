@@ -48,7 +48,7 @@ def nan(model):
     return float("nan")
 """
 CODE = "import sys; from torchthin.cli.main import main; sys.exit(main())"
-ENV = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+ENV = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(autouse=True)

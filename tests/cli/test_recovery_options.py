@@ -40,7 +40,7 @@ def test_a_thinned_model_is_recovered_and_reloads(data: Workplace) -> None:
 def test_several_processes_share_the_training_and_one_speaks(data: Workplace) -> None:
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     flags = (*THIN, "--data", "x.npy", "--recover-epochs", "20", "--json")
-    env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, *torchrun, str(SCRIPT), *flags]
     done = subprocess.run(
         command, cwd=data.path, env=env, capture_output=True, text=True, timeout=300, check=False

@@ -78,7 +78,7 @@ def test_a_killed_scan_goes_on(place: Workplace, tmp_path: Path) -> None:
     command = [*command, "--cache", "scan.jsonl", "--json"]
     code = "import sys; from torchthin.cli.main import main; sys.exit(main())"
     command = [sys.executable, "-c", code, *command[3:]]
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     cache = place.path / "scan.jsonl"
     with subprocess.Popen(
         command, cwd=place.path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE

@@ -28,7 +28,7 @@ def test_a_run_that_is_resumed_ends_like_one_that_was_not(program: str, needs: s
     if importlib.util.find_spec(needs) is None:
         pytest.skip(f"{needs} is not installed")
     runner, script = ROOT / "tests" / "examples" / "program.py", HERE / f"{program}.py"
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, str(runner), str(script)],
         env=env,

@@ -1,7 +1,6 @@
 """Folders of pruned transformers: their own loader loads them, and what no configuration describes is refused."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -45,7 +44,6 @@ def test_a_process_without_this_package_loads_them_and_they_behave_alike(tmp_pat
     done = subprocess.run(
         [*command, *(str(tmp_path / name) for name in FAMILIES)],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
         text=True,
         check=False,

@@ -8,16 +8,12 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 QUICK = (
-    "densenet121",
     "efficientnet_b0",
     "googlenet",
     "lraspp_mobilenet_v3_large",
     "mc3_18",
-    "mnasnet0_5",
-    "mobilenet_v3_small",
     "regnet_y_400mf",
     "resnet18",
-    "resnext50_32x4d",
     "shufflenet_v2_x0_5",
     "squeezenet1_1",
     "bert",
