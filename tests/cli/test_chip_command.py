@@ -36,11 +36,7 @@ def models(place: Workplace) -> Workplace:
 
 
 def run(place: Workplace, *arguments: str) -> Outcome:
-    script = place.path / "program.py"
-    script.write_text("import sys\nfrom torchthin.cli.main import main\nsys.exit(main())\n")
-    return place.process(
-        "chip", *arguments, script=script, env={"PYTHONPATH": str(Path(torchthin.__file__).parents[1])}
-    )
+    return place.run("chip", *arguments, main=main)
 
 
 def test_the_pose_student(models: Workplace) -> None:

@@ -1,9 +1,8 @@
-"""torchthin export as a real process: files, figures and exit codes."""
+"""torchthin export: files, figures and exit codes."""
 
 import importlib.util
 import json
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,26 +17,12 @@ NEWER_TORCH = tuple(map(int, torch.__version__.split("+")[0].split(".")[:2])) >=
 WITH_ONNX = NEWER_TORCH and importlib.util.find_spec("onnxruntime") is not None
 
 
-@pytest.fixture
-def script(tmp_path: Path) -> Path:
-    path = tmp_path / "run.py"
-    path.write_text("import sys; from torchthin.cli.main import main; sys.exit(main())")
-    return path
-
-
-def process(place: Workplace, script: Path, *arguments: str) -> Outcome:
-    root = str(Path(torchthin.__file__).parents[1])
-    return place.process(*arguments, script=script, env={"PYTHONPATH": root})
-
-
-def test_a_thinned_checkpoint_becomes_files(place: Workplace, script: Path) -> None:
+def test_a_thinned_checkpoint_becomes_files(place: Workplace) -> None:
     assert (
         place.run("prune", "--model-factory", *MODEL, "--thin", "--save-to", "thin.pth", main=main).code == 0
     )
     files = ["thin.pt2", *(["thin.onnx"] if WITH_ONNX else [])]
-    outcome = process(
-        place,
-        script,
+    outcome = place.run(
         "export",
         *MODEL,
         "--checkpoint",
@@ -46,6 +31,7 @@ def test_a_thinned_checkpoint_becomes_files(place: Workplace, script: Path) -> N
         *files,
         "--dynamic-batch",
         "--json",
+        main=main,
     )
     assert outcome.code == 0, outcome.err
     facts = json.loads(outcome.out)["files"]

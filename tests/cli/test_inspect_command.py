@@ -153,20 +153,17 @@ def test_the_reason_names_operator_module_and_line(models: Workplace) -> None:
 
 
 def test_exit_codes_of_the_real_program(models: Workplace, script: Path) -> None:
-    def code(name: str, *arguments: str) -> Outcome:
-        given = ("inspect", "--model-factory", f"models.py:{name}", *arguments)
-        return models.process(
-            *given, script=script, env={"PYTHONPATH": str(Path(torchthin.__file__).parents[1])}
-        )
-
-    assert code("residual", *SHAPE).code == 0
-    single = code("single", *SHAPE, "--json")
+    given = ("inspect", "--model-factory", "models.py:single", *SHAPE, "--json")
+    single = models.process(
+        *given, script=script, env={"PYTHONPATH": str(Path(torchthin.__file__).parents[1])}
+    )
     assert single.code == 3
     assert json.loads(single.out)["groups"] == []
     assert single.err.splitlines()[-1].startswith("error: Nothing of the model can be pruned.")
     assert "Traceback" not in single.err
     assert "4 filters are kept, part of the model's output" in single.err
-    missing = code("residual")
+    assert models.run("inspect", "--model-factory", "models.py:residual", *SHAPE, main=main).code == 0
+    missing = models.run("inspect", "--model-factory", "models.py:residual", main=main)
     assert (missing.code, missing.out) == (2, "building\n" if "building" in missing.out else "")
     assert "--input-shape" in missing.err
 

@@ -25,7 +25,7 @@ def data(place: Workplace) -> Workplace:
 
 
 def test_a_thinned_model_is_recovered_and_reloads(data: Workplace) -> None:
-    outcome = data.process(*THIN, "--data", "x.npy", "--recover-epochs", "2", "--json")
+    outcome = data.run(*THIN, "--data", "x.npy", "--recover-epochs", "2", "--json")
     assert outcome.code == 0, outcome.err
     recovery = json.loads(outcome.out)["recovery"]
     assert recovery["after"] < recovery["before"]

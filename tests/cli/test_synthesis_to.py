@@ -22,7 +22,7 @@ def test_a_thinned_model_is_written(place: Workplace) -> None:
     content = torch.load("best.pth", weights_only=True)
     content["state_dict"]["bn.running_var"].abs_()
     torch.save(content, "best.pth")
-    outcome = place.process(
+    outcome = place.run(
         *MODEL, "--target-sparsity", "0.5", "--thin", "--save-to", "thin.pth", "--synthesis-to", "chip"
     )
     assert (outcome.code, outcome.err) == (0, "")
