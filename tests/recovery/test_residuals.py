@@ -69,3 +69,40 @@ def test_a_sum_with_a_factor_is_left_alone() -> None:
     result = prune(net, data[:2], 0.5, include=["first"])
     found = recover(net, result, data[:2], data)
     assert torch.allclose(found.model.second_out.weight, net.second_out.weight, atol=1e-4)
+
+
+class Normed(nn.Module):
+    """Both branches pass through BatchNorms before they are added, as in residual networks."""
+
+    def __init__(self, affine: bool) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(6, 10, 1)
+        self.first, self.first_out = nn.Conv2d(6, 16, 1), nn.Conv2d(16, 10, 1, bias=False)
+        self.second, self.second_out = nn.Conv2d(6, 16, 1), nn.Conv2d(16, 10, 1, bias=False)
+        self.second.load_state_dict(self.first.state_dict())
+        self.first_norm, self.second_norm = (nn.BatchNorm2d(10, affine=affine) for _ in range(2))
+        for norm in (self.first_norm, self.second_norm):
+            norm.running_mean = torch.randn(10)
+            norm.running_var = torch.rand(10) + 0.5
+            if affine:
+                nn.init.uniform_(norm.weight, -2, 2)
+                nn.init.normal_(norm.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        stream: Tensor = self.stem(x) + self.first_norm(self.first_out(self.first(x).relu()))
+        branch: Tensor = self.second_norm(self.second_out(self.second(x).relu()))
+        return branch + stream
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_a_branch_makes_up_for_another_through_its_norm(affine: bool) -> None:
+    torch.manual_seed(0)
+    net, data = Normed(affine).eval(), torch.randn(256, 6, 3, 3)
+    result = prune(net, data[:2], 0.5, include=["first"])
+    found = recover(net, result, data[:2], data)
+    facts = found.report.recovery
+    assert facts is not None
+    assert facts.before > 1e-3
+    assert facts.after < 1e-8
+    fresh = torch.randn(8, 6, 3, 3)
+    assert torch.allclose(found.model(fresh), net(fresh), atol=1e-3)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -21,6 +21,8 @@ FOLD = 6
 """Rows for each unknown of a filter, at least."""
 FLOATS = 2**26
 """Numbers that the rows of one layer hold at most."""
+PART = 2**22
+"""Numbers that the rows of one part hold, about."""
 
 
 def sampled(samples: int, size: int, unknowns: int, seed: int, least: int = LEAST) -> Tensor:
@@ -102,6 +104,17 @@ class Product:
         index = places[:, None].expand(-1, flat.shape[1], -1)
         return flat.gather(2, index).transpose(1, 2).flatten(0, 1)
 
+    def parts(self, places: Tensor) -> Iterator[tuple[Product, Tensor]]:
+        """Yield the call on some samples at a time, with the places there: few enough that their rows take little memory."""
+        each = self.weight[0].numel() * self.groups
+        if self.options is None:
+            for some in places.split(max(PART // each, 1), dim=1):
+                yield self, some
+            return
+        step = max(PART // (each * max(places.shape[1], 1)), 1)
+        for low in range(0, len(places), step):
+            yield replace(self, data=self.data[low : low + step]), places[low : low + step]
+
     def input_rows(self, places: Tensor) -> Tensor:
         """Return the inputs of which those outputs are sums: (conv groups, rows, weights of a filter)."""
         index = places.to(self.data.device)
@@ -119,8 +132,10 @@ class Product:
             where.append((along[..., None] * stride[d] + offsets).reshape(shape))
         sample = torch.arange(len(values), device=values.device).reshape(-1, *[1] * (dims + 1))
         taken = values.movedim(1, -1)[(sample, *reversed(where))]  # samples, places, *kernel, channels
-        taken = taken.movedim(-1, 2).flatten(0, 1)  # rows, channels, *kernel
-        return taken.reshape(len(taken), self.groups, -1).transpose(0, 1)
+        taken = taken.flatten(0, 1).flatten(1, -2)  # rows, taps, channels
+        taken = taken.unflatten(2, (self.groups, -1))
+        rows: Tensor = taken.permute(2, 0, 3, 1).flatten(2)  # groups, rows, channels and taps
+        return rows
 
     def _steps(self) -> list[tuple[int, ...]]:
         """Return stride, padding and dilation along each axis; in the call one number may stand for all axes."""

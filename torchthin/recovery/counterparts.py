@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from torchthin.graph.opgraph import OpGraph
 from torchthin.recovery.layers import products
+from torchthin.recovery.residuals import Residual
 from torchthin.thinning.layer_names import name_after
 from torchthin.thinning.recipe import Recipe
 
@@ -27,7 +28,7 @@ class Counterparts:
 
 
 def counterparts(
-    dense: OpGraph, small: OpGraph, residual: Sequence[Mapping[int, int]], recipe: Recipe
+    dense: OpGraph, small: OpGraph, residual: Sequence[Mapping[int, Residual]], recipe: Recipe
 ) -> Counterparts | None:
     """Return them; None where the two models run other products.
 
@@ -62,7 +63,7 @@ def _gaps(recipe: Recipe) -> Iterator[tuple[str, str]]:
                 yield f"{after}.{new}".lstrip("."), f"{path}.{following - 1}".lstrip(".")
 
 
-def _last(modules: Sequence[str], residual: Mapping[int, int], path: str) -> int | None:
+def _last(modules: Sequence[str], residual: Mapping[int, Residual], path: str) -> int | None:
     """Return the last product in a module whose result is added to something; None where that is not the last of all there."""
     inside = [n for n, module in enumerate(modules) if module == path or module.startswith(f"{path}.")]
     return inside[-1] if inside and inside[-1] in residual else None

@@ -12,6 +12,7 @@ from torch import Tensor
 from torchthin.graph.op_counter import CountingMode
 from torchthin.graph.operators import LAYER_PRODUCTS, operator_name
 from torchthin.importance.product_rows import Product
+from torchthin.recovery.residuals import Residual
 
 SAME = 1e-5
 """A weight that differs from a multiple of its parameter by more than this share of its size is something else."""
@@ -20,12 +21,12 @@ SAME = 1e-5
 class ProductMode(CountingMode, ABC):
     """Stops at every product of a run, and keeps what its result is added to."""
 
-    def __init__(self, residual: Mapping[int, int]) -> None:
+    def __init__(self, residual: Mapping[int, Residual]) -> None:
         """residual: see `torchthin.recovery.residuals.residuals`."""
         super().__init__()
         self._seen = 0
         self._residual = residual
-        self._uses = Counter(residual.values())
+        self._uses = Counter(each.source for each in residual.values())
         self._held: dict[int, Tensor] = {}
 
     def execute(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -41,9 +42,10 @@ class ProductMode(CountingMode, ABC):
 
     def residual_rows(self, number: int, product: Product, places: Tensor) -> Tensor | None:
         """Return what is added to the result of a product at the places, (rows, channels); None where nothing is."""
-        source = self._residual.get(number)
-        if source is None:
+        residual = self._residual.get(number)
+        if residual is None:
             return None
+        source = residual.source
         held = self._held.get(source)
         self._uses[source] -= 1
         if not self._uses[source]:

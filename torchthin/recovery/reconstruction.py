@@ -9,7 +9,7 @@ already (a residual stream), the sum is fitted, so that a layer makes up for err
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -19,16 +19,15 @@ from torchthin.graph.clone import state_tensors
 from torchthin.graph.evaluation_mode import evaluation_mode
 from torchthin.graph.inputs import Inputs, call
 from torchthin.graph.op_counter import following
-from torchthin.graph.recorder import record
 from torchthin.importance.product_rows import Product, grouped
-from torchthin.importance.used_rows import linear_modules, used_rows
-from torchthin.recovery.counterparts import counterparts
-from torchthin.recovery.layers import Layer, find_layers, products
+from torchthin.recovery.dense_targets import Places, Target, tensors_after
+from torchthin.recovery.layers import Layer
 from torchthin.recovery.product_mode import ProductMode, factor_of
-from torchthin.recovery.residuals import residuals
-from torchthin.recovery.ridge import Fit, fit
-from torchthin.thinning.layer_names import name_after
+from torchthin.recovery.ridge import Fit, Part, fit
 from torchthin.thinning.recipe import Recipe
+
+SMALL = 1e-3
+"""A channel that a BatchNorm multiplies with less than this share of the largest factor makes up for nothing."""
 
 
 @dataclass(frozen=True)
@@ -54,111 +53,10 @@ def reconstruct_(
         before_gaps: only what makes up for layers that were left out, see `counterparts`.
     """
     found = Places.of(dense, small, recipe, inputs, before_gaps=before_gaps)
-    refit = Refit(found, dict(state_tensors(small)), recipe, _renamed(dense, recipe))
+    refit = Refit(found, dict(state_tensors(small)), recipe, tensors_after(dense, recipe))
     with evaluation_mode(small), following(small, refit):
         call(small, inputs)
     return Reconstruction(tuple(refit.fitted), (*found.left, *refit.left))
-
-
-@dataclass(frozen=True)
-class Places:
-    """Where a thinned model can be refitted, and what the dense one gives there. Products go by their number in a run."""
-
-    layers: Mapping[int, Layer]
-    targets: Mapping[int, Target]
-    residual: Mapping[int, int]
-    """See `residuals`."""
-    left: tuple[str, ...]
-    """What cannot be refitted, with the reason."""
-
-    @classmethod
-    def of(
-        cls,
-        dense: nn.Module,
-        small: nn.Module,
-        recipe: Recipe,
-        inputs: Inputs,
-        only: Collection[str] | None = None,
-        *,
-        before_gaps: bool = False,
-    ) -> Places:
-        """Record both models, and run the dense one.
-
-        Args:
-            dense, small, recipe, inputs: see `reconstruct_`.
-            only: weights to look at; None: all.
-            before_gaps: look at those alone that make up for layers that were left out, see `counterparts`.
-        """
-        graphs = [record(model, inputs) for model in (dense, small)]
-        beside = [residuals(graph) for graph in graphs]
-        partners = counterparts(graphs[0], graphs[1], beside, recipe)
-        if partners is None:
-            reason = "every layer: the thinned model runs other products than the dense one"
-            return cls({}, {}, {}, (reason,))
-        found, left = find_layers(graphs[1].live(), small)
-        numbers = {op.index: number for number, op in enumerate(products(graphs[1]))}
-        layers = {numbers[layer.op]: layer for layer in found if only is None or layer.weight in only}
-        if before_gaps:
-            layers = {number: layer for number, layer in layers.items() if number in partners.before_gaps}
-        of = partners.of
-        both = [n for n in layers if of[n] in beside[0] and n in beside[1]]
-        linear, paths = linear_modules(graphs[0], dense), [op.source.module for op in products(graphs[0])]
-        del graphs
-        state = _renamed(dense, recipe)
-        kept = {of[number]: _kept(recipe, layer, state) for number, layer in layers.items()}
-        used = used_rows(dense, linear, inputs)
-        rows = {of[number]: used[paths[of[number]]] for number in layers if paths[of[number]] in used}
-        targets = _Targets({of[n]: beside[0][of[n]] for n in both}, kept, rows)
-        with evaluation_mode(dense), following(dense, targets):
-            call(dense, inputs)
-        wanted = {number: targets.found[of[number]] for number in layers if of[number] in targets.found}
-        return cls(layers, wanted, {n: beside[1][n] for n in both}, left)
-
-
-def _renamed(dense: nn.Module, recipe: Recipe) -> dict[str, Tensor]:
-    """Return the tensors of the dense model by their names in the thinned one; those of layers that are gone are left out."""
-    return {after: t for name, t in state_tensors(dense) if (after := name_after(name, recipe.layers))}
-
-
-def _kept(recipe: Recipe, layer: Layer, state: Mapping[str, Tensor]) -> Tensor:
-    """Return the filters of a layer that were kept."""
-    kept = recipe.keep.get(layer.weight, {}).get(layer.axis)
-    return torch.arange(state[layer.weight].shape[layer.axis]) if kept is None else torch.tensor(kept)
-
-
-@dataclass(frozen=True)
-class Target:
-    """What a product of the dense model gives."""
-
-    places: Tensor
-    """See `Product.places`."""
-    rows: Tensor
-    """(rows, kept channels)"""
-    summed: Tensor | None
-    """The same with what is added to it, if anything."""
-
-
-class _Targets(ProductMode):
-    """Notes what the products of the dense model give."""
-
-    def __init__(
-        self, residual: Mapping[int, int], kept: Mapping[int, Tensor], used: Mapping[int, Tensor]
-    ) -> None:
-        super().__init__(residual)
-        self._kept, self._used = kept, used
-        self.found: dict[int, Target] = {}
-
-    def on_product(self, number: int, product: Product) -> Tensor:
-        result = product.run()
-        kept = self._kept.get(number)
-        if kept is not None:
-            places = product.places(number, self._used.get(number))
-            rows = product.output_rows(result, places)
-            kept = kept.to(rows.device)
-            beside = self.residual_rows(number, product, places)
-            summed = None if beside is None else (rows + beside)[:, kept].float()
-            self.found[number] = Target(places, rows[:, kept].float(), summed)
-        return result
 
 
 @dataclass
@@ -200,15 +98,21 @@ class Refit(ProductMode):
         """Return new weights, or None where they stay."""
         target = self.places.targets[number]
         weight, bias = self.present(layer, product)
+        wanted = target.rows + self._missing(number, product, target)
+        parts = _parts(product, target.places, wanted)
+        return fit(parts, len(wanted), weight, bias, intercept=bias is not None)
+
+    def _missing(self, number: int, product: Product, target: Target) -> Tensor | float:
+        """Return what the thinned model lacks in the activation that the result is added to, in units of the result."""
         beside = self.residual_rows(number, product, target.places)
-        wanted = target.rows if target.summed is None or beside is None else target.summed - beside
-        return fit(
-            product.input_rows(target.places).float(),
-            grouped(wanted, product.groups),
-            weight,
-            bias,
-            intercept=bias is not None,
-        )
+        if target.beside is None or beside is None:
+            return 0.0
+        missing = target.beside - beside.float()
+        norm = self.places.residual[number].norm
+        if norm is None:
+            return missing
+        factor = norm.factor(self.tensors).float()
+        return torch.where(factor.abs() > SMALL * factor.abs().amax(), missing / factor, 0.0)
 
     def present(self, layer: Layer, product: Product) -> tuple[Tensor, Tensor | None]:
         """Return the weight as it is, (groups, outputs, inputs), and what is added to the outputs, (groups, outputs)."""
@@ -245,3 +149,12 @@ class Refit(ProductMode):
             bias.data.copy_(shift.reshape(bias.shape) / factors[1])
         if shift is not None and layer.mean is not None:
             self.tensors[layer.mean].copy_(self._dense_mean(layer.mean) - shift)
+
+
+def _parts(product: Product, places: Tensor, wanted: Tensor) -> Iterator[Part]:
+    """Yield inputs of a product at the places, and what is wanted of it there: (rows, outputs) in all."""
+    low = 0
+    for part, some in product.parts(places):
+        rows = some.numel()
+        yield part.input_rows(some).float(), grouped(wanted[low : low + rows], product.groups)
+        low += rows

@@ -3,24 +3,68 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
-from torchthin.graph.operators import ADDITIONS, VIEWS
+import torch
+from torch import Tensor
+
+from torchthin.graph.operators import ADDITIONS, BATCH_NORMS, VIEWS
 from torchthin.graph.opgraph import Op, OpGraph
 from torchthin.recovery.layers import products
 
 
-def residuals(graph: OpGraph) -> Mapping[int, int]:
-    """Return for products whose only use is a sum with an activation: number of the product -> op that gives this activation.
+@dataclass(frozen=True)
+class Residual:
+    """What the result of a product is added to."""
+
+    source: int
+    """Op that gives it."""
+    norm: Norm | None
+    """The BatchNorm that the result passes through before, if any."""
+
+
+@dataclass(frozen=True)
+class Norm:
+    """What a BatchNorm multiplies with, by the names of its tensors."""
+
+    weight: str | None
+    variance: str
+    epsilon: float
+
+    def factor(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """Return the factor of every channel."""
+        deviation = (tensors[self.variance] + self.epsilon).sqrt()
+        weight = torch.ones_like(deviation) if self.weight is None else tensors[self.weight].detach()
+        return weight / deviation
+
+
+def residuals(graph: OpGraph) -> Mapping[int, Residual]:
+    """Return, by their numbers, the products whose only use is a sum with an activation, also after a BatchNorm.
 
     Only activations that exist before the product runs and have its rows and columns count.
     """
     found = {}
     for number, op in enumerate(products(graph)):
-        addition = _addition(graph, op)
+        norm = _norm(graph, op)
+        addition = _addition(graph, op if norm is None else norm[0])
         source = None if addition is None else _other(graph, op, *addition)
         if source is not None and 0 <= source.index < op.index:
-            found[number] = source.index
+            found[number] = Residual(source.index, None if norm is None else norm[1])
     return found
+
+
+def _norm(graph: OpGraph, op: Op) -> tuple[Op, Norm] | None:
+    """Return the BatchNorm that alone takes the result of a product, in evaluation mode."""
+    users = graph.users.get(op.results[0], [])
+    if len(users) != 1 or users[0].name not in BATCH_NORMS or users[0].arguments.get("training"):
+        return None
+    given = {name: users[0].value(name) for name in ("weight", "running_var")}
+    names = {name: None if value is None else graph.names.get(value) for name, value in given.items()}
+    variance = names["running_var"]
+    if variance is None or (given["weight"] is not None and names["weight"] is None):
+        return None
+    epsilon = users[0].arguments.get("eps", users[0].arguments.get("epsilon"))
+    return (users[0], Norm(names["weight"], variance, float(epsilon))) if isinstance(epsilon, float) else None
 
 
 def _addition(graph: OpGraph, op: Op) -> tuple[Op, int] | None:

@@ -20,8 +20,9 @@ from torchthin.graph.evaluation_mode import evaluation_mode
 from torchthin.graph.inputs import Inputs, call
 from torchthin.graph.op_counter import following
 from torchthin.importance.product_rows import Product
+from torchthin.recovery.dense_targets import Places
 from torchthin.recovery.layers import Layer
-from torchthin.recovery.reconstruction import Places, Refit
+from torchthin.recovery.reconstruction import Refit
 from torchthin.recovery.ridge import Fit
 from torchthin.selection.layer_weights import sparsegpt, wanda_keep
 from torchthin.thinning.recipe import Recipe
