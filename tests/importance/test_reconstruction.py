@@ -1,6 +1,6 @@
 """The criterion `reconstruction`: its scores are errors of least squares, and what it leaves can be refitted better."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -15,19 +15,20 @@ from torchthin.dependency.propagate import propagate
 from torchthin.errors import ConfigError
 from torchthin.graph.inputs import as_inputs
 from torchthin.graph.trace import trace
-from torchthin.importance import moments, removal
+from torchthin.importance import moments, removal, statistics
 from torchthin.importance.scores import Ranking, ranked
 from torchthin.importance.statistics import Measure
 
 X = torch.randn(24, 3, 6, 6, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
 
 
-def ranking(net: nn.Module, batches: list[Tensor]) -> Ranking:
+def ranking(net: nn.Module, batches: list[Tensor], measure: Measure | None = None) -> Ranking:
     labels = propagate(trace(net, as_inputs(X[:2])).graph)
     grouping = find_groups(labels)
     axes = producers(labels)
     values = dict(net.named_parameters()) | dict(net.named_buffers())
-    measured = Measure(net, [as_inputs(batch) for batch in batches]).at(grouping, labels, axes)
+    measure = measure or Measure(net, [as_inputs(batch) for batch in batches])
+    measured = measure.at(grouping, labels, axes)
     return ranked(grouping.groups.groups, values, axes, "reconstruction", measured)
 
 
@@ -83,6 +84,23 @@ def test_batches_count_as_one() -> None:
     net = nn.Sequential(nn.Conv2d(3, 5, 3), nn.ReLU(), nn.Conv2d(5, 2, 1)).double()
     together, apart = (ranking(net, parts).scores["0.weight"] for parts in ([X], [X[:5], X[5:]]))
     assert together == pytest.approx(apart, rel=1e-9)
+
+
+def test_errors_are_worked_out_once_though_groups_are_found_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = nn.Sequential(
+        nn.Conv2d(3, 5, 3), nn.ReLU(), nn.Conv2d(5, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1)
+    ).double()
+    asked: list[int] = []
+
+    def counted(consumers: Sequence[removal.Consumer], channels: int) -> Tensor:
+        asked.append(channels)
+        return removal.removal_errors(consumers, channels)
+
+    monkeypatch.setattr(statistics, "removal_errors", counted)
+    measure = Measure(net, [as_inputs(X)])
+    first, second = (ranking(net, [], measure).scores for _ in range(2))
+    assert asked == [5, 4]
+    assert all(np.array_equal(first[name], second[name]) for name in first)
 
 
 def test_what_others_can_make_goes_first_however_large(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from typing import Any
 
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from torchthin.graph.opgraph import Ref
 from torchthin.graph.parametrized import DerivedWeight
 from torchthin.importance.product_rows import Product
 from torchthin.importance.refits import Change, Refits
-from torchthin.importance.statistics import Measure
+from torchthin.importance.statistics import Measure, MeasuredGroups
 from torchthin.importance.used_rows import in_parts
 from torchthin.selection.selection import Keeps
 from torchthin.selection.selectors import Candidates
@@ -39,10 +40,11 @@ class RefittedOutputs:
     """The model on the inputs that consumers are refitted to."""
     judging: tuple[Inputs, ...]
     """Others; the first ones judge every choice."""
-    _refits: Refits | None = None
+    _refits: Refits = field(default_factory=Refits)
     _dense: dict[bool, DenseOutputs] = field(default_factory=dict)
     """Whether a few inputs are enough -> outputs on them."""
-    _known: dict[tuple[bytes, ...], float] = field(default_factory=dict)
+    _signatures: tuple[Labels, dict[str, bytes]] | None = None
+    _known: dict[tuple[object, ...], float] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -56,22 +58,23 @@ class RefittedOutputs:
 
     def distance(self, among: Candidates, keeps: Keeps, *, quick: bool) -> float:
         """Return the distance, on a few inputs or on more. keeps: groups that are not named are whole."""
-        if self._refits is None or self._refits.groups.labels is not among.labels:
-            self._begin(among)
-        chosen = [(group, keeps[group.name]) for group in among.groups if group.name in keeps]
-        key = (bytes([quick]), *(keep.tobytes() for _, keep in chosen), *(g.name.encode() for g, _ in chosen))
+        groups = self.fitted.at(among.grouping, among.labels, among.axes)
+        signatures = self._signatures_of(groups, among)
+        chosen = [(g, signatures[g.name], keeps[g.name]) for g in among.groups if g.name in keeps]
+        key = (quick, *(part for _, signature, keep in chosen for part in (signature, keep.tobytes())))
         if key not in self._known:
-            assert self._refits is not None
-            outputs = self._outputs(among.labels, self._refits.together(chosen), quick)
+            if quick not in self._dense:
+                self._dense[quick] = DenseOutputs.of(self._outputs(among.labels, {}, quick))
+            outputs = self._outputs(among.labels, self._refits.together(groups, chosen), quick)
             self._known[key] = self._dense[quick].distance(outputs)
         return self._known[key]
 
-    def _begin(self, among: Candidates) -> None:
-        self._refits = Refits(self.fitted.at(among.grouping, among.labels, among.axes))
-        self._known.clear()
-        self._dense = {
-            quick: DenseOutputs.of(self._outputs(among.labels, {}, quick)) for quick in (True, False)
-        }
+    def _signatures_of(self, groups: MeasuredGroups, among: Candidates) -> dict[str, bytes]:
+        """Return what tells a choice of channels from others, also where groups are found once more."""
+        if self._signatures is None or self._signatures[0] is not among.labels:
+            made = {group.name: sha256(groups.signature(group)).digest() for group in among.groups}
+            self._signatures = among.labels, made
+        return self._signatures[1]
 
     def _outputs(self, labels: Labels, changes: dict[int, Change], quick: bool) -> Iterator[list[Tensor]]:
         model = self.fitted.model

@@ -14,7 +14,6 @@ from torch import Tensor
 from torchthin.dependency.groups import Group, Member
 from torchthin.errors import InputError
 from torchthin.importance.registry import RowScore
-from torchthin.importance.removal import Consumer
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -28,8 +27,8 @@ class Measured(Protocol):
     def magnitudes(self, group: Group) -> FloatArray:
         """Return the mean absolute value of every channel where it is consumed, shape (channels,)."""
 
-    def consumers(self, group: Group) -> list[Consumer]:
-        """Return the layers that sum over the channels, with what is needed to refit them."""
+    def removal_errors(self, group: Group) -> Tensor | None:
+        """Return for each channel the error of the refitted consumers when it and all before it go; None: no consumers."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from torchthin.importance.channels import Channels
 from torchthin.importance.registry import register_channel_criterion, register_criterion
-from torchthin.importance.removal import removal_errors
 
 
 @register_criterion("l1")
@@ -174,8 +173,7 @@ def activation(channels: Channels) -> Tensor:
 def reconstruction(channels: Channels) -> Tensor | None:
     """Return the error of the layers behind when a channel and all less important ones are gone and these are refitted.
 
-    See `removal_errors`. For `recover`, which refits them. None where no layer behind can be refitted.
+    See `torchthin.importance.removal`. For `recover`, which refits them. None where no layer behind can be refitted.
     """
     assert channels.measured is not None
-    consumers = channels.measured.consumers(channels.group)
-    return removal_errors(consumers, channels.group.size) if consumers else None
+    return channels.measured.removal_errors(channels.group)

@@ -43,36 +43,43 @@ class Change:
 class Refits:
     """The changes of all consumers for any choice of channels; those of a group are worked out once for each, and kept."""
 
-    groups: MeasuredGroups
-    _known: dict[tuple[str, bytes], dict[int, Change]] = field(default_factory=dict)
+    _known: dict[tuple[bytes, bytes], dict[int, Change]] = field(default_factory=dict)
     _size: int = 0
 
-    def together(self, chosen: Iterable[tuple[Group, BoolArray]]) -> dict[int, Change]:
-        """Return the change of every operator, by its number. chosen: groups, and what is kept of each (True)."""
+    def together(
+        self, groups: MeasuredGroups, chosen: Iterable[tuple[Group, bytes, BoolArray]]
+    ) -> dict[int, Change]:
+        """Return the change of every operator, by its number.
+
+        chosen: groups, the signatures of `MeasuredGroups`, and what is kept of each (True).
+        """
         found: dict[int, Change] = {}
-        for group, keep in chosen:
-            for number, change in self._of(group, keep).items():
+        for group, signature, keep in chosen:
+            for number, change in self._of(groups, group, signature, keep).items():
                 found[number] = found[number] + change if number in found else change
         return found
 
-    def _of(self, group: Group, keep: BoolArray) -> dict[int, Change]:
-        key = group.name, keep.tobytes()
+    def _of(
+        self, groups: MeasuredGroups, group: Group, signature: bytes, keep: BoolArray
+    ) -> dict[int, Change]:
+        key = signature, keep.tobytes()
         if key not in self._known:
-            self._known[key] = {} if keep.all() else self._worked_out(group, keep)
+            self._known[key] = {} if keep.all() else _changes(groups, group, keep)
             self._size += _size(self._known[key])
             while self._size > KEPT and len(self._known) > 1:
                 self._size -= _size(self._known.pop(next(iter(self._known))))
         return self._known[key]
 
-    def _worked_out(self, group: Group, keep: BoolArray) -> dict[int, Change]:
-        taken = self.groups.measure.moments(self.groups.labels)
-        found = {}
-        for number, channel in self.groups.consumed(group, self.groups.labels.contractions):
-            removed = torch.from_numpy((channel >= 0) & ~keep[channel])
-            if bool(removed.any()):
-                moments = taken.get(number)
-                found[number] = Change(removed) if moments is None else _refitted(moments, removed)
-        return found
+
+def _changes(groups: MeasuredGroups, group: Group, keep: BoolArray) -> dict[int, Change]:
+    taken = groups.measure.moments(groups.labels)
+    found = {}
+    for number, channel in groups.consumed(group):
+        removed = torch.from_numpy((channel >= 0) & ~keep[channel])
+        if bool(removed.any()):
+            moments = taken.get(number)
+            found[number] = Change(removed) if moments is None else _refitted(moments, removed)
+    return found
 
 
 def _refitted(moments: Moments, removed: Tensor) -> Change:

@@ -26,12 +26,12 @@ from torchthin.graph.inputs import Inputs, call, on_device_of
 from torchthin.graph.next_call import returned
 from torchthin.graph.op_counter import CountingMode, following
 from torchthin.graph.operators import by_name
-from torchthin.graph.opgraph import OpGraph, Ref
+from torchthin.graph.opgraph import BRANCH, OpGraph, Ref
 from torchthin.graph.outputs import output_tensors
 from torchthin.graph.parametrized import DerivedWeight
 from torchthin.importance.channels import FloatArray, widened
 from torchthin.importance.moments import Moments, MomentsMode
-from torchthin.importance.removal import Consumer
+from torchthin.importance.removal import Consumer, removal_errors
 from torchthin.importance.used_rows import linear_modules, used_rows
 
 Mode = TypeVar("Mode", bound=CountingMode)
@@ -52,7 +52,8 @@ class Measure:
     seed: int = 0
     _effects: dict[tuple[str, int], FloatArray] = field(default_factory=dict)
     _sizes: tuple[OpGraph, dict[int, FloatArray]] | None = None
-    _moments: tuple[OpGraph, dict[int, Moments]] | None = None
+    _moments: tuple[tuple[Any, ...], dict[int, Moments]] | None = None
+    _removals: dict[bytes, Tensor | None] = field(default_factory=dict)
 
     def of(self, model: nn.Module, derived: Mapping[str, DerivedWeight]) -> Measure:
         """Return a measure of the model at another time, on the same data."""
@@ -78,15 +79,26 @@ class Measure:
 
     def moments(self, labels: Labels) -> dict[int, Moments]:
         """Return, for every contraction's op that has them, the moments of its inputs."""
-        if self._moments is None or self._moments[0] is not labels.graph:
+        ops = _evaluated(labels.graph)
+        if self._moments is None or self._moments[0] != ops:
+            self._removals.clear()
             found: dict[int, Moments] = {}
             linear = linear_modules(labels.graph, self.model)
             for _ in _passes(
                 self, lambda batch: MomentsMode(labels, found, used_rows(self.model, linear, batch))
             ):
                 pass
-            self._moments = (labels.graph, found)
+            self._moments = (ops, found)
         return self._moments[1]
+
+    def removal_errors(
+        self, key: bytes, consumers: Callable[[], list[Consumer]], channels: int
+    ) -> Tensor | None:
+        """Return the errors of a group, see `torchthin.importance.removal`, worked out once. key: which operators sum over it."""
+        if key not in self._removals:
+            found = consumers()
+            self._removals[key] = removal_errors(found, channels) if found else None
+        return self._removals[key]
 
 
 @dataclass(frozen=True)
@@ -112,10 +124,21 @@ class MeasuredGroups:
             count += np.bincount(channel[met], minlength=group.size)
         return np.asarray(total / np.maximum(count, 1))
 
-    def consumers(self, group: Group) -> list[Consumer]:
+    def removal_errors(self, group: Group) -> Tensor | None:
+        """Return the errors of the consumers as channels are removed, (channels,); None where none can be refitted."""
+        taken = self.measure.moments(self.labels)
+        return self.measure.removal_errors(
+            self.signature(group), lambda: self._consumers(group, taken), group.size
+        )
+
+    def signature(self, group: Group) -> bytes:
+        """Return which operators sum over which channels of the group."""
+        parts = [bytes(str(index), "ascii") + channel.tobytes() for index, channel in self.consumed(group)]
+        return b";".join(parts)
+
+    def _consumers(self, group: Group, taken: Mapping[int, Moments]) -> list[Consumer]:
         """Return the layers that sum over the group's channels, ready to be refitted; those with equal shares of each."""
         found = []
-        taken = self.measure.moments(self.labels)
         for index, channel in self.consumed(group, taken):
             moments = taken[index]
             of_column = np.repeat(channel, moments.taps)
@@ -130,16 +153,27 @@ class MeasuredGroups:
         return found
 
     def consumed(
-        self, group: Group, contractions: Iterable[int]
+        self, group: Group, contractions: Iterable[int] | None = None
     ) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
-        """Yield contractions with, for each index of the axis they sum over, its channel of the group; -1: none."""
+        """Yield contractions with, for each index of the axis they sum over, its channel of the group; -1: none.
+
+        contractions: numbers of operators; None: those that sum over a channel of the group.
+        """
         own = np.full(self.grouping.components.reason.size, -1, np.int64)
         own[self.grouping.channels[group.name]] = np.arange(group.size)
-        for index in contractions:
+        every = [index for index in self.labels.contractions if index < BRANCH]
+        for index in every if contractions is None else contractions:
             contraction = self.labels.contractions[index]
             vector = self.labels.values[contraction.data][contraction.data_axis]
             if isinstance(vector, np.ndarray):
-                yield index, own[self.grouping.components.of_label[vector]]
+                channel = own[self.grouping.components.of_label[vector]]
+                if contractions is not None or (channel >= 0).any():
+                    yield index, channel
+
+
+def _evaluated(graph: OpGraph) -> tuple[Any, ...]:
+    """Return the operators of the evaluation run: a record of training as well has the same."""
+    return tuple((op.index, op.target, op.source.module) for op in graph.ops if not op.trained)
 
 
 def _effects(measure: Measure, wanted: set[tuple[str, int]]) -> dict[tuple[str, int], FloatArray]:

@@ -17,7 +17,6 @@ from torchthin.errors import ConfigError, InputError
 from torchthin.graph.clone import state_tensors
 from torchthin.graph.parametrized import DerivedWeight, derived_weights
 from torchthin.importance.channels import Measured
-from torchthin.importance.removal import Consumer
 from torchthin.importance.scores import Ranking, ranked
 from torchthin.importance.statistics import Measure
 from torchthin.io.distributed import broadcast
@@ -48,7 +47,7 @@ class _Gradients(Measured):
     def magnitudes(self, group: Group) -> FloatArray:
         self._refuse()
 
-    def consumers(self, group: Group) -> list[Consumer]:
+    def removal_errors(self, group: Group) -> Tensor | None:
         self._refuse()
 
     def _refuse(self) -> NoReturn:
