@@ -19,7 +19,7 @@ def table(parser: Parser) -> str:
     for group in parser._action_groups:
         rows = []
         for action in group._group_actions:
-            if action.dest in ("help", "debug"):
+            if action.dest in ("help", "help_all", "debug"):
                 continue
             name = ", ".join(action.option_strings) or str(action.metavar)
             value = (

@@ -187,5 +187,32 @@ def test_an_interrupt_leaves_no_half_file_and_says_how_to_go_on(place: Workplace
     assert err.count("\n") == 1
     assert "interrupted. No file is left half written." in err
     assert ("--resume" in err) == (how == "training")
-    left = {path.name for path in place.path.iterdir()} - {"net.py", "best.pth", "slow.py", "started"}
+    left = {path.name for path in place.path.iterdir()} - {
+        "net.py",
+        "best.pth",
+        "slow.py",
+        "started",
+        "__pycache__",
+    }
     assert left == ({"out.pth.state"} if how == "training" else set())
+
+
+def test_help_shows_the_usual_flags_and_help_all_the_rest(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = {}
+    for flag in ("--help", "--help-all"):
+        with pytest.raises(SystemExit):
+            main(["prune", flag])
+        shown[flag] = capsys.readouterr().out
+    assert all("--target-macs LIMIT" in text for text in shown.values())
+    assert ["--print-schema" in text for text in shown.values()] == [False, True]
+    assert main([]) == 0
+    assert "{prune,inspect" in capsys.readouterr().out
+
+
+def test_a_reader_that_ends_does_not_end_the_run(place: Workplace) -> None:
+    code = "import sys; from torchthin.cli.main import main; sys.exit(main())"
+    flags = "prune net.py:net --input-shape 1,3,8,8 --thin --save-to thin.pth"
+    ask = f'"{sys.executable}" -c "{code}" {flags} | head -1; exit ${{PIPESTATUS[0]}}'
+    done = subprocess.run(["bash", "-c", ask], env={**os.environ, **ENV}, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.count("\n")) == (0, 1), done.stderr
+    assert (place.path / "thin.pth").exists()

@@ -13,6 +13,7 @@ import torchthin
 from torchthin import Distiller, InputError, PruneConfig, Ratio, Schedule, Unstructured, prune
 from torchthin.errors import ConfigError, WeightNameError
 from torchthin.pruning.one_shot import plan_pruning
+from torchthin.report.prune_report import gathered
 
 TARGETS = [Ratio, Unstructured]
 """Targets that take a share; of n:m see test_patterns."""
@@ -357,3 +358,22 @@ def test_inputs_stay_real_where_the_first_parameter_is_complex() -> None:
     result = prune(Wave(), torch.randn(4, 6), include=["first.weight"])
     assert result.proof is not None and result.proof.holds
     assert result.model.mix.shape == (5, 4)
+
+
+def test_a_result_shows_itself_in_a_line_and_in_a_notebook() -> None:
+    result = prune(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 5, 3)), torch.randn(1, 3, 9, 9))
+    assert repr(result) == "<PruneResult of Sequential: 589 -> 297 parameters, exact>"
+    assert result._repr_html_().startswith("<pre>| weight ") and "-&gt;" in result._repr_html_()
+
+
+def test_notes_that_say_the_same_are_one_line() -> None:
+    said = [
+        *(f"layer{n}.weight: kept, part of the model's output." for n in range(5)),
+        "Look: twice.",
+        "Alone.",
+    ]
+    assert gathered(said) == [
+        "layer0.weight, layer1.weight, layer2.weight and 2 more: kept, part of the model's output.",
+        "Look: twice.",
+        "Alone.",
+    ]

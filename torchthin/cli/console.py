@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import FrameType
 from typing import Any, NoReturn, Protocol, TypeVar
 
@@ -30,6 +30,9 @@ LONGEST = 5000
 class Parser(argparse.ArgumentParser):
     """An argument parser that raises ConfigError, with the near matches of an unknown flag."""
 
+    usual: frozenset[str] = frozenset()
+    """What ``--help`` shows; ``--help-all`` shows the rest, too. Empty: everything."""
+
     def __init__(
         self, *, prog: str | None = None, description: str | None = None, epilog: str | None = None
     ) -> None:
@@ -41,6 +44,27 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
             argument_default=argparse.SUPPRESS,
         )
+
+    def show_at_first(self, usual: Iterable[str]) -> None:
+        """Let ``--help`` show these flags alone, and add ``--help-all``."""
+        self.usual = frozenset((*usual, "--help", "--help-all"))
+        self.add_argument("--help-all", action=_HelpAll, nargs=0, help="show all flags, and exit")
+
+    def format_help(self) -> str:
+        """Return the help text, with the usual flags only where some were named."""
+        rare = [
+            each
+            for each in self._actions
+            if self.usual and not self.usual & {*each.option_strings, each.dest}
+        ]
+        told = [each.help for each in rare]
+        for action in rare:
+            action.help = argparse.SUPPRESS
+        try:
+            return super().format_help()
+        finally:
+            for action, text in zip(rare, told, strict=True):
+                action.help = text
 
     def error(self, message: str) -> NoReturn:
         """Raise what argparse found wrong, and say where help is."""
@@ -75,6 +99,16 @@ class Parser(argparse.ArgumentParser):
         }
 
 
+class _HelpAll(argparse.Action):
+    """Shows the help of a parser with every flag, and ends."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        assert isinstance(parser, Parser)
+        parser.usual = frozenset()
+        parser.print_help()
+        parser.exit()
+
+
 class Console:
     """Prints what a run has to say; nothing when it is quiet."""
 
@@ -82,9 +116,13 @@ class Console:
         self._quiet = quiet
 
     def say(self, text: object) -> None:
-        """Print one thing on stdout."""
-        if not self._quiet:
-            print(text)
+        """Print one thing on stdout; where what read it has ended, such as head, the run goes on without a word."""
+        if self._quiet:
+            return
+        try:
+            print(text, flush=True)
+        except BrokenPipeError:
+            _silence_stdout()
 
     @contextlib.contextmanager
     def progress(self, title: str, unit: str = "") -> Iterator[Callable[..., None] | None]:
@@ -157,8 +195,8 @@ def run_command(command: Callable[[Sequence[str]], int], argv: Sequence[str] | N
         return code
     except KeyboardInterrupt:
         return _interrupted(arguments)
-    except BrokenPipeError:  # what read stdout, such as head, has ended: do not flush into it at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:
+        _silence_stdout()
         return EXIT_PIPE_CLOSED
     except TorchthinError as error:
         return _fail(str(error), error.exit_code, arguments)
@@ -167,6 +205,11 @@ def run_command(command: Callable[[Sequence[str]], int], argv: Sequence[str] | N
             return _interrupted(arguments)
         cure = "" if "--debug" in arguments else " Run again with --debug for the traceback."
         return _fail(f"{type(error).__name__}: {error}.{cure}", EXIT_INTERNAL, arguments)
+
+
+def _silence_stdout() -> None:
+    """Send stdout nowhere, since what read it has ended: nothing must be flushed into it, at exit neither."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class _Interrupts:

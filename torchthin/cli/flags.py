@@ -11,6 +11,7 @@ from dataclasses import Field, dataclass, field, fields
 from functools import cache, partial
 from typing import Any, TypeVar
 
+from torchthin.cli.console import Parser
 from torchthin.config import key_of, option
 from torchthin.config.files import parse_json
 from torchthin.errors import ConfigError
@@ -247,6 +248,8 @@ class Command:
     read: Callable[[Mapping[str, Any]], Any]
     """Given flags -> options."""
     run: Callable[[Any], int]
+    usual: tuple[str, ...] = ()
+    """Flags that ``--help`` shows where the command has too many for a page; the rest by ``--help-all``."""
 
     @classmethod
     def of(
@@ -255,10 +258,12 @@ class Command:
         """Return a command whose flags and options are those of a dataclass."""
         return cls(description, example, partial(add_flags, kind=kind), partial(read, kind), run)
 
-    def add_to(self, parser: argparse.ArgumentParser) -> None:
+    def add_to(self, parser: Parser) -> None:
         """Add the command's flags to a parser, and ``--debug``, which `torchthin.cli.console.run_command` reads."""
         self.add_flags(parser)
         parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        if self.usual:
+            parser.show_at_first(self.usual)
 
     def call(self, namespace: argparse.Namespace) -> int:
         """Run on what was given, and return the exit code."""

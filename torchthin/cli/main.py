@@ -62,6 +62,9 @@ def program() -> Parser:
 
 
 def _run(arguments: Sequence[str]) -> int:
+    if not arguments:
+        program().print_help()
+        return 0
     namespace = program().parse(arguments)
     chosen = COMMANDS[namespace.command]
     del namespace.command

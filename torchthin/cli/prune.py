@@ -232,6 +232,11 @@ def list_weights(options: PruneOptions) -> dict[str, Any]:
     return {"weights": shapes, "kept": list(found.excluded), "notes": list(found.notes)}
 
 
+_USUAL = (
+    "model", "--model-factory", "--factory-args", "--checkpoint", "--dataset", "--input-shape", "--device", "--data",
+    "--recover-epochs", "--method", "--target-sparsity", "--agp-steps", "--target-macs", "--target-params", "--ratio",
+    "--criterion", "--weights", "--keep", "--thin", "--chip", "--target-cycles", "--arch", "--save-to", "--report", "--json",
+)  # fmt: skip
 COMMAND = Command(
     "Prune a model to a sparsity or a budget, thin it if asked, and save weights, masks and a report.",
     """\
@@ -242,4 +247,5 @@ example:
     add_prune_flags,
     prune_options,
     run,
+    _USUAL,
 )

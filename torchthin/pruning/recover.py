@@ -51,6 +51,7 @@ def recover(
     Raises:
         InputError: nothing was thinned, or data and models do not fit together.
     """
+    _check_order(dense, pruned)
     if pruned.recipe is None or not pruned.config.thin:
         raise ConfigError(
             "The pruned of recover must be a thinned model. Call prune with thin=True (on the command line --thin)."
@@ -60,3 +61,12 @@ def recover(
         dense, pruned.model, pruned.recipe, example_inputs, data, recovery, state=state, progress=progress
     )
     return replace(pruned, model=model, report=replace(pruned.report, recovery=facts))
+
+
+def _check_order(dense: Any, pruned: Any) -> None:
+    """Raise `ConfigError` for arguments that are swapped, or a plain model for what `prune` returned."""
+    if not isinstance(dense, nn.Module) or not isinstance(pruned, PruneResult):
+        got = f"{type(dense).__name__} and {type(pruned).__name__}"
+        raise ConfigError(
+            f"recover takes the dense model, then what prune returned: recover(net, result, ...). Got {got}."
+        )

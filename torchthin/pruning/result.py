@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ from torchthin.thinning.proof import Proof
 from torchthin.thinning.recipe import Recipe
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PruneResult:
     """What `prune` returns; printing it gives the report's table."""
 
@@ -62,3 +63,14 @@ class PruneResult:
 
     def __str__(self) -> str:
         return str(self.report)
+
+    def __repr__(self) -> str:
+        sizes, verdict = f"{self.report.parameters:,} parameters", "not thinned"
+        if (thinned := self.report.thinned) is not None:
+            sizes = f"{thinned.before.parameters:,} -> {thinned.after.parameters:,} parameters"
+            verdict = thinned.verdict or "nothing was removed"
+        return f"<{type(self).__name__} of {type(self.model).__name__}: {sizes}, {verdict}>"
+
+    def _repr_html_(self) -> str:
+        """Show the report in a notebook."""
+        return f"<pre>{html.escape(str(self.report))}</pre>"

@@ -10,7 +10,7 @@ A weight counts when its mask removes it; a weight that happens to be zero and i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -377,7 +377,20 @@ def _summary(report: PruneReport) -> list[str]:
         lines += _thinning(report.thinned)
     if report.recovery is not None:
         lines += [str(report.recovery), *(f"Note: {note}" for note in report.recovery.notes)]
-    return [*lines, *excluded_line(report), *(f"Note: {note}" for note in report.notes)]
+    return [*lines, *excluded_line(report), *(f"Note: {note}" for note in gathered(report.notes))]
+
+
+def gathered(notes: Iterable[str]) -> list[str]:
+    """Return the notes, those that say the same of several weights as one, with at most three of their names."""
+    names: dict[str, list[str]] = {}
+    for note in notes:
+        name, separator, rest = note.partition(": ")
+        names.setdefault(rest if separator else note, []).extend([name] if separator else [])
+    lines = []
+    for rest, of in names.items():
+        more = f" and {len(of) - 3} more" if len(of) > 3 else ""
+        lines.append(f"{', '.join(of[:3])}{more}: {rest}" if of else rest)
+    return lines
 
 
 def excluded_line(report: PruneReport) -> list[str]:
