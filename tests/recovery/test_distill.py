@@ -36,17 +36,21 @@ def weights(result: PruneResult) -> list[torch.Tensor]:
 @pytest.mark.parametrize("loss", ["values", "logits"])
 def test_epochs_bring_the_outputs_nearer(loss: str) -> None:
     net, result, data = task()
-    told: list[tuple[int, int]] = []
+    told: list[tuple[int, int, str]] = []
     found = recover(
         net, result, data[:1], data, recovery=Recovery(epochs=8, loss=loss),
-        progress=lambda done, total, loss: told.append((done, total)),
+        progress=lambda done, total, what, loss: told.append((done, total, what)),
     )  # fmt: skip
     facts = found.report.recovery
     assert facts is not None
     stages = {stage.name: stage for stage in facts.stages}
     assert stages["distillation"].taken
     assert facts.after < stages["reconstruction"].distance
-    assert told == [(done, 8) for done in range(1, 9)]
+    layers, epochs = (
+        [(done, 3, "layers") for done in range(1, 4)],
+        [(done, 8, "epochs") for done in range(1, 9)],
+    )
+    assert told == [*layers, *epochs]
     assert [p.requires_grad for p in found.model.parameters()] == [p.requires_grad for p in net.parameters()]
     assert all(p.grad is None for p in (*net.parameters(), *found.model.parameters()))
     assert not found.model.training
@@ -111,8 +115,8 @@ def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path: Path, options: dict[st
     whole = recover(net, result, data[:1], data, recovery=Recovery(epochs=4, **options))
     state = tmp_path / "run.recovery"
 
-    def stop(done: int, total: int, loss: float) -> None:
-        if done == 2:
+    def stop(done: int, total: int, what: str, loss: float | None) -> None:
+        if (done, what) == (2, "epochs"):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -120,12 +124,12 @@ def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path: Path, options: dict[st
             net, result, data[:1], data, recovery=Recovery(epochs=4, **options), state=state, progress=stop
         )
     assert state.exists()
-    resumed: list[int] = []
+    resumed: list[tuple[int, str]] = []
     again = recover(
         net, result, data[:1], data, recovery=Recovery(epochs=4, **options),
-        state=state, progress=lambda done, *_: resumed.append(done),
+        state=state, progress=lambda done, total, what, *_: resumed.append((done, what)),
     )  # fmt: skip
-    assert resumed == [3, 4]
+    assert resumed[3:] == [(3, "epochs"), (4, "epochs")]
     assert all(map(torch.equal, weights(whole), weights(again)))
     assert not state.exists()
 
@@ -140,8 +144,9 @@ def test_a_state_of_another_run_is_refused(tmp_path: Path) -> None:
     net, result, data = task()
     state = tmp_path / "run.recovery"
 
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
+    def stop(done: int, total: int, what: str, loss: float | None) -> None:
+        if what == "epochs":
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         recover(net, result, data[:1], data, recovery=Recovery(epochs=4), state=state, progress=stop)

@@ -126,18 +126,21 @@ class Console:
 
     @contextlib.contextmanager
     def progress(self, title: str, unit: str = "") -> Iterator[Callable[..., None] | None]:
-        """Give a function of (done, total) that moves a bar on stderr; None where stderr is no terminal."""
+        """Give a function of (done, total, unit) that moves a bar on stderr; None where stderr is no terminal.
+
+        unit: of what is counted, where the function is not told.
+        """
         if self._quiet or not sys.stderr.isatty():
             yield None
             return
         from rich.console import Console as Terminal
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-        count = TextColumn(f"{{task.completed}}/{{task.total}} {unit}")
+        count = TextColumn("{task.completed}/{task.total} {task.fields[unit]}")
         columns = (TextColumn(title), BarColumn(), count, TimeRemainingColumn())
         with Progress(*columns, console=Terminal(stderr=True), transient=True) as bar:
-            task = bar.add_task(title, total=None)
-            yield lambda done, total, *_: bar.update(task, completed=done, total=total)
+            task = bar.add_task(title, total=None, unit=unit)
+            yield lambda done, total, what=unit, *_: bar.update(task, completed=done, total=total, unit=what)
 
 
 class Facts(Protocol):

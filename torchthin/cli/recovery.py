@@ -46,7 +46,7 @@ def recovered(
 
     how, path = options.data.recovery, options.files.save_to
     state = Path(f"{path}.recovery") if path is not None and how.epochs else None
-    with console.progress("Recovering", "epochs") as progress:
+    with console.progress("Recovering") as progress:
         return recover(model, result, inputs, data, recovery=how, state=state, progress=progress)
 
 

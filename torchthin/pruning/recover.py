@@ -11,7 +11,7 @@ from torch import nn
 from torchthin.config import Recovery
 from torchthin.errors import ConfigError
 from torchthin.pruning.result import PruneResult
-from torchthin.recovery.distillation import Progress
+from torchthin.recovery.progress import Progress
 from torchthin.recovery.stages import recovered
 
 _DEFAULTS = Recovery()
@@ -43,7 +43,8 @@ def recover(
             ``"package.module:function"``; labels among them are left out.
         recovery: how many epochs, which loss and learning rate, how many inputs: ``Recovery(epochs=20)``.
         state: file from which an interrupted distillation continues; it is removed when the distillation ends.
-        progress: called with (epochs done, epochs in all, loss) after every epoch.
+        progress: called with (done, in all, ``"layers"`` or ``"epochs"``, loss) after every layer that was looked at, and after
+            every epoch; loss: the mean one of the epoch, of layers None.
 
     Returns:
         the same masks and recipe with the recovered model; its ``save`` writes a checkpoint.

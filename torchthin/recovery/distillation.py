@@ -37,14 +37,13 @@ from torchthin.io.distributed import (
     require_equal,
 )
 from torchthin.recovery.layer_distance import layer_distance
+from torchthin.recovery.progress import Progress
 from torchthin.recovery.training_state import TrainingState
 from torchthin.thinning.recipe import Recipe
 
 BATCH_SIZE = 32
 LR, LR_OF_ATTENTION = 5e-3, 2e-4
 """Learning rates where none was given."""
-Progress = Callable[[int, int, float], None]
-"""(epochs done, epochs in all, mean loss of the last one)"""
 BatchLoss = Callable[[nn.Module, nn.Module, Callable[[], Tensor], str, Inputs], Tensor]
 """(dense, small, distance of their layers in the last call, kind of loss, batch) -> the loss on a batch."""
 
@@ -117,7 +116,7 @@ def distill_(
             if state is not None and rank_and_world_size()[0] == 0:
                 training.save(state)
             if progress is not None:
-                progress(len(training.losses), recovery.epochs, training.losses[-1])
+                progress(len(training.losses), recovery.epochs, "epochs", training.losses[-1])
 
 
 @contextlib.contextmanager

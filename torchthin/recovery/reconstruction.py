@@ -23,6 +23,7 @@ from torchthin.importance.product_rows import Product, grouped
 from torchthin.recovery.dense_targets import Places, Target, tensors_after
 from torchthin.recovery.layers import Layer
 from torchthin.recovery.product_mode import ProductMode, factor_of
+from torchthin.recovery.progress import Progress
 from torchthin.recovery.ridge import Fit, Part, fit
 from torchthin.thinning.recipe import Recipe
 
@@ -41,7 +42,13 @@ class Reconstruction:
 
 
 def reconstruct_(
-    dense: nn.Module, small: nn.Module, recipe: Recipe, inputs: Inputs, *, before_gaps: bool = False
+    dense: nn.Module,
+    small: nn.Module,
+    recipe: Recipe,
+    inputs: Inputs,
+    *,
+    before_gaps: bool = False,
+    progress: Progress | None = None,
 ) -> Reconstruction:
     """Refit the layers of `small` in place.
 
@@ -51,9 +58,10 @@ def reconstruct_(
         recipe: which channels and layers were kept.
         inputs: calibration inputs in one batch, on the models' device.
         before_gaps: only what makes up for layers that were left out, see `counterparts`.
+        progress: called after every layer.
     """
     found = Places.of(dense, small, recipe, inputs, before_gaps=before_gaps)
-    refit = Refit(found, dict(state_tensors(small)), recipe, tensors_after(dense, recipe))
+    refit = Refit(found, dict(state_tensors(small)), recipe, tensors_after(dense, recipe), progress)
     with evaluation_mode(small), following(small, refit):
         call(small, inputs)
     return Reconstruction(tuple(refit.fitted), (*found.left, *refit.left))
@@ -68,6 +76,7 @@ class Refit(ProductMode):
     """Of the thinned model; changed in place."""
     recipe: Recipe
     dense: Mapping[str, Tensor]
+    progress: Progress | None = None
     fitted: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
     stored: dict[str, None] = field(default_factory=dict)
@@ -75,12 +84,21 @@ class Refit(ProductMode):
 
     def __post_init__(self) -> None:
         super().__init__(self.places.residual)
+        self._looked_at = 0
 
     def on_product(self, number: int, product: Product) -> Tensor:
         """Return the result of a product with the weights that are new."""
         layer = self.places.layers.get(number)
         if layer is None:
             return product.run()
+        result = self._refitted(number, layer, product)
+        self._looked_at += 1
+        if self.progress is not None:
+            self.progress(self._looked_at, len(self.places.layers), "layers", None)
+        return result
+
+    def _refitted(self, number: int, layer: Layer, product: Product) -> Tensor:
+        """Return the result of a layer with new weights, or with the old ones where these are as good."""
         factors = self._factors(layer, product)
         if factors is None or product.kwargs:
             self.left.append(f"{layer.weight}: the layer uses something else than a multiple of it")

@@ -19,7 +19,8 @@ from torchthin.graph.recorder import record
 from torchthin.io.calibration import Calibration, calibration, picked
 from torchthin.io.distributed import broadcast_, rank_and_world_size
 from torchthin.recovery.batchnorm import recalibrate_
-from torchthin.recovery.distillation import Progress, distill_
+from torchthin.recovery.distillation import distill_
+from torchthin.recovery.progress import Progress
 from torchthin.recovery.reconstruction import Reconstruction, reconstruct_
 from torchthin.report.sections import RecoveryFacts, Stage
 from torchthin.thinning.apply import thin_copy
@@ -78,7 +79,7 @@ def recovered(
     evaluator = Evaluator(teacher, (samples.tested,))
     before = evaluator.value(current)
     search = _Search(evaluator, current, before)
-    reconstruction = _reconstruct(search, teacher, recipe, samples.fitted)
+    reconstruction = _reconstruct(search, teacher, recipe, samples.fitted, progress)
     calibrated = clone(search.model, duplicate)
     if recalibrate_(calibrated, samples.fitted):
         search.offer("BatchNorm statistics", calibrated)
@@ -102,13 +103,15 @@ def recovered(
     )
 
 
-def _reconstruct(search: _Search, teacher: nn.Module, recipe: Recipe, inputs: Inputs) -> Reconstruction:
+def _reconstruct(
+    search: _Search, teacher: nn.Module, recipe: Recipe, inputs: Inputs, progress: Progress | None
+) -> Reconstruction:
     """Offer refitted models, first one that makes up for layers that are gone; return what was refitted in what is kept."""
     fitted: tuple[str, ...] = ()
     left: tuple[str, ...] = ()
     for name, before_gaps in (("layers before gaps", True), ("reconstruction", False))[not recipe.layers :]:
         made = clone(search.model, duplicate)
-        found = reconstruct_(teacher, made, recipe, inputs, before_gaps=before_gaps)
+        found = reconstruct_(teacher, made, recipe, inputs, before_gaps=before_gaps, progress=progress)
         left = tuple(dict.fromkeys((*left, *found.left)))
         if found.fitted and search.offer(name, made):
             fitted = tuple(dict.fromkeys((*fitted, *found.fitted)))
