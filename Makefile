@@ -1,11 +1,12 @@
 # make demo: prune, thin and recover the shipped pose student.   make test: linters, types, tests.
+# make check ROOM=thinning: linters, types and the tests of one room of the package, in a minute or two.
 # make docs: the site of docs/, in build/site; a warning is an error.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test docs clean
+.PHONY: demo test check docs clean
 
 demo: $(VENV)/.base
 	$(BIN)/python scripts/prune_pose_drive.py --target-sparsity 0.5 --thin --recover
@@ -15,6 +16,12 @@ test: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/$(ROOM) tests/test_architecture.py tests/test_map.py tests/test_public_names.py
 
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
