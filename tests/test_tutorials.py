@@ -10,6 +10,7 @@ import pytest
 import torch
 from tiny_pretrained import FAMILIES, T
 from tiny_tokenizers import CORPUS, bytes_bpe, fast, word_piece
+from torch import nn
 
 from torchthin.cli.main import main
 
@@ -83,6 +84,36 @@ def test_a_text_classifier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     names = run("text-classifier.md")
     assert names["smaller"].config.intermediate_size == 24
     assert set(names["smaller"].state_dict()) == set(names["model"].state_dict())
+
+
+def test_an_image_classifier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    models = pytest.importorskip("torchvision").models
+    Image = pytest.importorskip("PIL.Image")
+    monkeypatch.chdir(tmp_path)
+    drawn = np.random.default_rng(0)
+    for part, count in (("train", 8), ("val", 2)):
+        for number in range(2 * count):
+            folder = Path("data") / part / ("dark", "light")[number % 2]
+            folder.mkdir(parents=True, exist_ok=True)
+            low = 128 * (number % 2)
+            picture = drawn.integers(low, low + 128, (12, 12, 3), dtype=np.uint8)
+            Image.fromarray(picture).save(folder / f"{number}.png")
+
+    def small_model(weights: str | None = None) -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(
+            nn.Conv2d(3, 8, 3, 8), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, 4), nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2),
+        )  # fmt: skip
+
+    monkeypatch.setattr(models, "resnet18", small_model)
+    names = run("image-classifier.md")
+    shown = capsys.readouterr().out
+    assert re.findall(r"^(before|recovered|trained): [\d.]+%$", shown, re.MULTILINE) == [
+        "before", "recovered", "trained",
+    ]  # fmt: skip
+    assert names["again"][0].out_channels < 8 and names["model"][0].out_channels == 4
+    assert "True" in shown
 
 
 def squares(folder: Path, classes: int) -> None:
