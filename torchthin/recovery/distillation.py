@@ -26,6 +26,7 @@ from torchthin.evaluation.distance import floating, output_distance
 from torchthin.graph.clone import state_tensors
 from torchthin.graph.inputs import Inputs, call
 from torchthin.graph.opgraph import OpGraph
+from torchthin.graph.output_shift import OUTPUT_SHIFT
 from torchthin.graph.recorder import record
 from torchthin.io.calibration import picked
 from torchthin.io.data_sources import sample_count
@@ -42,8 +43,8 @@ from torchthin.recovery.training_state import TrainingState
 from torchthin.thinning.recipe import Recipe
 
 BATCH_SIZE = 32
-LR, LR_OF_ATTENTION = 5e-3, 2e-4
-"""Learning rates where none was given."""
+LR, LR_OF_ATTENTION, LR_OF_ROUNDING = 5e-3, 2e-4, 1e-3
+"""Learning rates where none was given; the last one in quantisation-aware mode."""
 BatchLoss = Callable[[nn.Module, nn.Module, Callable[[], Tensor], str, Inputs], Tensor]
 """(dense, small, distance of their layers in the last call, kind of loss, batch) -> the loss on a batch."""
 
@@ -145,7 +146,9 @@ def _is_setting(parameter: nn.Parameter) -> bool:
 
 
 def default_lr(graph: OpGraph) -> float:
-    """Return the learning rate of a model for which none was given: that of convolutions makes attention worse."""
+    """Return the learning rate of a model for which none was given: that of convolutions makes attention and rounding worse."""
+    if any(op.name == OUTPUT_SHIFT for op in graph.ops):
+        return LR_OF_ROUNDING
     return LR_OF_ATTENTION if attends(graph) else LR
 
 

@@ -25,6 +25,7 @@ from torchthin.recovery.layers import Layer
 from torchthin.recovery.product_mode import ProductMode, factor_of
 from torchthin.recovery.progress import Progress
 from torchthin.recovery.ridge import Fit, Part, fit
+from torchthin.recovery.rounding import RoundedLayer, Rounding, roundings
 from torchthin.thinning.recipe import Recipe
 
 SMALL = 1e-3
@@ -61,7 +62,8 @@ def reconstruct_(
         progress: called after every layer.
     """
     found = Places.of(dense, small, recipe, inputs, before_gaps=before_gaps)
-    refit = Refit(found, dict(state_tensors(small)), recipe, tensors_after(dense, recipe), progress)
+    rounded = roundings(small, [layer.weight for layer in found.layers.values()])
+    refit = Refit(found, dict(state_tensors(small)), recipe, tensors_after(dense, recipe), progress, rounded)
     with evaluation_mode(small), following(small, refit):
         call(small, inputs)
     return Reconstruction(tuple(refit.fitted), (*found.left, *refit.left))
@@ -77,6 +79,8 @@ class Refit(ProductMode):
     recipe: Recipe
     dense: Mapping[str, Tensor]
     progress: Progress | None = None
+    roundings: Mapping[str, Rounding] = field(default_factory=dict)
+    """Of the weights of layers that round them."""
     fitted: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
     stored: dict[str, None] = field(default_factory=dict)
@@ -99,6 +103,8 @@ class Refit(ProductMode):
 
     def _refitted(self, number: int, layer: Layer, product: Product) -> Tensor:
         """Return the result of a layer with new weights, or with the old ones where these are as good."""
+        if layer.weight in self.roundings and not product.kwargs:
+            return self._rounded(number, layer, product)
         factors = self._factors(layer, product)
         if factors is None or product.kwargs:
             self.left.append(f"{layer.weight}: the layer uses something else than a multiple of it")
@@ -111,6 +117,25 @@ class Refit(ProductMode):
         shift = None if found.bias is None else found.bias.flatten().to(weight)
         self._store_(layer, weight, shift, factors)
         return replace(product, weight=weight, bias=None if product.bias is None else shift).run()
+
+    def _rounded(self, number: int, layer: Layer, product: Product) -> Tensor:
+        """Return the result of a product of a layer that rounds, see `torchthin.recovery.rounding`."""
+        target = self.places.targets[number]
+        rounded = RoundedLayer(self.roundings[layer.weight], layer, self.tensors, self.dense)
+        inputs = product.input_rows(target.places).float()
+        found = rounded.refit(product, inputs, grouped(target.rows, product.groups))
+        if found is None:
+            return product.run()
+        self.fitted.append(layer.weight)
+        shape, shift = product.weight.shape, found.used_bias
+        self._store_(
+            layer,
+            found.weight.reshape(shape),
+            None if found.bias is None else found.bias.flatten(),
+            (1.0, 1.0),
+        )
+        bias = None if shift is None or product.bias is None else shift.flatten().to(product.bias)
+        return replace(product, weight=found.used_weight.reshape(shape).to(product.weight), bias=bias).run()
 
     def solved(self, number: int, layer: Layer, product: Product) -> Fit | None:
         """Return new weights, or None where they stay."""
