@@ -88,6 +88,15 @@ def test_a_model_that_does_not_fit_exits_with_3(models: Workplace) -> None:
         (("models.py:small", *CHIP, "--input-shape", "1,5,8,8"), "does not run on the example_inputs"),
         (("models.py:small", *CHIP, "--input-shape", "1,3"), "does not run on the example_inputs"),
         (("models.py:small", *CHIP, *SHAPE, "--weight-bits", "3"), "must be 1, 2, 4 or 8"),
+        (("models.py:small", *CHIP, *SHAPE, "--weight-bits", "auto"), "needs --target-kernel-words"),
+        (
+            ("models.py:small", *CHIP, *SHAPE, "--target-kernel-words", "9"),
+            "goes with --weight-bits auto here",
+        ),
+        (
+            ("models.py:small", *CHIP, *SHAPE, "--weight-bits", "auto", "--target-kernel-words", "0.5x"),
+            "The --weight-bits auto needs --data",
+        ),
         (("models.py:small", *CHIP, *SHAPE, "--weight-bit", "4"), "Did you mean '--weight-bits'"),
         (("models.py:small", *CHIP, *SHAPE, "--checkpoint", "none.pth"), "does not exist"),
     ],
@@ -162,6 +171,13 @@ def test_what_the_model_is_worth_in_whole_numbers(models: Workplace) -> None:
     )
     outcome = models.run("chip", "models.py:small", *CHIP, *SHAPE, "--metric", "scored.py:score", main=main)
     assert "| model | scored.py:score |     4 |                  - |              4 |" in outcome.out
+
+
+def test_bits_are_chosen_layer_by_layer(models: Workplace) -> None:
+    asked = ("--weight-bits", "auto", "--target-kernel-words", "0.7x", "--data", "noise", "--data-limit", "4")
+    outcome = models.run("chip", "models.py:small", *CHIP, *SHAPE, *asked, main=main)
+    assert outcome.code == 0, outcome.err
+    assert "Note: Bits of weights: 0 4, the others 8; deepest processor 9 -> 5 words" in outcome.out
 
 
 def test_a_cut_for_a_chip_reports_whole_numbers_before_and_after(models: Workplace) -> None:

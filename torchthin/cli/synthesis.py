@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from torchthin.cli.chip import ChipArgs
@@ -17,19 +17,19 @@ from torchthin.max7800x.chips import chip_named, list_chips
 from torchthin.max7800x.target import Chip
 
 if TYPE_CHECKING:
-    from torchthin.graph.inputs import Inputs
+    from torchthin.io.calibration import Calibration
     from torchthin.max7800x.synthesis.files import Synthesis
 
 
 @dataclass(frozen=True)
-class SynthesisChip:
+class SynthesisChip(ChipArgs):
     """Which chip."""
 
-    chip: str = like(Chip, "name", help=f"one of {', '.join(list_chips())} (default: MAX78000)")
-    weight_bits: int = like(ChipArgs, "weight_bits")
+    chip: str | None = like(Chip, "name", help=f"one of {', '.join(list_chips())} (default: MAX78000)")
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "chip", chip_named(self.chip).name)
+        super().__post_init__()
+        object.__setattr__(self, "chip", chip_named(str(self.chip)).name)
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,9 @@ class SynthesisOutput:
         help="name of the network in the files (default: the checkpoint's, or the description's, or the class's)",
     )
     synthesis_yaml: str | None = like(SynthesisArgs, "synthesis_yaml")
-    data: str | None = data_option("the sample input, which is the first of them", "random numbers")
+    data: str | None = data_option(
+        "the sample input, which is the first of them, and for --weight-bits auto", "random numbers"
+    )
     pixels: Pixels = part("output")
 
     def __post_init__(self) -> None:
@@ -64,6 +66,9 @@ class SynthesisOptions:
 
 def _write(options: SynthesisOptions) -> Synthesis:
     """Check everything, write last."""
+    import torch
+
+    from torchthin.io.calibration import picked
     from torchthin.max7800x.synthesis.files import files_of, ready_for_synthesis
     from torchthin.max7800x.synthesis.user_description import read_description
 
@@ -78,29 +83,34 @@ def _write(options: SynthesisOptions) -> Synthesis:
             "The files for synthesis need the input's size. Give --input-shape 1,3,128,128 or --dataset."
         )
     model, checkpoint = options.model.load_model(Console(quiet=options.model.checkpoint is None))
+    data = None if how.data is None else _data(how.data, inputs, how.pixels)
+    chip = str(options.chip.chip)
+    bits, chosen = options.chip.bits(chip, model, inputs, data)
     ready = ready_for_synthesis(
         model,
-        inputs if how.data is None else _sample(how.data, inputs, how.pixels),
+        inputs if data is None else picked(data.joined(), torch.arange(1)),
         folder,
-        chip=options.chip.chip,
+        chip=chip,
         name=how.name,
         arch=how.arch or (checkpoint.arch if checkpoint else None),
         dataset=options.model.dataset,
         epoch=checkpoint.epoch if checkpoint else 0,
         extras=checkpoint.extras if checkpoint else None,
-        weight_bits=options.chip.weight_bits,
+        weight_bits=bits,
         description=how.synthesis_yaml,
     )
+    if chosen is not None:
+        ready = replace(ready, network=replace(ready.network, notes=(*ready.network.notes, str(chosen))))
     ready.write()
     return ready
 
 
-def _sample(source: str, inputs: Any, pixels: Pixels) -> Inputs:
-    """Return the first input of the data."""
+def _data(source: str, inputs: Any, pixels: Pixels) -> Calibration:
     from torchthin.graph.inputs import as_inputs
     from torchthin.io.calibration import calibration
+    from torchthin.max7800x.bits import SAMPLES
 
-    return calibration(source, like=as_inputs(inputs), max_samples=1, pixels=pixels).joined()
+    return calibration(source, like=as_inputs(inputs), max_samples=SAMPLES, pixels=pixels)
 
 
 COMMAND = Command.of(

@@ -11,6 +11,7 @@ from torchthin.max7800x.target import Chip
 if TYPE_CHECKING:
     from torchthin.max7800x.accuracy import chip_accuracy
     from torchthin.max7800x.ai8x.training_file import save_for_training
+    from torchthin.max7800x.bits import choose_weight_bits
     from torchthin.max7800x.class_file.source import save_class
     from torchthin.max7800x.report import chip_cost
     from torchthin.max7800x.synthesis.files import ready_for_synthesis, save_for_synthesis
@@ -21,6 +22,7 @@ __all__ = [
     "ChipSpec",
     "chip_accuracy",
     "chip_cost",
+    "choose_weight_bits",
     "integer_model",
     "list_chips",
     "ready_for_synthesis",
@@ -34,6 +36,7 @@ __all__ = [
 _LAZY = {
     "chip_accuracy": "torchthin.max7800x.accuracy",
     "chip_cost": "torchthin.max7800x.report",
+    "choose_weight_bits": "torchthin.max7800x.bits",
     "integer_model": "torchthin.max7800x.synthesis.integer_model",
     "ready_for_synthesis": "torchthin.max7800x.synthesis.files",
     "save_class": "torchthin.max7800x.class_file.source",

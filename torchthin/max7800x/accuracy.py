@@ -17,6 +17,7 @@ from torchthin.graph.inputs import call
 from torchthin.io.calibration import Calibration
 from torchthin.max7800x.ai8x.float_form import float_form, is_quantised
 from torchthin.max7800x.chips import chip_named
+from torchthin.max7800x.cost.layer import WeightBits
 from torchthin.max7800x.synthesis.integer_model import integer_model
 from torchthin.report.tables import table
 
@@ -91,7 +92,7 @@ def chip_accuracy(
     *,
     data: Calibration | None = None,
     metric: Metric | None = None,
-    weight_bits: int = 8,
+    weight_bits: WeightBits = 8,
 ) -> ChipAccuracy:
     """Measure every model in floating point, in quantisation-aware mode where it is in it, and in whole numbers.
 

@@ -10,6 +10,7 @@ from torch import nn
 from torchthin.graph.inputs import as_inputs, check_model, on_device_of
 from torchthin.graph.trace import trace
 from torchthin.max7800x.chips import chip_named
+from torchthin.max7800x.cost.layer import WeightBits
 from torchthin.max7800x.cost.network import LayerCost, NetworkCost, network_cost
 from torchthin.max7800x.mapping import NO_LAYER, map_model
 from torchthin.report.tables import table
@@ -24,7 +25,7 @@ _HEADINGS = (
 
 
 def chip_cost(
-    model: nn.Module, example_inputs: Any, chip: str = "MAX78000", weight_bits: int = 8
+    model: nn.Module, example_inputs: Any, chip: str = "MAX78000", weight_bits: WeightBits = 8
 ) -> ChipReport:
     """Return what `model`, which is left as it is, costs on `chip`.
 
@@ -32,7 +33,7 @@ def chip_cost(
         model: any model made of layers that the chip can run; what it cannot run is named in the result.
         example_inputs: one example (N, C, H, W) or (N, C, L); its size counts, its values do not.
         chip: MAX78000 or MAX78002.
-        weight_bits: 1, 2, 4 or 8, of layers that do not say it themselves.
+        weight_bits: 1, 2, 4 or 8, of layers that do not say it themselves, or module path -> bits.
 
     Raises:
         InputError: model, inputs or chip cannot be used.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
+from torchthin.max7800x.cost.layer import WeightBits
+
 SETTINGS = (
     "output_shift",
     "weight_bits",
@@ -22,17 +24,21 @@ def layers_with_settings(model: nn.Module) -> list[nn.Module]:
     return [module for module in model.modules() if all(hasattr(module, name) for name in _REQUIRED)]
 
 
+def _paths(path: str) -> list[str]:
+    """Return a module path and those of the modules that it lies in, the innermost first."""
+    parts = path.split(".") if path else []
+    return [".".join(parts[:count]) for count in range(len(parts), 0, -1)]
+
+
 class ModuleSettings:
     """Says of a module path whether it lies in an ai8x layer, where scaling and rounding are the chip's own."""
 
-    def __init__(self, model: nn.Module, weight_bits: int = 8) -> None:
+    def __init__(self, model: nn.Module, weight_bits: WeightBits = 8) -> None:
         self._modules = dict(model.named_modules())
         self._weight_bits = weight_bits
 
     def _ancestors(self, path: str) -> list[nn.Module]:
-        parts = path.split(".") if path else []
-        paths = [".".join(parts[:count]) for count in range(len(parts), 0, -1)]
-        return [self._modules[one] for one in paths if one in self._modules]
+        return [self._modules[one] for one in _paths(path) if one in self._modules]
 
     def layer(self, path: str) -> nn.Module | None:
         """Return the ai8x layer that `path` lies in, or None."""
@@ -52,4 +58,7 @@ class ModuleSettings:
     def weight_bits(self, path: str) -> int:
         """Return the bits of the layer's weights: as it says itself when it is quantised, else what was asked for."""
         setting = getattr(self.layer(path), "weight_bits", None)
-        return (int(setting) or self._weight_bits) if setting is not None else self._weight_bits
+        asked = self._weight_bits
+        if not isinstance(asked, int):
+            asked = next((asked[one] for one in _paths(path) if one in asked), 8)
+        return (int(setting) or asked) if setting is not None else asked

@@ -5,6 +5,7 @@ Channels beyond 64 are worked off in passes. A layer's kernels take the same num
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -17,6 +18,8 @@ PoolMode = Literal["max", "average"]
 INPUT = -1
 """The network's input, among the numbers of the layers that a layer reads."""
 WEIGHT_BITS = (1, 2, 4, 8)
+WeightBits = int | Mapping[str, int]
+"""Of layers that do not say it themselves: of all, or module path -> bits, and 8 of those that are not in it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from torchthin.graph.opgraph import BRANCH, Op, OpGraph
 from torchthin.graph.trace import Traced
 from torchthin.max7800x.ai8x.settings import ModuleSettings
 from torchthin.max7800x.chips import ChipSpec
-from torchthin.max7800x.cost.layer import INPUT, WEIGHT_BITS, Layer
+from torchthin.max7800x.cost.layer import INPUT, WEIGHT_BITS, Layer, WeightBits
 from torchthin.max7800x.cost.limits import violations
 from torchthin.max7800x.mapping import rules as rules  # registers them
 from torchthin.max7800x.mapping.feature_map import ChipMapping, FeatureMap, HostTensor, Origin
@@ -23,7 +23,7 @@ _End = tuple[Tracked, Op | None]
 """An output of the model, and the op that writes it."""
 
 
-def map_model(traced: Traced, chip: ChipSpec, weight_bits: int = 8) -> ChipMapping:
+def map_model(traced: Traced, chip: ChipSpec, weight_bits: WeightBits = 8) -> ChipMapping:
     """Return the layers that a model becomes on `chip`; layers that the chip cannot run are named in the result.
 
     Args:
@@ -34,7 +34,8 @@ def map_model(traced: Traced, chip: ChipSpec, weight_bits: int = 8) -> ChipMappi
     Raises:
         InputError: the model takes other than one tensor of 3 or 4 axes.
     """
-    if weight_bits not in WEIGHT_BITS:
+    asked = (weight_bits,) if isinstance(weight_bits, int) else weight_bits.values()
+    if any(bits not in WEIGHT_BITS for bits in asked):
         raise ConfigError(f"The weight_bits of a chip must be 1, 2, 4 or 8. Got {weight_bits!r}.")
     builder = LayerBuilder()
     ends = _walk(traced.graph, builder, chip, ModuleSettings(traced.model, weight_bits))
@@ -55,7 +56,9 @@ def map_model(traced: Traced, chip: ChipSpec, weight_bits: int = 8) -> ChipMappi
     )
 
 
-def map_runnable(traced: Traced, chip: ChipSpec, consequence: str, weight_bits: int = 8) -> ChipMapping:
+def map_runnable(
+    traced: Traced, chip: ChipSpec, consequence: str, weight_bits: WeightBits = 8
+) -> ChipMapping:
     """Return the layers of a model of which all runs on `chip`.
 
     Raises:

@@ -14,6 +14,7 @@ from torch import nn
 from torchthin.errors import CheckpointError, InputError, one_line
 from torchthin.io.atomic import check_destination, write_whole
 from torchthin.io.checkpoints import write_torch
+from torchthin.max7800x.cost.layer import WeightBits
 from torchthin.max7800x.synthesis.description import description_text
 from torchthin.max7800x.synthesis.network import ChipNetwork, chip_network
 from torchthin.max7800x.synthesis.user_description import corrected_text, read_description
@@ -118,7 +119,7 @@ def ready_for_synthesis(
     dataset: str | None = None,
     epoch: int = 0,
     extras: Mapping[str, Any] | None = None,
-    weight_bits: int = 8,
+    weight_bits: WeightBits = 8,
     description: str | Path | None = None,
 ) -> Synthesis:
     """Check everything, run the layers as they are written, compare them with the model, and return what can be written.
@@ -135,7 +136,7 @@ def ready_for_synthesis(
         dataset: name of the data set in the description.
         epoch: of the source.
         extras: further entries of the checkpoint, plain types and tensors.
-        weight_bits: 1, 2, 4 or 8, of layers that do not say it themselves.
+        weight_bits: 1, 2, 4 or 8, of layers that do not say it themselves, or module path -> bits.
         description: a network description of the user's; a corrected copy is written instead of a new one.
 
     Raises:

@@ -15,6 +15,7 @@ from torchthin.graph.operators import as_outputs
 from torchthin.graph.opgraph import CallSite, OpGraph
 from torchthin.graph.trace import trace
 from torchthin.max7800x.chips import chip_named
+from torchthin.max7800x.cost.layer import WeightBits
 from torchthin.max7800x.mapping import ChipMapping, map_runnable
 from torchthin.max7800x.synthesis.capture import capture
 from torchthin.max7800x.synthesis.integers import IntegerLayers
@@ -22,7 +23,7 @@ from torchthin.max7800x.synthesis.weights import all_weights
 
 
 def integer_model(
-    model: nn.Module, example_inputs: Any, chip: str = "MAX78000", weight_bits: int = 8
+    model: nn.Module, example_inputs: Any, chip: str = "MAX78000", weight_bits: WeightBits = 8
 ) -> IntegerModel:
     """Return a model that computes what `chip` computes of `model`: 8-bit data, weights as quantize.py rounds them.
 
@@ -33,7 +34,7 @@ def integer_model(
         model: of ai8x layers, in quantisation-aware mode or not, or of plain layers; it is left as it is, and kept.
         example_inputs: one example (N, C, H, W) or (N, C, L).
         chip: MAX78000 or MAX78002.
-        weight_bits: 1, 2, 4 or 8, of layers that do not say it themselves.
+        weight_bits: 1, 2, 4 or 8, of layers that do not say it themselves, or module path -> bits.
 
     Raises:
         InputError: something of the model does not run on the chip; the message names the layer and the limit.

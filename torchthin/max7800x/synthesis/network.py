@@ -12,7 +12,7 @@ from torchthin.errors import ProofError, TargetMissedError
 from torchthin.graph.inputs import as_inputs, check_model, on_device_of
 from torchthin.graph.trace import trace
 from torchthin.max7800x.chips import ChipSpec, chip_named
-from torchthin.max7800x.cost.layer import Layer
+from torchthin.max7800x.cost.layer import Layer, WeightBits
 from torchthin.max7800x.cost.network import network_cost
 from torchthin.max7800x.mapping import ChipMapping, map_runnable
 from torchthin.max7800x.report import ChipReport
@@ -58,7 +58,7 @@ class ChipNetwork:
 
 
 def chip_network(
-    model: nn.Module, example_inputs: Any, chip: str = "MAX78000", weight_bits: int = 8
+    model: nn.Module, example_inputs: Any, chip: str = "MAX78000", weight_bits: WeightBits = 8
 ) -> ChipNetwork:
     """Return all that is to be written for `model`, which is left as it is; see `save_for_synthesis`.
 
