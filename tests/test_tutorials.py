@@ -2,7 +2,9 @@
 
 import re
 import shlex
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -19,8 +21,11 @@ PAGES = Path(__file__).parents[1] / "docs" / "tutorials"
 pytestmark = pytest.mark.usefixtures("foreign_warnings")
 
 
-def run(page: str) -> dict[str, Any]:
-    """Run the blocks of Python and the commands of a page in their order; return the names that it defines."""
+def run(page: str, before: Mapping[str, Callable[[], None]] = MappingProxyType({})) -> dict[str, Any]:
+    """Run the blocks of Python and the commands of a page in their order; return the names that it defines.
+
+    before: what other programs do before a command, by the command's name.
+    """
     names: dict[str, Any] = {}
     text = (PAGES / page).read_text(encoding="utf-8")
     for code, command in re.findall(
@@ -29,6 +34,7 @@ def run(page: str) -> dict[str, Any]:
         if code:
             exec(compile(code, page, "exec"), names)
         else:
+            before.get(command.split()[0], lambda: None)()
             assert main(shlex.split(command)) == 0
     return names
 
@@ -116,6 +122,58 @@ def test_an_image_classifier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
     assert "True" in shown
 
 
+NET = """
+from torch import nn
+from torchthin.max7800x.ai8x import layers as ai8x
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv1 = ai8x.FusedConv2dReLU(3, 16, 3, padding=1, bias=True)
+        self.conv2 = ai8x.FusedMaxPoolConv2dReLU(16, 32, 3, padding=1, bias=True)
+        self.conv3 = ai8x.FusedMaxPoolConv2dReLU(32, 16, 3, padding=1, bias=True)
+        self.fc = ai8x.Linear(16 * 64, 4, bias=True, wide=True)
+
+    def forward(self, x):
+        return self.fc(self.conv3(self.conv2(self.conv1(x))).flatten(1))
+
+def net():
+    return Net()
+"""
+
+
+def test_a_network_for_the_max78000(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("models").mkdir()
+    Path("models/net.py").write_text(NET)
+    torch.manual_seed(0)
+    exec(compile(NET, "net.py", "exec"), names := {})
+    torch.save({"state_dict": names["net"]().state_dict(), "epoch": 9, "arch": "net"}, "best.pth.tar")
+    generator = np.random.default_rng(0)
+    np.save("pictures.npy", generator.uniform(-1, 1, (24, 3, 32, 32)).astype(np.float32))
+
+    def training() -> None:
+        """Stands for train.py: the class of the file, its weights loaded and changed."""
+        exec(compile(Path("models/net_thin.py").read_text(), "net_thin.py", "exec"), made := {})
+        assert made["models"][0]["name"] == "thinnet"
+        small = made["ThinNet"]()
+        state = torch.load("thin.pth.tar", weights_only=True)["state_dict"]
+        small.load_state_dict(
+            {name: 0.9 * value if value.dim() > 1 else value for name, value in state.items()}
+        )
+        torch.save({"state_dict": small.state_dict(), "epoch": 60, "arch": "thinnet"}, "trained.pth.tar")
+
+    run("max78000.md", before={"synthesis": training})
+    shown = capsys.readouterr().out
+    cycles = [int(each.replace(",", "")) for each in re.findall(r"^Cycles: ([\d,]+)", shown, re.MULTILINE)]
+    assert cycles[-1] <= 0.7 * cycles[0]
+    assert sorted(path.name for path in Path("chip").iterdir()) == [
+        "net.yaml",
+        "net_sample.npy",
+        "net_synthesis.pth.tar",
+    ]
+
+
 def squares(folder: Path, classes: int) -> None:
     """Four pictures of 64 pixels with a white square, as ultralytics reads them, and what describes them."""
     cv2 = pytest.importorskip("cv2")
@@ -158,4 +216,4 @@ def test_a_detector_of_ultralytics(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_every_tutorial_is_run() -> None:
     tested = Path(__file__).read_text(encoding="utf-8")
-    assert [page.name for page in PAGES.glob("*.md") if f'run("{page.name}")' not in tested] == []
+    assert [page.name for page in PAGES.glob("*.md") if f'run("{page.name}"' not in tested] == []
