@@ -88,8 +88,8 @@ def prune(
         exclude: weight names, module names or fnmatch patterns of either to leave unpruned; what is named keeps its size, also
             a bias, and with it the channels that it is part of. Biases need no excluding to keep their values.
         data: calibration data without labels: a tensor, a loader, a file or a folder, as
-            `torchthin.io.calibration.calibration` takes them. A model with attention for which no criterion is given is then
-            cut by the criterion reconstruction, and refitted as `recover` does.
+            `torchthin.io.calibration.calibration` takes them. Where no criterion is given, channels are then
+            chosen by the criterion reconstruction (from ``"noise"`` by l1), and the model is refitted as `recover` does.
         loss: for taylor, a function of the model that yields a loss per batch of the user's own data; None: the model's own
             outputs on `data` decide.
         seed: of random numbers that criteria draw.

@@ -1,4 +1,4 @@
-"""Data without a criterion: a model with attention is cut by reconstruction and refitted; all others are as without data."""
+"""Data without a criterion: channels are chosen by reconstruction, and the layers that are left are refitted."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from torchthin import PruneResult, load, plan, prune
+from torchthin import Budget, PruneResult, load, plan, prune, recover
 from torchthin.cli.main import main
 
 SOURCE = '''
@@ -81,14 +81,30 @@ def test_a_choice_stays_a_choice(chosen: dict[str, object]) -> None:
     assert all(torch.equal(mask, plain.masks[name]) for name, mask in found.masks.items())
 
 
-def test_without_attention_data_change_nothing() -> None:
+@pytest.mark.parametrize("target", [0.5, Budget(macs="0.5x")])
+def test_a_convolutional_network_is_as_good_in_one_call_as_in_two(target: float | Budget) -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)).eval()
     images = torch.randn(40, 3, 8, 8)
-    found, plain = prune(net, images[:1], 0.5, data=images), prune(net, images[:1], 0.5)
-    assert found.report.recovery is None
-    state = plain.model.state_dict()
+    found = prune(net, images[:1], target, data=images)
+    chosen = prune(net, images[:1], target, data=images, criterion="reconstruction")
+    assert chosen.report.recovery is None
+    state = recover(net, chosen, images[:1], images).model.state_dict()
     assert all(torch.equal(tensor, state[name]) for name, tensor in found.model.state_dict().items())
+    assert found.report.recovery is not None
+    assert found.report.recovery.after < found.report.recovery.before
+
+
+def test_noise_refits_and_does_not_rank() -> None:
+    torch.manual_seed(0)
+    net, image = (
+        nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)).eval(),
+        torch.randn(1, 3, 8, 8),
+    )
+    found, plain = prune(net, image, 0.5, data="noise"), prune(net, image, 0.5)
+    assert all(torch.equal(mask, plain.masks[name]) for name, mask in found.masks.items())
+    assert found.report.recovery is not None
+    assert found.report.recovery.refitted > 0
 
 
 def test_on_the_command_line(tmp_path: Path, decided: PruneResult) -> None:

@@ -26,6 +26,8 @@ class Calibration:
     """Inputs in all batches together."""
     notes: tuple[str, ...] = ()
     """What of the source was left out."""
+    is_noise: bool = False
+    """Whether no data were given, and noise stands in for them."""
 
     def joined(self) -> Inputs:
         """Return all inputs in one batch; tensors whose first axis does not count inputs are taken from the first one."""
@@ -75,7 +77,8 @@ def calibration(
     form = _InputForm(like.args, dict(like.kwargs or {}), sample_count(like))
     batches: list[Inputs] = []
     samples, notes = 0, dict[str, None]()
-    if isinstance(source, str) and source == NOISE:
+    noise = isinstance(source, str) and source == NOISE
+    if noise:
         notes["The calibration inputs are noise, of mean 0 and deviation 1: no data were given."] = None
     for number, item in enumerate(items(source, like, max_samples, pixels or Pixels())):
         inputs, note = form.fitted(item, number)
@@ -90,7 +93,7 @@ def calibration(
     if not samples:
         told = str(source) if isinstance(source, str | Path) else type(source).__name__
         raise InputError(f"The calibration data ({told}) hold no input. Give at least one.")
-    return Calibration(tuple(batches), samples, tuple(notes))
+    return Calibration(tuple(batches), samples, tuple(notes), noise)
 
 
 @dataclass(frozen=True)

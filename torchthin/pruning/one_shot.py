@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from torchthin.config import Budget, Distiller, PruneConfig, Ratio, Target
-from torchthin.dependency.kinds import attends, multiplies_data
+from torchthin.dependency.kinds import multiplies_data
 from torchthin.errors import ConfigError
 from torchthin.graph.better_examples import trace_more
 from torchthin.graph.inputs import Inputs, as_inputs, check_model, on_device_of
@@ -42,8 +42,8 @@ def plan_pruning(
 ) -> PruningPlan:
     """Decide what is removed from `model`, and prove on copies that it can be; see `torchthin.plan`.
 
-    learns: with data and no criterion, channels of a model with attention are chosen by `reconstruction`, and the plan's
-        model is refitted to the data.
+    learns: with data and no criterion, channels are chosen by `reconstruction` (with noise by l1), and the plan's model is
+        refitted to the data.
     """
     check_model(model, "prune")
     inputs = _inputs(model, example_inputs, config)
@@ -57,27 +57,28 @@ def plan_pruning(
         return _plan_with_layers(model, inputs, config, data, loss, learns=learns)
     traced, targets = traced_targets(model, inputs, config)
     given = None if data is None else calibration(data, like=inputs)
-    learns = learns and given is not None and _learns(config, traced, loss)
-    config = replace(config, criterion=LEARNT) if learns else config
+    refit = given if learns and _learns(config, loss) else None
+    ranks = refit is not None and not refit.is_noise
+    config = replace(config, criterion=LEARNT) if ranks else config
     run = Run(traced, targets, config, batches_of(model, given), loss)
     thinning, sections = thinning_for(config.target, run)
     plan = replace(_plan(traced, targets, config, thinning, sections), inputs=inputs)
-    return replace(plan, refit=given, report=_with_note(plan.report, _LEARNS)) if learns else plan
+    return replace(plan, refit=refit, report=_with_note(plan.report, _LEARNS) if ranks else plan.report)
 
 
 LEARNT = "reconstruction"
-"""The criterion for a model with attention where data were given and nothing else was asked for."""
+"""The criterion where data were given and nothing else was asked for."""
 _LEARNS = (
-    "The model has attention: its channels were chosen by reconstruction from the data that were given; criterion='l1' "
-    "(--criterion l1) looks at weights alone."
+    "Channels were chosen by reconstruction from the data that were given; criterion='l1' (--criterion l1) looks at weights "
+    "alone."
 )
 
 
-def _learns(config: PruneConfig, traced: Traced, loss: Loss | None) -> bool:
+def _learns(config: PruneConfig, loss: Loss | None) -> bool:
     """Whether nothing was said about how channels are ranked, and they can be ranked by the data."""
     experts = isinstance(config.target, Ratio) and "experts" in config.target.by_kind
     usual = isinstance(config.target, Ratio | Budget) and not experts
-    return usual and config.criterion is None and config.thin and loss is None and attends(traced.graph)
+    return usual and config.criterion is None and config.thin and loss is None
 
 
 def _with_note(report: PruneReport, note: str) -> PruneReport:
@@ -109,7 +110,7 @@ def _plan_with_layers(
         asked = for_the_rest(cut, config, rest)
         plan = plan_pruning(cut.model, inputs, asked, data=batches, loss=loss, learns=learns)
         report = plan.report
-    learns = learns and batches is not None and _learns(config, cut.traced, loss)
+    learns = learns and batches is not None and _learns(config, loss)
     report = replace(
         report,
         request=replace(report.request, by_kind=tuple(target.by_kind.items())),
