@@ -145,6 +145,11 @@ def test_accuracy_side_by_side(quantised: nn.Module) -> None:
     assert other.quantised is None
     assert other.integer is not None
     assert "| dense | distance" in str(facts)
+    assert facts.notes == ()
+    beyond = chip_accuracy(
+        {"dense": dense}, images[:1], data=calibration(4 * images, like=as_inputs(images[:1]))
+    )
+    assert beyond.notes[0].startswith("The inputs reach 4; the chip takes -1 to 127/128")
 
 
 def test_a_metric_scores_every_form_and_a_model_that_does_not_run_has_no_integers() -> None:
@@ -152,7 +157,7 @@ def test_a_metric_scores_every_form_and_a_model_that_does_not_run_has_no_integer
     scores = chip_accuracy({"model": model}, images, metric=lambda one: float(bool(one(images).any())))
     (row,) = scores.rows
     assert (row.floating, row.quantised, row.integer) == (1, None, None)
-    assert "No integers: model: " in str(scores)
+    assert "Note: model has no integers: The model does not run on MAX78000" in str(scores)
     small = nn.Sequential(Conv2d(3, 4, 1)).eval()
     facts = chip_accuracy(
         {"model": small},

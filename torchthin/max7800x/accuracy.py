@@ -47,8 +47,8 @@ class ChipAccuracy:
     samples: int | None
     """Inputs whose outputs were compared; None for a metric."""
     rows: tuple[Precisions, ...]
-    reasons: tuple[str, ...] = ()
-    """Why a model has no whole numbers."""
+    notes: tuple[str, ...] = ()
+    """Why a model has no whole numbers, and what the chip cannot take of the data."""
 
     @property
     def key(self) -> str:
@@ -63,7 +63,7 @@ class ChipAccuracy:
     def to_dict(self) -> dict[str, Any]:
         """Return all facts as JSON types."""
         rows = [asdict(row) for row in self.rows]
-        return {"chip": self.chip, "samples": self.samples, "rows": rows, "reasons": list(self.reasons)}
+        return {"chip": self.chip, "samples": self.samples, "rows": rows, "notes": list(self.notes)}
 
     def __str__(self) -> str:
         """Return a line that says what was measured, and the table."""
@@ -78,7 +78,7 @@ class ChipAccuracy:
         ]
         headings = ("model", "measure", "float", "quantisation-aware", "8-bit integers")
         lines = [f"Accuracy on {self.chip} ({what}):", *table(headings, rows, left=(0, 1))]
-        return "\n".join([*lines, *(f"No integers: {reason}" for reason in self.reasons)])
+        return "\n".join([*lines, *(f"Note: {note}" for note in self.notes)])
 
 
 def _number(value: float | None) -> str:
@@ -107,7 +107,7 @@ def chip_accuracy(
     Raises:
         InputError: neither data nor metric were given, or a model does not run on the data, or the metric fails.
     """
-    name, reasons = chip_named(chip).name, list[str]()
+    name, notes = chip_named(chip).name, list[str]()
     forms: dict[str, _Forms] = {}
     for label, model in models.items():
         quantised = model if is_quantised(model) else None
@@ -115,19 +115,27 @@ def chip_accuracy(
         try:
             integer = integer_model(model, example_inputs, name, weight_bits)
         except InputError as error:
-            reasons.append(f"{label}: {error}")
+            notes.append(f"{label} has no integers: {error}")
         forms[label] = _Forms(model if quantised is None else float_form(model), quantised, integer)
     first = next(iter(forms.values())).floating
     if metric is not None:
         evaluator = Evaluator(first, (), metric)
         rows = [one.row(label, metric_name(metric), evaluator.value) for label, one in forms.items()]
-        return ChipAccuracy(name, None, tuple(rows), tuple(reasons))
+        return ChipAccuracy(name, None, tuple(rows), tuple(notes))
     if data is None:
         raise InputError("The accuracy on a chip needs data or a metric. Give one of them.")
-    compare = _Comparison(first, data)
+    compare, largest = (
+        _Comparison(first, data),
+        max(float(next(one.tensors()).abs().max()) for one in data.batches),
+    )
+    if largest > 1:
+        notes.append(
+            f"The inputs reach {largest:.3g}; the chip takes -1 to 127/128, and integers are of inputs cut off there. Scale the "
+            "data as the network was trained."
+        )
     measured = {label: one.measured(compare) for label, one in forms.items()}
     rows = [row for label, values in measured.items() for row in _rows(label, values)]
-    return ChipAccuracy(name, data.samples, tuple(rows), tuple(reasons))
+    return ChipAccuracy(name, data.samples, tuple(rows), tuple(notes))
 
 
 _Measured = tuple[float, float | None]
