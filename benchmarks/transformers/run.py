@@ -47,9 +47,10 @@ class Job:
             count = {"layers": round(4 * self.share)}
             return tt.prune(self.model, self.example, count, criterion="l1", data=self.data)
         target: Any = self.ratio
-        if way == "global":
+        if way in ("global", "outputs"):
             count = sum(p.numel() for p in self.pruned("l1").model.parameters())
-            target = tt.Budget(params=count, scope="global", kinds=("mlp", "heads"))
+            spread: dict[str, Any] = {"scope": "global"} if way == "global" else {"allocation": "outputs"}
+            target = tt.Budget(params=count, kinds=("mlp", "heads"), **spread)
         return tt.prune(self.model, self.example, target, criterion="reconstruction", data=self.data)
 
     def recovered(self, way: str, recovery: tt.Recovery) -> nn.Module:
@@ -75,6 +76,10 @@ WAYS: dict[str, Cut] = {
     "reconstruction, global budget": lambda job: job.pruned("global").model,
     "reconstruction, global budget, refitted": lambda job: job.recovered("global", tt.Recovery()),
     "reconstruction, global budget, refitted, distilled": lambda job: job.recovered("global", DISTILLED),
+    "reconstruction, budget by the outputs, refitted": lambda job: job.recovered("outputs", tt.Recovery()),
+    "reconstruction, budget by the outputs, refitted, distilled": lambda job: job.recovered(
+        "outputs", DISTILLED
+    ),
     "single weights: Wanda (baseline)": lambda job: wanda(job.model, job.data, job.share),
     "single weights: SparseGPT (baseline)": lambda job: sparsegpt(job.model, job.data, job.share),
     "single weights: magnitude": lambda job: job.zeroed(tt.Unstructured(job.share), "magnitude"),
