@@ -175,3 +175,18 @@ def test_what_was_not_measured_when_the_file_was_made_is_said(place: Workplace) 
     assert (outcome.code, outcome.err.count("\n")) == (3, 1)
     assert "They must differ (2: a constant of removed channels meets the border)" in outcome.err
     assert run(place, *compare, "--tolerance", "0.9").code == 0
+
+
+def test_a_recovered_file_is_told_from_a_wrong_one(place: Workplace) -> None:
+    torch.save(torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(0)), "x.pt")
+    content = torch.load("best.pth", weights_only=True)
+    content["state_dict"]["bn.running_var"].abs_()
+    torch.save(content, "best.pth")
+    made = (*NET, "--checkpoint", "best.pth", "--thin", "--data", "x.pt", "--save-to", "thin.pth")
+    assert run(place, "prune", "--model-factory", *made).code == 0
+    outcome = run(
+        place, "verify", *NET, "--checkpoint", "thin.pth", "--against-checkpoint", "best.pth", "--masked"
+    )
+    assert outcome.code == 3
+    assert "layers of the file were refitted after thinning" in outcome.err
+    assert "Read best.pth (epoch 7).\n" in outcome.out

@@ -145,7 +145,8 @@ class ModelArgs:
                 console.say(
                     "The weights stay in their files, and are read and pruned in the types that they have there."
                 )
-            console.say(f"Read {checkpoint.path} (epoch {checkpoint.epoch}).")
+            epoch = f" (epoch {checkpoint.epoch})" if checkpoint.epoch else ""
+            console.say(f"Read {checkpoint.path}{epoch}.")
             if checkpoint.skipped:
                 skipped = ", ".join(checkpoint.skipped)
                 console.say(f"Not read, since loading foreign classes can run code: {skipped}.")

@@ -81,6 +81,8 @@ class Verification:
     runs: int
     measured: float | None = None
     """How far an approximate checkpoint was from its masked model when it was made."""
+    refitted: int = 0
+    """Layers of a checkpoint that got new weights after thinning, so that it cannot equal its masked model."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return all facts as JSON types."""
@@ -120,7 +122,11 @@ def _verify(options: VerifyOptions) -> Verification:
         tolerance = max(proof.tolerance, 2 * measured)
     if tolerance is not None:
         proof = replace(proof, tolerance=tolerance)
-    return Verification(replace(proof, inexact=inexact), runs, measured)
+    recovery = made.get("recovery")
+    refitted = recovery.get("refitted") if isinstance(recovery, dict) else 0
+    return Verification(
+        replace(proof, inexact=inexact), runs, measured, refitted if isinstance(refitted, int) else 0
+    )
 
 
 def _departures(report: Mapping[str, Any]) -> tuple[tuple[str, ...], float | None]:
@@ -170,9 +176,14 @@ def _refuse_difference(found: Verification) -> None:
         f" They must differ ({'; '.join(proof.inexact[:3])}), and with --proof off nobody measured by how much when the file was "
         "made: see what your data say, or give --tolerance."
     )
+    recovered = (
+        f" {found.refitted} layers of the file were refitted after thinning, so it computes something else than its masked "
+        "model on purpose: verify a file of --no-recover, or score this one."
+    )
+    more = recovered if found.refitted else more if unmeasured else ""
     raise ProofError(
         f"The models differ: {proof.problem or f'off by {proof.relative:.1e} of the largest value'}, "
-        f"allowed is {proof.tolerance:.0e}.{more if unmeasured else ''}"
+        f"allowed is {proof.tolerance:.0e}.{more}"
     )
 
 
