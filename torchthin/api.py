@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from torchthin.config import PruneConfig, Target
+from torchthin.config import PruneConfig, Recovery, Target, recovery_of
 from torchthin.dependency.registry import register_op
 from torchthin.evaluation.bench import bench
 from torchthin.importance.registry import criteria as list_criteria
@@ -57,6 +57,7 @@ def prune(
     include: Iterable[str] | None = None,
     exclude: Iterable[str] = (),
     data: Any = None,
+    recovery: str | Recovery | None = None,
     loss: Loss | None = None,
     seed: int = 0,
     thin: bool = True,
@@ -90,6 +91,9 @@ def prune(
         data: calibration data without labels: a tensor, a loader, a file or a folder, as
             `torchthin.io.calibration.calibration` takes them. Where no criterion is given, channels are then
             chosen by the criterion reconstruction (from ``"noise"`` by l1), and the model is refitted as `recover` does.
+        recovery: how the thinned model is recovered from `data`, as by `recover`: "fast" (layers are refitted in closed form),
+            "best" (and 100 epochs of learning from the dense model follow), or a `Recovery`. None: "fast" where no
+            criterion is given, else not at all.
         loss: for taylor, a function of the model that yields a loss per batch of the user's own data; None: the model's own
             outputs on `data` decide.
         seed: of random numbers that criteria draw.
@@ -114,7 +118,9 @@ def prune(
     {'0.weight': (4, 3, 3, 3), '2.weight': (4, 4, 3, 3)}
     """
     config = PruneConfig(target, criterion, include, exclude, seed, thin, exact, add_biases, proof)  # type: ignore[arg-type]
-    return plan_pruning(model, example_inputs, config, data=data, loss=loss, learns=True).apply()
+    return plan_pruning(
+        model, example_inputs, config, data=data, loss=loss, learns=True, recovery=recovery_of(recovery)
+    ).apply()
 
 
 def plan(
@@ -126,6 +132,7 @@ def plan(
     include: Iterable[str] | None = None,
     exclude: Iterable[str] = (),
     data: Any = None,
+    recovery: str | Recovery | None = None,
     loss: Loss | None = None,
     seed: int = 0,
     exact: bool = False,
@@ -144,4 +151,6 @@ def plan(
     6
     """
     config = PruneConfig(target, criterion, include, exclude, seed, True, exact, add_biases, proof)  # type: ignore[arg-type]
-    return plan_pruning(model, example_inputs, config, data=data, loss=loss, learns=True)
+    return plan_pruning(
+        model, example_inputs, config, data=data, loss=loss, learns=True, recovery=recovery_of(recovery)
+    )

@@ -1,13 +1,15 @@
 """Data without a criterion: channels are chosen by reconstruction, and the layers that are left are refitted."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from torchthin import Budget, PruneResult, load, plan, prune, recover
+from torchthin import Budget, PruneResult, Recovery, load, plan, prune, recover
 from torchthin.cli.main import main
+from torchthin.errors import ConfigError
 
 SOURCE = '''
 import torch
@@ -105,6 +107,40 @@ def test_noise_refits_and_does_not_rank() -> None:
     assert all(torch.equal(mask, plain.masks[name]) for name, mask in found.masks.items())
     assert found.report.recovery is not None
     assert found.report.recovery.refitted > 0
+
+
+def convolutions() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)).eval()
+
+
+IMAGES = torch.randn(40, 3, 8, 8, generator=torch.Generator().manual_seed(3))
+
+
+def test_a_recovery_that_is_named_follows_every_criterion() -> None:
+    options: dict[str, Any] = {"data": IMAGES, "criterion": "l1"}
+    ranked = prune(convolutions(), IMAGES[:1], 0.5, **options)
+    fast = plan(convolutions(), IMAGES[:1], 0.5, **options, recovery="fast").apply()
+    assert ranked.report.recovery is None
+    assert all(torch.equal(mask, ranked.masks[name]) for name, mask in fast.masks.items())
+    state = recover(convolutions(), ranked, IMAGES[:1], IMAGES).model.state_dict()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in fast.model.state_dict().items())
+    longer = prune(convolutions(), IMAGES[:1], 0.5, data=IMAGES, recovery=Recovery(epochs=2)).report.recovery
+    assert longer is not None
+    assert longer.stages[-1].name == "distillation"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"recovery": "slow", "data": IMAGES}, r"must be 'fast' or 'best', or a Recovery. Got 'slow'"),
+        ({"recovery": "fast"}, "needs data"),
+        ({"recovery": "fast", "data": IMAGES, "thin": False}, "thin=True"),
+    ],
+)
+def test_a_recovery_without_what_it_needs(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        prune(convolutions(), IMAGES[:1], 0.5, **options)
 
 
 def test_on_the_command_line(tmp_path: Path, decided: PruneResult) -> None:

@@ -31,7 +31,7 @@ class Net(nn.Module):
 def test_the_layer_before_a_gap_makes_up_for_it() -> None:
     torch.manual_seed(0)
     net, data = Net().eval(), torch.randn(256, 6)
-    result = prune(net, data[:2], {"layers": 2}, data=data)
+    result = prune(net, data[:2], {"layers": 2}, data=data, criterion="l1")
     assert result.proof is not None and result.proof.exact  # of the removal, before anything is refitted
     found = recover(net, result, data[:2], data, recovery=Recovery(epochs=1))
     facts = found.report.recovery
@@ -44,7 +44,7 @@ def test_the_layer_before_a_gap_makes_up_for_it() -> None:
 def test_layers_and_channels_are_recovered_together() -> None:
     torch.manual_seed(0)
     net, data = Net().eval(), torch.randn(256, 6)
-    result = prune(net, data[:2], {"layers": 1, "mlp": 0.25}, data=data)
+    result = prune(net, data[:2], {"layers": 1, "mlp": 0.25}, data=data, criterion="l1")
     assert result.proof is not None and result.proof.exact
     facts = recover(net, result, data[:2], data).report.recovery
     assert facts is not None and facts.after < 1e-2 * facts.before

@@ -28,6 +28,7 @@ from torchthin.config.runs import (
     PruneConfig,
     Recovery,
     Schedule,
+    recovery_of,
 )
 from torchthin.config.targets import (
     LAYERS,
@@ -70,5 +71,6 @@ __all__ = [
     "option",
     "options_of",
     "parse_limit",
+    "recovery_of",
     "refuse",
 ]

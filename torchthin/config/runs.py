@@ -282,3 +282,21 @@ class Recovery:
             refuse(self, "loss", "'values' or 'logits'", self.loss)
         if not isinstance(self.mixup, bool):
             refuse(self, "mixup", "true or false", self.mixup)
+
+
+RECOVERIES = {"fast": Recovery(), "best": Recovery(epochs=100)}
+"""What the names of ``recovery`` stand for: layers refitted in closed form, and 100 epochs of learning after that."""
+
+
+def recovery_of(given: str | Recovery | None) -> Recovery | None:
+    """Return the recovery that a name stands for, what else is given as it is.
+
+    Raises:
+        ConfigError: it is no such name.
+    """
+    found = RECOVERIES.get(given) if isinstance(given, str) else given
+    if given is not None and not isinstance(found, Recovery):
+        raise ConfigError(
+            f"The recovery must be {' or '.join(map(repr, RECOVERIES))}, or a Recovery. Got {given!r}."
+        )
+    return found

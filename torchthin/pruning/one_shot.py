@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from torchthin.config import Budget, Distiller, PruneConfig, Ratio, Target
+from torchthin.config import Budget, Distiller, PruneConfig, Ratio, Recovery, Target
 from torchthin.dependency.kinds import multiplies_data
 from torchthin.errors import ConfigError
 from torchthin.graph.better_examples import trace_more
@@ -39,13 +39,17 @@ def plan_pruning(
     data: Any = None,
     loss: Loss | None = None,
     learns: bool = False,
+    recovery: Recovery | None = None,
 ) -> PruningPlan:
     """Decide what is removed from `model`, and prove on copies that it can be; see `torchthin.plan`.
 
     learns: with data and no criterion, channels are chosen by `reconstruction` (with noise by l1), and the plan's model is
         refitted to the data.
+    recovery: how the plan's model is recovered from the data, whatever ranked the channels; None: see `learns`.
     """
     check_model(model, "prune")
+    if recovery is not None:
+        check_recovered(config, data)
     inputs = _inputs(model, example_inputs, config)
     if config.structured and not isinstance(config.target, Distiller):
         check_criterion(config, inputs, data, loss)
@@ -54,7 +58,7 @@ def plan_pruning(
     if inputs is None or not config.structured or isinstance(config.target, Distiller):
         return plan_per_weight(model, inputs, config)
     if layers_of(config) is not None:
-        return _plan_with_layers(model, inputs, config, data, loss, learns=learns)
+        return _plan_with_layers(model, inputs, config, data, loss, learns=learns, recovery=recovery)
     traced, targets = traced_targets(model, inputs, config)
     given = None if data is None else calibration(data, like=inputs)
     refit = given if learns and _learns(config, loss) else None
@@ -63,7 +67,12 @@ def plan_pruning(
     run = Run(traced, targets, config, batches_of(model, given), loss)
     thinning, sections = thinning_for(config.target, run)
     plan = replace(_plan(traced, targets, config, thinning, sections), inputs=inputs)
-    return replace(plan, refit=refit, report=_with_note(plan.report, _LEARNS) if ranks else plan.report)
+    return replace(
+        plan,
+        refit=refit if recovery is None else given,
+        recovery=recovery or Recovery(),
+        report=_with_note(plan.report, _LEARNS) if ranks else plan.report,
+    )
 
 
 LEARNT = "reconstruction"
@@ -72,6 +81,14 @@ _LEARNS = (
     "Channels were chosen by reconstruction from the data that were given; criterion='l1' (--criterion l1) looks at weights "
     "alone."
 )
+
+
+def check_recovered(config: PruneConfig, data: Any) -> None:
+    """Raise `ConfigError` where nothing is given or thinned that a recovery works on."""
+    if data is None or not config.thin or not config.structured or isinstance(config.target, Distiller):
+        raise ConfigError(
+            "The recovery needs data, thin=True, and a target that removes channels: Ratio, Budget or Chip."
+        )
 
 
 def _learns(config: PruneConfig, loss: Loss | None) -> bool:
@@ -94,7 +111,14 @@ def _plan_by_layer(model: nn.Module, inputs: Inputs | None, config: PruneConfig,
 
 
 def _plan_with_layers(
-    model: nn.Module, inputs: Inputs, config: PruneConfig, data: Any, loss: Loss | None, *, learns: bool
+    model: nn.Module,
+    inputs: Inputs,
+    config: PruneConfig,
+    data: Any,
+    loss: Loss | None,
+    *,
+    learns: bool,
+    recovery: Recovery | None,
 ) -> PruningPlan:
     """Leave layers out first, and plan the rest on the model without them."""
     read = None if data is None else calibration(data, like=inputs)
@@ -118,7 +142,14 @@ def _plan_with_layers(
         parameter_bytes=sum(p.numel() * p.element_size() for p in model.parameters()),
         sections=(cut.facts, *report.sections),
     )
-    return replace(plan, config=config, report=report, shortened=cut, refit=batches if learns else None)
+    return replace(
+        plan,
+        config=config,
+        report=report,
+        shortened=cut,
+        refit=batches if learns or recovery else None,
+        recovery=recovery or Recovery(),
+    )
 
 
 def traced_targets(model: nn.Module, inputs: Inputs, config: PruneConfig) -> tuple[Traced, PrunableWeights]:

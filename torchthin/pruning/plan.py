@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from torchthin.config import PruneConfig
+from torchthin.config import PruneConfig, Recovery
 from torchthin.graph.clone import clone, duplicate, state_tensors
 from torchthin.graph.cost import measure
 from torchthin.graph.inputs import Inputs
@@ -68,7 +68,9 @@ class PruningPlan:
     shortened: Shortened | None = field(default=None, repr=False)
     """What is known of the layers that go first; `model` is the one without them then, and `masks` are of that."""
     refit: Calibration | None = field(default=None, repr=False)
-    """Data to which `apply` refits the thinned model, see `torchthin.recover`; None: it does not."""
+    """Data from which `apply` recovers the thinned model, see `torchthin.recover`; None: it does not."""
+    recovery: Recovery = field(default_factory=Recovery, repr=False)
+    """How it does."""
 
     @property
     def recipe(self) -> Recipe | None:
@@ -111,7 +113,7 @@ class PruningPlan:
             result = self._without_layers(self.shortened, channels.model, channels.report)
         if self.refit is None:
             return result
-        return recover(self.shortened.dense, result, self.inputs, self.refit)
+        return recover(self.shortened.dense, result, self.inputs, self.refit, recovery=self.recovery)
 
     def _without_layers(self, shortened: Shortened, small: nn.Module, report: PruneReport) -> PruneResult:
         """Return the result for a copy, whose costs are compared with those of the model that has all layers."""
@@ -153,7 +155,7 @@ class PruningPlan:
     def _refitted(self, result: PruneResult) -> PruneResult:
         if self.refit is None or self.shortened is not None or result.recipe is None:
             return result
-        return recover(self.model, result, self.inputs, self.refit)
+        return recover(self.model, result, self.inputs, self.refit, recovery=self.recovery)
 
     def save_pretrained(
         self, folder: str | Path, *, described: bool = True, max_shard_size: int | str = SHARD
