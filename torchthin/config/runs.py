@@ -250,7 +250,7 @@ class Recovery:
     """What distillation minimises: "values", the squared distance of the outputs in units of their variance, or "logits", the
     Kullback-Leibler divergence over the last axis."""
     lr: float | None = None
-    """Highest learning rate of AdamW; None: 5e-3, of a model with attention 2e-4, in quantisation-aware mode 1e-3."""
+    """Highest learning rate of AdamW; None: what the model bears, at most 5e-3, with attention 2e-4 (rounded weights: 1e-3)."""
     warmup: float = 0.1
     """Share of the steps over which the learning rate rises, in [0, 1): at the full rate the first steps move a refitted
     model away before they bring it nearer."""

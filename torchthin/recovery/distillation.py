@@ -38,11 +38,14 @@ from torchthin.io.distributed import (
     require_equal,
 )
 from torchthin.recovery.layer_distance import layer_distance
+from torchthin.recovery.learning_rate import borne_lr
 from torchthin.recovery.progress import Progress
 from torchthin.recovery.training_state import TrainingState
 from torchthin.thinning.recipe import Recipe
 
 BATCH_SIZE = 32
+PROBED = 16
+"""Inputs on which it is tried which learning rate the model bears."""
 LR, LR_OF_ATTENTION, LR_OF_ROUNDING = 5e-3, 2e-4, 1e-3
 """Learning rates where none was given; the last one in quantisation-aware mode."""
 BatchLoss = Callable[[nn.Module, nn.Module, Callable[[], Tensor], str, Inputs], Tensor]
@@ -105,14 +108,18 @@ def distill_(
         ProofError: several processes have different models, numbers of inputs or states.
     """
     one = picked(inputs, torch.arange(1))
-    lr = default_lr(record(small, one)) if recovery.lr is None else recovery.lr
+    highest = default_lr(record(small, one))
     with _trainable(dense, small) as parameters, layer_distance(dense, small, recipe, one) as layers:
-        training = _begin(small, parameters, sample_count(inputs), recovery, lr)
+        on_batch = partial(loss, dense, small, layers, recovery.loss)
+        lr = highest if recovery.lr is None else recovery.lr
+        if recovery.lr is None and highest != LR_OF_ROUNDING and (state is None or not state.exists()):
+            first = partial(on_batch, picked(inputs, torch.arange(min(PROBED, sample_count(inputs)))))
+            lr = _together(borne_lr(parameters, first, highest, _steps(recovery, inputs)))
+        training = _begin(small, parameters, _steps(recovery, inputs), recovery, lr)
         if state is not None and state.exists():
             training.resume_(state)
         _begin_together(dense, small, recipe, inputs, len(training.losses))
         while len(training.losses) < recovery.epochs:
-            on_batch = partial(loss, dense, small, layers, recovery.loss)
             training.losses.append(_epoch_(training, inputs, recovery.mixup, on_batch))
             if state is not None and rank_and_world_size()[0] == 0:
                 training.save(state)
@@ -152,12 +159,24 @@ def default_lr(graph: OpGraph) -> float:
     return LR_OF_ATTENTION if attends(graph) else LR
 
 
+def _steps(recovery: Recovery, inputs: Inputs) -> int:
+    """Return the steps of the whole run."""
+    return recovery.epochs * -(-sample_count(inputs) // BATCH_SIZE)
+
+
+def _together(lr: float) -> float:
+    """Return the learning rate that the first process found."""
+    found = torch.tensor(lr, dtype=torch.float64)
+    broadcast_([found])
+    return float(found)
+
+
 def _begin(
-    small: nn.Module, parameters: list[nn.Parameter], count: int, recovery: Recovery, lr: float
+    small: nn.Module, parameters: list[nn.Parameter], steps: int, recovery: Recovery, lr: float
 ) -> TrainingState:
-    """Return the state before the first epoch; count: inputs."""
+    """Return the state before the first epoch; steps: of the whole run."""
     optimizer = torch.optim.AdamW(parameters, lr, weight_decay=0.0)
-    share = lr_curve(recovery.epochs * -(-count // BATCH_SIZE), recovery.warmup)
+    share = lr_curve(steps, recovery.warmup)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
     plan = asdict(recovery)
     return TrainingState(small, optimizer, schedule, torch.Generator().manual_seed(recovery.seed), plan)
