@@ -206,3 +206,14 @@ def test_weights_that_are_not_turned_are_refitted() -> None:
     facts = recover(net, result, data[:2], data).report.recovery
     assert facts is not None and not facts.left
     assert facts.stages[0].taken and facts.after < 0.5 * facts.before
+
+
+@pytest.mark.parametrize("last", [nn.Conv2d, nn.ConvTranspose2d])
+def test_statistics_are_recalibrated_where_a_layer_was_not_refitted(last: type[nn.Conv2d]) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), last(8, 4, 3)).eval()
+    data = torch.randn(40, 3, 8, 8)
+    facts = recover(net, prune(net, data[:1], 0.5), data[:1], data).report.recovery
+    assert facts is not None
+    names = [stage.name for stage in facts.stages]
+    assert ("BatchNorm statistics" in names) == (last is nn.ConvTranspose2d)

@@ -17,6 +17,8 @@ LEAST = 4096
 """Least number of rows that a fit takes, if the data have as many."""
 LEAST_OF_MATRIX = 16384
 """The same for products of matrices, whose rows (tokens) are of more kinds than the pixels of a channel."""
+LEAST_OF_GROUPS = 1024
+"""The same for convolutions with conv groups: each group has few weights, and rows of its own."""
 FOLD = 6
 """Rows for each unknown of a filter, at least."""
 FLOATS = 2**26
@@ -93,7 +95,8 @@ class Product:
             if used is not None and len(used) == len(rows):
                 rows = rows[used]
             return rows[sampled(1, len(rows), unknowns, seed, LEAST_OF_MATRIX)]
-        return sampled(len(self.data), prod(self._output_size()), unknowns, seed)
+        least = LEAST if self.groups == 1 else LEAST_OF_GROUPS
+        return sampled(len(self.data), prod(self._output_size()), unknowns, seed, least)
 
     def output_rows(self, result: Tensor, places: Tensor) -> Tensor:
         """Return outputs of the call at the places: (rows, channels)."""

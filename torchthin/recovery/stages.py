@@ -80,9 +80,10 @@ def recovered(
     before = evaluator.value(current)
     search = _Search(evaluator, current, before)
     reconstruction = _reconstruct(search, teacher, recipe, samples.fitted, progress)
-    calibrated = clone(search.model, duplicate)
-    if recalibrate_(calibrated, samples.fitted):
-        search.offer("BatchNorm statistics", calibrated)
+    if not reconstruction.fitted or reconstruction.left:
+        calibrated = clone(search.model, duplicate)
+        if recalibrate_(calibrated, samples.fitted):
+            search.offer("BatchNorm statistics", calibrated)
     if recovery.epochs:
         path = None if state is None else Path(state)
         trained = clone(search.model, duplicate)
