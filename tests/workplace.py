@@ -80,10 +80,11 @@ class Workplace:
         return Outcome(done.returncode, done.stdout, done.stderr)
 
     def files(self) -> dict[str, bytes]:
-        """Return every file here with its content, and every folder."""
+        """Return every file here with its content, and every folder; without the bytecode of what was imported."""
         return {
             str(path.relative_to(self.path)): path.read_bytes() if path.is_file() else b"folder"
             for path in self.path.rglob("*")
+            if "__pycache__" not in path.parts
         }
 
     def assert_refused(self, message: str, *arguments: str, run: Callable[..., Outcome] | None = None) -> str:
