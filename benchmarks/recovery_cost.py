@@ -3,7 +3,7 @@
     python benchmarks/recovery_cost.py resnet50 --inputs 256
 
 Workload: random weights, random pictures, `l1-structured` at 50 % of the channels. Timed: `recover` without distillation: one
-pass of each model over all inputs, the fits, BatchNorm statistics and the distances. Not timed: building, pruning.
+pass of each model over all inputs, the fits and the distances. Not timed: building, pruning.
 Checked: layers were refitted, and the outputs came nearer.
 """
 
