@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check docs clean
+.PHONY: demo test types suite check docs clean
 
 demo: $(VENV)/.base
 	$(BIN)/python scripts/prune_pose_drive.py --target-sparsity 0.5 --thin --recover
@@ -14,7 +14,12 @@ demo: $(VENV)/.base
 test: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(MAKE) -j 2 types suite
+
+types: $(VENV)/.dev
 	$(BIN)/mypy
+
+suite: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 check: $(VENV)/.dev
