@@ -23,7 +23,8 @@ from torchthin.pruning.layers import for_the_rest, layers_of, shortened
 from torchthin.pruning.per_weight import by_layer_inputs, plan_per_weight
 from torchthin.pruning.plan import PruningPlan
 from torchthin.pruning.target_plans import Run, thinning_for
-from torchthin.report.prune_report import Filters, PruneReport, Request, build_report
+from torchthin.report.from_masks import Filters, build_report
+from torchthin.report.prune_report import PruneReport, Request
 from torchthin.report.sections import Section
 from torchthin.selection.prunable_weights import PrunableWeights, find_prunable_weights
 from torchthin.selection.schedule import planned_sparsities

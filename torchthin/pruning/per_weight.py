@@ -25,7 +25,8 @@ from torchthin.io.calibration import Calibration, picked
 from torchthin.pruning.plan import PruningPlan
 from torchthin.recovery.sparse_layers import prune_layers
 from torchthin.recovery.stages import in_one_pass
-from torchthin.report.prune_report import Filters, Request, build_report
+from torchthin.report.from_masks import Filters, build_report
+from torchthin.report.prune_report import Request
 from torchthin.selection.channels import select_channels, select_weights
 from torchthin.selection.distiller import backend_masks, distiller_masks
 from torchthin.selection.masks import channel_masks

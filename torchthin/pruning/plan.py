@@ -21,6 +21,7 @@ from torchthin.pruning.layers import Shortened, both, with_layers
 from torchthin.pruning.pretrained.save import SHARD
 from torchthin.pruning.recover import recover
 from torchthin.pruning.result import PruneResult
+from torchthin.report.from_masks import zeroed_parameters
 from torchthin.report.prune_report import (
     PruneReport,
     ThinnedFacts,
@@ -28,7 +29,6 @@ from torchthin.report.prune_report import (
     excluded_line,
     headline,
     with_thinning,
-    zeroed_parameters,
 )
 from torchthin.report.tables import table
 from torchthin.selection.masks import masked

@@ -24,7 +24,8 @@ from torchthin.pruning.gradual.group_cuts import cut_group, group_from_dict, gro
 from torchthin.pruning.gradual.mask_state import UNTHINNED
 from torchthin.pruning.gradual.sharding import WholeTensors, is_sharded
 from torchthin.pruning.one_shot import asked_of_groups
-from torchthin.report.prune_report import Filters, share
+from torchthin.report.from_masks import Filters
+from torchthin.report.prune_report import share
 from torchthin.selection.channels import FloatArray, by_share, select_channels, shares_at
 from torchthin.selection.kind_choice import evened
 from torchthin.selection.masks import axis_mask

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from torchthin.config import PruneConfig
-from torchthin.report.prune_report import Filters
+from torchthin.report.from_masks import Filters
 from torchthin.thinning.recipe import Recipe
 
 UNTHINNED = Recipe({}, {})

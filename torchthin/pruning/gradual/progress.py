@@ -12,7 +12,8 @@ from torchthin.pruning.gradual.mask_state import MaskState
 from torchthin.pruning.gradual.prepared import Prepared
 from torchthin.pruning.in_place import Thinned
 from torchthin.pruning.result import PruneResult
-from torchthin.report.prune_report import Request, ThinnedFacts, build_report, with_thinning
+from torchthin.report.from_masks import build_report
+from torchthin.report.prune_report import Request, ThinnedFacts, with_thinning
 from torchthin.thinning.recipe import Recipe
 
 

@@ -14,7 +14,8 @@ from torchthin.errors import InputError
 from torchthin.io.distributed import broadcast
 from torchthin.pruning.gradual.mask_state import UNTHINNED
 from torchthin.pruning.gradual.sharding import WholeTensors
-from torchthin.report.prune_report import Filters, share
+from torchthin.report.from_masks import Filters
+from torchthin.report.prune_report import share
 from torchthin.selection.channels import select_weights
 from torchthin.selection.prunable_weights import PrunableWeight
 from torchthin.thinning.recipe import Recipe, cut
