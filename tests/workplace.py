@@ -1,14 +1,12 @@
 """A folder with a model and its checkpoint, and the program, run inside this process or as a real one."""
 
-import os
-import subprocess
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
+from processes import Outcome, Running, as_program
 
 from torchthin.cli import prune
 
@@ -45,13 +43,6 @@ number = 3
 
 
 @dataclass(frozen=True)
-class Outcome:
-    code: int
-    out: str
-    err: str
-
-
-@dataclass(frozen=True)
 class Workplace:
     """The current directory of a test: ``net.py``, and ``best.pth`` with a state of its `net`."""
 
@@ -65,19 +56,15 @@ class Workplace:
         out, err = self.capture.readouterr()
         return Outcome(code, out, err)
 
-    def process(
-        self, *arguments: str, script: Path = SCRIPT, env: Mapping[str, str] | None = None
-    ) -> Outcome:
-        """Run a script as a user does."""
-        done = subprocess.run(
-            [sys.executable, str(script), *arguments],
-            cwd=self.path,
-            env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})},
-            capture_output=True,
-            text=True,
-            timeout=900,
-        )
-        return Outcome(done.returncode, done.stdout, done.stderr)
+    def started(self, *arguments: str, main: Callable[[list[str]], int] | None = None, **env: str) -> Running:
+        """Start a program in a process of its own: the script of this repository, or one of the package's."""
+        if main is None:
+            return Running(as_program, SCRIPT, *arguments, folder=self.path, **env)
+        return Running(main, list(arguments), folder=self.path, **env)
+
+    def process(self, *arguments: str, main: Callable[[list[str]], int] | None = None, **env: str) -> Outcome:
+        """Run a program in a process of its own."""
+        return self.started(*arguments, main=main, **env).outcome()
 
     def files(self) -> dict[str, bytes]:
         """Return every file here with its content, and every folder; without the bytecode of what was imported."""

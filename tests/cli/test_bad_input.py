@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import resource
 import signal
 import tempfile
 from collections.abc import Callable
@@ -12,9 +13,10 @@ from typing import BinaryIO
 import numpy as np
 import pytest
 import torch
-from workplace import ROOT, Outcome, Workplace
+from workplace import Outcome, Workplace
 
 from torchthin.cli.console import run_command
+from torchthin.cli.prune import main
 
 GOOD = ("--model-factory", "net.py:net", "--checkpoint", "best.pth", "--save-to", "pruned.pth")
 
@@ -245,22 +247,17 @@ def test_a_full_disk_leaves_the_old_file_whole(place: Workplace, monkeypatch: py
     place.assert_refused("pruned.pth could not be written: No space left on device.", *GOOD)
 
 
+def limited(arguments: list[str]) -> int:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+    return main(arguments)
+
+
 def test_a_write_that_really_fails(place: Workplace) -> None:
     """The system refuses files above 20 kB to the process, as a full disk does half-way through."""
     (place.path / "pruned.pth").write_bytes(b"old")
-    limited = place.path / "limited.py"
-    limited.write_text(
-        "import resource, sys\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
-        "from torchthin.cli.prune import main\n"
-        "sys.exit(main())\n"
-    )
 
     def run(*arguments: str) -> Outcome:
-        # bytecode of packages would be cut off at the limit as well, and stay so
-        return place.process(
-            *arguments, script=limited, env={"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
-        )
+        return place.process(*arguments, main=limited)
 
     wide = ("--model-factory", "net.py:net", "--factory-args", '{"width": 500}', "--save-to", "pruned.pth")
     place.assert_refused("pruned.pth could not be written: File too large.", *wide, run=run)

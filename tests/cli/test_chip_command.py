@@ -1,15 +1,12 @@
 """torchthin chip: its table, its exit codes, as a real process."""
 
 import json
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from workplace import Outcome, Workplace
 
-import torchthin
 from torchthin.cli.main import main
 
 MODELS = """
@@ -187,15 +184,3 @@ def test_a_cut_for_a_chip_reports_whole_numbers_before_and_after(models: Workpla
     rows = json.loads(outcome.out)["chip_accuracy"]["rows"]
     assert [row["model"] for row in rows] == ["full size", "thinned"]
     assert rows[0]["floating"] == 0 < rows[0]["integer"] < rows[1]["floating"]
-
-
-def test_help_does_not_import_torch(models: Workplace) -> None:
-    program = models.path / "program.py"
-    program.write_text(
-        "import sys\nfrom torchthin.cli.main import main\n"
-        "try:\n    main(['chip', '--help'])\nexcept SystemExit:\n    pass\nassert 'torch' not in sys.modules\n"
-    )
-    outcome = models.process(script=program, env={"PYTHONPATH": str(Path(torchthin.__file__).parents[1])})
-    assert (outcome.code, outcome.err) == (0, "")
-    assert "MAX78000, MAX78002" in outcome.out
-    assert sys.executable

@@ -6,13 +6,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import cli_page
 import pytest
 import yaml
-from workplace import Outcome, Workplace
+from workplace import ROOT, Outcome, Workplace
 
 import torchthin
 from torchthin.cli.main import COMMANDS, main, program
@@ -22,22 +21,26 @@ from torchthin.cli.targets import METHODS
 ENV = {"PYTHONPATH": str(Path(torchthin.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
 
 
+HELP = """
+import contextlib, io, re, sys
+import pose_demo.cli, torchthin.cli.prune
+from torchthin.cli.main import COMMANDS, main
+
+programs = [(main, []), *((main, [name]) for name in COMMANDS), (torchthin.cli.prune.main, []), (pose_demo.cli.main, [])]
+for program, words in programs:
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
+        program([*words, "--help"])
+    assert re.search(r"\\nexample:\\n  \\S.*\\Z", out.getvalue(), re.DOTALL), (program, words)
+    assert not {"torch", "numpy", "rich", "jinja2"} & set(sys.modules), (program, words)
+main(["prune", "--print-schema"])
+assert "torch" not in sys.modules
+"""
+
+
 def test_help_answers_without_torch_and_with_an_example() -> None:
-    code = (
-        "import sys, contextlib, io\nfrom torchthin.cli.main import main, COMMANDS\n"
-        "for name in (None, *COMMANDS):\n"
-        "    out = io.StringIO()\n"
-        "    with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):\n"
-        "        main([*([name] if name else []), '--help'])\n"
-        "    assert 'example:' in out.getvalue(), name\n"
-        "    assert not {'torch', 'numpy', 'rich', 'jinja2'} & set(sys.modules), name\n"
-        "main(['prune', '--print-schema'])\n"
-        "assert 'torch' not in sys.modules\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, **ENV}, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    done = subprocess.run([sys.executable, "-c", HELP], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize(
@@ -76,12 +79,8 @@ def test_the_printed_configuration_makes_the_same_run(place: Workplace) -> None:
     assert both[0].out == both[1].out
 
 
-def test_the_schema_names_what_the_reader_accepts() -> None:
-    outcome = subprocess.run(
-        [sys.executable, "-c", "import sys; from torchthin.cli.main import main; sys.exit(main())", "prune", "--print-schema"],
-        env={**os.environ, **ENV}, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    schema = json.loads(outcome.stdout)
+def test_the_schema_names_what_the_reader_accepts(place: Workplace) -> None:
+    schema = json.loads(place.run("prune", "--print-schema", main=main).out)
     names = set(file_flags())
     assert {name for name in schema["properties"] if "-" not in name} == names
     assert {name for name in schema["properties"] if "-" in name} == {
@@ -166,34 +165,14 @@ def test_an_interrupt_leaves_no_half_file_and_says_how_to_go_on(place: Workplace
     (place.path / "slow.py").write_text(SLOW)
     factory = "slow.py:slow" if how == "building" else "net.py:net"
     more = ("--train", "slow.py:train", "--agp-steps", "3") if how == "training" else ()
-    process = subprocess.Popen(
-        [
-            sys.executable, "-c", "import sys; from torchthin.cli.main import main; sys.exit(main())",
-            "prune", "--model-factory", factory, "--input-shape", "1,3,8,8", "--save-to", "out.pth", *more,
-        ],
-        cwd=place.path, env={**os.environ, **ENV},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        # what starts the tests in the background lets them ignore it
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
-    deadline = time.monotonic() + 600
-    while not (place.path / "started").exists():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=600)
-    assert process.returncode == 130, err
-    assert err.count("\n") == 1
-    assert "interrupted. No file is left half written." in err
-    assert ("--resume" in err) == (how == "training")
-    left = {path.name for path in place.path.iterdir()} - {
-        "net.py",
-        "best.pth",
-        "slow.py",
-        "started",
-        "__pycache__",
-    }
+    flags = ("--model-factory", factory, "--input-shape", "1,3,8,8", "--save-to", "out.pth", *more)
+    process = place.started("prune", *flags, main=main)
+    process.wait_for((place.path / "started").exists)
+    outcome = process.stop(signal.SIGINT)
+    assert (outcome.code, outcome.err.count("\n")) == (130, 1), outcome
+    assert "interrupted. No file is left half written." in outcome.err
+    assert ("--resume" in outcome.err) == (how == "training")
+    left = {path.name for path in place.path.iterdir()} - {"net.py", "best.pth", "slow.py", "started"}
     assert left == ({"out.pth.state"} if how == "training" else set())
 
 

@@ -2,18 +2,14 @@
 
 import contextlib
 import json
-import os
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from workplace import ROOT, Workplace
+from workplace import Workplace
 
 from torchthin.cli.main import main
 
@@ -47,23 +43,12 @@ def raises(model):
 def nan(model):
     return float("nan")
 """
-CODE = "import sys; from torchthin.cli.main import main; sys.exit(main())"
-ENV = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(autouse=True)
 def files(place: Workplace) -> None:
     (place.path / "judge.py").write_text(METRIC)
     np.save(place.path / "inputs.npy", np.random.default_rng(0).normal(size=(8, 3, 8, 8)).astype(np.float32))
-
-
-def wait_for(run: subprocess.Popen[bytes], there: Callable[[], bool]) -> None:
-    """Wait until the process got as far as that; a slow machine may take its time, but not one that has ended."""
-    deadline = time.monotonic() + 600
-    while not there():
-        assert run.poll() is None, run.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_table_answer_and_picture(place: Workplace) -> None:
@@ -89,13 +74,10 @@ def test_json_is_all_there_is_on_stdout(place: Workplace) -> None:
 
 def test_a_killed_comparison_goes_on(place: Workplace) -> None:
     arguments = ("compare", *MODEL, *GRID, "--metric", "judge.py:stuck", "--rows", "rows.jsonl", "--json")
-    command = [sys.executable, "-c", CODE, *arguments]
     rows = place.path / "rows.jsonl"
-    with subprocess.Popen(
-        command, cwd=place.path, env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as run:
-        wait_for(run, lambda: rows.exists() and rows.read_bytes().count(b"\n") == 3)
-        run.send_signal(signal.SIGKILL)
+    run = place.started(*arguments, main=main)
+    run.wait_for(lambda: rows.exists() and rows.read_bytes().count(b"\n") == 3)
+    assert run.stop(signal.SIGKILL).code == -signal.SIGKILL
     known = rows.read_bytes()
     assert known.count(b"\n") == 3
     (place.path / "free").touch()
@@ -109,14 +91,9 @@ def test_a_killed_comparison_goes_on(place: Workplace) -> None:
 def test_two_runs_share_a_storage(place: Workplace) -> None:
     pytest.importorskip("optuna")
     arguments = ("compare", *MODEL, *GRID, "--metric", "judge.py:slow", "--storage", "sqlite:///grid.db")
-    command = [sys.executable, "-c", CODE, *arguments, "--json"]
-    runs = [
-        subprocess.Popen(command, cwd=place.path, env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        for _ in range(2)
-    ]
-    for run in runs:
-        _, err = run.communicate(timeout=900)
-        assert run.returncode == 0, err.decode()
+    runs = [place.started(*arguments, "--json", main=main) for _ in range(2)]
+    outcomes = [run.outcome() for run in runs]
+    assert [outcome.code for outcome in outcomes] == [0, 0], outcomes
     shared = json.loads(place.run(*arguments, "--json", main=main).out)
     alone = json.loads(place.run(*arguments[:-2], "--json", main=main).out)
     assert [{**row, "seconds": 0} for row in shared["rows"]] == [
@@ -182,11 +159,9 @@ def test_what_a_dead_run_had_is_given_out_again(place: Workplace) -> None:
     url, metric = "sqlite:///grid.db", ("--metric", "judge.py:stuck")
     arguments = ("compare", *MODEL, "--target-sparsity", "0.5", *metric, "--storage", url, "--json")
     (place.path / "calls").write_text("..")  # the dense model's is the third call, the candidate's is stuck
-    with subprocess.Popen(
-        [sys.executable, "-c", CODE, *arguments], cwd=place.path, env=ENV, stderr=subprocess.PIPE
-    ) as run:
-        wait_for(run, lambda: _signs_of_life(place.path / "grid.db") == 1)
-        run.send_signal(signal.SIGKILL)
+    run = place.started(*arguments, main=main)
+    run.wait_for(lambda: _signs_of_life(place.path / "grid.db") == 1)
+    run.stop(signal.SIGKILL)
     (place.path / "free").touch()
     assert _states(url) == ["RUNNING"]
     early = json.loads(place.run(*arguments, main=main).out)

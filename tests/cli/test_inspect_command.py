@@ -3,7 +3,6 @@
 import json
 import re
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -63,13 +62,6 @@ def models(place: Workplace) -> Workplace:
 
 def program(place: Workplace, name: str, *arguments: str) -> Outcome:
     return place.run("inspect", "--model-factory", f"models.py:{name}", *arguments, main=main)
-
-
-@pytest.fixture
-def script(tmp_path: Path) -> Path:
-    path = tmp_path / "run.py"
-    path.write_text("import sys; from torchthin.cli.main import main; sys.exit(main())")
-    return path
 
 
 def test_groups_members_and_sizes(models: Workplace) -> None:
@@ -152,11 +144,9 @@ def test_the_reason_names_operator_module_and_line(models: Workplace) -> None:
     assert outcome.err.count("\n") == 1
 
 
-def test_exit_codes_of_the_real_program(models: Workplace, script: Path) -> None:
+def test_exit_codes_of_the_real_program(models: Workplace) -> None:
     given = ("inspect", "--model-factory", "models.py:single", *SHAPE, "--json")
-    single = models.process(
-        *given, script=script, env={"PYTHONPATH": str(Path(torchthin.__file__).parents[1])}
-    )
+    single = models.process(*given, main=main)
     assert single.code == 3
     assert json.loads(single.out)["groups"] == []
     assert single.err.splitlines()[-1].startswith("error: Nothing of the model can be pruned.")

@@ -1,15 +1,13 @@
 """``prune --thin --data``: the thinned model is recovered; what cannot be is refused before anything runs."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
-from workplace import SCRIPT, Workplace
+from torch import distributed
+from workplace import Workplace
 
 from torchthin import load
 from torchthin.io.factory import build_model
@@ -38,15 +36,15 @@ def test_a_thinned_model_is_recovered_and_reloads(data: Workplace) -> None:
 
 
 def test_several_processes_share_the_training_and_one_speaks(data: Workplace) -> None:
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    store = distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    torchrun = {
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "WORLD_SIZE": "2", "TORCHELASTIC_USE_AGENT_STORE": "True",
+    }  # fmt: skip
     flags = (*THIN, "--data", "x.npy", "--recover-epochs", "20", "--json")
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, *torchrun, str(SCRIPT), *flags]
-    done = subprocess.run(
-        command, cwd=data.path, env=env, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    recovery = json.loads(done.stdout)["recovery"]
+    ranks = [data.started(*flags, RANK=str(rank), LOCAL_RANK=str(rank), **torchrun) for rank in (0, 1)]
+    first, second = (rank.outcome() for rank in ranks)
+    assert (first.code, second.code, second.out) == (0, 0, ""), (first, second)
+    recovery = json.loads(first.out)["recovery"]
     assert [stage["taken"] for stage in recovery["stages"] if stage["name"] == "distillation"] == [True]
     assert sorted(path.name for path in data.path.glob("*.pth*")) == ["best.pth", "small.pth"]
     content = torch.load(data.path / "small.pth", weights_only=True)

@@ -1,16 +1,11 @@
 """``torchthin sensitivity``, as a user runs it."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
-from workplace import ROOT, Workplace
+from workplace import Workplace
 
 from torchthin.cli.main import main
 
@@ -65,37 +60,19 @@ def test_data_of_the_user_reach_criteria(place: Workplace) -> None:
     assert json.loads(outcome.out)["pruned_channels"] > 0
 
 
-def test_a_killed_scan_goes_on(place: Workplace, tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "torchthin.cli.main",
-        "sensitivity",
-        *MODEL,
-        "--metric",
-        "judge.py:stuck",
-    ]
-    command = [*command, "--cache", "scan.jsonl", "--json"]
-    code = "import sys; from torchthin.cli.main import main; sys.exit(main())"
-    command = [sys.executable, "-c", code, *command[3:]]
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+def test_a_killed_scan_goes_on(place: Workplace) -> None:
+    command = ("sensitivity", *MODEL, "--metric", "judge.py:stuck", "--cache", "scan.jsonl", "--json")
     cache = place.path / "scan.jsonl"
-    with subprocess.Popen(
-        command, cwd=place.path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as run:
-        deadline = time.monotonic() + 600
-        while not cache.exists() or cache.read_bytes().count(b"\n") < 3:
-            assert run.poll() is None, run.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        run.send_signal(signal.SIGKILL)
+    run = place.started(*command, main=main)
+    run.wait_for(lambda: cache.exists() and cache.read_bytes().count(b"\n") >= 3)
+    assert run.stop(signal.SIGKILL).code == -signal.SIGKILL
     known = cache.read_bytes()
     assert known.count(b"\n") == 3
     (place.path / "free").touch()
-    quick = subprocess.run(command, cwd=place.path, env=env, capture_output=True, text=True, timeout=900)
-    assert quick.returncode == 0, quick
+    quick = place.run(*command, main=main)
+    assert quick.code == 0, quick
     assert cache.read_bytes().startswith(known[: known.rfind(b"\n") + 1])
-    losses = [loss for curve in json.loads(quick.stdout)["groups"] for loss in curve["losses"]]
+    losses = [loss for curve in json.loads(quick.out)["groups"] for loss in curve["losses"]]
     assert cache.read_bytes().count(b"\n") == 1 + len(losses)
 
 

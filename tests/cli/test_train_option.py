@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from workplace import NET, ROOT, Workplace, trained_state
+from workplace import NET, Workplace, trained_state
 
 import torchthin
 from torchthin.io.checkpoints import read_checkpoint
@@ -82,18 +80,6 @@ def given(function: str, out: str, *more: str) -> list[str]:
     return [*FLAGS, "--train", f"training.py:{function}", "--save-to", out, *more]
 
 
-def script(place: Workplace, function: str, out: str, *more: str) -> subprocess.CompletedProcess[str]:
-    """Run as a real process, with as many threads as this one: bits depend on their number."""
-    return subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / "prune_with_ai8x.py"), *given(function, out, *more)],
-        cwd=place.path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
-
-
 @pytest.mark.parametrize("extra", EXTRA.values(), ids=EXTRA)
 def test_the_function_is_called_after_every_step_with_masks_held(place: Workplace, extra: list[str]) -> None:
     outcome = place.run(*given("train", "out.pth", *extra))
@@ -117,8 +103,8 @@ def test_a_killed_run_goes_on_and_gives_the_same_file(place: Workplace, extra: l
         .replace("    train(model", "    _train(model")
         .replace("def killed(", "def train(")
     )
-    first = script(place, "train", "out.pth", *extra)
-    assert first.returncode == -signal.SIGKILL
+    first = place.process(*given("train", "out.pth", *extra))
+    assert first.code == -signal.SIGKILL
     assert not (place.path / "out.pth").exists()
     refused = place.run(*given("train", "out.pth", *extra))
     assert (refused.code, "--resume" in refused.err) == (2, True)

@@ -1,13 +1,11 @@
 """torchthin verify and torchthin bench: figures and exit codes."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
 from workplace import Outcome, Workplace
 
-import torchthin
 from torchthin.cli.main import main
 
 SHAPE = ("--input-shape", "1,3,8,8")
@@ -56,12 +54,9 @@ def test_the_thinned_model_is_the_masked_one(pruned: Workplace) -> None:
 
 
 def test_models_that_differ_end_in_3_as_a_real_process(pruned: Workplace) -> None:
-    script = pruned.path / "run.py"
-    script.write_text("import sys; from torchthin.cli.main import main; sys.exit(main())")
     outcome = pruned.process(
-        "verify", *NET, "--checkpoint", "thin.pth", "--against-checkpoint", "dense.pth",
-        script=script, env={"PYTHONPATH": str(Path(torchthin.__file__).parents[1])},
-    )  # fmt: skip
+        "verify", *NET, "--checkpoint", "thin.pth", "--against-checkpoint", "dense.pth", main=main
+    )
     assert outcome.code == 3
     assert "run 3, output 0 (1, 2): off by" in outcome.out
     assert "failed: outputs differ by" in outcome.out

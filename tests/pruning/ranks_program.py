@@ -1,10 +1,9 @@
-"""What each of two processes does in `test_two_processes`: python ranks_program.py RANK FOLDER."""
+"""What each of two processes does in `test_two_processes`."""
 
 from __future__ import annotations
 
 import copy
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -114,8 +113,7 @@ def recovered(rank: int) -> dict[str, object]:
     return {"shared": dict(shared.state_dict()), "own": weights(own), "refused": fewer}
 
 
-def main() -> None:
-    rank, folder = int(sys.argv[1]), Path(sys.argv[2])
+def main(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", f"file://{folder / 'store'}", rank=rank, world_size=2)
     kinds = {
@@ -130,7 +128,3 @@ def main() -> None:
     distributed.barrier()
     distributed.destroy_process_group()
     os._exit(0)  # all is saved; meshes keep groups, and a group's threads may abort an interpreter that ends
-
-
-if __name__ == "__main__":
-    main()

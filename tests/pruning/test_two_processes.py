@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import copy
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
+import ranks_program
 import torch
+from processes import Running
 from training import IMAGES, MORE, Net, assert_zero_where_masked
 
 from torchthin import Pruner, Ratio, Recovery, Schedule, Unstructured, prune
@@ -18,8 +16,6 @@ from torchthin.graph.inputs import as_inputs
 from torchthin.io.calibration import picked
 from torchthin.recovery.distillation import batch_loss, distill_
 
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
 Ranks = tuple[dict[str, Any], dict[str, Any]]
 
 
@@ -27,23 +23,11 @@ Ranks = tuple[dict[str, Any], dict[str, Any]]
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> Ranks:
     """What both processes found."""
     folder = tmp_path_factory.mktemp("ranks")
-    command = [sys.executable, str(HERE / "ranks_program.py")]
-    env = {
-        **os.environ,
-        "PYTHONPATH": f"{ROOT}{os.pathsep}{HERE}",
-        "OMP_NUM_THREADS": "1",
-        "GLOO_SOCKET_IFNAME": "lo",
-    }
     started = [
-        subprocess.Popen([*command, str(rank), str(folder)], env=env, stderr=subprocess.PIPE, text=True)
-        for rank in (0, 1)
+        Running(ranks_program.main, rank, folder, folder=folder, GLOO_SOCKET_IFNAME="lo") for rank in (0, 1)
     ]
-    try:
-        told = [process.communicate(timeout=900)[1] for process in started]
-    finally:
-        for process in started:
-            process.kill()
-    assert [process.returncode for process in started] == [0, 0], "\n".join(told)
+    ended = [process.outcome() for process in started]
+    assert [outcome.code for outcome in ended] == [0, 0], ended
     first, second = (torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     return first, second
 
