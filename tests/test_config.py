@@ -57,7 +57,7 @@ WRONG: list[tuple[Callable[[], Any], str]] = [
     (lambda: Ratio(at_least=True, scope="global"), "must be in [0, 1). Got True."),
     (lambda: Ratio(round_to=0), "The round_to of Ratio (--round-to) must be a whole number of at least 1. Got 0."),
     (lambda: Ratio(round_to=2.5), "must be a whole number of at least 1. Got 2.5."),  # type: ignore[arg-type]
-    (lambda: Budget(), "The Budget needs macs or params (--target-macs, --target-params)"),
+    (lambda: Budget(), "The Budget needs macs, params or latency (--target-macs, --target-params, --target-latency)"),
     (
         lambda: Budget(macs="1.5x"),
         "The macs of Budget (--target-macs) must be a share such as 0.6x, up to 1x, or a whole number.",

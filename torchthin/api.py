@@ -10,6 +10,7 @@ from torch import nn
 from torchthin.config import PruneConfig, Recovery, Target, recovery_of
 from torchthin.dependency.registry import register_op
 from torchthin.evaluation.bench import bench
+from torchthin.evaluation.results import Progress
 from torchthin.importance.registry import criteria as list_criteria
 from torchthin.importance.registry import register_channel_criterion, register_criterion
 from torchthin.importance.statistics import Loss
@@ -64,6 +65,7 @@ def prune(
     exact: bool = False,
     add_biases: bool = False,
     proof: str = "quick",
+    progress: Progress | None = None,
 ) -> PruneResult:
     """Return a pruned copy of `model`; the model itself is left as it is.
 
@@ -105,6 +107,7 @@ def prune(
             smaller sizes must have it). False masks what makes the constant.
         proof: "quick" compares the thinned with the masked model on the example and on fresh inputs; "full" does so in float64,
             at other sizes and batch sizes too; "off" compares nothing: the thinned model is the same, and only known to run.
+        progress: called with how many layer times are measured and how many there are, for a `Budget` with a latency.
 
     Raises:
         InputError: (also a ValueError) `ConfigError` for bad arguments, `WeightNameError` for weight names, and for models
@@ -118,8 +121,9 @@ def prune(
     {'0.weight': (4, 3, 3, 3), '2.weight': (4, 4, 3, 3)}
     """
     config = PruneConfig(target, criterion, include, exclude, seed, thin, exact, add_biases, proof)  # type: ignore[arg-type]
+    how = recovery_of(recovery)
     return plan_pruning(
-        model, example_inputs, config, data=data, loss=loss, learns=True, recovery=recovery_of(recovery)
+        model, example_inputs, config, data=data, loss=loss, learns=True, recovery=how, progress=progress
     ).apply()
 
 
@@ -138,6 +142,7 @@ def plan(
     exact: bool = False,
     add_biases: bool = False,
     proof: str = "quick",
+    progress: Progress | None = None,
 ) -> PruningPlan:
     """Decide as `prune` does and prove it on copies, but change nothing: look with `explain`, then `apply`.
 
@@ -151,6 +156,7 @@ def plan(
     6
     """
     config = PruneConfig(target, criterion, include, exclude, seed, True, exact, add_biases, proof)  # type: ignore[arg-type]
+    how = recovery_of(recovery)
     return plan_pruning(
-        model, example_inputs, config, data=data, loss=loss, learns=True, recovery=recovery_of(recovery)
+        model, example_inputs, config, data=data, loss=loss, learns=True, recovery=how, progress=progress
     )

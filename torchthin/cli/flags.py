@@ -110,7 +110,7 @@ class Flag:
             metavar = self.item.metadata["metavar"]
             shown = f" ({metavar})" if metavar else ""
             raise ConfigError(f"The option {self.key}{shown} must be {words}{several}. Got {value!r}.")
-        if float in self.types:
+        if float in self.types and str not in self.types:
             values = tuple(map(float, values))
         return values if self.is_list else values[0]
 

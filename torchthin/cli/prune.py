@@ -130,7 +130,8 @@ def pruned(options: PruneOptions, source: Source, console: Console) -> tuple[Pru
     data = options.data.read(model, source.inputs, options.model)
     if options.training.train is not None:
         return prune_in_training(model, source.inputs, options, console, data), False
-    plan = plan_pruning(model, source.example, how, data=data, learns=True)
+    with console.progress("Timing layers") as progress:
+        plan = plan_pruning(model, source.example, how, data=data, learns=True, progress=progress)
     plan = replace(plan, refit=None)  # the command refits whatever ranked the channels
     if recovers(options) and plan.recipe is not None:
         result = recovered(model, plan.apply(), source.example, data, options, console)
@@ -234,8 +235,9 @@ def list_weights(options: PruneOptions) -> dict[str, Any]:
 
 _USUAL = (
     "model", "--model-factory", "--factory-args", "--checkpoint", "--dataset", "--input-shape", "--device", "--data",
-    "--recover-epochs", "--method", "--target-sparsity", "--agp-steps", "--target-macs", "--target-params", "--ratio",
-    "--criterion", "--weights", "--keep", "--thin", "--chip", "--target-cycles", "--arch", "--save-to", "--report", "--json",
+    "--recover-epochs", "--method", "--target-sparsity", "--agp-steps", "--target-macs", "--target-params", "--target-latency",
+    "--ratio", "--criterion", "--weights", "--keep", "--thin", "--chip", "--target-cycles", "--arch", "--save-to", "--report",
+    "--json",
 )  # fmt: skip
 COMMAND = Command(
     "Prune a model to a sparsity or a budget, thin it if asked, and save weights, masks and a report.",

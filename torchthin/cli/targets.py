@@ -44,6 +44,8 @@ METHODS: dict[str, Method] = {
     "nm-unstructured": Method("all but n of every m neighbouring weights, at once", NM),
 }
 DEFAULT_METHOD = "agp-structured"
+_BUDGETS = {"target_macs", "target_params", "target_latency"}
+"""Keys of which one makes a budget of a ratio."""
 TARGETS: tuple[type[Target], ...] = (Ratio, Budget, Unstructured, NM, Distiller, Chip)
 
 
@@ -146,7 +148,7 @@ def _kind(given: Mapping[str, Any]) -> tuple[str, type[Target]]:
     kind = METHODS[method].target
     if kind is Ratio and "chip" in given:
         return method, Chip
-    if kind is Ratio and ("target_macs" in given or "target_params" in given):
+    if kind is Ratio and not given.keys().isdisjoint(_BUDGETS):
         return method, Budget
     return method, kind
 
@@ -155,7 +157,8 @@ def _refuse_misplaced(given: Mapping[str, Any], method: str, kind: type[Target])
     """Refuse options of another target than the one that is asked for."""
     allowed = {*flags_of(kind), "agp_steps", *(("pattern", "target_sparsity") if kind is NM else ())}
     for key, flag in target_flags().items():
-        asked = key in given and (key == "chip" or given[key] != flag.item.default)
+        usual = (flag.item.default, 1) if key == "round_to" else (flag.item.default,)
+        asked = key in given and (key == "chip" or given[key] not in usual)
         if asked and key not in allowed:
             raise ConfigError(_misplaced(flag, method, kind))
     if "pattern" in given and kind is not NM:
@@ -166,7 +169,7 @@ def _refuse_misplaced(given: Mapping[str, Any], method: str, kind: type[Target])
 
 def _misplaced(flag: Flag, method: str, kind: type[Target]) -> str:
     names = {Chip: "a chip", Budget: "a budget", Distiller: "--compat distiller"}
-    sizes = {"target_macs", "target_params", *chip_flags()}
+    sizes = {*_BUDGETS, "latency_cache", *chip_flags()}
     hint = ""
     if kind is Chip and flag.key == "round_to":
         hint = " The chip's own widths decide there."
@@ -176,6 +179,8 @@ def _misplaced(flag: Flag, method: str, kind: type[Target]) -> str:
         hint = " Give --chip as well."
     elif kind is Ratio and flag.key == "allocation":
         hint = " Give the budget to spread, --target-macs or --target-params."
+    elif kind is Ratio and flag.key == "latency_cache":
+        hint = " Give --target-latency as well."
     taken: Iterable[str] = (each.name for each in flags_of(kind).values())
     if kind is NM:
         taken = ("--pattern",)

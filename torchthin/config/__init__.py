@@ -14,6 +14,7 @@ from torchthin.config.options import (
     limits,
     option,
     options_of,
+    parse_latency,
     parse_limit,
     refuse,
 )
@@ -70,6 +71,7 @@ __all__ = [
     "limits",
     "option",
     "options_of",
+    "parse_latency",
     "parse_limit",
     "recovery_of",
     "refuse",

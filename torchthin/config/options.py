@@ -94,6 +94,25 @@ def parse_limit(text: str) -> Limit | None:
     return Limit(text.strip(), number, relative)
 
 
+_UNITS = {"x": 1.0, "ms": 1e6, "s": 1e9, "": 1e9}
+"""Unit of a latency -> nanoseconds; of a share 1."""
+
+
+def parse_latency(text: str) -> Limit | None:
+    """Return the limit in nanoseconds that `text` means: ``0.6x``, ``12ms``, ``0.012s`` or seconds; None where it is neither.
+
+    >>> parse_latency("0.6x").of(10_000_000), parse_latency("12ms").of(0), parse_latency("0.012").of(0)
+    (6000000, 12000000, 12000000)
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?(?:e-?\d+)?) ?(x|ms|s|)", text.strip())
+    number = float(found[1]) if found else 0.0
+    if not found or not 0 < number < math.inf or (found[2] == "x" and number > 1):
+        return None
+    return Limit(
+        text.strip(), number if found[2] == "x" else round(number * _UNITS[found[2]], 3), found[2] == "x"
+    )
+
+
 def limits(owner: object, names: Iterable[str]) -> dict[str, Limit]:
     """Return the fields of `owner` that are given as limits, each checked and made a text.
 

@@ -17,6 +17,7 @@ from torchthin.config.options import (
     limits,
     option,
     options_of,
+    parse_latency,
     refuse,
 )
 from torchthin.errors import ConfigError
@@ -80,7 +81,7 @@ class Target:
         if self.scope not in SCOPES:
             refuse(self, "scope", "'group' or 'global'", self.scope)
         if hasattr(self, "round_to"):
-            check_whole(self, "round_to", 1)
+            self._check_round_to()
         if getattr(self, "at_least", None) is None:
             return
         check_share(self, "at_least")
@@ -89,6 +90,15 @@ class Target:
             refuse(self, "at_least", each, self.floor)
         if self.floor > 1 - self.share:
             refuse(self, "at_least", f"at most {1 - self.share:g}, the share that is kept", self.floor)
+
+    def _check_round_to(self) -> None:
+        if self.round_to is not None:  # type: ignore[attr-defined]
+            check_whole(self, "round_to", 1)
+
+    @property
+    def multiple(self) -> int:
+        """What the number of channels that a cut layer keeps is a multiple of."""
+        return getattr(self, "round_to", None) or 1
 
     def thinning(self, run: Any) -> Any:
         """Return a plan that reaches the target; targets of this module have theirs in `torchthin.pruning.target_plans`."""
@@ -131,7 +141,10 @@ _AT_LEAST = (
     "share of every group that is kept with --scope global or --allocation (default: 0.1, or half of "
     "what is kept on average)"
 )
-_ROUND_TO = "channels that are kept are a multiple of N in every layer that is cut; less is removed where need be (default: 1)"
+_ROUND_TO = (
+    "channels that are kept are a multiple of N in every layer that is cut; less is removed where need be (default: 1; on a "
+    "GPU what its kernels want, at most 8, in half precision 16)"
+)
 _RATIOS = (
     "share of each kind to remove, such as mlp=0.3 heads=0.25 (see torchthin inspect for kinds; layers=3: three layers), or of "
     "the layers that a pattern matches, such as 'model.layers.[0-7].*=0.1'; what is not named stays"
@@ -147,13 +160,18 @@ _LIMIT_PARAMS = (
 )
 
 
+_LATENCY = "longest forward pass on the example, measured where model and inputs are: 0.6x of what it takes, 12ms, or seconds"
+_LATENCY_CACHE = "file of measured layer times for --target-latency (default: in the user's cache directory)"
+
+
 @dataclass(frozen=True)
 class Ratio(Target):
     """Remove a share of the channels.
 
     In a group of n channels ``floor(ratio * n)`` are removed; with ``scope="global"`` that share of all channels, with
     scores compared over groups and at least the share `at_least` of every group kept. With `round_to` the channels that are
-    kept are a multiple of it in every layer that is cut, and less is removed where that needs it.
+    kept are a multiple of it in every layer that is cut, and less is removed where that needs it; None: 1, of a model on a GPU
+    what its kernels want (`torchthin.selection.kernel_widths`).
 
     ``Ratio({"mlp": 0.3, "heads": 0.25})`` (or ``ratios=("mlp=0.3", ...)``) says it by kind, see
     `torchthin.dependency.kinds.KINDS`, or by pattern of weights and modules (``{"model.layers.[0-7].*": 0.1}``); what is not
@@ -165,7 +183,7 @@ class Ratio(Target):
     ratio: float = option(0.5, "--target-sparsity", SHARE, "SHARE")
     scope: str = option("group", "--scope", _SCOPE)
     at_least: float | None = option(None, "--keep-at-least", _AT_LEAST, "SHARE")
-    round_to: int = option(1, "--round-to", _ROUND_TO, "N")
+    round_to: int | None = option(None, "--round-to", _ROUND_TO, "N")
     ratios: tuple[str, ...] = option((), "--ratio", _RATIOS, "KIND=SHARE")
     even: bool = option(False, "--even", _EVEN)
 
@@ -207,7 +225,7 @@ class Ratio(Target):
         [32, 14, 4, 0]
         """
         share = self.ratio if share is None else share
-        kept = -(-(size - math.floor(share * size)) // self.round_to) * self.round_to
+        kept = -(-(size - math.floor(share * size)) // self.multiple) * self.multiple
         return max(size - kept, 0)
 
     def units_of_all(self, sizes: Iterable[int]) -> int:
@@ -215,7 +233,7 @@ class Ratio(Target):
         sizes = list(sizes)
         if self.scope == "group":
             return super().units_of_all(sizes)
-        spared = (self.round_to - 1) * len(sizes)  # at most, by rounding
+        spared = (self.multiple - 1) * len(sizes)  # at most, by rounding
         return max(math.floor(self.ratio * sum(sizes)) - spared, 0)
 
 
@@ -245,8 +263,12 @@ def _by_kind(given: Any, target: Ratio) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Budget(Target):
-    """Remove as little as a budget allows: the thinned model has at most so many parameters, and
-    multiply-accumulates per sample.
+    """Remove as little as a budget allows: the thinned model has at most so many parameters, multiply-accumulates per sample, and
+    takes at most so long.
+
+    `latency` is that of one forward pass on the example, on the device where model and inputs are: ``"0.6x"`` of what the full
+    model takes, ``"12ms"``, or seconds (``0.012``). Layers are timed at a few widths, which the file `latency_cache` keeps
+    (default: one in the user's cache directory), and the thinned model is measured against the full one at the end.
 
     The least ratio within the budget is found; then channels are given back, the most important first, as long as the
     budget holds. `ratio` is the least share of channels to remove in any case. With `allocation` the budget is spread over
@@ -261,9 +283,11 @@ class Budget(Target):
     )
     params: str | int | None = option(None, "--target-params", _LIMIT_PARAMS, "LIMIT")
     ratio: float = option(0.0, "--target-sparsity", SHARE, "SHARE")
+    latency: str | float | None = option(None, "--target-latency", _LATENCY, "LIMIT")
     scope: str = option("group", "--scope", _SCOPE)
     at_least: float | None = option(None, "--keep-at-least", _AT_LEAST, "SHARE")
-    round_to: int = option(1, "--round-to", _ROUND_TO, "N")
+    round_to: int | None = option(None, "--round-to", _ROUND_TO, "N")
+    latency_cache: str | None = option(None, "--latency-cache", _LATENCY_CACHE, "FILE")
     allocation: Any = option(
         None,
         "--allocation",
@@ -280,7 +304,8 @@ class Budget(Target):
     def __post_init__(self) -> None:
         if not self.limits:
             raise ConfigError(
-                "The Budget needs macs or params (--target-macs, --target-params), such as '0.5x' or 250000."
+                "The Budget needs macs, params or latency (--target-macs, --target-params, --target-latency), such as '0.5x' or "
+                "250000."
             )
         self.check_common()
         given = self.allocation
@@ -295,6 +320,8 @@ class Budget(Target):
                 "None with even=True (--even): measured losses differ from layer to layer",
                 given,
             )
+        if self.latency_cache is not None and self.latency is None:
+            refuse(self, "latency_cache", "None without a latency (--target-latency)", self.latency_cache)
         kinds: Any = self.kinds
         object.__setattr__(self, "kinds", (kinds,) if isinstance(kinds, str) else tuple(kinds))
 
@@ -305,9 +332,23 @@ class Budget(Target):
 
     @property
     def limits(self) -> dict[str, Limit]:
-        """What the thinned model may cost at most: ``parameters`` and ``macs`` -> limit, where one was given."""
+        """What the thinned model may cost at most: ``parameters``, ``macs``, ``latency`` (ns) -> limit, where one was given."""
         found = limits(self, ("params", "macs"))
-        return {{"params": "parameters"}.get(name, name): limit for name, limit in found.items()}
+        counted = {{"params": "parameters"}.get(name, name): limit for name, limit in found.items()}
+        return counted if self.latency is None else {**counted, "latency": self._latency_limit}
+
+    @property
+    def _latency_limit(self) -> Limit:
+        limit = None if isinstance(self.latency, bool) else parse_latency(str(self.latency))
+        if limit is None:
+            refuse(
+                self,
+                "latency",
+                "a share such as 0.6x, up to 1x, or a time such as 12ms or 0.012",
+                self.latency,
+            )
+        object.__setattr__(self, "latency", limit.text)
+        return limit
 
 
 @dataclass(frozen=True)

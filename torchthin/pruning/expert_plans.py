@@ -137,7 +137,7 @@ def _count(target: Ratio, experts: Experts) -> int:
     """
     parts = experts.parts
     count = target.units(experts.size, target.by_kind[KIND])
-    while count % parts or (experts.size - count) % (target.round_to if count else 1):
+    while count % parts or (experts.size - count) % (target.multiple if count else 1):
         count -= 1
     if experts.size - count < experts.least:
         each = f" in {parts} groups" if parts > 1 else ""

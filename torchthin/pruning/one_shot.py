@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchthin.config import Budget, Distiller, PruneConfig, Ratio, Recovery, Target
 from torchthin.dependency.kinds import multiplies_data
 from torchthin.errors import ConfigError
+from torchthin.evaluation.results import Progress
 from torchthin.graph.better_examples import trace_more
 from torchthin.graph.inputs import Inputs, as_inputs, check_model, on_device_of
 from torchthin.graph.own_example import own_example
@@ -19,13 +20,15 @@ from torchthin.importance.registry import criterion as registered
 from torchthin.importance.scores import FALLBACK, Ranking, check_values
 from torchthin.importance.statistics import Loss
 from torchthin.io.calibration import Calibration, calibration
+from torchthin.pruning.expert_plans import KIND as EXPERTS
 from torchthin.pruning.layers import for_the_rest, layers_of, shortened
 from torchthin.pruning.per_weight import by_layer_inputs, plan_per_weight
 from torchthin.pruning.plan import PruningPlan
 from torchthin.pruning.target_plans import Run, thinning_for
 from torchthin.report.from_masks import Filters, build_report
-from torchthin.report.prune_report import PruneReport, Request
+from torchthin.report.prune_report import Request
 from torchthin.report.sections import Section
+from torchthin.selection.kernel_widths import default_multiple
 from torchthin.selection.prunable_weights import PrunableWeights, find_prunable_weights
 from torchthin.selection.schedule import planned_sparsities
 from torchthin.selection.selection import Selection
@@ -41,12 +44,14 @@ def plan_pruning(
     loss: Loss | None = None,
     learns: bool = False,
     recovery: Recovery | None = None,
+    progress: Progress | None = None,
 ) -> PruningPlan:
     """Decide what is removed from `model`, and prove on copies that it can be; see `torchthin.plan`.
 
     learns: with data and no criterion, channels are chosen by `reconstruction` (with noise by l1), and the plan's model is
         refitted to the data.
     recovery: how the plan's model is recovered from the data, whatever ranked the channels; None: see `learns`.
+    progress: called with the number of layer times that are measured and of all, where a latency is asked for.
     """
     check_model(model, "prune")
     if recovery is not None:
@@ -65,14 +70,16 @@ def plan_pruning(
     refit = given if learns and _learns(config, loss) else None
     ranks = refit is not None and not refit.is_noise
     config = replace(config, criterion=LEARNT) if ranks else config
-    run = Run(traced, targets, config, batches_of(model, given), loss)
+    config, rounded = at_kernel_widths(config, traced, targets)
+    run = Run(traced, targets, config, batches_of(model, given), loss, progress)
     thinning, sections = thinning_for(config.target, run)
     plan = replace(_plan(traced, targets, config, thinning, sections), inputs=inputs)
+    notes = ((_LEARNS,) if ranks else ()) + rounded
     return replace(
         plan,
         refit=refit if recovery is None else given,
         recovery=recovery or Recovery(),
-        report=_with_note(plan.report, _LEARNS) if ranks else plan.report,
+        report=replace(plan.report, notes=(*notes, *plan.report.notes)),
     )
 
 
@@ -94,13 +101,9 @@ def check_recovered(config: PruneConfig, data: Any) -> None:
 
 def _learns(config: PruneConfig, loss: Loss | None) -> bool:
     """Whether nothing was said about how channels are ranked, and they can be ranked by the data."""
-    experts = isinstance(config.target, Ratio) and "experts" in config.target.by_kind
+    experts = isinstance(config.target, Ratio) and EXPERTS in config.target.by_kind
     usual = isinstance(config.target, Ratio | Budget) and not experts
     return usual and config.criterion is None and config.thin and loss is None
-
-
-def _with_note(report: PruneReport, note: str) -> PruneReport:
-    return replace(report, notes=(note, *report.notes))
 
 
 def _plan_by_layer(model: nn.Module, inputs: Inputs | None, config: PruneConfig, data: Any) -> PruningPlan:
@@ -174,9 +177,34 @@ def traced_targets(model: nn.Module, inputs: Inputs, config: PruneConfig) -> tup
     return traced, targets
 
 
+def at_kernel_widths(
+    config: PruneConfig, traced: Traced, targets: PrunableWeights
+) -> tuple[PruneConfig, tuple[str, ...]]:
+    """Return the run with the `round_to` that the model's device wants where nobody said one, and the note on it.
+
+    On the CPU nothing changes, nor where experts are cut, of which no kernel wants a multiple.
+    """
+    target = config.target
+    if not isinstance(target, Ratio | Budget) or target.round_to is not None:
+        return config, ()
+    if isinstance(target, Ratio) and EXPERTS in target.by_kind:
+        return config, ()
+    widths = [traced.tensors[each.name].shape[each.axis] for each in targets.targets]
+    multiple = default_multiple(traced.model, widths)
+    if multiple == 1:
+        return config, ()
+    note = (
+        f"Cut layers keep multiples of {multiple} channels, as the kernels of a GPU want; round_to=1 "
+        "(--round-to 1) cuts to the channel."
+    )
+    return replace(config, target=replace(target, round_to=multiple)), (note,)
+
+
 def _priced(target: Target) -> bool:
     """Whether a target asks for costs at the size of the example, which must not be another one then."""
-    return bool(target.needs_inputs) and not (isinstance(target, Budget) and target.macs is None)
+    return bool(target.needs_inputs) and not (
+        isinstance(target, Budget) and target.macs is None and target.latency is None
+    )
 
 
 def _inputs(model: nn.Module, example_inputs: Any, config: PruneConfig) -> Inputs | None:

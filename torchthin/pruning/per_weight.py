@@ -128,7 +128,7 @@ def _channel_masks(target: Ratio, model: nn.Module, targets: PrunableWeights, co
         target.scope,
         keep_at_least=target.floor,
         absolute=ranking.absolute,
-        round_to=target.round_to,
+        round_to=target.multiple,
     )
     return masks_of_sources(channel_masks(groups, keeps, model, axes), model, derived)
 

@@ -17,14 +17,16 @@ from torchthin.dependency.kinds import INNER, attends, head_widths, kinds_of, wh
 from torchthin.dependency.propagate import propagate
 from torchthin.errors import ConfigError, TargetMissedError
 from torchthin.evaluation.refitted_outputs import RefittedOutputs
+from torchthin.evaluation.results import Progress
 from torchthin.evaluation.sensitivity_scan import scanned
 from torchthin.graph.cost import Cost, measure, shares_of_sample
 from torchthin.graph.inputs import Inputs
-from torchthin.graph.sample import one_sample
+from torchthin.graph.sample import Sample, one_sample
 from torchthin.graph.trace import Traced
 from torchthin.importance.registry import criterion as registered
 from torchthin.importance.statistics import Loss, Measure
 from torchthin.pruning.expert_plans import KIND, expert_plan
+from torchthin.pruning.latency_plan import within_latency
 from torchthin.report.sections import BudgetFacts, Budgets, Section
 from torchthin.selection.budget import BudgetRule
 from torchthin.selection.kind_choice import KindChoice
@@ -49,6 +51,8 @@ class Run:
     batches: tuple[Inputs, ...] = ()
     """Calibration data, on the model's device."""
     loss: Loss | None = None
+    progress: Progress | None = None
+    """Told of layers that are timed."""
 
     @cached_property
     def statistics(self) -> Measure | None:
@@ -125,7 +129,7 @@ def _ratio(target: Ratio, run: Run) -> tuple[ThinningPlan, tuple[Section, ...]]:
         found = expert_plan(run.traced, run.targets, run.config, run.batches)
         if found is not None:
             return found, ()
-    return run.plan(RatioRule(target, target.round_to, target.even)), ()
+    return run.plan(RatioRule(target, target.multiple, target.even)), ()
 
 
 @thinning_for.register
@@ -136,18 +140,33 @@ def _budget(target: Budget, run: Run) -> tuple[ThinningPlan, tuple[Section, ...]
     outputs = _outputs(run) if target.allocation == OUTPUTS else None
     losses = None if outputs else _losses(target, run)
     rule = BudgetRule(target, measure(model, sample), shares, losses, outputs)
+    if target.latency is None:
+        found, cost = _within(rule, run, sample)
+        return found, (_section(rule, cost, found),)
+    timed = within_latency(rule, run.traced, lambda each: _within(each, run, sample), run.progress)
+    section = _section(timed.rule, timed.cost, timed.found)
+    return timed.found, (replace(section, facts=(*section.facts, timed.facts)),)
+
+
+def _within(rule: BudgetRule, run: Run, sample: Sample) -> tuple[ThinningPlan, Cost]:
+    """Return a plan whose thinned model has no more parameters and MACs than allowed, and its cost.
+
+    Raises:
+        TargetMissedError: what thinning adds was too much in every attempt.
+    """
+    limits = {name: limit for name, limit in rule.limits.items() if name != "latency"}
     for _ in range(_ATTEMPTS):
         found = run.plan(rule)
         cost = (
-            measure(thin_copy(model, found.recipe, borrowed, values=False), sample)
+            measure(thin_copy(run.traced.model, found.recipe, borrowed, values=False), sample)
             if found.recipe
             else rule.whole
         )
         counts = {"parameters": cost.parameters, "macs": cost.macs}
-        if all(counts[name] <= limit for name, limit in rule.limits.items()):
-            return found, (_section(rule, cost, found),)
+        if all(counts[name] <= limit for name, limit in limits.items()):
+            return found, cost
         expected = found.proposal.selection.facts
-        rule = replace(rule, reserve={name: max(0, counts[name] - expected.of(name)) for name in rule.limits})
+        rule = replace(rule, reserve={name: max(0, counts[name] - expected.of(name)) for name in limits})
     raise TargetMissedError(
         f"The budget was missed: asked {rule.asked}, the thinned model has {cost.parameters:,} parameters "
         f"and {cost.macs:,} {cost.unit}. Ask for a little less."
@@ -172,7 +191,9 @@ def _facts(rule: BudgetRule, cost: Cost) -> tuple[BudgetFacts, ...]:
     after = {"parameters": cost.parameters, "macs": cost.macs}
     units = {"parameters": "parameters", "macs": cost.unit}
     return tuple(
-        BudgetFacts(name, limit, whole[name], after[name], units[name]) for name, limit in rule.limits.items()
+        BudgetFacts(name, limit, whole[name], after[name], units[name])
+        for name, limit in rule.limits.items()
+        if name in units
     )
 
 

@@ -48,10 +48,64 @@ class BudgetFacts:
 
 
 @dataclass(frozen=True)
+class LatencyFacts:
+    """A budget of time: one forward pass on the example, the full and the thinned model in turns; all times in seconds."""
+
+    limit: float
+    before: float
+    after: float
+    foretold: float
+    """What the measured layers add up to."""
+    noise: float
+    """Half the width of the interval, as a share, in which the ratio of the medians lies with 95 % confidence."""
+    runs: int
+    device: str
+    """Where, in words."""
+    cut: bool = True
+    """Whether anything was removed."""
+    name: str = "latency"
+    unit: str = "seconds"
+
+    @property
+    def of_limit(self) -> float:
+        """The time taken, as a share of the limit."""
+        return self.after / self.limit
+
+    @property
+    def reached(self) -> bool:
+        """Whether the time is within the limit, as far as can be measured."""
+        return self.of_limit <= 1 + self.noise
+
+    @property
+    def _reached(self) -> str:
+        return (
+            f"{_ms(self.after)} ({100 * self.after / self.before:.1f} %; medians of {self.runs} runs in turns, noise "
+            f"{100 * self.noise:.1f} %; foretold {_ms(self.foretold)}) on {self.device}"
+        )
+
+    @property
+    def missed(self) -> str:
+        """What is said where the limit is not kept."""
+        asked = f"{_ms(self.limit)} of {_ms(self.before)}"
+        return f"The latency was missed: asked at most {asked}, the thinned model takes {self._reached}."
+
+    def __str__(self) -> str:
+        nothing = self.cut and self.after >= self.before * (1 - self.noise)
+        return (
+            f"Budget: at most {_ms(self.limit)} of {_ms(self.before)} for the example, reached {self._reached}."
+            f"{' The cut saves no time there.' if nothing else ''}"
+        )
+
+
+def _ms(seconds: float) -> str:
+    return f"{1000 * seconds:.4g} ms"
+
+
+@dataclass(frozen=True)
 class Budgets:
     """What budgets allowed, and what the thinned model costs: a section of the report."""
 
-    facts: tuple[BudgetFacts, ...]
+    facts: tuple[BudgetFacts | LatencyFacts, ...]
     spread: str
     """How the cut is spread over the groups, in words."""
     unmeasured: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""The largest model within a budget of parameters and multiply-accumulates.
+"""The largest model within a budget of parameters, multiply-accumulates and time.
 
 The least ratio that reaches the budget is found by bisection, since selections are nested; with measured losses the groups
 lose channels where that costs least instead. Then channels are given back, the most important first.
@@ -14,12 +14,14 @@ from functools import cached_property
 
 from torchthin.config import Budget
 from torchthin.dependency.groups import Group
-from torchthin.errors import BudgetError
+from torchthin.errors import BudgetError, TargetMissedError
 from torchthin.graph.cost import Cost
 from torchthin.selection.allocation import Allocator, Levels
 from torchthin.selection.channels import least_kept, lowest, prune_count, select_channels
 from torchthin.selection.cost_model import CostModel, Counts
+from torchthin.selection.kernel_widths import block_of
 from torchthin.selection.kind_choice import evened
+from torchthin.selection.layer_times import LayerTimes
 from torchthin.selection.level_search import OutputDistance, curves, searched
 from torchthin.selection.selection import BoolArray, Keeps
 from torchthin.selection.selectors import Candidates, FloatArray
@@ -27,6 +29,8 @@ from torchthin.selection.sensitivity_table import GroupCurve, Sensitivity
 
 _HALVINGS = 40
 """Of the interval in which the ratio lies: beyond the digits that any count of channels shows."""
+_NAMED = 3
+"""Layers that are named where a latency is missed."""
 _STEPS = 32
 """Steps in which a group goes from whole to its floor where losses decide."""
 
@@ -46,11 +50,14 @@ class BudgetRule:
     """Measures what groups lose together; None: their losses add up."""
     reserve: Mapping[str, int] = field(default_factory=dict)
     """What thinning was seen to add (biases that absorb constants): it is left free."""
+    times: LayerTimes | None = None
+    """Measured, where the target has a latency."""
 
     @property
     def limits(self) -> dict[str, int]:
-        """``parameters`` and ``macs`` -> the most that is allowed, where it was asked."""
-        whole = Counts(self.whole.parameters, self.whole.macs)
+        """``parameters``, ``macs`` and ``latency`` -> the most that is allowed, where it was asked."""
+        latency = 0 if self.times is None else int(self.times.whole)
+        whole = Counts(self.whole.parameters, self.whole.macs, latency)
         return {name: limit.of(whole.of(name)) for name, limit in self.target.limits.items()}
 
     def choose(self, among: Candidates) -> tuple[Keeps, Counts]:
@@ -58,14 +65,20 @@ class BudgetRule:
 
         Raises:
             BudgetError: the budget asks for less than is left when every group keeps its floor.
+            TargetMissedError: the latency does, by the times that were measured.
         """
         rule = self if self.outputs is None else replace(self, losses=curves(among, self.outputs))
         search = _Search(
-            rule, among, CostModel(among.model, among.labels, among.grouping, self.whole, self.shares)
+            rule,
+            among,
+            CostModel(among.model, among.labels, among.grouping, self.whole, self.shares, self.times),
         )
         least = search.least()
         if not search.fits(least) or not search.is_enough(least):
-            raise BudgetError(self._refusal(least, search.cost(least), search.costs.whole))
+            refusal = self._refusal(least, search.cost(least), search.costs.whole)
+            if search.late(least):
+                raise TargetMissedError(f"{refusal} {held(search.costs.slowest(least))}")
+            raise BudgetError(refusal)
         keeps = search.uniform() if rule.losses is None else search.by_losses()
         keeps = search.given_back(keeps)
         return keeps, search.cost(keeps)
@@ -74,7 +87,8 @@ class BudgetRule:
         counts = {name: least.of(name) + self.reserve.get(name, 0) for name in self.limits}
         units = {"parameters": "parameters", "macs": self.whole.unit}
         parts = [
-            f"{count:,} {units[name]} ({count / max(whole.of(name), 1):.3f}x)"
+            f"{f'{count:,} {units[name]}' if name in units else f'{count / 1e6:.4g} ms'} "
+            f"({count / max(whole.of(name), 1):.3f}x)"
             for name, count in counts.items()
         ]
         channels, removed = _counted(keeps)
@@ -113,6 +127,11 @@ class _Search:
         cost, reserve = self.cost(keeps), self.rule.reserve
         return all(cost.of(name) + reserve.get(name, 0) <= limit for name, limit in self.rule.limits.items())
 
+    def late(self, keeps: Keeps) -> bool:
+        """Whether nothing but the latency is above its limit."""
+        limit = self.rule.limits.get("latency")
+        return limit is not None and self.is_enough(keeps) and self.cost(keeps).latency > limit
+
     def is_enough(self, keeps: Keeps) -> bool:
         """Whether the target's ratio of all channels is removed, where losses say of which groups."""
         channels, removed = _counted(keeps)
@@ -134,7 +153,9 @@ class _Search:
         if losses is not None:
             measured = losses.curve_of(group.name, group.size)
             most, curve = min(most, measured.most), _convex_loss(measured)
-        return _GroupUnit(group, self.among.scores[group.name], target.round_to, most, curve)
+        times = self.rule.times
+        block = 1 if times is None else block_of(group.size, times.kernel)
+        return _GroupUnit(group, self.among.scores[group.name], target.multiple, most, curve, block)
 
     def _at(self, ratio: float) -> Keeps:
         target = self._target
@@ -145,11 +166,11 @@ class _Search:
             target.scope,
             keep_at_least=target.floor,
             absolute=self.among.ranking.absolute,
-            round_to=target.round_to,
+            round_to=target.multiple,
         )
         kinds = self.among.chosen.kinds
         return (
-            evened(self.among.groups, keeps, self.among.scores, kinds, target.round_to)
+            evened(self.among.groups, keeps, self.among.scores, kinds, target.multiple)
             if target.even
             else keeps
         )
@@ -256,6 +277,8 @@ class _GroupUnit:
     """Channels that may be removed."""
     curve: Callable[[int], float] | None
     """Channels removed -> loss, where it was measured."""
+    block: int = 1
+    """Channels that kernels work on together: widths between their multiples save no time."""
 
     def loss(self, level: int) -> float:
         """Return what the group loses."""
@@ -269,6 +292,11 @@ class _GroupUnit:
     def steps(self) -> list[int]:
         """Numbers of removed channels, ascending, in which the group goes from whole to its floor."""
         counts = {round(self.most * step / _STEPS) for step in range(_STEPS + 1)}
+        if self.block > 1:
+            size, block = self.group.size, self.block
+            counts = {
+                min(max(size - round((size - count) / block) * block, 0), self.most) for count in counts
+            }
         if (
             self.round_to > 1 or self.group.multiple > 1
         ):  # two counts that round to one would be a step that saves nothing
@@ -293,6 +321,12 @@ def _wider(units: Sequence[_GroupUnit], level: int) -> list[Keeps]:
         if len(removed) == 1 and max(removed) < level:
             return [keeps]
     return []
+
+
+def held(slowest: Sequence[tuple[str, float]]) -> str:
+    """Return in words which layers take most of the time."""
+    named = ", ".join(f"{name} {nanoseconds / 1e6:.3g} ms" for name, nanoseconds in slowest[:_NAMED])
+    return f"Most time is left in {named}." if named else "No layer's time depends on its width."
 
 
 def _counted(keeps: Keeps) -> tuple[int, int]:

@@ -1,7 +1,8 @@
 """What a model costs for any choice of channels, from the recorded shapes alone; multiply-accumulates are those of one sample.
 
 Every count is a product of axis sizes: the parameters of a tensor, and the multiply-accumulates of a convolution or a
-matrix product, as torch's flop counter has them. The labels say how many indices of each axis stay.
+matrix product, as torch's flop counter has them. The labels say how many indices of each axis stay. With measured layer times
+(`torchthin.selection.layer_times`) the latency of the whole example is foretold as well.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from torchthin.dependency.propagate import Labels
 from torchthin.graph.cost import Cost
 from torchthin.graph.operators import CONVOLUTIONS, PRODUCTS
 from torchthin.graph.opgraph import BRANCH, Op, OpGraph
+from torchthin.selection.layer_times import Duration, LayerTimes, TimedLayer, axes_read, probes, variables_of
 
 BoolArray = npt.NDArray[np.bool_]
 ValueAxis = tuple[int, int]
@@ -67,14 +69,16 @@ class Counts:
 
     parameters: int
     macs: int
+    latency: int = 0
+    """Nanoseconds; 0 where nothing was timed."""
 
     def of(self, name: str) -> int:
-        """Return the count called ``parameters`` or ``macs``."""
-        return self.parameters if name == "parameters" else self.macs
+        """Return the count called ``parameters``, ``macs`` or ``latency``."""
+        return {"parameters": self.parameters, "macs": self.macs, "latency": self.latency}[name]
 
 
 class CostModel:
-    """Counts parameters and MACs for any choice of channels."""
+    """Counts parameters and MACs, and adds up times, for any choice of channels."""
 
     def __init__(
         self,
@@ -83,6 +87,7 @@ class CostModel:
         grouping: Grouping,
         whole: Cost,
         shares: Mapping[int, Fraction],
+        times: LayerTimes | None = None,
     ) -> None:
         """Take the model's shapes from its record; what costs nothing that is counted here stays as `whole` has it.
 
@@ -104,22 +109,47 @@ class CostModel:
         ]
         counted = [op for op in graph.ops if op.name in COUNTED and abs(op.index) < BRANCH]
         macs = [[self._axis(at) for at in COUNTED[op.name](op, graph)] for op in counted]
+        timed = {} if times is None else axes_read(graph)
+        _ = [self._axis(at) for axes in timed.values() for at in axes]
         self._parameters, self._macs = self._table(parameters), self._table(macs)
         of_sample = [shares.get(op.index, Fraction(1)) for op in counted]
         self._numerators = np.array([share.numerator for share in of_sample], np.int64)
         self._denominators = np.array([share.denominator for share in of_sample], np.int64)
-        self._flat = np.concatenate(
+        self._flat, self._flat_axis = self._flattened()
+        self._rest = Counts(0, 0)
+        self._times = _Times([], 0.0, 1.0, 1.0) if times is None else self._timed(graph, timed, times)
+        full = self.cost({})
+        self._rest = Counts(whole.parameters - full.parameters, whole.macs - full.macs)
+        self.whole = Counts(whole.parameters, whole.macs, 0 if times is None else int(times.whole))
+
+    def _flattened(self) -> tuple[IntArray, IntArray]:
+        """Return the components along all axes with labels, one after the other, and the axis of each."""
+        flat = np.concatenate(
             [np.zeros(0, np.int64), *(self._of_label[vector] for _, vector in self._vectors)]
         )
-        self._flat_axis = np.repeat(
+        axes = np.repeat(
             [axis for axis, _ in self._vectors], [vector.size for _, vector in self._vectors]
         ).astype(np.int64)
         fixed = np.concatenate([np.zeros(0, np.bool_), *(vector == FROZEN for _, vector in self._vectors)])
-        self._flat, self._flat_axis = self._flat[~fixed], self._flat_axis[~fixed]
-        self._rest = Counts(0, 0)
-        full = self.cost({})
-        self._rest = Counts(whole.parameters - full.parameters, whole.macs - full.macs)
-        self.whole = Counts(whole.parameters, whole.macs)
+        return flat[~fixed], axes[~fixed]
+
+    def _timed(self, graph: OpGraph, axes: Mapping[int, list[ValueAxis]], times: LayerTimes) -> _Times:
+        """Return how long each op takes, where those of the whole model together take as long as it does."""
+        cuts = [
+            self._sizes_without(cut) for cut in probes([*self._grouping.channels.values()], self._components)
+        ]
+        full = {at: self._sizes[number] for at, number in self._axes.items()}
+        cut = {at: [int(sizes[number]) for sizes in cuts] for at, number in self._axes.items()}
+        layers = [
+            TimedLayer(graph.ops[place], graph, variables_of(read, full, cut)) for place, read in axes.items()
+        ]
+        known = [
+            (layer, np.array([self._axes[each[0]] for each in layer.variables], np.int64), duration)
+            for layer, duration in zip(layers, times.durations(layers), strict=True)
+            if duration is not None
+        ]
+        alone = sum(duration(layer.sizes) for layer, _, duration in known)
+        return _Times(known, times.whole, times.whole / alone if alone else 1.0, times.gain)
 
     def _axis(self, at: ValueAxis) -> int:
         if at not in self._axes:
@@ -141,17 +171,71 @@ class CostModel:
             table[number, : len(row)] = row
         return table
 
-    def cost(self, keeps: Mapping[str, BoolArray]) -> Counts:
-        """Return what the model costs with the channels of `keeps` (group name -> True = keep); other groups are whole."""
-        removed = np.zeros(self._grouping.components.reason.size, np.bool_)
+    @property
+    def _components(self) -> int:
+        return int(self._grouping.components.reason.size)
+
+    def _removed(self, keeps: Mapping[str, BoolArray]) -> BoolArray:
+        removed = np.zeros(self._components, np.bool_)
         for name, keep in keeps.items():
             removed[self._grouping.channels[name][~keep]] = True
+        return removed
+
+    def _sizes_without(self, removed: BoolArray) -> IntArray:
+        """Return the size of every axis without the components that are removed, and at last 1."""
         sizes = np.array([*self._sizes, 1], np.int64)
         lost = np.bincount(self._flat_axis[removed[self._flat]], minlength=sizes.size)
         sizes -= lost
         for number, merged in self._merged:
             kept = merged.spread(lambda v: ~removed[self._of_label[v]] | (v == FROZEN))
             sizes[number] = int(kept.sum())
+        return sizes
+
+    def slowest(self, keeps: Mapping[str, BoolArray]) -> list[tuple[str, float]]:
+        """Return the modules whose ops were timed, with their nanoseconds in all, the slowest first."""
+        found: dict[str, float] = {}
+        for layer, nanoseconds in self._times.of_layers(self._sizes_without(self._removed(keeps))):
+            name = layer.op.source.module or "the model"
+            found[name] = found.get(name, 0.0) + nanoseconds
+        return sorted(found.items(), key=lambda item: -item[1])
+
+    def cost(self, keeps: Mapping[str, BoolArray]) -> Counts:
+        """Return what the model costs with the channels of `keeps` (group name -> True = keep); other groups are whole."""
+        sizes = self._sizes_without(self._removed(keeps))
         macs = sizes[self._macs].prod(axis=1) * self._numerators // self._denominators
         parameters = sizes[self._parameters].prod(axis=1)
-        return Counts(int(parameters.sum()) + self._rest.parameters, int(macs.sum()) + self._rest.macs)
+        return Counts(
+            int(parameters.sum()) + self._rest.parameters,
+            int(macs.sum()) + self._rest.macs,
+            self._times.total(sizes),
+        )
+
+
+@dataclass(frozen=True)
+class _Times:
+    """The time of a model as a sum over its ops.
+
+    What is no op (Python between them) counts as part of each; what that makes wrong is in the gain once a cut was measured.
+    """
+
+    known: list[tuple[TimedLayer, IntArray, Duration]]
+    """Ops, the axes that are their variables, and how long they take."""
+    whole: float
+    """Nanoseconds of the full model."""
+    scale: float
+    """What the full model takes, in units of its ops one by one."""
+    gain: float
+
+    def of_layers(self, sizes: IntArray) -> list[tuple[TimedLayer, float]]:
+        """Return how long each op takes where axes have these sizes."""
+        return [
+            (layer, self.scale * duration(tuple(sizes[axes].tolist())))
+            for layer, axes, duration in self.known
+        ]
+
+    def total(self, sizes: IntArray) -> int:
+        """Return the nanoseconds of the whole model."""
+        if not self.known:
+            return round(self.whole)
+        saved = self.whole - sum(nanoseconds for _, nanoseconds in self.of_layers(sizes))
+        return max(round(self.whole - self.gain * saved), 0)

@@ -8,7 +8,7 @@ import io
 import platform
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -67,7 +67,7 @@ def bench(
     timings: list[Timing] = []
     onnx = _Onnx()
     with _threads(threads) as used:
-        calls = [_in_torch(model, inputs) for model in pair]
+        calls = [in_torch(model, inputs) for model in pair]
         if "torch" in chosen:
             timings.append(_timed(f"torch {torch.__version__}", calls, repeats, warmup))
         if "onnxruntime" in chosen:
@@ -76,7 +76,7 @@ def bench(
     sizes = [_size(model, inputs, size) for model, size in zip(pair, onnx.file_bytes, strict=True)]
     device = str(next(inputs.tensors()).device)
     return BenchResult(
-        sizes[0], sizes[1], tuple(timings), used, repeats, warmup, device, _processor(), onnx.notes
+        sizes[0], sizes[1], tuple(timings), used, repeats, warmup, device, processor(), onnx.notes
     )
 
 
@@ -104,7 +104,12 @@ def _threads(count: int | None) -> Iterator[int]:
         torch.set_num_threads(before)
 
 
-def _in_torch(model: nn.Module, inputs: Inputs) -> Call:
+def in_torch(model: nn.Module, inputs: Inputs) -> Call:
+    """Return a run of a model without gradients, which ends when the device is done.
+
+    Raises:
+        InputError: the model does not run on the inputs.
+    """
     on_gpu = next(inputs.tensors()).is_cuda
 
     def run() -> None:
@@ -122,14 +127,20 @@ def _in_torch(model: nn.Module, inputs: Inputs) -> Call:
 
 def _timed(runtime: str, calls: list[Call], repeats: int, warmup: int) -> Timing:
     """Run both in turns; return milliseconds."""
-    times: tuple[list[float], list[float]] = ([], [])
+    dense, thinned = ([1000 * each for each in found] for found in run_in_turns(calls, repeats, warmup))
+    return Timing(runtime, tuple(dense), tuple(thinned))
+
+
+def run_in_turns(calls: Sequence[Call], repeats: int, warmup: int) -> list[list[float]]:
+    """Run each call in turn, again and again; return the seconds of its runs after the warm-up."""
+    times: list[list[float]] = [[] for _ in calls]
     for number in range(warmup + repeats):
         for run, found in zip(calls, times, strict=True):
             begin = time.perf_counter()
             run()
             if number >= warmup:
-                found.append(1000 * (time.perf_counter() - begin))
-    return Timing(runtime, tuple(times[0]), tuple(times[1]))
+                found.append(time.perf_counter() - begin)
+    return times
 
 
 @dataclass(frozen=True)
@@ -174,7 +185,7 @@ def _size(model: nn.Module, inputs: Inputs, onnx_bytes: int | None) -> Size:
     )
 
 
-def _processor() -> str:
+def processor() -> str:
     """Return the name of the CPU, or else of the machine."""
     path = Path("/proc/cpuinfo")
     if path.exists():

@@ -108,13 +108,13 @@ class ChannelMasks:
             previous=self.kept,
             keep_at_least=config.target.floor,
             absolute=ranking.absolute,
-            round_to=config.target.round_to if isinstance(config.target, Ratio) else 1,
+            round_to=config.target.multiple if isinstance(config.target, Ratio) else 1,
         )
         shares = shares_at(self.groups, self.shares, sparsity)
         found = by_share(self.groups, shares, lambda same, share: select(same, target_sparsity=share))
         if isinstance(config.target, Ratio) and config.target.even:
             first = {name: np.where(self.kept[name], each, -np.inf) for name, each in scores.items()}
-            found = evened(self.groups, found, first, self.kinds, config.target.round_to)
+            found = evened(self.groups, found, first, self.kinds, config.target.multiple)
         # Where equal numbers are removed from parts, more in all can mean fewer of one part: such a step is left out.
         kept = {
             name: before if (found[name] & ~before).any() else found[name]

@@ -16,6 +16,7 @@ from torchthin.dependency.groups import Group
 from torchthin.errors import ConfigError
 from torchthin.graph.inputs import Inputs, as_inputs, on_device_of
 from torchthin.graph.own_example import own_example
+from torchthin.graph.trace import Traced
 from torchthin.importance.scores import check_values
 from torchthin.importance.statistics import Loss
 from torchthin.io.calibration import calibration
@@ -24,11 +25,17 @@ from torchthin.pruning.gradual.channels import ChannelMasks
 from torchthin.pruning.gradual.mask_state import MaskState
 from torchthin.pruning.gradual.sharding import is_sharded
 from torchthin.pruning.gradual.weights import WeightMasks
-from torchthin.pruning.one_shot import batches_of, check_criterion, frozen_targets, traced_targets
+from torchthin.pruning.one_shot import (
+    at_kernel_widths,
+    batches_of,
+    check_criterion,
+    frozen_targets,
+    traced_targets,
+)
 from torchthin.pruning.per_weight import by_layer_inputs
 from torchthin.pruning.target_plans import Run
 from torchthin.selection.channels import select_channels
-from torchthin.selection.prunable_weights import find_prunable_weights
+from torchthin.selection.prunable_weights import PrunableWeights, find_prunable_weights
 from torchthin.selection.schedule import SparsitySchedule, sparsity_schedule
 from torchthin.selection.selection import BoolArray, Keeps
 from torchthin.selection.selectors import Candidates
@@ -100,8 +107,11 @@ def prepare(
             "The example_inputs of Pruner are needed to remove channels: they are followed through one run "
             "of the model. Give a tensor, a tuple or a dict."
         )
-    found, excluded, notes = _channel_masks(model, inputs, config, data, loss)
-    return Prepared(config, schedule, inputs, found, excluded, notes)
+    check_criterion(config, inputs, data, loss)
+    traced, targets = traced_targets(model, inputs, config)
+    config, rounded = at_kernel_widths(config, traced, targets)
+    found, notes = _channel_masks(traced, targets, config, data, loss)
+    return Prepared(config, schedule, inputs, found, targets.excluded, (*rounded, *notes))
 
 
 def _refuse_sharded(model: nn.Module) -> None:
@@ -130,11 +140,10 @@ class _EveryGroupRule:
 
 
 def _channel_masks(
-    model: nn.Module, inputs: Inputs, config: PruneConfig, data: Any, loss: Loss | None
-) -> tuple[ChannelMasks, tuple[str, ...], tuple[str, ...]]:
-    """Return the state before the first step, the weights excluded on request, and notes."""
-    check_criterion(config, inputs, data, loss)
-    traced, targets = traced_targets(model, inputs, config)
+    traced: Traced, targets: PrunableWeights, config: PruneConfig, data: Any, loss: Loss | None
+) -> tuple[ChannelMasks, tuple[str, ...]]:
+    """Return the state before the first step, and notes."""
+    model, inputs = traced.model, traced.given or traced.inputs
     given = None if data is None else calibration(data, like=inputs)
     run = Run(traced, targets, config, batches_of(model, given), loss)
     plan = run.plan(_EveryGroupRule(config.target))
@@ -158,7 +167,7 @@ def _channel_masks(
         *frozen_targets(plan, selection.masked_axes, masks.masks(model)),
         *filter(None, [traced.graph.note, plan.outcome.note]),
     )
-    return masks, targets.excluded, notes
+    return masks, notes
 
 
 def _identity(groups: tuple[Group, ...]) -> Iterator[Any]:

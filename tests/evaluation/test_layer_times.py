@@ -1,0 +1,99 @@
+"""Layer times: which widths are measured, what is between them, and the file that keeps them."""
+
+import itertools
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from torchthin.errors import ConfigError
+from torchthin.evaluation.latency import LatencyCache
+from torchthin.evaluation.latency.cache import machine
+from torchthin.evaluation.latency.widths import Interpolated, grid
+from torchthin.selection.kernel_widths import block_of
+
+
+@pytest.mark.parametrize("kernel", [8, 16])
+@pytest.mark.parametrize("size", [1, 3, 16, 24, 50, 64, 100, 512, 1000])
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_measured_widths_are_few_blocks_and_the_full_one(size: int, kernel: int, axes: int) -> None:
+    widths, block = grid(size, kernel, axes), block_of(size, kernel)
+    assert widths[-1] == size and widths[0] >= 1 and len(widths) ** axes <= {1: 9, 2: 81, 3: 216}[axes]
+    assert all(width % block == 0 for width in widths[:-1])
+
+
+def test_between_the_measured_widths_a_part_of_a_block_costs_a_block() -> None:
+    """Exact where kernels work in blocks of 16 and every block was measured, for each pair of widths."""
+    grids, blocks = (grid(64, 16, 2), grid(48, 8, 2)), (16, 8)
+
+    def cost(a: int, b: int) -> float:
+        return 3.0 * math.ceil(a / 16) + 2.0 * math.ceil(b / 8) * math.ceil(a / 16)
+
+    times = {point: cost(*point) for point in itertools.product(*grids)}
+    found = Interpolated(grids, blocks, times)
+    assert all(found((a, b)) == pytest.approx(cost(a, b)) for a in range(1, 65) for b in range(1, 49))
+
+
+def test_between_far_widths_it_is_linear() -> None:
+    widths = grid(1024, 8, 1)
+    found = Interpolated((widths,), (8,), {(width,): 5.0 * width for width in widths})
+    assert found((520,)) == pytest.approx(5 * 520) and found((513,)) == found((520,))
+    assert found((1,)) == 5 * widths[0]
+
+
+def test_times_of_another_machine_are_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "times.json"
+    one, other = LatencyCache(path, "one"), LatencyCache(path, "other")
+    one.known["layer"] = 1.0
+    one.save()
+    assert LatencyCache(path, "other").known == {}
+    other.known["layer"] = 2.0
+    other.save()
+    assert [LatencyCache(path, name).known for name in ("one", "other")] == [{"layer": 1.0}, {"layer": 2.0}]
+
+
+def test_the_machine_is_named_by_all_that_times_depend_on() -> None:
+    found = machine(torch.device("cpu"), torch.float32)
+    assert found.startswith("cpu: ") and found.endswith(f"torch {torch.__version__}, float32")
+    assert f"{torch.get_num_threads()} threads" in found
+
+
+WHOLE = {"format": "torchthin layer times 1", "machines": {"here": {"a": 1.0}}}
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("{", "Expecting"),
+        ("[]", "it is no file of layer times"),
+        (json.dumps({**WHOLE, "format": "other"}), "it is no file of layer times"),
+        (json.dumps({**WHOLE, "machines": [1]}), "its times are damaged"),
+        (json.dumps({**WHOLE, "machines": {"there": {"a": "1"}}}), "its times are damaged"),
+        (json.dumps({**WHOLE, "machines": {"here": {"a": -1.0}}}), "its times are damaged"),
+        ('{"format": "torchthin layer times 1", "machines": {"here": {"a": NaN}}}', "its times are damaged"),
+    ],
+)
+def test_a_damaged_file_is_refused_in_one_line(tmp_path: Path, text: str, why: str) -> None:
+    path = tmp_path / "times.json"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        LatencyCache(path, "here")
+    message = str(caught.value)
+    assert str(path) in message and why in message and "\n" not in message and "--latency-cache" in message
+    assert path.read_text() == text
+
+
+def test_the_cache_of_the_user_is_no_reason_to_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is written where it can be; a file that the user named must be written."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "a"))
+    cache = LatencyCache(None, "here")
+    cache.known["layer"] = 1.0
+    cache.save()
+    assert (tmp_path / "a" / "torchthin" / "layer-times.json").exists()
+    (tmp_path / "b").write_text("a file where a folder should be")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "b"))
+    LatencyCache(None, "here").save()
+    with pytest.raises(ConfigError, match="cannot be used"):
+        LatencyCache(tmp_path / "b" / "times.json", "here").save()

@@ -1,0 +1,99 @@
+"""Measured times: of one operator on real tensors, and of whole models run in turns."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from torchthin.evaluation.bench.latency import in_torch, run_in_turns
+from torchthin.graph.clone import clone, duplicate
+from torchthin.graph.inputs import Inputs
+from torchthin.graph.operators import invoke
+from torchthin.graph.opgraph import Op
+
+_WARMUP = 3
+_SECONDS_OF_LAYER = 0.004
+"""That the runs of one layer at one width take, as far as the least and the most runs allow."""
+_LAYER_RUNS = (5, 20)
+_SECONDS_OF_MODELS = 3.0
+_MODEL_RUNS = (7, 50)
+
+
+class Stopwatch(Protocol):
+    """Measures; tests have one whose times are known beforehand."""
+
+    def layer(self, op: Op, given: Mapping[str, Any]) -> float:
+        """Return the nanoseconds of one call of an operator with these arguments."""
+
+    def models(self, models: Sequence[nn.Module], inputs: Inputs) -> list[tuple[float, ...]]:
+        """Return the nanoseconds of every run of each model, in turns."""
+
+
+class WallClock:
+    """What the time of day says: medians after a warm-up, and on a GPU when all its work is done."""
+
+    def layer(self, op: Op, given: Mapping[str, Any]) -> float:
+        """Run an operator often enough; return the median."""
+        on_gpu = any(isinstance(each, torch.Tensor) and each.is_cuda for each in given.values())
+        with torch.inference_mode():
+            once = min(self._seconds(op, given, 1, on_gpu) for _ in range(_WARMUP))
+            together = 10 if on_gpu else 1  # else the way to the device and back is measured
+            runs = _runs(_SECONDS_OF_LAYER / together, once, _LAYER_RUNS)
+            found = [self._seconds(op, given, together, on_gpu) for _ in range(runs)]
+        return 1e9 * statistics.median(found)
+
+    def _seconds(self, op: Op, given: Mapping[str, Any], together: int, on_gpu: bool) -> float:
+        begin = time.perf_counter()
+        for _ in range(together):
+            invoke(op.target, given)
+        if on_gpu:
+            torch.cuda.synchronize()
+        return (time.perf_counter() - begin) / together
+
+    def models(self, models: Sequence[nn.Module], inputs: Inputs) -> list[tuple[float, ...]]:
+        """Run copies in evaluation mode in turns, so that other load of the machine slows all alike."""
+        calls: list[Callable[[], object]] = [
+            in_torch(clone(model, duplicate).eval(), inputs) for model in models
+        ]
+        begin = time.perf_counter()
+        run_in_turns(calls, 1, _WARMUP)
+        once = (time.perf_counter() - begin) / (1 + _WARMUP)
+        return [
+            tuple(1e9 * each for each in found)
+            for found in run_in_turns(calls, _runs(_SECONDS_OF_MODELS, once, _MODEL_RUNS), 0)
+        ]
+
+
+def _runs(seconds: float, once: float, bounds: tuple[int, int]) -> int:
+    """Return how many runs of `once` fill so many seconds, within bounds."""
+    least, most = bounds
+    return min(max(int(seconds / max(once, 1e-9)), least), most)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Two models that were run in turns."""
+
+    before: float
+    """Median, in nanoseconds."""
+    after: float
+    noise: float
+    """Half the width of the interval, as a share, in which the ratio of the medians lies with 95 % confidence."""
+    runs: int
+
+
+def in_turns(clock: Stopwatch, full: nn.Module, thinned: nn.Module, inputs: Inputs) -> Compared:
+    """Return how long two models take, run in turns."""
+    before, after = clock.models((full, thinned), inputs)
+    ratios = [b / a for a, b in zip(before, after, strict=True)]
+    middle = statistics.median(ratios)
+    # 1.4826 times the median deviation is the standard deviation of normal noise; a median's own error is 1.2533 of a mean's.
+    deviation = 1.4826 * statistics.median(abs(ratio - middle) for ratio in ratios)
+    noise = 1.96 * 1.2533 * deviation / len(ratios) ** 0.5 / middle
+    return Compared(statistics.median(before), statistics.median(after), noise, len(ratios))

@@ -1,0 +1,138 @@
+"""A plan within a latency: foretold by measured layers, believed only when the whole model was measured."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from torchthin.config import Limit
+from torchthin.errors import TargetMissedError
+from torchthin.evaluation.latency import LatencyCache, LayerTable, Stopwatch, WallClock, in_turns
+from torchthin.evaluation.latency.cache import machine
+from torchthin.evaluation.latency.stopwatch import Compared
+from torchthin.evaluation.results import Progress
+from torchthin.graph.cost import Cost
+from torchthin.graph.trace import Traced
+from torchthin.report.sections import LatencyFacts
+from torchthin.selection.budget import BudgetRule, held
+from torchthin.selection.cost_model import CostModel
+from torchthin.selection.kernel_widths import weight_dtype
+from torchthin.thinning.apply import owned, thin_copy
+from torchthin.thinning.trial_loop import ThinningPlan
+
+CLOCK: Stopwatch = WallClock()
+"""What measures; tests put another one here."""
+_CORRECTIONS = 2
+"""So often the times are corrected by what was measured, and widths are chosen again."""
+_CLOSE = 0.92
+"""Share of the limit from which a model that reaches it is good enough: below it, too much was removed where the forecast was
+wrong by as much."""
+
+_LEAST_GAIN = 0.05
+"""Below it cuts save no time, and other widths would not either."""
+
+Within = Callable[[BudgetRule], tuple[ThinningPlan, Cost]]
+"""A plan within the other budgets, and its cost."""
+
+
+@dataclass(frozen=True)
+class TimedPlan:
+    """A plan whose model was measured."""
+
+    found: ThinningPlan
+    cost: Cost
+    rule: BudgetRule
+    facts: LatencyFacts
+
+
+def within_latency(rule: BudgetRule, traced: Traced, within: Within, progress: Progress | None) -> TimedPlan:
+    """Return the plan that removes least of those that were measured to be fast enough.
+
+    Raises:
+        TargetMissedError: none was.
+    """
+    limit = rule.target.limits["latency"]
+    rule = replace(rule, times=_table(rule, traced, progress))
+    tried: list[TimedPlan] = []
+    for _ in range(1 + _CORRECTIONS):
+        try:
+            tried.append(_tried(rule, limit, traced, within))
+        except TargetMissedError:
+            if not tried:
+                raise
+            break
+        facts = tried[-1].facts
+        gain = _gain(rule, limit, facts) if facts.cut else 0.0
+        good = facts.of_limit <= 1 and (facts.of_limit >= _CLOSE or abs(gain - 1) < 1 - _CLOSE)
+        if good or gain < _LEAST_GAIN:
+            break
+        assert isinstance(rule.times, LayerTable)
+        rule = replace(rule, times=replace(rule.times, gain=rule.times.gain * gain))
+    best = min(tried, key=lambda each: each.facts.of_limit)
+    if not best.facts.reached:
+        raise TargetMissedError(f"{best.facts.missed} {_held(best, traced.model)}")
+    surely = [each for each in tried if each.facts.of_limit <= 1]
+    return max(surely, key=lambda each: each.facts.of_limit, default=best)
+
+
+def _table(rule: BudgetRule, traced: Traced, progress: Progress | None) -> LayerTable:
+    """Return the layer times of the machine at hand, and the whole model's time."""
+    device = next(traced.model.parameters()).device
+    where = machine(device, weight_dtype(traced.model))
+    cache = LatencyCache(rule.target.latency_cache, where)
+    (whole,) = CLOCK.models((traced.model,), traced.inputs)
+    return LayerTable.of(traced.model, statistics.median(whole), cache, CLOCK, progress)
+
+
+def _tried(rule: BudgetRule, limit: Limit, traced: Traced, within: Within) -> TimedPlan:
+    """Choose widths, and measure what comes of it."""
+    found, cost = within(rule)
+    foretold = found.proposal.selection.facts.latency
+    if found.recipe:
+        thinned = thin_copy(traced.model, found.recipe, owned)
+        compared = in_turns(CLOCK, traced.model, thinned, traced.inputs)
+    else:
+        assert rule.times is not None
+        compared = Compared(rule.times.whole, rule.times.whole, 0.0, 1)
+    device = next(traced.model.parameters()).device
+    most = limit.of(int(compared.before))
+    facts = LatencyFacts(
+        most / 1e9,
+        compared.before / 1e9,
+        compared.after / 1e9,
+        foretold / 1e9,
+        compared.noise,
+        compared.runs,
+        _where(device, weight_dtype(traced.model)),
+        cut=bool(found.recipe),
+    )
+    return TimedPlan(found, cost, rule, facts)
+
+
+def _where(device: torch.device, dtype: torch.dtype) -> str:
+    threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
+    return f"{device}{threads.removesuffix('s') if threads == ', 1 threads' else threads}, {str(dtype).removeprefix('torch.')}"
+
+
+def _gain(rule: BudgetRule, limit: Limit, facts: LatencyFacts) -> float:
+    """Return how much was saved, in units of what was foretold: of shares where the limit is one."""
+    assert rule.times is not None
+    whole = rule.times.whole / 1e9
+    foretold = whole - facts.foretold
+    saved = facts.before - facts.after
+    if limit.relative:
+        saved, foretold = saved / facts.before, foretold / whole
+    return saved / foretold if foretold > 0 else 0.0
+
+
+def _held(best: TimedPlan, model: nn.Module) -> str:
+    """Return in words which layers hold the time that is left."""
+    proposal, rule = best.found.proposal, best.rule
+    costs = CostModel(model, proposal.labels, proposal.grouping, rule.whole, rule.shares, rule.times)
+    return held(costs.slowest(proposal.selection.keeps)) + (
+        " Ask for less, or see with torchthin inspect which channels are frozen."
+    )
