@@ -214,6 +214,37 @@ def test_a_detector_of_ultralytics(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert "torchthin" not in {type(m).__module__.split(".")[0] for m in names["thin"].model.modules()}
 
 
+NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?(?:e-\d+)?%?")
+
+
+def near(shown: str, printed: str) -> bool:
+    """Counts are equal, scores (decimals, percent) within a tenth, and rounding errors are small."""
+    if "e-" in shown:
+        return max(float(shown), float(printed)) < 1e-12
+    scores = [
+        float(each.rstrip("%")) / (100 if "%" in each else 1)
+        for each in (shown, printed)
+        if set(each) & {"%", "."}
+    ]
+    return abs(scores[0] - scores[1]) <= 0.1 if len(scores) == 2 else shown == printed
+
+
+@pytest.mark.parametrize("page", ["segmentation", "speech", "while-training"])
+def test_a_page_prints_what_it_shows(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """`run("segmentation.md")`, `run("speech.md")`, `run("while-training.md")`: these need nothing but torch."""
+    monkeypatch.chdir(tmp_path)
+    run(f"{page}.md")
+    printed = capsys.readouterr().out
+    shown = "".join(
+        re.findall(r"```text\n(.*?)```", (PAGES / f"{page}.md").read_text(encoding="utf-8"), re.DOTALL)
+    )
+    assert NUMBER.sub("#", printed) == NUMBER.sub("#", shown)
+    pairs = zip(NUMBER.findall(shown), NUMBER.findall(printed), strict=True)
+    assert [pair for pair in pairs if not near(*pair)] == []
+
+
 def test_every_tutorial_is_run() -> None:
     tested = Path(__file__).read_text(encoding="utf-8")
     assert [page.name for page in PAGES.glob("*.md") if f'run("{page.name}"' not in tested] == []
