@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 from typing import Any
 
@@ -26,9 +27,9 @@ def switches() -> dict[str, Any]:
             torch.backends.cuda.mem_efficient_sdp_enabled(),
             torch.backends.cuda.math_sdp_enabled(),
         ),
-        "torch": torch.random.get_rng_state().tolist(),
-        "python": random.getstate(),
-        "numpy": repr(np.random.get_state()),  # noqa: NPY002
+        "torch": torch.random.get_rng_state().numpy().tobytes(),
+        "python": hash(random.getstate()),
+        "numpy": pickle.dumps(np.random.get_state()),  # noqa: NPY002
         "global hooks": len(nn.modules.module._global_forward_hooks)
         + len(nn.modules.module._global_forward_pre_hooks),
     }

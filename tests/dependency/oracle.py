@@ -189,7 +189,7 @@ class LawMode(ReferenceMode):
         try:
             given = by_name(func, args, kwargs)
             before = {name: self._selected(op.arguments.get(name), value) for name, value in given.items()}
-            result = super().execute(func, args, kwargs)
+            result = self._executed(func, args, kwargs)  # samples are not needed
             if any(self._survivors.cut_axes(value) for value in (*op.reads, *op.results)):
                 self.wrong.extend(Wrong(op, problem) for problem in self._compare(op, before, result))
         except (RuntimeError, IndexError) as error:
@@ -249,11 +249,11 @@ def _differs(expected: Tensor, actual: Tensor, unset: bool = False) -> Iterator[
 class SwapMode(CountingMode):
     """Swaps two components in the inputs of every op that is marked as statistics; its result must swap alike."""
 
-    def __init__(self, labels: Labels, comps: Components, pair: tuple[int, int]) -> None:
+    def __init__(self, labels: Labels, comps: Components, pairs: Sequence[tuple[int, int]]) -> None:
         super().__init__()
         self._labels = labels
         self._comps = comps
-        self._pair = pair
+        self._pairs = pairs
         self._consumed = consumed(labels.graph)
         self._ops = {op.index: op for op in labels.graph.ops}
         self.wrong: list[Wrong] = []
@@ -263,21 +263,30 @@ class SwapMode(CountingMode):
         if op is None or op.index not in self._labels.statistics:
             return func(*args, **kwargs)
         given = by_name(func, args, kwargs)
-        swapped = {
-            name: self._swap(op.arguments[name], value).clone() if isinstance(value, Tensor) else value
-            for name, value in given.items()
-        }
+        each = [
+            {
+                name: self._swap(op.arguments[name], value, pair).clone()
+                if isinstance(value, Tensor)
+                else value
+                for name, value in given.items()
+            }
+            for pair in self._pairs
+        ]
         result = func(*args, **kwargs)
-        for ref, a, b in zip(op.outputs, as_outputs(result), as_outputs(invoke(func, swapped)), strict=True):
-            if ref is not None and ref.value in self._consumed and a is not None and b is not None:
-                self.wrong.extend(Wrong(op, f"swapped: {p}") for p in _differs(self._swap(ref, a), b))
+        for pair, swapped in zip(self._pairs, each, strict=True):
+            made = as_outputs(invoke(func, swapped))
+            for ref, a, b in zip(op.outputs, as_outputs(result), made, strict=True):
+                if ref is not None and ref.value in self._consumed and a is not None and b is not None:
+                    self.wrong.extend(
+                        Wrong(op, f"swapped: {p}") for p in _differs(self._swap(ref, a, pair), b)
+                    )
         return result
 
-    def _swap(self, ref: Ref, tensor: Tensor) -> Tensor:
+    def _swap(self, ref: Ref, tensor: Tensor, pair: tuple[int, int]) -> Tensor:
         for axis, vector in enumerate(self._labels.values.get(ref.value, ())):
             if isinstance(vector, np.ndarray):
                 comps = np.where(vector == FROZEN, -1, self._comps.of_label[vector])
-                first, second = (np.flatnonzero(comps == c) for c in self._pair)
+                first, second = (np.flatnonzero(comps == c) for c in pair)
                 order = np.arange(comps.size)
                 if first.size == second.size:
                     order[first], order[second] = second, first
@@ -296,8 +305,14 @@ class Finding:
     unknown: list[str]
 
 
-def check(model: nn.Module, inputs: Inputs, limit: int = 12) -> Finding:
-    """Check every op that `model` runs, for every way that its labels may be divided."""
+def check(model: nn.Module, inputs: Inputs, *, thorough: bool = True) -> Finding:
+    """Check every op that `model` runs, for every way that its labels may be divided.
+
+    Args:
+        model: what calls the op.
+        inputs: its inputs.
+        thorough: take every index of an axis away for itself; else one of every axis, and several at once.
+    """
     graph = record(model, inputs).live()
     wrong: list[Wrong] = []
     free = 0
@@ -309,19 +324,20 @@ def check(model: nn.Module, inputs: Inputs, limit: int = 12) -> Finding:
         comps = components(labels.space)
         used = _used(labels, comps)
         free += used.size
-        for gone in removals(labels, comps, used, limit):
-            wrong.extend(_run(model, inputs, LawMode(labels, Survivors(labels, comps, gone))))
-        for pair in _pairs(labels, comps, used, limit):
-            wrong.extend(_run(model, inputs, SwapMode(labels, comps, pair)))
+        modes: list[LawMode | SwapMode] = [
+            LawMode(labels, Survivors(labels, comps, gone))
+            for gone in removals(labels, comps, used, thorough)
+        ]
+        pairs = list(_pairs(labels, comps, used, 12 if thorough else 4))
+        modes += [SwapMode(labels, comps, pairs)] if pairs else []
+        with evaluation_mode(model):
+            for mode in modes:
+                with mode:
+                    call(model, inputs)
+                wrong += mode.wrong
         if all(site.chosen == len(site.candidates) - 1 for site in labels.split_choices):
             break
     return Finding(graph, wrong, free, unknown)
-
-
-def _run(model: nn.Module, inputs: Inputs, mode: LawMode | SwapMode) -> list[Wrong]:
-    with evaluation_mode(model), mode:
-        call(model, inputs)
-    return mode.wrong
 
 
 def _used(labels: Labels, comps: Components) -> np.ndarray[Any, np.dtype[np.int64]]:
@@ -331,11 +347,14 @@ def _used(labels: Labels, comps: Components) -> np.ndarray[Any, np.dtype[np.int6
 
 
 def removals(
-    labels: Labels, comps: Components, used: Any, limit: int
+    labels: Labels, comps: Components, used: Any, thorough: bool
 ) -> Iterator[np.ndarray[Any, np.dtype[np.bool_]]]:
     """Yield what goes: one component at a time (with what balances ask for), then several at once."""
     random = np.random.default_rng(0)
-    starts = used if used.size <= limit else random.choice(used, limit, replace=False)
+    if thorough:
+        starts = used if used.size <= 12 else random.choice(used, 12, replace=False)
+    else:
+        starts = _of_every_axis(labels, comps, used)
     sets = [[c] for c in starts]
     if used.size > 3:
         sets += [list(random.choice(used, max(2, used.size // 3), replace=False)) for _ in range(3)]
@@ -344,6 +363,13 @@ def removals(
         gone[chosen] = True
         if _balance(labels, comps, gone) and not _empties(labels, comps, gone):
             yield gone
+
+
+def _of_every_axis(labels: Labels, comps: Components, used: Any) -> list[int]:
+    """Return the last component of every axis of the state."""
+    axes = [comps.of_label[v] for axes in labels.state.values() for v in axes if isinstance(v, np.ndarray)]
+    met = [vector[np.isin(vector, used)] for vector in axes]
+    return list(dict.fromkeys(int(found[-1]) for found in met if found.size))
 
 
 def _empties(labels: Labels, comps: Components, gone: Any) -> bool:

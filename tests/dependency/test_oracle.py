@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from itertools import islice
 
 import pytest
 import torch
@@ -52,12 +53,14 @@ NAMES = [name for name in dir(torch.ops.aten) if not name.startswith("__")]
 POINTWISE = sorted(name for name in NAMES if f"aten.{name}" not in BY_OPERATOR and pointwise(name))
 
 
-def wrong(sample: Sample) -> list[str]:
-    """Return all claims about a sample that do not hold."""
+def wrong(sample: Sample, ways: int | None = None) -> list[str]:
+    """Return all claims about a sample that do not hold, for the first `ways` in which its arguments may come."""
     found = []
-    for change in changes(sample.tensors):
+    for change in islice(changes(sample.tensors), ways):
         module = OpModule(sample.function, sample.tensors, change)
-        finding = check(module, as_inputs(change.given(sample.tensors)))
+        finding = check(
+            module, as_inputs(change.given(sample.tensors)), thorough=ways is None and change == Change()
+        )
         found += [f"{change}: {item}" for item in finding.wrong]
         recorded = {op.name for op in finding.graph.ops}
         if change == Change() and not sample.op.startswith("composite."):
@@ -75,8 +78,10 @@ def test_no_rule_is_wrong(operator: str) -> None:
 
 @pytest.mark.parametrize("name", POINTWISE)
 def test_no_elementwise_operator_is_wrong(name: str) -> None:
+    """They share one rule, which the operators of `BY_OPERATOR` and every twentieth of these meet in all ways."""
+    ways = 1 if POINTWISE.index(name) % 20 else None
     samples = list(from_schema(getattr(torch.ops.aten, name)))
-    assert [problem for sample in samples for problem in wrong(sample)] == []
+    assert [problem for sample in samples for problem in wrong(sample, ways)] == []
 
 
 def test_every_rule_has_a_sample() -> None:

@@ -1,22 +1,19 @@
 """Folders of pruned transformers: their own loader loads them, and what no configuration describes is refused."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from pretrained_program import load_alone
+from processes import Running
 from tiny_pretrained import FAMILIES, TEXT, VOCABULARY, T, behaviour
 from torch import nn
 
 import torchthin
 from torchthin.errors import CheckpointError, ConfigError, InputError
 from torchthin.integrations.transformers import from_pretrained, save_pretrained
-
-TESTS = Path(__file__).parents[1]
-
 
 pytestmark = pytest.mark.usefixtures("foreign_warnings")
 
@@ -40,16 +37,9 @@ def test_a_process_without_this_package_loads_them_and_they_behave_alike(tmp_pat
         assert result.recipe
         result.save_pretrained(tmp_path / name)
         torch.save(behaviour(family, result.model), tmp_path / f"{name}.pt")
-    command = [sys.executable, str(TESTS / "pruning" / "pretrained_program.py"), str(TESTS)]
-    done = subprocess.run(
-        [*command, *(str(tmp_path / name) for name in FAMILIES)],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert f"loaded without torchthin: {len(FAMILIES)}" in done.stdout
+    done = Running(load_alone, [tmp_path / name for name in FAMILIES], folder=tmp_path).outcome()
+    assert done.code == 0, done.err[-3000:]
+    assert f"loaded without torchthin: {len(FAMILIES)}" in done.out
 
 
 def test_the_configuration_has_the_sizes_and_nothing_else_changed(tmp_path: Path) -> None:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.nn.parameter import is_lazy
+from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 _DEFAULTS = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
 """Types that torch takes for its default."""
+_DRAWS = frozenset({"normal_", "uniform_", "kaiming_uniform_"})
+"""Methods, and functions of `torch.nn.init` (or in their place), that take milliseconds to draw nothing on the meta device."""
 
 
 def build_empty(factory: Callable[[], nn.Module], weights: Iterable[object]) -> nn.Module:
@@ -25,7 +29,7 @@ def build_empty(factory: Callable[[], nn.Module], weights: Iterable[object]) -> 
     for tensor in weights:
         if isinstance(tensor, Tensor) and tensor.dtype in _DEFAULTS:
             sizes[tensor.dtype] += tensor.nbytes
-    with _default_type(sizes.most_common(1)[0][0] if sizes else None), _empty_parameters():
+    with _default_type(sizes.most_common(1)[0][0] if sizes else None), _empty_parameters(), _NothingDrawn():
         return factory()
 
 
@@ -46,6 +50,16 @@ def _empty_parameters() -> Iterator[None]:
         yield
     finally:
         hook.remove()
+
+
+class _NothingDrawn(TorchFunctionMode):
+    """Leaves parameters of the meta device unfilled."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = args[0] if args else (kwargs or {}).get("tensor")
+        if getattr(func, "__name__", "") in _DRAWS and isinstance(given, Tensor) and given.is_meta:
+            return given
+        return func(*args, **(kwargs or {}))
 
 
 @contextlib.contextmanager
