@@ -15,6 +15,8 @@ TARGETS: list[tuple[dict[str, Any], Target]] = [
     ({}, Ratio(0.5)),
     ({"method": "l1-structured", "scope": "global", "keep_at_least": 0.2}, Ratio(scope="global", at_least=0.2)),
     ({"round_to": 8, **BUDGET}, Budget("0.5x", round_to=8)),
+    ({"target_latency": "0.6x", "latency_cache": "a.json"}, Budget(latency="0.6x", latency_cache="a.json")),
+    ({"target_latency": 0.012, **BUDGET}, Budget("0.5x", latency=0.012)),
     ({"target_params": 1000, "target_sparsity": 0.1, "allocation": "auto"}, Budget(None, 1000, 0.1, allocation="auto")),
     ({**SINGLE, "target_sparsity": 0.9}, Unstructured(0.9)),
     ({**SINGLE, "round_to": 1, "fit": False}, Unstructured(0.5)),  # defaults of another target are no conflict

@@ -64,19 +64,30 @@ def within_latency(rule: BudgetRule, traced: Traced, within: Within, progress: P
         except TargetMissedError:
             if not tried:
                 raise
-            break
+            rule = _with_gain(
+                rule, (_gain_of(rule) * _gain_of(tried[-1].rule)) ** 0.5
+            )  # noise: half-way back
+            continue
         facts = tried[-1].facts
         gain = _gain(rule, limit, facts) if facts.cut else 0.0
         good = facts.of_limit <= 1 and (facts.of_limit >= _CLOSE or abs(gain - 1) < 1 - _CLOSE)
         if good or gain < _LEAST_GAIN:
             break
-        assert isinstance(rule.times, LayerTable)
-        rule = replace(rule, times=replace(rule.times, gain=rule.times.gain * gain))
+        rule = _with_gain(rule, _gain_of(rule) * gain)
     best = min(tried, key=lambda each: each.facts.of_limit)
     if not best.facts.reached:
         raise TargetMissedError(f"{best.facts.missed} {_held(best, traced.model)}")
     surely = [each for each in tried if each.facts.of_limit <= 1]
     return max(surely, key=lambda each: each.facts.of_limit, default=best)
+
+
+def _gain_of(rule: BudgetRule) -> float:
+    return 1.0 if rule.times is None else rule.times.gain
+
+
+def _with_gain(rule: BudgetRule, gain: float) -> BudgetRule:
+    assert isinstance(rule.times, LayerTable)
+    return replace(rule, times=replace(rule.times, gain=gain))
 
 
 def _table(rule: BudgetRule, traced: Traced, progress: Progress | None) -> LayerTable:

@@ -98,7 +98,7 @@ class LatencyFacts:
 
 
 def _ms(seconds: float) -> str:
-    return f"{1000 * seconds:.4g} ms"
+    return f"{1000 * seconds:.4g} ms" if seconds < 10 else f"{seconds:.4g} s"
 
 
 @dataclass(frozen=True)
