@@ -11,13 +11,16 @@ import signal
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
-TESTS = Path(__file__).parent
+from torch.distributed import TCPStore
+
+ROOT = Path(__file__).parents[1]
 _SERVER = multiprocessing.get_context("forkserver")
 # what the first step of an optimizer imports is among them
 _SERVER.set_forkserver_preload(
@@ -86,8 +89,32 @@ def _child(
     sys.exit(function(*given))  # type: ignore[arg-type]
 
 
+def ranks(
+    count: int, function: Callable[..., object], *given: Any, folder: Path, **env: str
+) -> list[Outcome]:
+    """Run a function in as many processes, each of which finds in its environment what torchrun puts there."""
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    env |= {
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "GLOO_SOCKET_IFNAME": "lo",
+    }  # fmt: skip
+    numbers = map(str, range(count))
+    started = [Running(function, *given, folder=folder, RANK=n, LOCAL_RANK=n, **env) for n in numbers]
+    return [process.outcome() for process in started]
+
+
 def as_program(script: Path, *arguments: str) -> None:
     """Run a script as Python does that is given its path."""
     sys.argv = [str(script), *arguments]
     sys.path.insert(0, str(script.parent))
     runpy.run_path(str(script), run_name="__main__")
+
+
+def as_foreign_program(script: Path) -> None:
+    """Run a script that may import lightning or transformers: they import torchvision where it is installed."""
+    sys.path[:0] = [str(ROOT / "examples"), str(ROOT / "benchmarks")]
+    warnings.filterwarnings("ignore")
+    from zoo import vision_ops
+
+    vision_ops.define()
+    as_program(script)

@@ -6,8 +6,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from torch import distributed
-from workplace import Workplace
+from processes import as_program, ranks
+from workplace import SCRIPT, Workplace
 
 from torchthin import load
 from torchthin.io.factory import build_model
@@ -36,13 +36,8 @@ def test_a_thinned_model_is_recovered_and_reloads(data: Workplace) -> None:
 
 
 def test_several_processes_share_the_training_and_one_speaks(data: Workplace) -> None:
-    store = distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    torchrun = {
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "WORLD_SIZE": "2", "TORCHELASTIC_USE_AGENT_STORE": "True",
-    }  # fmt: skip
     flags = (*THIN, "--data", "x.npy", "--recover-epochs", "20", "--json")
-    ranks = [data.started(*flags, RANK=str(rank), LOCAL_RANK=str(rank), **torchrun) for rank in (0, 1)]
-    first, second = (rank.outcome() for rank in ranks)
+    first, second = ranks(2, as_program, SCRIPT, *flags, folder=data.path)
     assert (first.code, second.code, second.out) == (0, 0, ""), (first, second)
     recovery = json.loads(first.out)["recovery"]
     assert [stage["taken"] for stage in recovery["stages"] if stage["name"] == "distillation"] == [True]

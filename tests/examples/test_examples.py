@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from processes import Running, as_foreign_program, ranks
 
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
+ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 NEEDS = {
     "lightning_example": "lightning", "trainer_example": "accelerate", "accelerate_example": "accelerate",
@@ -23,20 +23,24 @@ TOGETHER = {"two_processes", "accelerate_example"}
 HELPERS = {"bars"}
 
 
-def run(*command: str) -> str:
-    """Run Python as a user does; return what it prints."""
+def by_torchrun(script: Path) -> str:
+    """Run two processes as a user does; return what they print."""
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, *command],
-        cwd=ROOT,
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=900,
-        check=False,
-    )
+    command = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script))
+    done = subprocess.run([sys.executable, *command], env=env, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def forked(script: Path, count: int, folder: Path) -> str:
+    """Run as many processes that share the imports of torch; return what the first prints."""
+    outcomes = (
+        ranks(count, as_foreign_program, script, folder=folder)
+        if count > 1
+        else [Running(as_foreign_program, script, folder=folder).outcome()]
+    )
+    assert [outcome.code for outcome in outcomes] == [0] * count, outcomes
+    return outcomes[0].out
 
 
 def check(printed: str) -> None:
@@ -48,19 +52,19 @@ def check(printed: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(p.stem for p in EXAMPLES.glob("*.py") if p.stem not in HELPERS))
 def test_it_runs_and_keeps_its_accuracy(
-    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if name in NEEDS and importlib.util.find_spec(NEEDS[name]) is None:
         pytest.skip(f"{NEEDS[name]} is not installed")
-    script = str(EXAMPLES / f"{name}.py")
+    script = EXAMPLES / f"{name}.py"
     if name in TOGETHER:
-        printed = run("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", script)
+        printed = forked(script, 2, tmp_path) if name in NEEDS else by_torchrun(script)
         assert "all ranks have the same weights: True" in printed
     elif name in NEEDS:
-        printed = run(str(HERE / "program.py"), script)
+        printed = forked(script, 1, tmp_path)
     else:  # in this process, which has imported torch already
         monkeypatch.syspath_prepend(str(EXAMPLES))
-        monkeypatch.setattr(sys, "argv", [script])
-        runpy.run_path(script, run_name="__main__")
+        monkeypatch.setattr(sys, "argv", [str(script)])
+        runpy.run_path(str(script), run_name="__main__")
         printed = capsys.readouterr().out
     check(printed)

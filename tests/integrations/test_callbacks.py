@@ -4,40 +4,29 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from processes import Running, as_foreign_program
 from torch import nn
 
 from torchthin import InputError, Pruner
 from torchthin.integrations.callbacks import check_arguments
 
 HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
 
 
 @pytest.mark.parametrize(
     ("program", "needs"), [("lightning_program", "lightning"), ("hf_program", "accelerate")]
 )
-def test_a_run_that_is_resumed_ends_like_one_that_was_not(program: str, needs: str) -> None:
+def test_a_run_that_is_resumed_ends_like_one_that_was_not(program: str, needs: str, tmp_path: Path) -> None:
     if importlib.util.find_spec(needs) is None:
         pytest.skip(f"{needs} is not installed")
-    runner, script = ROOT / "tests" / "examples" / "program.py", HERE / f"{program}.py"
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, str(runner), str(script)],
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=900,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = Running(as_foreign_program, HERE / f"{program}.py", folder=tmp_path).outcome()
+    assert done.code == 0, done.err[-3000:]
 
 
 @pytest.mark.parametrize(("name", "package"), [("lightning", "lightning"), ("hf", "transformers")])

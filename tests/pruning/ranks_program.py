@@ -113,9 +113,10 @@ def recovered(rank: int) -> dict[str, object]:
     return {"shared": dict(shared.state_dict()), "own": weights(own), "refused": fewer}
 
 
-def main(rank: int, folder: Path) -> None:
+def main(folder: Path) -> None:
     torch.set_num_threads(1)
-    distributed.init_process_group("gloo", f"file://{folder / 'store'}", rank=rank, world_size=2)
+    distributed.init_process_group("gloo")
+    rank = distributed.get_rank()
     kinds = {
         "data_parallel": data_parallel,
         "first_decides": first_decides,

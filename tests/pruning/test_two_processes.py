@@ -5,10 +5,10 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import processes
 import pytest
 import ranks_program
 import torch
-from processes import Running
 from training import IMAGES, MORE, Net, assert_zero_where_masked
 
 from torchthin import Pruner, Ratio, Recovery, Schedule, Unstructured, prune
@@ -23,10 +23,7 @@ Ranks = tuple[dict[str, Any], dict[str, Any]]
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> Ranks:
     """What both processes found."""
     folder = tmp_path_factory.mktemp("ranks")
-    started = [
-        Running(ranks_program.main, rank, folder, folder=folder, GLOO_SOCKET_IFNAME="lo") for rank in (0, 1)
-    ]
-    ended = [process.outcome() for process in started]
+    ended = processes.ranks(2, ranks_program.main, folder, folder=folder)
     assert [outcome.code for outcome in ended] == [0, 0], ended
     first, second = (torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     return first, second
