@@ -9,9 +9,12 @@ import pytest
 import torch
 
 from torchthin.errors import ConfigError
-from torchthin.evaluation.latency import LatencyCache
+from torchthin.evaluation.bench.latency import waiting
+from torchthin.evaluation.latency import LatencyCache, WallClock, in_turns
 from torchthin.evaluation.latency.cache import machine
 from torchthin.evaluation.latency.widths import Interpolated, grid
+from torchthin.graph.inputs import as_inputs
+from torchthin.graph.trace import trace
 from torchthin.selection.kernel_widths import block_of
 
 
@@ -52,6 +55,21 @@ def test_times_of_another_machine_are_left_alone(tmp_path: Path) -> None:
     other.known["layer"] = 2.0
     other.save()
     assert [LatencyCache(path, name).known for name in ("one", "other")] == [{"layer": 1.0}, {"layer": 2.0}]
+
+
+def test_a_device_is_waited_for() -> None:
+    assert waiting(torch.device("cuda")) is torch.cuda.synchronize
+    assert waiting(torch.device("mps")) is torch.mps.synchronize
+    assert waiting(torch.device("meta"))() is None
+
+
+def test_the_wall_clock_runs_layers_and_models() -> None:
+    model = torch.nn.Linear(3, 2)
+    op = trace(model, as_inputs(torch.ones(1, 3))).graph.ops[-1]
+    given = {"self": torch.ones(2), "mat1": torch.ones(1, 3), "mat2": torch.ones(3, 2)}
+    assert 0 < WallClock().layer(op, given) < 1e9
+    compared = in_turns(WallClock(), model, model, as_inputs(torch.ones(1, 3)))
+    assert 7 <= compared.runs <= 50 and compared.before > 0 and compared.after > 0 and compared.noise >= 0
 
 
 def test_the_machine_is_named_by_all_that_times_depend_on() -> None:

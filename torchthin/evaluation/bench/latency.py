@@ -110,19 +110,23 @@ def in_torch(model: nn.Module, inputs: Inputs) -> Call:
     Raises:
         InputError: the model does not run on the inputs.
     """
-    on_gpu = next(inputs.tensors()).is_cuda
+    wait = waiting(next(inputs.tensors()).device)
 
     def run() -> None:
         with torch.inference_mode():
             call(model, inputs)
-        if on_gpu:
-            torch.cuda.synchronize()
+        wait()
 
     try:
         run()
     except Exception as error:  # whatever the user's code raises
         raise does_not_run(model, inputs, "the example_inputs", error) from error
     return run
+
+
+def waiting(device: torch.device) -> Callable[[], object]:
+    """Return what waits until a device has done all that it was given; the CPU always has."""
+    return getattr(getattr(torch, device.type, None), "synchronize", None) or (lambda: None)
 
 
 def _timed(runtime: str, calls: list[Call], repeats: int, warmup: int) -> Timing:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from torchthin.evaluation.bench.latency import in_torch, run_in_turns
+from torchthin.evaluation.bench.latency import in_torch, run_in_turns, waiting
 from torchthin.graph.clone import clone, duplicate
 from torchthin.graph.inputs import Inputs
 from torchthin.graph.operators import invoke
@@ -36,25 +36,26 @@ class Stopwatch(Protocol):
 
 
 class WallClock:
-    """What the time of day says: medians after a warm-up, and on a GPU when all its work is done."""
+    """What the time of day says: medians after a warm-up, and not before the device has done all its work."""
 
     def layer(self, op: Op, given: Mapping[str, Any]) -> float:
         """Run an operator often enough; return the median."""
-        on_gpu = any(isinstance(each, torch.Tensor) and each.is_cuda for each in given.values())
-        with torch.inference_mode():
-            once = min(self._seconds(op, given, 1, on_gpu) for _ in range(_WARMUP))
-            together = 10 if on_gpu else 1  # else the way to the device and back is measured
-            runs = _runs(_SECONDS_OF_LAYER / together, once, _LAYER_RUNS)
-            found = [self._seconds(op, given, together, on_gpu) for _ in range(runs)]
-        return 1e9 * statistics.median(found)
+        devices = {each.device for each in given.values() if isinstance(each, torch.Tensor)}
+        device = next(iter(devices), torch.device("cpu"))
+        wait = waiting(device)
 
-    def _seconds(self, op: Op, given: Mapping[str, Any], together: int, on_gpu: bool) -> float:
-        begin = time.perf_counter()
-        for _ in range(together):
-            invoke(op.target, given)
-        if on_gpu:
-            torch.cuda.synchronize()
-        return (time.perf_counter() - begin) / together
+        def seconds(together: int) -> float:
+            begin = time.perf_counter()
+            for _ in range(together):
+                invoke(op.target, given)
+            wait()
+            return (time.perf_counter() - begin) / together
+
+        with torch.inference_mode():
+            once = min(seconds(1) for _ in range(_WARMUP))
+            together = 1 if device.type == "cpu" else 10  # else the way to the device and back is measured
+            runs = _runs(_SECONDS_OF_LAYER / together, once, _LAYER_RUNS)
+            return 1e9 * statistics.median(seconds(together) for _ in range(runs))
 
     def models(self, models: Sequence[nn.Module], inputs: Inputs) -> list[tuple[float, ...]]:
         """Run copies in evaluation mode in turns, so that other load of the machine slows all alike."""
