@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -130,7 +131,8 @@ def pruned(options: PruneOptions, source: Source, console: Console) -> tuple[Pru
     data = options.data.read(model, source.inputs, options.model)
     if options.training.train is not None:
         return prune_in_training(model, source.inputs, options, console, data), False
-    with console.progress("Timing layers") as progress:
+    timed = isinstance(how.target, Budget) and how.target.latency is not None
+    with console.progress("Timing layers") if timed else nullcontext() as progress:
         plan = plan_pruning(model, source.example, how, data=data, learns=True, progress=progress)
     plan = replace(plan, refit=None)  # the command refits whatever ranked the channels
     if recovers(options) and plan.recipe is not None:
