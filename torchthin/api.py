@@ -91,8 +91,9 @@ def prune(
         exclude: weight names, module names or fnmatch patterns of either to leave unpruned; what is named keeps its size, also
             a bias, and with it the channels that it is part of. Biases need no excluding to keep their values.
         data: calibration data without labels: a tensor, a loader, a file or a folder, as
-            `torchthin.io.calibration.calibration` takes them. Where no criterion is given, channels are then
-            chosen by the criterion reconstruction (from ``"noise"`` by l1), and the model is refitted as `recover` does.
+            `torchthin.io.calibration.calibration` takes them, or ``"noise"``, which is fitted to the model. Where no
+            criterion is given, channels are then chosen by the criterion reconstruction (from noise that cannot be fitted
+            by l1), and the model is refitted as `recover` does.
         recovery: how the thinned model is recovered from `data`, as by `recover`: "fast" (layers are refitted in closed form),
             "best" (and 100 epochs of learning from the dense model follow), or a `Recovery`. None: "fast" where no
             criterion is given, else not at all.

@@ -16,6 +16,8 @@ from torch import nn
 from train import accuracy
 
 from torchthin import Budget, Recovery, prune, recover
+from torchthin.graph.inputs import as_inputs
+from torchthin.io.calibration import calibration
 from torchthin.io.data_sources import noise_like
 
 EPOCHS = 30
@@ -45,10 +47,17 @@ def main() -> None:
         for share in BUDGETS:
             job = Job(task, dense, int(share * macs(dense, task.example)), *task.calibration(seed))
             found = {name: way(job) for name, way in WAYS.items()}
+            found["l1, noise as it is drawn"] = _plain(job, share)
             found[f"l1, {EPOCHS} epochs"] = _distilled(job, share)
             found |= _recalibrated(job)
             scores = [f"{name} {accuracy(m, task.split.validation):.3f}" for name, m in found.items()]
             print(f"{network} at {share:.0%} of the MACs:", "; ".join(scores), flush=True)
+
+
+def _plain(job: Job, share: float) -> nn.Module:
+    example = job.task.example
+    drawn = calibration("noise", like=as_inputs(example))
+    return prune(job.dense, example, Budget(macs=f"{share}x"), data=drawn).model
 
 
 def _distilled(job: Job, share: float) -> nn.Module:

@@ -149,6 +149,8 @@ class Pose(Task):
 TASKS: dict[str, Task] = {
     "resnet": FashionMnist("resnet"),
     "vgg": FashionMnist("vgg"),
+    "mobilenet": FashionMnist("mobilenet"),
+    "vit": FashionMnist("vit"),
     "crepe": Tones(),
     "pose": Pose(),
 }

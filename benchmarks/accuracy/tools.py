@@ -5,15 +5,17 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import torch
-from tasks import Task
+from tasks import CALIBRATION, Task
 from torch import Tensor, nn
 
 from torchthin import Budget, Distiller, Recovery, prune, recover
 from torchthin.graph.cost import measure
 from torchthin.graph.inputs import as_inputs
 from torchthin.graph.sample import one_sample
+from torchthin.io.calibration import Calibration, calibration
 
 STEPS = 12
 """Halvings in the search for the sparsity that meets a budget of MACs."""
@@ -138,6 +140,17 @@ def distiller(*, recalibrate: bool) -> Prune:
     return way
 
 
+_NOISE: WeakKeyDictionary[nn.Module, Calibration] = WeakKeyDictionary()
+
+
+def _noise(job: Job) -> Calibration:
+    """Return the noise for a network, made once; the seconds of one row only hold it."""
+    if job.dense not in _NOISE:
+        like = as_inputs(job.task.example)
+        _NOISE[job.dense] = calibration("noise", like=like, max_samples=CALIBRATION, model=job.dense)
+    return _NOISE[job.dense]
+
+
 def torchthin(
     criterion: str,
     *,
@@ -156,7 +169,7 @@ def torchthin(
 
     def way(job: Job) -> nn.Module:
         share = job.budget / macs(job.dense, job.task.example)
-        data = None if not (refit or distil) else "noise" if noise else job.images
+        data = None if not (refit or distil) else _noise(job) if noise else job.images
         target = Budget(
             macs=f"{share:.6f}x",
             scope="global" if everywhere else "group",

@@ -39,6 +39,7 @@ WAYS: tuple[Way, ...] = (
         ))
         for name, everywhere, floor in (
             ("l1", False, FLOOR), ("l2", True, FLOOR), ("group-l2", False, None), ("group-l2", True, None),
+            ("reconstruction", False, FLOOR), ("reconstruction", True, FLOOR),
         )
     ),
     Way("torchthin", "l1, refitted", "inputs", torchthin("l1", everywhere=False, refit=True)),

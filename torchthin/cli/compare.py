@@ -176,12 +176,13 @@ def _compared(options: CompareOptions) -> Comparison:
     candidates, recovery = options.grid.configs(), _recovery(options)
     console = Console()
     model, inputs = options.model.load(Console(quiet=True))
+    read = data.read(model, inputs, options.model, console)
     with named_metric(measured.metric) as metric, console.progress("candidates") as progress:
         return compare(
             model,
             inputs,
             candidates,
-            data=data.read(model, inputs, options.model),
+            data=read,
             metric=metric,
             recovery=recovery,
             cost=None if measured.chip is None else Chip(measured.chip),

@@ -14,6 +14,7 @@ from torchthin.errors import ConfigError
 if TYPE_CHECKING:
     from torch import nn
 
+    from torchthin.cli.console import Console
     from torchthin.cli.model_args import ModelArgs
     from torchthin.evaluation.evaluator import Metric
     from torchthin.io.calibration import Calibration
@@ -42,13 +43,14 @@ class DataArgs:
     )
     recovery: Recovery = part("recovery of a thinned model from --data")
 
-    def read(self, model: nn.Module, inputs: Any, source: ModelArgs) -> Calibration | None:
+    def read(self, model: nn.Module, inputs: Any, source: ModelArgs, console: Console) -> Calibration | None:
         """Read the data once, for criteria and recovery; None where none was named.
 
         Args:
             model: what they are for.
             inputs: example inputs that were given.
             source: where the model came from: a folder of transformers has a tokenizer for texts.
+            console: shows how far noise is fitted to the model.
 
         Raises:
             InputError: the data cannot be read or do not fit the model.
@@ -69,7 +71,10 @@ class DataArgs:
         tokens = read_tokens(self.data, model, like, source, limit)
         if tokens:
             return calibration(tokens, like=tokens[0], max_samples=limit)
-        return calibration(self.data, like=like, max_samples=limit, pixels=self.pixels)
+        with console.progress("noise", "steps") as progress:
+            return calibration(
+                self.data, like=like, max_samples=limit, pixels=self.pixels, model=model, progress=progress
+            )
 
 
 @dataclass(frozen=True)

@@ -128,7 +128,7 @@ def pruned(options: PruneOptions, source: Source, console: Console) -> tuple[Pru
     from torchthin.pruning.one_shot import plan_pruning
 
     model, how = source.model, options.prune
-    data = options.data.read(model, source.inputs, options.model)
+    data = options.data.read(model, source.inputs, options.model, console)
     if options.training.train is not None:
         return prune_in_training(model, source.inputs, options, console, data), False
     timed = isinstance(how.target, Budget) and how.target.latency is not None

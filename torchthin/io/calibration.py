@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from torchthin.config import MAX_SAMPLES, Pixels
 from torchthin.errors import InputError
 from torchthin.graph.inputs import Inputs
-from torchthin.io.data_sources import NOISE, items, sample_count
+from torchthin.io.data_sources import BATCH, NOISE, items, sample_count
+from torchthin.io.matched_noise import Progress, matched_noise
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Calibration:
     notes: tuple[str, ...] = ()
     """What of the source was left out."""
     is_noise: bool = False
-    """Whether no data were given, and noise stands in for them."""
+    """Whether noise stands in for data, and nothing of it was made to fit the model."""
 
     def joined(self) -> Inputs:
         """Return all inputs in one batch; tensors whose first axis does not count inputs are taken from the first one."""
@@ -50,7 +51,13 @@ def picked(inputs: Inputs, index: Tensor) -> Inputs:
 
 
 def calibration(
-    source: Any, *, like: Inputs, max_samples: int = MAX_SAMPLES, pixels: Pixels | None = None
+    source: Any,
+    *,
+    like: Inputs,
+    max_samples: int = MAX_SAMPLES,
+    pixels: Pixels | None = None,
+    model: nn.Module | None = None,
+    progress: Progress | None = None,
 ) -> Calibration:
     """Return the first `max_samples` inputs of `source`.
 
@@ -59,11 +66,13 @@ def calibration(
             of keyword arguments (a DataLoader, a list); ``"package.module:function"``, whose function returns such a
             thing; a ``.npy`` or ``.pt`` file that holds one; a folder of pictures (extra ``images``), of which
             `max_samples`, evenly spread over the sorted names, are resized to the model's input; or ``"noise"``, random
-            inputs (`torchthin.io.data_sources.noise_like`).
+            inputs (`torchthin.io.data_sources.noise_like`), made to fit `model` (`torchthin.io.matched_noise`).
         like: example inputs of the model: what they have in number, shape (but for the first axis) and kind of dtype, the
             source must have. Parts that the model does not take, such as labels, are left out with a note.
         max_samples: most inputs to take.
         pixels: how pictures become numbers.
+        model: what the inputs are for; None: noise stays as it is.
+        progress: called with the steps that are done and all, while noise is made to fit the model.
 
     Raises:
         InputError: the source cannot be read, yields nothing, does not fit the model or holds numbers that are not finite.
@@ -77,9 +86,6 @@ def calibration(
     form = _InputForm(like.args, dict(like.kwargs or {}), sample_count(like))
     batches: list[Inputs] = []
     samples, notes = 0, dict[str, None]()
-    noise = isinstance(source, str) and source == NOISE
-    if noise:
-        notes["The calibration inputs are noise, of mean 0 and deviation 1: no data were given."] = None
     for number, item in enumerate(items(source, like, max_samples, pixels or Pixels())):
         inputs, note = form.fitted(item, number)
         if sample_count(inputs) > max_samples - samples:
@@ -93,7 +99,20 @@ def calibration(
     if not samples:
         told = str(source) if isinstance(source, str | Path) else type(source).__name__
         raise InputError(f"The calibration data ({told}) hold no input. Give at least one.")
-    return Calibration(tuple(batches), samples, tuple(notes), noise)
+    found = Calibration(tuple(batches), samples, tuple(notes))
+    return _noise(found, model, progress) if isinstance(source, str) and source == NOISE else found
+
+
+def _noise(found: Calibration, model: nn.Module | None, progress: Progress | None) -> Calibration:
+    """Return noise that fits a model, where it can be made to; with a note on what it is."""
+    matched = None if model is None else matched_noise(model, found.joined(), found.samples, progress)
+    if matched is None:
+        note = "The calibration inputs are noise, of mean 0 and deviation 1: no data were given."
+        return replace(found, notes=(*found.notes, note), is_noise=True)
+    count = sample_count(matched)
+    batches = tuple(picked(matched, index) for index in torch.arange(count).split(BATCH))
+    note = f"The calibration inputs are {count} of noise, fitted to what the model's BatchNorms remember: no data were given."
+    return Calibration(batches, count, (*found.notes, note))
 
 
 @dataclass(frozen=True)

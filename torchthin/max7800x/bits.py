@@ -83,7 +83,7 @@ def choose_weight_bits(
     known = chip_named(chip)
     check_model(model, "choose_weight_bits")
     inputs = on_device_of(model, as_inputs(example_inputs))
-    samples = calibration(data, like=inputs, max_samples=SAMPLES)
+    samples = calibration(data, like=inputs, max_samples=SAMPLES, model=model)
     mapping = map_runnable(trace(model, inputs), known, "no bits can be chosen for it")
     weights = [
         one and one.as_written() for one in all_weights(model, mapping, capture(model, inputs, mapping))

@@ -48,7 +48,7 @@ def plan_pruning(
 ) -> PruningPlan:
     """Decide what is removed from `model`, and prove on copies that it can be; see `torchthin.plan`.
 
-    learns: with data and no criterion, channels are chosen by `reconstruction` (with noise by l1), and the plan's model is
+    learns: with data and no criterion, channels are chosen by `reconstruction` (with noise that fits no model by l1), and the plan's model is
         refitted to the data.
     recovery: how the plan's model is recovered from the data, whatever ranked the channels; None: see `learns`.
     progress: called with the number of layer times that are measured and of all, where a latency is asked for.
@@ -66,7 +66,7 @@ def plan_pruning(
     if layers_of(config) is not None:
         return _plan_with_layers(model, inputs, config, data, loss, learns=learns, recovery=recovery)
     traced, targets = traced_targets(model, inputs, config)
-    given = None if data is None else calibration(data, like=inputs)
+    given = None if data is None else calibration(data, like=inputs, model=model)
     refit = given if learns and _learns(config, loss) else None
     ranks = refit is not None and not refit.is_noise
     config = replace(config, criterion=LEARNT) if ranks else config
@@ -110,7 +110,7 @@ def _plan_by_layer(model: nn.Module, inputs: Inputs | None, config: PruneConfig,
     """Return a plan of single weights that are ranked by the inputs of their layers."""
     check_data(config.ranked_by, inputs, data)
     assert inputs is not None
-    found = calibration(data, like=inputs)
+    found = calibration(data, like=inputs, model=model)
     return plan_per_weight(model, inputs, config, found)
 
 
@@ -125,7 +125,7 @@ def _plan_with_layers(
     recovery: Recovery | None,
 ) -> PruningPlan:
     """Leave layers out first, and plan the rest on the model without them."""
-    read = None if data is None else calibration(data, like=inputs)
+    read = None if data is None else calibration(data, like=inputs, model=model)
     batches = None if read is None else replace(read, batches=_on_device(model, read.batches))
     cut = shortened(model, inputs, config, batches)
     target = config.target

@@ -69,7 +69,10 @@ def sensitivity(
     inputs = on_device_of(model, as_inputs(example_inputs))
     traced, targets = traced_targets(model, inputs, config)
     run = Run(
-        traced, targets, config, batches_of(model, None if data is None else calibration(data, like=inputs))
+        traced,
+        targets,
+        config,
+        batches_of(model, None if data is None else calibration(data, like=inputs, model=model)),
     )
     return scanned(
         run.selector(RatioRule(Ratio())), traced, run.batches or (inputs,),

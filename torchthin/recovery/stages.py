@@ -134,7 +134,9 @@ class _Samples:
     def of(cls, model: nn.Module, example_inputs: Any, data: Any, recovery: Recovery) -> _Samples:
         """Read the inputs, and hold out the last ones."""
         example = on_device_of(model, as_inputs(example_inputs))
-        found = calibration(data, like=example, max_samples=recovery.max_samples, pixels=recovery.pixels)
+        found = calibration(
+            data, like=example, max_samples=recovery.max_samples, pixels=recovery.pixels, model=model
+        )
         every, count, notes = in_one_pass(model, found)
         held_out = count // HELD_OUT if count >= FEWEST else 0
         fitted = picked(every, torch.arange(count - held_out))

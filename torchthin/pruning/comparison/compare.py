@@ -126,7 +126,7 @@ class _Parts:
         example = on_device_of(model, as_inputs(example_inputs))
         if data is None:
             return cls(example, evaluated=(example,))
-        found = calibration(data, like=example)
+        found = calibration(data, like=example, model=model)
         given = tuple(on_device_of(model, batch) for batch in found.batches)
         count = found.samples // HELD_OUT if held_out and found.samples >= FEWEST else 0
         if not count:

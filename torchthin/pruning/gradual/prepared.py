@@ -144,7 +144,7 @@ def _channel_masks(
 ) -> tuple[ChannelMasks, tuple[str, ...]]:
     """Return the state before the first step, and notes."""
     model, inputs = traced.model, traced.given or traced.inputs
-    given = None if data is None else calibration(data, like=inputs)
+    given = None if data is None else calibration(data, like=inputs, model=model)
     run = Run(traced, targets, config, batches_of(model, given), loss)
     plan = run.plan(_EveryGroupRule(config.target))
     selection = plan.proposal.selection
