@@ -48,8 +48,8 @@ def plan_pruning(
 ) -> PruningPlan:
     """Decide what is removed from `model`, and prove on copies that it can be; see `torchthin.plan`.
 
-    learns: with data and no criterion, channels are chosen by `reconstruction` (with noise that fits no model by l1), and the plan's model is
-        refitted to the data.
+    learns: with data and no criterion, channels are chosen by `reconstruction` (with noise that fits no model by
+        l1), and the plan's model is refitted to the data.
     recovery: how the plan's model is recovered from the data, whatever ranked the channels; None: see `learns`.
     progress: called with the number of layer times that are measured and of all, where a latency is asked for.
     """
