@@ -30,7 +30,9 @@ class Stepped:
         self.measured.append(op.name)
         return self._time(op, shapes)
 
-    def models(self, models: Sequence[nn.Module], inputs: Inputs) -> list[tuple[float, ...]]:
+    def models(
+        self, models: Sequence[nn.Module], inputs: Inputs, *, briefly: bool = False
+    ) -> list[tuple[float, ...]]:
         self.compared += 1
         sums = []
         for model in models:

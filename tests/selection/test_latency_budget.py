@@ -187,6 +187,7 @@ class Wide(nn.Sequential):
 )
 def test_a_gpu_gets_the_widths_that_its_kernels_want(
     monkeypatch: pytest.MonkeyPatch,
+    clock: Stepped,
     device: str,
     dtype: torch.dtype,
     width: int,
@@ -199,6 +200,21 @@ def test_a_gpu_gets_the_widths_that_its_kernels_want(
     assert [layer.thinned_shape[0] for layer in result.report.layers if layer.pruned_channels] == [kept, kept]  # type: ignore[index]
     notes = [note for note in result.report.notes if note.startswith("Cut layers keep multiples of")]
     assert len(notes) == said
+
+
+def test_on_a_gpu_a_cut_that_saves_no_time_is_called_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight channels of a block of 16 cost what all 16 cost. On the CPU nobody looked."""
+
+    def said(share: float) -> bool:
+        result = torchthin.prune(Wide(32), X, Ratio(share, round_to=1))
+        return any(
+            note.startswith("The cut saves no time on this GPU: 8 -> ") for note in result.report.notes
+        )
+
+    clock = use(Stepped(), monkeypatch)
+    assert not said(0.25) and clock.compared == 0
+    monkeypatch.setattr("torchthin.selection.kernel_widths.device_type", lambda model: "cuda")
+    assert said(0.25) and not said(0.5) and clock.compared == 2
 
 
 def test_a_pruner_on_a_gpu_keeps_the_same_widths(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 
 from torchthin.config import Limit
-from torchthin.errors import TargetMissedError
+from torchthin.errors import InputError, TargetMissedError
 from torchthin.evaluation.latency import LatencyCache, LayerTable, Stopwatch, WallClock, in_turns
 from torchthin.evaluation.latency.cache import machine
 from torchthin.evaluation.latency.stopwatch import Compared
@@ -18,10 +19,11 @@ from torchthin.evaluation.results import Progress
 from torchthin.graph.cost import Cost
 from torchthin.graph.trace import Traced
 from torchthin.report.sections import LatencyFacts
+from torchthin.selection import kernel_widths
 from torchthin.selection.budget import BudgetRule, held
 from torchthin.selection.cost_model import CostModel
 from torchthin.selection.kernel_widths import weight_dtype
-from torchthin.thinning.apply import owned, thin_copy
+from torchthin.thinning.apply import borrowed, thin_copy
 from torchthin.thinning.trial_loop import ThinningPlan
 
 CLOCK: Stopwatch = WallClock()
@@ -81,6 +83,24 @@ def within_latency(rule: BudgetRule, traced: Traced, within: Within, progress: P
     return max(surely, key=lambda each: each.facts.of_limit, default=best)
 
 
+def idle_cut(traced: Traced, found: ThinningPlan) -> tuple[str, ...]:
+    """Return the note that a cut saves no time on a GPU. On the CPU time is measured only when it is asked for."""
+    if not found.recipe or kernel_widths.device_type(traced.model) not in kernel_widths.GPUS:
+        return ()
+    with contextlib.suppress(
+        RuntimeError, InputError
+    ):  # a courtesy: without memory for both models there is no note
+        thinned = thin_copy(traced.model, found.recipe, borrowed)
+        compared = in_turns(CLOCK, traced.model, thinned, traced.inputs, briefly=True)
+        if compared.saves_nothing:
+            before, after = (f"{each / 1e6:.4g}" for each in (compared.before, compared.after))
+            return (
+                f"The cut saves no time on this GPU: {before} -> {after} ms for the example (medians of {compared.runs} runs in "
+                "turns). Try a larger batch, or ask for a time, such as Budget(latency='0.6x') (--target-latency 0.6x).",
+            )
+    return ()
+
+
 def _gain_of(rule: BudgetRule) -> float:
     return 1.0 if rule.times is None else rule.times.gain
 
@@ -104,7 +124,7 @@ def _tried(rule: BudgetRule, limit: Limit, traced: Traced, within: Within) -> Ti
     found, cost = within(rule)
     foretold = found.proposal.selection.facts.latency
     if found.recipe:
-        thinned = thin_copy(traced.model, found.recipe, owned)
+        thinned = thin_copy(traced.model, found.recipe, borrowed)
         compared = in_turns(CLOCK, traced.model, thinned, traced.inputs)
     else:
         assert rule.times is not None

@@ -21,6 +21,7 @@ from torchthin.importance.scores import FALLBACK, Ranking, check_values
 from torchthin.importance.statistics import Loss
 from torchthin.io.calibration import Calibration, calibration
 from torchthin.pruning.expert_plans import KIND as EXPERTS
+from torchthin.pruning.latency_plan import idle_cut
 from torchthin.pruning.layers import for_the_rest, layers_of, shortened
 from torchthin.pruning.per_weight import by_layer_inputs, plan_per_weight
 from torchthin.pruning.plan import PruningPlan
@@ -74,7 +75,7 @@ def plan_pruning(
     run = Run(traced, targets, config, batches_of(model, given), loss, progress)
     thinning, sections = thinning_for(config.target, run)
     plan = replace(_plan(traced, targets, config, thinning, sections), inputs=inputs)
-    notes = ((_LEARNS,) if ranks else ()) + rounded
+    notes = ((_LEARNS,) if ranks else ()) + rounded + _idle(config, traced, thinning)
     return replace(
         plan,
         refit=refit if recovery is None else given,
@@ -175,6 +176,12 @@ def traced_targets(model: nn.Module, inputs: Inputs, config: PruneConfig) -> tup
     )
     check_values(model, {target.name for target in targets.targets})
     return traced, targets
+
+
+def _idle(config: PruneConfig, traced: Traced, thinning: ThinningPlan) -> tuple[str, ...]:
+    """Return the note that the cut saves no time, where the device is one on which that is looked at."""
+    timed = isinstance(config.target, Budget) and config.target.latency is not None  # its section says it
+    return idle_cut(traced, thinning) if config.thin and not timed else ()
 
 
 def at_kernel_widths(

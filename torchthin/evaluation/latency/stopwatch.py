@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from torchthin.evaluation.bench.latency import in_torch, run_in_turns, waiting
-from torchthin.graph.clone import clone, duplicate
+from torchthin.graph.clone import clone, share
 from torchthin.graph.inputs import Inputs
 from torchthin.graph.operators import invoke
 from torchthin.graph.opgraph import Op
@@ -23,6 +23,8 @@ _SECONDS_OF_LAYER = 0.004
 _LAYER_RUNS = (5, 20)
 _SECONDS_OF_MODELS = 3.0
 _MODEL_RUNS = (7, 50)
+_BRIEFLY = 6
+"""So many times less of both where a measurement is a courtesy."""
 
 
 class Stopwatch(Protocol):
@@ -31,8 +33,10 @@ class Stopwatch(Protocol):
     def layer(self, op: Op, given: Mapping[str, Any]) -> float:
         """Return the nanoseconds of one call of an operator with these arguments."""
 
-    def models(self, models: Sequence[nn.Module], inputs: Inputs) -> list[tuple[float, ...]]:
-        """Return the nanoseconds of every run of each model, in turns."""
+    def models(
+        self, models: Sequence[nn.Module], inputs: Inputs, *, briefly: bool = False
+    ) -> list[tuple[float, ...]]:
+        """Return the nanoseconds of every run of each model, in turns; `briefly`: of few runs."""
 
 
 class WallClock:
@@ -57,18 +61,17 @@ class WallClock:
             runs = _runs(_SECONDS_OF_LAYER / together, once, _LAYER_RUNS)
             return 1e9 * statistics.median(seconds(together) for _ in range(runs))
 
-    def models(self, models: Sequence[nn.Module], inputs: Inputs) -> list[tuple[float, ...]]:
+    def models(
+        self, models: Sequence[nn.Module], inputs: Inputs, *, briefly: bool = False
+    ) -> list[tuple[float, ...]]:
         """Run copies in evaluation mode in turns, so that other load of the machine slows all alike."""
-        calls: list[Callable[[], object]] = [
-            in_torch(clone(model, duplicate).eval(), inputs) for model in models
-        ]
+        calls: list[Callable[[], object]] = [in_torch(clone(model, share).eval(), inputs) for model in models]
         begin = time.perf_counter()
         run_in_turns(calls, 1, _WARMUP)
         once = (time.perf_counter() - begin) / (1 + _WARMUP)
-        return [
-            tuple(1e9 * each for each in found)
-            for found in run_in_turns(calls, _runs(_SECONDS_OF_MODELS, once, _MODEL_RUNS), 0)
-        ]
+        runs = _runs(_SECONDS_OF_MODELS, once, _MODEL_RUNS)
+        runs = max(runs // _BRIEFLY, 3) if briefly else runs
+        return [tuple(1e9 * each for each in found) for found in run_in_turns(calls, runs, 0)]
 
 
 def _runs(seconds: float, once: float, bounds: tuple[int, int]) -> int:
@@ -88,10 +91,17 @@ class Compared:
     """Half the width of the interval, as a share, in which the ratio of the medians lies with 95 % confidence."""
     runs: int
 
+    @property
+    def saves_nothing(self) -> bool:
+        """Whether the second model is not faster than the first one, as far as can be measured."""
+        return self.after >= self.before * (1 - self.noise)
 
-def in_turns(clock: Stopwatch, full: nn.Module, thinned: nn.Module, inputs: Inputs) -> Compared:
+
+def in_turns(
+    clock: Stopwatch, full: nn.Module, thinned: nn.Module, inputs: Inputs, *, briefly: bool = False
+) -> Compared:
     """Return how long two models take, run in turns."""
-    before, after = clock.models((full, thinned), inputs)
+    before, after = clock.models((full, thinned), inputs, briefly=briefly)
     ratios = [b / a for a, b in zip(before, after, strict=True)]
     middle = statistics.median(ratios)
     # 1.4826 times the median deviation is the standard deviation of normal noise; a median's own error is 1.2533 of a mean's.
