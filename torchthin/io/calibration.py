@@ -107,11 +107,11 @@ def _noise(found: Calibration, model: nn.Module | None, progress: Progress | Non
     """Return noise that fits a model, where it can be made to; with a note on what it is."""
     matched = None if model is None else matched_noise(model, found.joined(), found.samples, progress)
     if matched is None:
-        note = "The calibration inputs are noise, of mean 0 and deviation 1: no data were given."
+        note = "No data were given: the calibration inputs are noise, of mean 0 and deviation 1."
         return replace(found, notes=(*found.notes, note), is_noise=True)
     count = sample_count(matched)
     batches = tuple(picked(matched, index) for index in torch.arange(count).split(BATCH))
-    note = f"The calibration inputs are {count} of noise, fitted to what the model's BatchNorms remember: no data were given."
+    note = f"No data were given: the {count} calibration inputs are noise, fitted to what the model's BatchNorms remember."
     return Calibration(batches, count, (*found.notes, note))
 
 

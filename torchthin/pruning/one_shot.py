@@ -87,7 +87,7 @@ def plan_pruning(
 LEARNT = "reconstruction"
 """The criterion where data were given and nothing else was asked for."""
 _LEARNS = (
-    "Channels were chosen by reconstruction from the data that were given; criterion='l1' (--criterion l1) looks at weights "
+    "Channels were chosen by reconstruction from the calibration inputs; criterion='l1' (--criterion l1) looks at weights "
     "alone."
 )
 
