@@ -4,8 +4,10 @@
     python benchmarks/coverage.py --tool torchthin torch-pruning   # both on the same cases in one run (extra: bench)
     python benchmarks/coverage.py --models 'resnet*' --json out.jsonl
     python benchmarks/coverage.py --table out.jsonl more.jsonl --markdown coverage.md    # of earlier runs; runs nothing
+    python benchmarks/coverage.py --source timm --json more.jsonl --per-family 1         # a package, with the independent check
 
-Every case runs in a process of its own, on one thread, with a limit of CPU time.
+Every case runs in a process of its own, on one thread, with a limit of CPU time. Of a package's models those that the
+file has are not run again, so a run goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -20,13 +22,17 @@ import sys
 from collections import Counter
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from package_table import line_of, table
+
 HERE = Path(__file__).parent
 TOOLS = ("torchthin", "torch-pruning")
 SOURCES = ("torchvision", "transformers")
+PACKAGES = ("timm", "pytorchcv", "smp", "vit-pytorch", "monai", "diffusers", "torch-geometric")
 COLUMNS = (
     "model", "tool", "result", "prune s", "proof off s", "forward passes", "forward s",
     "parameters", "left", "MACs", "left", "error", "vs masked",
@@ -40,9 +46,12 @@ def main() -> int:
 
         print(json.dumps(measure_case(options.one, options.tool[0], options.seed)))
         return 0
+    if options.source in PACKAGES:
+        return _package(options)
     if options.table:
         lines = [line for path in options.table for line in Path(path).read_text().splitlines()]
-        text = markdown([json.loads(line) for line in lines])
+        rows = [json.loads(line) for line in lines]
+        text = markdown(rows) if all(row["source"] in SOURCES for row in rows) else table(rows)
         Path(options.markdown or "coverage.md").write_text(text)
         return 0
     sys.path.insert(0, str(HERE))
@@ -69,15 +78,51 @@ def main() -> int:
     return 0
 
 
+def _package(options: argparse.Namespace) -> int:
+    """Run the models of a package that the file does not have yet, one of each family first."""
+    from forked import in_own_process
+    from package_case import measure_candidate, version
+    from zoo.candidates import candidates
+
+    file = Path(options.json) if options.json else None
+    rows = [json.loads(line) for line in file.read_text().splitlines()] if file and file.exists() else []
+    known = {row["model"] for row in rows if row["source"] == options.source}
+    seen, done = Counter[str](), 0
+    for candidate in candidates(options.source):
+        seen[candidate.family] += 1
+        if (options.per_family and seen[candidate.family] > options.per_family) or candidate.name in known:
+            continue
+        if options.models and not any(fnmatchcase(candidate.name, pattern) for pattern in options.models):
+            continue
+        if (done := done + 1) > options.count:
+            break
+        row = {"source": options.source, "model": candidate.name, "family": candidate.family, **version()}
+        row |= in_own_process(
+            partial(measure_candidate, candidate, options.seed, options.exact), options.limit or 60
+        )
+        print(line_of(row), flush=True)
+        if file:
+            with file.open("a") as opened:
+                opened.write(json.dumps(row) + "\n")
+    return 0
+
+
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--models", nargs="*", help="patterns of names; default all")
-    parser.add_argument("--source", choices=SOURCES, help="one half of the zoo")
+    parser.add_argument(
+        "--source", choices=SOURCES + PACKAGES, help="one half of the zoo, or a package of candidates"
+    )
+    parser.add_argument(
+        "--per-family", type=int, help="of a package: at most so many models of one architecture"
+    )
+    parser.add_argument("--count", type=int, default=10**9, help="of a package: at most so many more models")
+    parser.add_argument("--exact", action="store_true", help="of a package: prune with exact=True")
     parser.add_argument("--tool", nargs="+", choices=TOOLS, default=["torchthin"])
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--limit", type=int, default=300, help="CPU seconds a case may take")
+    parser.add_argument("--limit", type=int, help="CPU seconds a case may take; default 300, of a package 60")
     parser.add_argument("--json", help="append one JSON line per case to this file")
     parser.add_argument("--table", nargs="+", help="JSON files of earlier runs to make the table from")
     parser.add_argument("--markdown", help="write the table to this file")
@@ -91,7 +136,8 @@ def _in_process(name: str, tool: str, options: argparse.Namespace) -> dict[str, 
     path = os.pathsep.join([str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, "PYTHONWARNINGS": "ignore"}
     row: dict[str, Any] = {"model": name, "tool": tool, "load": os.getloadavg()[0]}
-    limits = (options.limit, options.limit + 5)
+    seconds = options.limit or 300
+    limits = (seconds, seconds + 5)
     done = subprocess.run(
         command,
         env=environment,
@@ -101,7 +147,7 @@ def _in_process(name: str, tool: str, options: argparse.Namespace) -> dict[str, 
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CPU, limits),
     )
     if done.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
-        return {**row, "ok": False, "stage": "time", "message": f"over {options.limit} CPU s"}
+        return {**row, "ok": False, "stage": "time", "message": f"over {seconds} CPU s"}
     lines = done.stdout.strip().splitlines()
     if done.returncode or not lines:
         last = (done.stderr.strip().splitlines() or [""])[-1]

@@ -103,6 +103,12 @@ def run(model: nn.Module, inputs: Inputs) -> Any:
     return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
 
 
+def outputs_of(model: nn.Module, inputs: Inputs) -> list[Tensor]:
+    """Run a model without gradients; return the tensors of its outputs."""
+    with torch.no_grad():
+        return tensors(run(model, inputs))
+
+
 def train_step(model: nn.Module, inputs: Inputs) -> set[str]:
     """Run forward and backward in training mode; return the names of the parameters that got a gradient."""
     torch.manual_seed(0)  # some models drop whole layers by chance

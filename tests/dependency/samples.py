@@ -72,6 +72,13 @@ IMAGE = real(2, 6, 4, 4)
 VOLUME = real(1, 4, 3, 4, 4)
 
 # contractions
+add(
+    "convolution",
+    lambda x, w, b: A.convolution(x, w, b, [1, 1], [1, 0], [1, 1], False, [0, 0], 1),
+    IMAGE,
+    real(8, 6, 3, 1),
+    real(8),
+)
 for bias in (True, False):
     extra = (lambda n: (real(n),)) if bias else (lambda n: ())
     none = () if bias else (None,)

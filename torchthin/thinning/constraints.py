@@ -54,6 +54,8 @@ class Constraints:
     """Ops that multiply with a number which depends on a size, and for which no layer may be scaled."""
     zeroed: frozenset[Place] = frozenset()
     """Where removed channels must be zero: all that makes them is masked."""
+    unread: frozenset[Place] = frozenset()
+    """Where removed channels may hold anything: the weights that read them are masked."""
     exact: bool = False
     """What cannot be removed without changing the masked model's function is kept."""
     add_biases: bool = False
@@ -160,7 +162,8 @@ def propose(
         removed[grouping.channels[name][~kept]] = True
     survivors = Survivors(labels, grouping.components, removed)
     if selection.masks_makers:
-        selection = with_maker_masks(selection, constraints.zeroed, survivors, tensors, traced.derived)
+        places = constraints.zeroed, constraints.unread
+        selection = with_maker_masks(selection, *places, survivors, tensors, traced.derived)
     cuts = Recipe(shapes, keep)
     attributes = sized_attributes(traced.model, cuts)
     sized = frozenset(Attribute(path, name) for path, values in attributes.items() for name in values)

@@ -1,12 +1,13 @@
 """Masks of all that makes a removed channel, beside the filters that were selected: biases, embeddings, positions, norms.
 
 Where no bias can stand for what a removed channel still emits, the channel must be zero, and it is once everything that makes it
-is.
+is. Where it still is not (channel attention mixes others into it), the weights that read it are masked instead: they are removed
+with it. Only what comes straight from the input stays.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +16,9 @@ import torch
 from torch import Tensor
 
 from torchthin.dependency.producers import Makers, makers
+from torchthin.dependency.propagate import Labels
 from torchthin.graph.parametrized import DerivedWeight, layer_of
+from torchthin.graph.provenance import origin
 from torchthin.selection.masks import spread_mask
 from torchthin.selection.selection import Selection
 from torchthin.thinning.survivors import BoolArray, Place, Survivors
@@ -24,15 +27,17 @@ from torchthin.thinning.survivors import BoolArray, Place, Survivors
 def with_maker_masks(
     selection: Selection,
     zeroed: Set[Place],
+    unread: Set[Place],
     survivors: Survivors,
     tensors: Mapping[str, Tensor],
     derived: Mapping[str, DerivedWeight],
 ) -> Selection:
-    """Return a selection that also masks what else makes its removed channels.
+    """Return a selection that also masks what else makes its removed channels, or reads them.
 
     Args:
         selection: what was selected; its own masks are of filters.
         zeroed: where removed channels must be zero, as trials have shown.
+        unread: where they may hold anything, so that nothing may read them.
         survivors: what is removed.
         tensors: parameters and buffers by name.
         derived: weights that are computed from other parameters: where zeros of the original are 0 / 0, another one is masked.
@@ -44,8 +49,9 @@ def with_maker_masks(
             wanted[survivors.removed_along(value, axis)] = True
     masks: dict[str, Tensor] = {}
     axes = set()
-    for name, axis in sorted(makes.weights | makes.vectors) if wanted.any() else ():
-        hit, item = wanted[_components(survivors, name, axis)], derived.get(name)
+    found = [(*place, wanted) for place in sorted(makes.weights | makes.vectors) if wanted.any()]
+    for name, axis, chosen in [*found, *_readers(survivors, unread)]:
+        hit, item = chosen[_components(survivors, name, axis)], derived.get(name)
         if item is not None:
             if item.masked is None:
                 continue
@@ -55,6 +61,43 @@ def with_maker_masks(
             masks[name] = masks[name] & mask if name in masks else mask
             axes.add((name, axis))
     return replace(selection, maker_masks=masks, maker_axes=frozenset(axes))
+
+
+def _readers(survivors: Survivors, unread: Set[Place]) -> Iterator[tuple[str, int, BoolArray]]:
+    """Yield tensors and axes by which removed channels are read at some places, and which components these are."""
+    labels = survivors.labels
+    for op, value, axis in sorted(unread):
+        name = read_by(labels, op, value, axis)
+        if name is None or survivors.along(value, axis) is None:
+            continue
+        chosen = np.zeros(survivors.removed.size, np.bool_)
+        chosen[survivors.removed_along(value, axis)] = True
+        for position, vector in enumerate(labels.state[name]):
+            if isinstance(vector, np.ndarray) and chosen[survivors.components.of_label[vector]].any():
+                yield name, position, chosen
+
+
+def read_by(labels: Labels, op: int, value: int, axis: int) -> str | None:
+    """Return the parameter by which an op sums over an axis of a value; None where it is no such op, or no one parameter."""
+    contraction = labels.contractions.get(op)
+    if contraction is None or (value, axis) != (contraction.data, contraction.data_axis):
+        return None
+    found = origin(labels.graph, contraction.weight)
+    return found.name if found is not None and contraction.weight not in labels.from_input else None
+
+
+def is_made_by_layers(labels: Labels, value: int) -> bool:
+    """Whether all that reaches a value from the input passes through an op that sums over channels."""
+    graph, waiting, seen = labels.graph, [value], {value}
+    while waiting:
+        op = graph.producer.get(waiting.pop())
+        if op is None:
+            return False
+        if op.index not in labels.contractions:
+            more = [number for number in op.reads if number in labels.from_input and number not in seen]
+            waiting += more
+            seen.update(more)
+    return True
 
 
 def _sure_to_be_zeroed(makes: Makers, selection: Selection, survivors: Survivors) -> BoolArray:

@@ -34,6 +34,8 @@ class Failure:
     """The layers that were scaled."""
     alive: Mapping[Place, tuple[int, ...]] = field(default_factory=dict)
     """Axes whose removed channels must be zero, and are not -> these indices."""
+    living: frozenset[Place] = frozenset()
+    """Those of these axes whose channels may depend on the input."""
     unread: tuple[Place, ...] = ()
     """Axes whose constant was absorbed into a new bias that the code may not read."""
 

@@ -22,6 +22,7 @@ from torchthin.thinning.attributes import has_known_sizes
 from torchthin.thinning.constraints import Constraints, Proposal, Provisional
 from torchthin.thinning.couples import couple_contraction, couple_later_view, couple_uses, couple_view
 from torchthin.thinning.culprit import Culprit, Setback, values_of
+from torchthin.thinning.maker_masks import is_made_by_layers, read_by
 from torchthin.thinning.outcome import Failure
 from torchthin.thinning.survivors import Place, Survivors
 
@@ -67,6 +68,19 @@ def leave_unscaled(setback: Setback) -> Constraints | None:
 def mask_makers(setback: Setback) -> Constraints | None:
     """Mask all that makes removed channels which must be zero."""
     return _with_zeroed(setback, setback.constraints, setback.failure.alive)
+
+
+def mask_readers(setback: Setback) -> Constraints | None:
+    """Mask the weights that read removed channels which live on although all that makes them is masked, by other channels."""
+    constraints, labels = setback.constraints, setback.proposal.labels
+    new = {
+        place
+        for place in setback.failure.living - constraints.unread
+        if read_by(labels, *place) is not None and is_made_by_layers(labels, place[1])
+    }
+    if not new or not setback.proposal.selection.masks_makers:
+        return None
+    return replace(constraints, unread=constraints.unread | new)
 
 
 def keep_living_channels(setback: Setback) -> Constraints | None:
@@ -205,6 +219,7 @@ def _at_culprit(remedy: Callable[[Setback, Culprit], Constraints | None], *, rai
 REMEDIES: tuple[Remedy, ...] = (
     leave_unscaled,
     mask_makers,
+    mask_readers,
     keep_living_channels,
     freeze_named_axes,
     take_back_attributes,

@@ -304,7 +304,7 @@ def _stuck(proposal: Proposal, departures: Departures) -> Failure | None:
     if alive:
         silent = ", ".join(sorted(departures.silent))
         more = f"; what {silent} makes of them is not known: register_op(..., dead=...)" if silent else ""
-        return Failure(min(alive)[0], ALIVE + more, alive=alive)
+        return Failure(min(alive)[0], ALIVE + more, alive=alive, living=frozenset(() if silent else alive))
     if not proposal.constraints.exact:
         return None
     alive = {item.place: item.channels for item in departures.constants.values() if item.bordered}

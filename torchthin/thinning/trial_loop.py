@@ -136,9 +136,9 @@ def changed_tensors(
 
 
 def masked_makers(plan: ThinningPlan) -> tuple[str, ...]:
-    """Name what is masked together with the filters of removed channels, because it makes them too."""
+    """Name what is masked together with the filters of removed channels, because it makes them too or reads them."""
     return tuple(
-        f"{name}: {int((~mask).sum())} values are masked too: they make channels that are removed."
+        f"{name}: {int((~mask).sum())} values are masked too: they make or read channels that are removed."
         for name, mask in plan.proposal.selection.maker_masks.items()
     )
 

@@ -77,7 +77,9 @@ def multiplied_matrices(call: DeadCall) -> Emissions:
 def convolution(call: Call) -> list[Axes]:
     """Data (N, C, ...), weight (out, C / conv groups, ...), transposed (C, out / conv groups, ...)."""
     data, weight = call.axes("input"), call.axes("weight")
-    call.freeze_all(data[2:], "a spatial axis of a convolution")
+    places = tuple(axis if _stays_in_place(call, d) else None for d, axis in enumerate(data[2:]))
+    moved = [axis for axis, stays in zip(data[2:], places, strict=True) if stays is None]
+    call.freeze_all(moved, "a spatial axis of a convolution")
     call.freeze_all(weight[2:], "the kernel size of a convolution")
     conv_groups = int(call.arg("groups", 1))
     depthwise = False
@@ -99,7 +101,16 @@ def convolution(call: Call) -> list[Axes]:
         call.contraction = Contraction(call.value("input"), 1, call.value("weight"), "bias", 1)
     if call.has("bias"):
         call.tie(call.axes("bias")[0], out)
-    return [(data[0], out, *(None for _ in call.out_shape()[2:]))]
+    return [(data[0], out, *places)]
+
+
+def _stays_in_place(call: Call, d: int) -> bool:
+    """Whether a convolution treats every place along a spatial axis alike: kernel and stride 1 and no border."""
+    names = ("stride", 1), ("padding", 0), ("output_padding", 0)
+    given = [(call.arg(name, ()), plain) for name, plain in names]
+    return call.shape("weight")[2 + d] == 1 and all(
+        values[d if len(values) > 1 else 0] == plain for values, plain in given if len(values)
+    )
 
 
 def _one_input_per_group(call: Call, data: Axis, weight: Axes, conv_groups: int, transposed: bool) -> Axis:
@@ -119,7 +130,7 @@ def _one_input_per_group(call: Call, data: Axis, weight: Axes, conv_groups: int,
         call.freeze(source, "a depthwise convolution by a weight that cannot change")
         return None
     call.tie(filters.reshape(conv_groups, -1), source[:, None])
-    return filters
+    return source if filters.size == source.size else filters  # what repeats itself goes on doing so
 
 
 def _grouped(call: Call, data: Axis, weight: Axes, conv_groups: int, transposed: bool) -> Axis:
