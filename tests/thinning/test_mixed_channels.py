@@ -1,4 +1,4 @@
-"""Channels into which others are mixed (attention between channels, heads that talk), and axes that a kernel of one entry leaves alone."""
+"""Channels into which others are mixed (attention between channels, heads that talk), and axes that kernels leave alone."""
 
 import copy
 

@@ -36,7 +36,13 @@ from torchthin.selection.weight_entries import (
     is_layer_weight,
     why_not,
 )
-from torchthin.selection.weight_names import excluded_by, is_several, named_entries, usable_layers
+from torchthin.selection.weight_names import (
+    excluded_by,
+    is_several,
+    named_entries,
+    of_own_classes,
+    usable_layers,
+)
 
 
 @dataclass(frozen=True)
@@ -196,6 +202,7 @@ def find_prunable_weights(
         by_kind: the target says what is cut by the kind of channels: where nothing is included, everything that makes some is
             a target, in layers of any class.
         attention: the model has attention; the same holds where convolutions hold less than half of its parameters.
+            And of every model without a convolution or a linear layer of torch, whose layers are written by hand.
 
     Raises:
         WeightNameError: a name does not exist (with near matches) or cannot be pruned, or a pattern matches nothing.
@@ -207,7 +214,8 @@ def find_prunable_weights(
     entries = list(entries_of(model, derived, coupled))
     unusable = _unusable(model, derived, structured, plain)
     attention = attention and _held_by_convolutions(model, entries) < 0.5
-    every, note = include is None and coupled and (by_kind or attention), ""
+    own = bool(of_own_classes(entries, "*", structured)) and not usable_layers(entries, structured)
+    every, note = include is None and coupled and (by_kind or attention or own), ""
     if include is not None:
         chosen = named_entries(entries, include, unusable, structured)
     elif every:

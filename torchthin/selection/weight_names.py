@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from torchthin.errors import WeightNameError, near_matches
-from torchthin.selection.weight_entries import Entry, is_convolution, is_layer_weight, why_not
+from torchthin.selection.weight_entries import Entry, is_convolution, is_layer_weight, is_torch_layer, why_not
 
 
 def named_entries(
@@ -52,6 +52,7 @@ def _matching(entries: list[Entry], pattern: str, structured: bool) -> list[Entr
     """Return the weights of convolutions and linear layers that a pattern or a module's name stands for, or raise."""
     usable = usable_layers(entries, structured)
     found = [entry for entry in usable if _matches(pattern, entry.names[0])]
+    found = found or of_own_classes(entries, pattern, structured)
     if not found and not any(sign in pattern for sign in "*?["):
         raise _unknown(pattern, entries, structured)
     if not found:
@@ -60,6 +61,18 @@ def _matching(entries: list[Entry], pattern: str, structured: bool) -> list[Entr
             f"{near_matches(pattern, [entry.names[0] for entry in usable])}"
         )
     return found
+
+
+def of_own_classes(entries: list[Entry], pattern: str, structured: bool) -> list[Entry]:
+    """Return matching weights of layers that are written by hand; asked for where no other layer matches."""
+    return [
+        entry
+        for entry in entries
+        if entry.local == "weight"
+        and _matches(pattern, entry.names[0])
+        and not is_torch_layer(entry.owner)
+        and why_not(entry, structured) is None
+    ]
 
 
 def matches_any(name: str, patterns: Iterable[str]) -> bool:
