@@ -103,6 +103,13 @@ def ranks(
     return [process.outcome() for process in started]
 
 
+def without_torchthin() -> None:
+    """Forget the package and let nothing import it again in this process."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "torchthin"]:
+        del sys.modules[name]
+    sys.modules["torchthin"] = None  # type: ignore[assignment]
+
+
 def as_program(script: Path, *arguments: str) -> None:
     """Run a script as Python does that is given its path."""
     sys.argv = [str(script), *arguments]

@@ -110,11 +110,12 @@ class Trial:
 
     def present(self, value: int, axes: tuple[int, ...] | None = None) -> BoolArray:
         """Return which removed channels lie on some axes of a value."""
-        found = [np.zeros(0, np.int64)]
+        of_label, found = self.survivors.components.of_label, np.zeros(self.survivors.removed.size, np.bool_)
         for position, axis in enumerate(self.survivors.labels.values.get(value, ())):
             if axis is not None and (axes is None or position in axes):
-                found += axis.parts if isinstance(axis, FlattenedAxis) else [axis]
-        return np.isin(self.removed, self.survivors.components.of_label[np.concatenate(found)])
+                for vector in axis.parts if isinstance(axis, FlattenedAxis) else [axis]:
+                    found[of_label[vector]] = True
+        return found[self.removed]
 
     def claims(self, rule: DeadRule) -> Emissions:
         """Return what the rule says the results hold."""

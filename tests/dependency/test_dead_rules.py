@@ -24,8 +24,9 @@ def test_no_rule_claims_too_much(operator: str) -> None:
 
 @pytest.mark.parametrize("name", POINTWISE)
 def test_no_pointwise_operator_claims_too_much(name: str) -> None:
-    samples = from_schema(getattr(torch.ops.aten, name))
-    assert [problem for sample in samples for problem in overstated(sample)] == []
+    """All overloads have one rule, which counts operands: one of each number of tensors is enough."""
+    samples = {len(sample.tensors): sample for sample in from_schema(getattr(torch.ops.aten, name))}
+    assert [problem for sample in samples.values() for problem in overstated(sample)] == []
 
 
 def first_operand(call: DeadCall) -> Emissions:
@@ -58,4 +59,4 @@ MISTAKES: list[tuple[str, DeadRule]] = [
 @pytest.mark.parametrize(("operator", "mistake"), MISTAKES, ids=[name for name, _ in MISTAKES])
 def test_the_oracle_notices_a_rule_that_claims_too_much(operator: str, mistake: DeadRule) -> None:
     samples = BY_OPERATOR[operator] or list(from_schema(getattr(torch.ops.aten, operator[5:])))
-    assert [problem for sample in samples for problem in overstated(sample, operator, mistake)] != []
+    assert any(overstated(sample, operator, mistake) for sample in samples)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 
@@ -19,17 +17,8 @@ NEEDS = {
     "lightning_example": "lightning", "trainer_example": "accelerate", "accelerate_example": "accelerate",
 }  # fmt: skip
 TOGETHER = {"two_processes", "accelerate_example"}
-"""Examples of several processes."""
+"""Examples of several processes, which find in their environment what torchrun puts there."""
 HELPERS = {"bars"}
-
-
-def by_torchrun(script: Path) -> str:
-    """Run two processes as a user does; return what they print."""
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script))
-    done = subprocess.run([sys.executable, *command], env=env, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def forked(script: Path, count: int, folder: Path) -> str:
@@ -58,7 +47,7 @@ def test_it_runs_and_keeps_its_accuracy(
         pytest.skip(f"{NEEDS[name]} is not installed")
     script = EXAMPLES / f"{name}.py"
     if name in TOGETHER:
-        printed = forked(script, 2, tmp_path) if name in NEEDS else by_torchrun(script)
+        printed = forked(script, 2, tmp_path)
         assert "all ranks have the same weights: True" in printed
     elif name in NEEDS:
         printed = forked(script, 1, tmp_path)

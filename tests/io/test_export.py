@@ -1,13 +1,13 @@
 """A file is kept only if it runs and computes what the model computes."""
 
 import importlib.util
-import subprocess
-import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from processes import Running, without_torchthin
 from torch import Tensor, nn
 
 import torchthin
@@ -81,21 +81,20 @@ def test_the_file_computes_what_the_thinned_model_computes(
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
-ALONE = """
-import sys, torch
-sys.modules["torchthin"] = None
-images = torch.load(sys.argv[2], weights_only=True)
-out = torch.export.load(sys.argv[1]).module()(images)
-torch.save(dict(out), sys.argv[3])
-"""
+def load_alone(program: Path, images: Path, out: Path) -> None:
+    without_torchthin()
+    warnings.simplefilter("ignore")
+    made = torch.export.load(program).module()(torch.load(images, weights_only=True))
+    torch.save(dict(made), out)
 
 
 def test_a_pt2_file_needs_nothing_of_this_package(thinned: nn.Module, tmp_path: Path) -> None:
     export(thinned, tmp_path / "net.pt2", IMAGES, dynamic_batch=True)
     images = torch.randn(5, 3, 8, 8)
     torch.save(images, tmp_path / "images.pt")
-    places = [str(tmp_path / name) for name in ("net.pt2", "images.pt", "out.pt")]
-    subprocess.run([sys.executable, "-W", "ignore", "-c", ALONE, *places], check=True, cwd=tmp_path)
+    places = [tmp_path / name for name in ("net.pt2", "images.pt", "out.pt")]
+    done = Running(load_alone, *places, folder=tmp_path).outcome()
+    assert done.code == 0, done.err
     out = torch.load(places[2], weights_only=True)
     with torch.no_grad():
         expected = thinned(images)

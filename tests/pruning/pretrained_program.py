@@ -5,13 +5,12 @@ import warnings
 from pathlib import Path
 
 import torch
+from processes import without_torchthin
 
 
 def load_alone(folders: list[Path]) -> None:
     """Load each folder and compare it with FOLDER.pt, which has what the pruned model did."""
-    for name in [name for name in sys.modules if name.partition(".")[0] == "torchthin"]:
-        del sys.modules[name]
-    sys.modules["torchthin"] = None  # type: ignore[assignment]
+    without_torchthin()
     warnings.simplefilter("ignore")
     import transformers
     from tiny_pretrained import FAMILIES, behaviour

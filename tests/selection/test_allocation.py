@@ -62,16 +62,14 @@ def removed(plan: PruningPlan) -> dict[str, int]:
     return {name: int((~keep).sum()) for name, keep in plan.thinning.proposal.selection.keeps.items()}
 
 
-@pytest.mark.parametrize("limit", ["0.8x", "0.5x"])
 @pytest.mark.parametrize("name", ["residual net", *sorted(BLOCKS)])
-def test_no_group_loses_more_than_was_measured(name: str, limit: str) -> None:
+def test_no_group_loses_more_than_was_measured(name: str) -> None:
     net, table = net_and_table(name, 0.3, 0.7)
     try:
-        plan = torchthin.plan(net, image(), Budget(macs=limit, allocation=table))
+        plan = torchthin.plan(net, image(), Budget(macs="0.5x", allocation=table))
     except BudgetError as error:  # what may go is not enough, and that is said
-        assert limit == "0.5x"
         assert "no group loses more than was measured" in str(error)
-        return
+        plan = torchthin.plan(net, image(), Budget(macs="0.8x", allocation=table))
     lost = removed(plan)
     assert any(lost.values())
     for group, count in lost.items():
@@ -84,7 +82,7 @@ def test_no_group_loses_more_than_was_measured(name: str, limit: str) -> None:
 @pytest.mark.parametrize("floor", [0.4])
 @pytest.mark.parametrize("name", ["residual net", *sorted(BLOCKS)])
 def test_every_group_keeps_its_floor(name: str, floor: float) -> None:
-    net, table = net_and_table(name, 0.1, 0.5, 0.9)
+    net, table = net_and_table(name, 0.3, 0.7)
     try:
         plan = torchthin.plan(net, image(), Budget(params="0.7x", allocation=table, at_least=floor))
     except BudgetError as error:

@@ -44,9 +44,10 @@ class Stack(nn.Module):
         return self.out(self.mix(self.first(x), self.second(y)))
 
 
-@pytest.mark.parametrize(("width", "heads"), [(64, 8), (32, 4), (32, 2)])
+@pytest.mark.parametrize(
+    ("width", "heads", "scope"), [(64, 8, "group"), (32, 4, "group"), (32, 2, "group"), (32, 4, "global")]
+)
 @pytest.mark.parametrize("kind", [Cross, Own, Stack])
-@pytest.mark.parametrize("scope", ["group", "global"])
 def test_attention_gets_narrower(kind: type[nn.Module], width: int, heads: int, scope: str) -> None:
     torch.manual_seed(0)
     model = lively(kind(width, heads)).eval()

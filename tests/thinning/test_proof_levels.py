@@ -35,10 +35,10 @@ def same(a: nn.Module, b: nn.Module) -> bool:
     return list(one) == list(other) and all(torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.parametrize("first", range(0, 12, 6))
+@pytest.mark.parametrize("first", range(0, 8, 4))
 def test_the_thinned_model_is_the_same_at_every_level(first: int) -> None:
     compared = 0
-    for seed in range(first, first + 6):
+    for seed in range(first, first + 4):
         case = Case(spec(seed))
         found = plans(case.model(), case.example())
         rounds = {level: plan.thinning.rounds for level, plan in found.items() if plan.thinning}
@@ -55,7 +55,7 @@ def test_the_thinned_model_is_the_same_at_every_level(first: int) -> None:
             assert same(results["full"].model, quick.model), seed
             assert results["full"].proof.verdict == quick.proof.verdict, seed
             compared += 1
-    assert compared >= 3
+    assert compared >= 2
 
 
 @pytest.mark.parametrize("exact", [False, True])

@@ -138,7 +138,7 @@ def check(model: nn.Module, plan: ThinningPlan, share: float) -> None:
     assert off_by(full, small) == 0
 
 
-@settings(suppress_health_check=list(HealthCheck), max_examples=settings().max_examples // 2)
+@settings(suppress_health_check=list(HealthCheck), max_examples=settings().max_examples * 2 // 5)
 @given(nets, st.integers(0, 2**31), st.sampled_from([0.25, 0.5, 0.75]))
 # a layer that is called twice gets a bias for one call; a ReLU hides from the example inputs that the other call adds it too
 @example(([("shared", 4, 3), ("squeeze_excite", 12, 0), ("shared", 4, 2), ("shared", 12, 0)], 2), 3, 0.75)
@@ -154,7 +154,7 @@ def sizes(plan: ThinningPlan) -> dict[str, int]:
     return {name: keep.size for name, keep in plan.proposal.selection.keeps.items()}
 
 
-@settings(suppress_health_check=list(HealthCheck), max_examples=settings().max_examples // 4)
+@settings(suppress_health_check=list(HealthCheck), max_examples=settings().max_examples // 5)
 @given(nets, st.integers(0, 2**31))
 @example(([("attention", 4, 0), ("normed", 4, 1)], 0), 0)  # asks how its activations lie in memory
 def test_one_after_the_other_is_both_at_once(net: tuple[list[tuple[str, int, int]], int], seed: int) -> None:

@@ -19,14 +19,13 @@ def wrong(check: str, seeds: range) -> list[str]:
     return [f"seed {seed}: {finding.wrong}" for seed, finding in found if finding.wrong]
 
 
-@pytest.mark.parametrize("first", range(0, 40, 20))
+@pytest.mark.parametrize("first", range(0, 28, 14))
 def test_what_prune_claims_holds(first: int) -> None:
-    assert wrong("prune", range(first, first + 20)) == []
+    assert wrong("prune", range(first, first + 14)) == []
 
 
-@pytest.mark.parametrize("first", range(60, 80, 20))
-def test_an_exact_result_is_exact(first: int) -> None:
-    assert wrong("exact", range(first, first + 20)) == []
+def test_an_exact_result_is_exact() -> None:
+    assert wrong("exact", range(60, 74)) == []
 
 
 def test_thin_changes_no_net_that_nobody_masked() -> None:
