@@ -72,6 +72,19 @@ def test_the_wall_clock_runs_layers_and_models() -> None:
     assert 7 <= compared.runs <= 50 and compared.before > 0 and compared.after > 0 and compared.noise >= 0
 
 
+class Drifting:
+    """Every turn is slower than the one before, by what has nothing to do with the models."""
+
+    def models(self, models: object, inputs: object, *, briefly: bool = False) -> list[tuple[float, ...]]:
+        return [tuple(10.0 * load for load in range(1, 10)), tuple(6.0 * load for load in range(1, 10))]
+
+
+def test_load_that_slows_both_does_not_count() -> None:
+    model = torch.nn.Identity()
+    compared = in_turns(Drifting(), model, model, as_inputs(torch.ones(1)))  # type: ignore[arg-type]
+    assert compared.after / compared.before == pytest.approx(0.6) and compared.noise == pytest.approx(0)
+
+
 def test_the_machine_is_named_by_all_that_times_depend_on() -> None:
     found = machine(torch.device("cpu"), torch.float32)
     assert found.startswith("cpu: ") and found.endswith(f"torch {torch.__version__}, float32")

@@ -57,7 +57,7 @@ class LatencyFacts:
     foretold: float
     """What the measured layers add up to."""
     noise: float
-    """Half the width of the interval, as a share, in which the ratio of the medians lies with 95 % confidence."""
+    """Half the width of the interval, as a share, in which the ratio of both times lies with 95 % confidence."""
     runs: int
     device: str
     """Where, in words."""

@@ -87,8 +87,9 @@ class Compared:
     before: float
     """Median, in nanoseconds."""
     after: float
+    """The same times the median ratio of runs that followed each other: load that comes and goes slows both alike."""
     noise: float
-    """Half the width of the interval, as a share, in which the ratio of the medians lies with 95 % confidence."""
+    """Half the width of the interval, as a share, in which that ratio lies with 95 % confidence."""
     runs: int
 
     @property
@@ -107,4 +108,5 @@ def in_turns(
     # 1.4826 times the median deviation is the standard deviation of normal noise; a median's own error is 1.2533 of a mean's.
     deviation = 1.4826 * statistics.median(abs(ratio - middle) for ratio in ratios)
     noise = 1.96 * 1.2533 * deviation / len(ratios) ** 0.5 / middle
-    return Compared(statistics.median(before), statistics.median(after), noise, len(ratios))
+    full_time = statistics.median(before)
+    return Compared(full_time, full_time * middle, noise, len(ratios))
