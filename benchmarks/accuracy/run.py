@@ -40,6 +40,8 @@ def main() -> None:
         if options.plot:
             plot(rows, Path(options.plot))
         return
+    for task in TASKS.values():
+        task.trained = options.epochs
     path = Path(options.json)
     path.parent.mkdir(parents=True, exist_ok=True)
     done = {key(row) for row in read(path)} if path.exists() else set()
@@ -106,6 +108,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--network", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--budgets", nargs="+", type=float, default=list(BUDGETS))
+    parser.add_argument("--epochs", type=float, default=12.0, help="of the dense training on Fashion-MNIST")
     parser.add_argument("--ways", nargs="+", help="only these tools")
     parser.add_argument("--criteria", nargs="+", help="only criteria of these patterns, such as 'l1*'")
     parser.add_argument(

@@ -19,8 +19,6 @@ from pose_demo.student import load_student
 
 CALIBRATION = 256
 """Inputs that ways with data may see."""
-EPOCHS = 12.0
-"""Of the dense training on Fashion-MNIST."""
 
 
 class Task(ABC):
@@ -38,6 +36,8 @@ class Task(ABC):
     """Of learning from the dense network, without labels: about a minute on one core."""
     labelled: bool = True
     """Whether there are labels to train with."""
+    trained: float = 12.0
+    """Epochs of the dense training, where it is trained here."""
 
     @abstractmethod
     def dense(self, seed: int) -> nn.Module:
@@ -75,7 +75,7 @@ class FashionMnist(Task):
         return fashion_mnist()
 
     def dense(self, seed: int) -> nn.Module:
-        return dense(self.network, seed, self.split, EPOCHS)
+        return dense(self.network, seed, self.split, self.trained)
 
     def calibration(self, seed: int) -> tuple[Tensor, Tensor]:
         first = slice(seed * CALIBRATION, (seed + 1) * CALIBRATION)
