@@ -86,7 +86,8 @@ def _package(options: argparse.Namespace) -> int:
 
     file = Path(options.json) if options.json else None
     rows = [json.loads(line) for line in file.read_text().splitlines()] if file and file.exists() else []
-    known = {row["model"] for row in rows if row["source"] == options.source}
+    asked = (options.source, options.exact)
+    known = {row["model"] for row in rows if (row["source"], bool(row.get("exact_asked"))) == asked}
     seen, done = Counter[str](), 0
     for candidate in candidates(options.source):
         seen[candidate.family] += 1

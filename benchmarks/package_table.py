@@ -31,6 +31,7 @@ def line_of(row: Row) -> str:
 
 def table(rows: Sequence[Row]) -> str:
     """Return the counts by package, and the models that failed or keep much."""
+    rows = [{**row, "source": row["source"] + ", exact=True" * bool(row.get("exact_asked"))} for row in rows]
     sources = list(dict.fromkeys(row["source"] for row in rows))
     heads = "package | models | architectures | ok | exact | approximate | wrong | time | failed | not built | left, median"
     lines = [heads, " | ".join("---" for _ in heads.split(" | "))]

@@ -44,6 +44,8 @@ class Candidate:
         """Return the model in evaluation mode with random weights and no constant parameter, and its inputs."""
         torch.manual_seed(seed)
         model, inputs = self.open()
+        if not any(parameter.numel() for parameter in model.parameters()):
+            raise ValueError("it has no parameter")
         randomise_(model)
         return model.eval(), inputs
 

@@ -75,7 +75,21 @@ class Aggregate(nn.Module):
         return out
 
 
-NETS = (FactorAttention, TalkingHeads, Positions, Aggregate)
+class Levels(nn.Module):
+    """A factor divides elsewhere, as the levels of a quantiser do: masked, it would make nothing but NaN."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.out = nn.Linear(5, 8), nn.Linear(5, 8), nn.Linear(8, 3)
+        self.levels = nn.Parameter(torch.rand(8) + 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        steps = torch.arange(x.shape[1], dtype=x.dtype)[:, None]
+        out: Tensor = self.out((self.a(x) * self.levels + steps) / self.levels + self.b(x))
+        return out
+
+
+NETS = (FactorAttention, TalkingHeads, Positions, Aggregate, Levels)
 
 
 @pytest.mark.parametrize("kind", NETS, ids=lambda kind: str(kind.__name__))

@@ -105,6 +105,9 @@ UNWRITTEN = frozenset({
 """Their results hold whatever the memory held: code writes them afterwards, all or in part."""
 
 SCALINGS = frozenset({"aten.mul", "aten.mul_", "aten.div", "aten.div_"})
+DIVISIONS = frozenset(
+    f"aten.{name}{place}" for name in ("div", "floor_divide", "remainder", "fmod") for place in ("", "_")
+)
 ADDITIONS = frozenset({"aten.add", "aten.add_"})
 LINEAR_ELEMENTWISE = frozenset({"aten.mul", "aten.div", "aten.neg", "aten.add", "aten.sub"})
 """Out of place: a factor of the first argument is one of the result, but for what is added."""

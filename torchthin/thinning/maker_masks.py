@@ -17,8 +17,9 @@ from torch import Tensor
 
 from torchthin.dependency.producers import Makers, makers
 from torchthin.dependency.propagate import Labels
+from torchthin.graph.operators import DIVISIONS
 from torchthin.graph.parametrized import DerivedWeight, layer_of
-from torchthin.graph.provenance import origin
+from torchthin.graph.provenance import origin, sources
 from torchthin.selection.masks import spread_mask
 from torchthin.selection.selection import Selection
 from torchthin.thinning.survivors import BoolArray, Place, Survivors
@@ -50,6 +51,8 @@ def with_maker_masks(
     masks: dict[str, Tensor] = {}
     axes = set()
     found = [(*place, wanted) for place in sorted(makes.weights | makes.vectors) if wanted.any()]
+    spared = _divisors(survivors.labels) if found else frozenset()
+    found = [(name, axis, chosen) for name, axis, chosen in found if name not in spared]
     for name, axis, chosen in [*found, *_readers(survivors, unread)]:
         hit, item = chosen[_components(survivors, name, axis)], derived.get(name)
         if item is not None:
@@ -84,6 +87,14 @@ def read_by(labels: Labels, op: int, value: int, axis: int) -> str | None:
         return None
     found = origin(labels.graph, contraction.weight)
     return found.name if found is not None and contraction.weight not in labels.from_input else None
+
+
+def _divisors(labels: Labels) -> frozenset[str]:
+    """Return tensors by which the model divides what comes from the input: zeros there would make no zeros."""
+    graph = labels.graph
+    divided = [op for op in graph.ops if op.name in DIVISIONS and op.reads[0] in labels.from_input]
+    by = {value for op in divided for value in op.reads[1:] if value not in labels.from_input}
+    return frozenset(graph.names[n] for value in by for n in sources(graph, value) if n in graph.names)
 
 
 def is_made_by_layers(labels: Labels, value: int) -> bool:
