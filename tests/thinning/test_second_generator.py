@@ -45,7 +45,9 @@ FOUND = {
 
 @pytest.mark.parametrize("name", FOUND)
 def test_what_was_once_claimed_wrongly_holds(name: str) -> None:
-    assert checked(Case(FOUND[name]), "prune") == Finding("exact")
+    # the mean runs over what is left once channels are removed with what reads them, and the proof names it
+    outcome = "approximate" if name.startswith("a mean") else "exact"
+    assert checked(Case(FOUND[name]), "prune") == Finding(outcome)
 
 
 def test_attention_with_learned_keys_is_looked_at() -> None:
