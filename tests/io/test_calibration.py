@@ -52,6 +52,16 @@ def test_dicts_keep_what_the_model_takes() -> None:
     assert "labels" in found.notes[0]
 
 
+def test_tensors_inside_an_argument_are_data_too() -> None:
+    like = as_inputs(({"image": torch.zeros(2, 3), "scale": 2.0},))
+    given = [({"image": torch.full((4, 3), float(n)), "scale": 2.0},) for n in range(3)]
+    found = calibration(given, like=like)
+    assert found.samples == 12
+    assert torch.equal(found.joined().args[0]["image"][:, 0], torch.arange(3.0).repeat_interleave(4))
+    with pytest.raises(InputError, match=r"Item 0 .* must be of the form that the example's argument has"):
+        calibration([(torch.zeros(4, 3),)], like=like)
+
+
 def test_an_endless_loader_is_read_as_far_as_needed() -> None:
     def endless() -> Iterator[torch.Tensor]:
         while True:

@@ -85,6 +85,9 @@ def test_large_models_get_fewer_inputs_then_none(net: nn.Module, monkeypatch: py
     made = matched_noise(net, NOISE, 40)
     assert made is not None
     assert len(made.args[0]) == 32
+    monkeypatch.setattr(module, "ROOM", 32 * (8 * 64 + 8 * 36) - 1)
+    assert matched_noise(net, NOISE, 40) is None  # 32 do not fit into memory
+    monkeypatch.undo()
     monkeypatch.setattr(module, "WORK", macs * 32 * 20 - 1)
     assert matched_noise(net, NOISE, 40) is None
 
@@ -112,6 +115,61 @@ def test_where_nothing_is_remembered_noise_stays_noise(other: nn.Module) -> None
     assert torch.equal(
         plain.joined().args[0], calibration("noise", like=NOISE, max_samples=40).joined().args[0]
     )
+
+
+class Unusual(nn.Module):
+    """Counts its calls, normalises its weight, names the argument of a norm, and keeps its input in a dict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.last = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 1)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        self.calls += 1
+        with torch.no_grad():
+            self.conv.weight.renorm_(2, 0, 0.1)
+        out: Tensor = self.last(torch.relu(self.norm(input=self.conv(batch["image"]))))
+        return out
+
+
+def test_what_a_forward_pass_changes_stays_in_a_copy_and_nested_inputs_are_noise() -> None:
+    torch.manual_seed(0)
+    net, like = Unusual().eval(), as_inputs(({"image": torch.randn(1, 3, 8, 8)},))
+    before = copy.deepcopy(net.state_dict())
+    found = calibration("noise", like=like, max_samples=40, model=net)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+    assert not found.is_noise
+    assert found.joined().args[0]["image"].flatten(1).unique(dim=0).shape[0] == 40
+
+
+class Paired(nn.Module):
+    """Takes pairs of inputs only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) % 2:
+            raise ValueError("pairs")
+        out: Tensor = self.net(x)
+        return out
+
+
+def test_models_that_take_no_single_input_and_broken_statistics_get_noise_as_it_is() -> None:
+    assert matched_noise(Paired().eval(), NOISE, 40) is None
+    broken = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)).eval()
+    assert isinstance(broken[1], nn.BatchNorm2d)
+    assert broken[1].running_mean is not None
+    broken[1].running_mean[0] = torch.nan
+    assert matched_noise(broken, NOISE, 40) is None
+
+
+def test_noise_is_fitted_only_where_something_is_learnt_from_it(net: nn.Module) -> None:
+    named = torchthin.prune(net, tiles(300)[:1], 0.5, data="noise", criterion="l1")
+    assert any("of mean 0 and deviation 1" in note for note in named.report.notes)
+    assert named.report.recovery is None
 
 
 def test_matched_noise_ranks_and_recovers_better_than_noise(net: nn.Module) -> None:

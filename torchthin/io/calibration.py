@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from torchthin.config import MAX_SAMPLES, Pixels
 from torchthin.errors import InputError
@@ -146,7 +147,7 @@ class _InputForm:
                 number, f"a dict with {', '.join(map(str, item))}", f"what the model takes: {wanted}"
             )
         left_out = ", ".join(str(name) for name in item if name not in self.kwargs)
-        kwargs = {name: self._checked(item.get(name), arg, number) for name, arg in self.kwargs.items()}
+        kwargs = {name: self._checked(item.get(name, arg), arg, number) for name, arg in self.kwargs.items()}
         return Inputs(
             (), kwargs or None
         ), f"Left out of the calibration data: {left_out}." if left_out else ""
@@ -154,7 +155,7 @@ class _InputForm:
     def _checked(self, value: Any, example: Any, number: int) -> Any:
         """Return an argument as a tensor that fits the example's; an argument that is no tensor is the example's."""
         if not isinstance(example, Tensor):
-            return example
+            return self._nested(value, example, number)
         if isinstance(value, np.ndarray | np.generic | int | float):
             value = torch.as_tensor(value)
         if not isinstance(value, Tensor):
@@ -173,6 +174,17 @@ class _InputForm:
                 f"The calibration data hold NaN or infinite numbers (item {number}). Take those inputs out."
             )
         return value.detach().to(example.dtype)
+
+    def _nested(self, value: Any, example: Any, number: int) -> Any:
+        """Return an argument that holds tensors, with every one of them checked; another kind of argument is the example's."""
+        leaves, form = tree_flatten(example)
+        if not any(isinstance(leaf, Tensor) for leaf in leaves):
+            return example
+        given, got = tree_flatten(value)
+        if got != form:
+            raise _wrong(number, f"a {type(value).__name__}", "of the form that the example's argument has")
+        checked = [self._checked(one, leaf, number) for one, leaf in zip(given, leaves, strict=True)]
+        return tree_unflatten(checked, form)
 
 
 def _wrong(number: int, got: str, wanted: str) -> InputError:

@@ -27,8 +27,8 @@ WORK = 4 * 10**12
 """Multiply-accumulates that the descent takes at most on a CPU: some minutes of one core."""
 GPU = 50
 """Times as many where the model lies on another device."""
-ROOM = 2**27
-"""Numbers that go into BatchNorms at once, where there are more inputs than `FEWEST`: a step keeps several times as many."""
+ROOM = 2**28
+"""Numbers that go into BatchNorms at once: a step keeps several times as many."""
 FEWEST = 32, 20
 """Inputs and steps at least: means and variances of fewer say little, and in fewer nothing comes near them."""
 
@@ -50,46 +50,48 @@ def matched_noise(
         one batch of as many inputs or fewer, with the dtype of `noise`; None where the model has no BatchNorm with
         running statistics, is too large, or gives no gradients.
     """
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
-    size = _size(model, noise, count) if norms else None
-    if size is None:
+    if not any(isinstance(m, _BatchNorm) and m.running_mean is not None for m in model.modules()):
         return None
-    most, steps = size
-    start = on_device_of(model, noise.map(lambda t: t[:most] if t.dim() and len(t) == count else t))
     try:
-        return _descended(model, start, most, steps, progress)
-    except Exception:  # whatever the user's code raises where gradients are asked for
+        copy = clone(model, lambda _, t: (t.float() if t.is_floating_point() else t).detach().clone())
+        size = _size(copy, noise, count)
+        if size is None:
+            return None
+        most, steps = size
+        start = on_device_of(model, noise.map(lambda t: t[:most] if t.dim() and len(t) == count else t))
+        made = _descended(copy, start, most, steps, progress)
+    except Exception:  # whatever the user's code raises for one input alone, or where gradients are asked for
         return None
+    finite = all(bool(t.isfinite().all()) for t in made.tensors())
+    return made if finite else None  # what is remembered may be NaN
 
 
-def _size(model: nn.Module, noise: Inputs, count: int) -> tuple[int, int] | None:
+def _size(copy: nn.Module, noise: Inputs, count: int) -> tuple[int, int] | None:
     """Return how many inputs are made and in how many steps; forward and backward together are three passes."""
-    whole = on_device_of(model, noise.map(lambda t: t[:1] if t.dim() and len(t) == count else t))
+    whole = on_device_of(copy, noise.map(lambda t: _widened(t[:1] if t.dim() and len(t) == count else t)))
     place = next(whole.tensors()).device.type
     work = WORK * (1 if place == "cpu" else GPU)
-    passes = work // max(3 * measure(model, one_sample(model, whole)).macs, 1)
+    passes = work // max(3 * measure(copy, one_sample(copy, whole)).macs, 1)
     inputs, steps = FEWEST
-    if passes < inputs * steps or count < inputs:
+    room = ROOM // max(_numbers(copy, whole), 1)
+    if passes < inputs * steps or min(count, room) < inputs:
         return None
-    room = ROOM // max(_numbers(model, whole), 1)
     most = min(count, max(inputs, min(passes // STEPS, room)))
     return most, int(min(STEPS, passes // most))
 
 
-def _numbers(model: nn.Module, one: Inputs) -> int:
-    """Return how many numbers go into BatchNorms for one input."""
+def _numbers(copy: nn.Module, one: Inputs) -> int:
+    """Return how many numbers come out of BatchNorms for one input."""
     found: list[int] = []
     hooks = [
-        module.register_forward_pre_hook(lambda _, args: found.append(args[0].numel()))
-        for module in model.modules()
+        module.register_forward_hook(lambda _module, _args, out: found.append(out.numel()))
+        for module in copy.modules()
         if isinstance(module, _BatchNorm)
     ]
-    try:
-        with evaluation_mode(model):
-            call(model, one)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with evaluation_mode(copy, disposable=True):
+        call(copy, one)
+    for hook in hooks:
+        hook.remove()
     return sum(found)
 
 
@@ -100,26 +102,25 @@ class _Statistics:
     parts: list[Tensor] = field(default_factory=list)
     """One for each BatchNorm that ran."""
 
-    def look(self, norm: nn.Module, args: tuple[Tensor, ...]) -> None:
+    def look(self, norm: nn.Module, args: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
         """Add squared differences of means, in units of the variance, and of the logarithms of deviations, mean over channels."""
         assert isinstance(norm, _BatchNorm) and norm.running_mean is not None and norm.running_var is not None
-        variance, mean = torch.var_mean(
-            args[0], dim=[a for a in range(args[0].dim()) if a != 1], correction=0
-        )
+        given = args[0] if args else named["input"]
+        others = [axis for axis in range(given.dim()) if axis != 1]
+        variance, mean = torch.var_mean(given, dim=others, correction=0)
         remembered = norm.running_var + norm.eps
         means = (mean - norm.running_mean).square() / remembered
         deviations = ((variance + norm.eps).log() - remembered.log()).square() / 4
         self.parts.append((means + deviations).mean())
 
 
-def _descended(model: nn.Module, start: Inputs, count: int, steps: int, progress: Progress | None) -> Inputs:
+def _descended(copy: nn.Module, start: Inputs, count: int, steps: int, progress: Progress | None) -> Inputs:
     """Return `start` after gradient descent, its first axis of `count` inputs."""
-    copy = clone(model, lambda _, t: _widened(t) if isinstance(t, nn.Parameter) else _widened(t).clone())
     copy.requires_grad_(False)
     statistics = _Statistics()
     for module in copy.modules():
         if isinstance(module, _BatchNorm) and module.running_mean is not None:
-            module.register_forward_pre_hook(statistics.look)
+            module.register_forward_pre_hook(statistics.look, with_kwargs=True)
     now = start.map(lambda t: _widened(t).clone())
     learnt = [
         t.requires_grad_() for t in now.tensors() if t.is_floating_point() and t.dim() and len(t) == count

@@ -67,7 +67,9 @@ def plan_pruning(
     if layers_of(config) is not None:
         return _plan_with_layers(model, inputs, config, data, loss, learns=learns, recovery=recovery)
     traced, targets = traced_targets(model, inputs, config)
-    given = None if data is None else calibration(data, like=inputs, model=model)
+    given = _calibration(
+        model, inputs, config, data, learns=learns and _learns(config, loss), recovery=recovery
+    )
     refit = given if learns and _learns(config, loss) else None
     ranks = refit is not None and not refit.is_noise
     config = replace(config, criterion=LEARNT) if ranks else config
@@ -75,12 +77,35 @@ def plan_pruning(
     run = Run(traced, targets, config, batches_of(model, given), loss, progress)
     thinning, sections = thinning_for(config.target, run)
     plan = replace(_plan(traced, targets, config, thinning, sections), inputs=inputs)
-    notes = ((_LEARNS,) if ranks else ()) + rounded + _idle(config, traced, thinning)
+    told = (
+        () if given is None or given is data or refit or recovery else given.notes
+    )  # a recovery tells them itself
+    notes = ((_LEARNS,) if ranks else ()) + told + rounded + _idle(config, traced, thinning)
     return replace(
         plan,
         refit=refit if recovery is None else given,
         recovery=recovery or Recovery(),
         report=replace(plan.report, notes=(*notes, *plan.report.notes)),
+    )
+
+
+def _calibration(
+    model: nn.Module,
+    inputs: Inputs,
+    config: PruneConfig,
+    data: Any,
+    *,
+    learns: bool,
+    recovery: Recovery | None,
+) -> Calibration | None:
+    """Read the data; noise is fitted to the model only where something is learnt from it. learns: it is refitted."""
+    if data is None:
+        return None
+    allocates = isinstance(config.target, Budget) and config.target.allocation is not None
+    used = learns or recovery is not None or allocates or registered(config.ranked_by).needs_data
+    how = recovery or Recovery()
+    return calibration(
+        data, like=inputs, max_samples=how.max_samples, pixels=how.pixels, model=model if used else None
     )
 
 
@@ -126,7 +151,7 @@ def _plan_with_layers(
     recovery: Recovery | None,
 ) -> PruningPlan:
     """Leave layers out first, and plan the rest on the model without them."""
-    read = None if data is None else calibration(data, like=inputs, model=model)
+    read = _calibration(model, inputs, config, data, learns=True, recovery=recovery)
     batches = None if read is None else replace(read, batches=_on_device(model, read.batches))
     cut = shortened(model, inputs, config, batches)
     target = config.target

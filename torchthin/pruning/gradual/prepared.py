@@ -17,6 +17,7 @@ from torchthin.errors import ConfigError
 from torchthin.graph.inputs import Inputs, as_inputs, on_device_of
 from torchthin.graph.own_example import own_example
 from torchthin.graph.trace import Traced
+from torchthin.importance.registry import criterion as registered
 from torchthin.importance.scores import check_values
 from torchthin.importance.statistics import Loss
 from torchthin.io.calibration import calibration
@@ -144,7 +145,8 @@ def _channel_masks(
 ) -> tuple[ChannelMasks, tuple[str, ...]]:
     """Return the state before the first step, and notes."""
     model, inputs = traced.model, traced.given or traced.inputs
-    given = None if data is None else calibration(data, like=inputs, model=model)
+    needed = registered(config.ranked_by).needs_data
+    given = None if data is None else calibration(data, like=inputs, model=model if needed else None)
     run = Run(traced, targets, config, batches_of(model, given), loss)
     plan = run.plan(_EveryGroupRule(config.target))
     selection = plan.proposal.selection
@@ -164,6 +166,7 @@ def _channel_masks(
     require_equal("groups of channels", _identity(masks.groups), next(model.parameters()).device)
     notes = (
         *targets.notes,
+        *(() if given is None else given.notes),
         *frozen_targets(plan, selection.masked_axes, masks.masks(model)),
         *filter(None, [traced.graph.note, plan.outcome.note]),
     )
