@@ -18,7 +18,7 @@ from train import accuracy
 from torchthin import Budget, Recovery, prune, recover
 from torchthin.graph.inputs import as_inputs
 from torchthin.io.calibration import calibration
-from torchthin.io.data_sources import noise_like
+from torchthin.io.noise import noise_like
 
 EPOCHS = 30
 WAYS = {

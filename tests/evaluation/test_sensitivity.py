@@ -173,7 +173,7 @@ def test_with_a_sparsity_as_well_that_share_of_all_channels_goes() -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"allocation": "auto"}, "needs macs or params"),
+        ({"allocation": "auto"}, "needs macs, params or latency"),
         ({"allocation": "auto", "macs": "0.5x", "scope": "global"}, "must be None with scope='global'"),
         ({"allocation": "none.json", "macs": "0.5x"}, "The allocation none.json cannot be read"),
         ({"allocation": "", "macs": "0.5x"}, "must be 'auto', 'outputs' or what torchthin sensitivity found"),

@@ -10,7 +10,7 @@ import torchthin
 from torchthin.errors import InputError
 from torchthin.graph.inputs import as_inputs
 from torchthin.io.calibration import calibration
-from torchthin.io.data_sources import noise_like
+from torchthin.io.noise import noise_like
 
 
 def drawn(example: Tensor, count: int = 64) -> Tensor:

@@ -17,7 +17,7 @@ from torchthin.max7800x.chips import MAX78000
 from torchthin.max7800x.cost.network import network_cost
 from torchthin.max7800x.cost.widths import WidthModel, useful_widths
 from torchthin.max7800x.selector import WidthUnit
-from torchthin.selection.allocation import Allocator, Levels
+from torchthin.selection.allocator import Allocator, Levels
 
 LAYERS = pose()
 FREE = [number for number, layer in enumerate(LAYERS) if not layer.wide]

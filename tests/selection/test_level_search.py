@@ -7,7 +7,7 @@ from torch import nn
 import torchthin
 from torchthin import Budget
 from torchthin.errors import ConfigError
-from torchthin.selection.allocation import Levels
+from torchthin.selection.allocator import Levels
 from torchthin.selection.level_search import searched
 
 CHOICES = [list(range(9))] * 4

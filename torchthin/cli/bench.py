@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from torchthin.cli.console import printing
-from torchthin.cli.flags import Command, json_option, part
+from torchthin.cli.flags_from_fields import Command, json_option, part
 from torchthin.cli.model_args import PositionalModelArgs
 from torchthin.config import option
 from torchthin.errors import ConfigError

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torchthin.cli.console import printing
 from torchthin.cli.data_args import MetricArgs, data_option, named_metric
-from torchthin.cli.flags import Command, json_option, like, part
+from torchthin.cli.flags_from_fields import Command, json_option, like, part
 from torchthin.cli.model_args import PositionalModelArgs
 from torchthin.config import Pixels, Recovery, option
 from torchthin.errors import ConfigError, TargetMissedError

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torchthin.cli.console import Console, print_json, stdout_to_stderr
 from torchthin.cli.data_args import DataArgs, MetricArgs, data_option, named_metric
 from torchthin.cli.files import check_files, write_file
-from torchthin.cli.flags import Command, json_option, like, part
+from torchthin.cli.flags_from_fields import Command, json_option, like, part
 from torchthin.cli.model_args import ModelArgs
 from torchthin.cli.targets import METHODS, prune_config
 from torchthin.config import (

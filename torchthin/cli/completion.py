@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torchthin.cli.console import Parser
-from torchthin.cli.flags import Command
+from torchthin.cli.flags_from_fields import Command
 from torchthin.config import option
 from torchthin.errors import ConfigError
 

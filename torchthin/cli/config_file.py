@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from torchthin.cli.flags import Flag, values_of
+from torchthin.cli.flags_from_fields import Flag, values_of
 from torchthin.cli.targets import METHODS, prune_flags
 from torchthin.config import DISTILLER_METHODS, PROOFS, SCOPES
 from torchthin.config.files import read_yaml

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from torchthin.cli.flags import part
+from torchthin.cli.flags_from_fields import part
 from torchthin.config import Pixels, Recovery, option
 from torchthin.errors import ConfigError
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torchthin.cli.console import printing
 from torchthin.cli.files import check_files
-from torchthin.cli.flags import Command, json_option, part
+from torchthin.cli.flags_from_fields import Command, json_option, part
 from torchthin.cli.model_args import PositionalModelArgs
 from torchthin.config import option
 from torchthin.errors import ConfigError

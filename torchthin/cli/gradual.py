@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from torchthin.cli.console import Console
-from torchthin.cli.flags import values_of
+from torchthin.cli.flags_from_fields import values_of
 from torchthin.cli.prune_options import PruneOptions
 from torchthin.config import Ratio, Unstructured
 from torchthin.errors import (

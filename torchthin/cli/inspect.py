@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torchthin.cli.console import Console, printing
-from torchthin.cli.flags import Command, json_option, like, part
+from torchthin.cli.flags_from_fields import Command, json_option, like, part
 from torchthin.cli.model_args import PositionalModelArgs
 from torchthin.config import PruneConfig
 from torchthin.errors import TargetMissedError

@@ -19,7 +19,7 @@ from torchthin.cli import (
     vocabulary,
 )
 from torchthin.cli.console import Parser, run_command
-from torchthin.cli.flags import Command
+from torchthin.cli.flags_from_fields import Command
 from torchthin.report.record import version
 
 _EXAMPLE = """\

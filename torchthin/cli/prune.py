@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torchthin.cli.config_file import config_schema, config_text
 from torchthin.cli.console import Console, Parser, print_json, run_command, stdout_to_stderr
-from torchthin.cli.flags import Command
+from torchthin.cli.flags_from_fields import Command
 from torchthin.cli.pretrained import is_folder, save_folder
 from torchthin.cli.prune_options import PruneOptions, add_prune_flags, file_flags, prune_options
 from torchthin.cli.recovery import joined_processes

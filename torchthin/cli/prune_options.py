@@ -10,7 +10,7 @@ from typing import Any
 
 from torchthin.cli.config_file import read_config, schedule_options
 from torchthin.cli.data_args import DataArgs
-from torchthin.cli.flags import (
+from torchthin.cli.flags_from_fields import (
     Flag,
     add_flags,
     add_group,

@@ -13,7 +13,7 @@ from typing import Any
 
 from torchthin.cli.console import print_json, stdout_to_stderr
 from torchthin.cli.files import check_files, write_file, write_json
-from torchthin.cli.flags import Command, add_flags, json_option, like, part, read
+from torchthin.cli.flags_from_fields import Command, add_flags, json_option, like, part, read
 from torchthin.cli.model_args import ModelArgs
 from torchthin.cli.prune_options import ReportArgs
 from torchthin.config import option

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torchthin.cli.console import Console, print_json, stdout_to_stderr
 from torchthin.cli.data_args import MetricArgs, data_option, named_metric
 from torchthin.cli.files import check_files, write_json
-from torchthin.cli.flags import Command, json_option, like, part
+from torchthin.cli.flags_from_fields import Command, json_option, like, part
 from torchthin.cli.model_args import ModelArgs
 from torchthin.config import CHANNEL_CRITERIA, PruneConfig, option
 

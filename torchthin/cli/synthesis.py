@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torchthin.cli.chip import ChipArgs
 from torchthin.cli.console import Console, printing
 from torchthin.cli.data_args import data_option
-from torchthin.cli.flags import Command, json_option, like, part
+from torchthin.cli.flags_from_fields import Command, json_option, like, part
 from torchthin.cli.model_args import PositionalModelArgs
 from torchthin.cli.prune_options import OutputFiles, SynthesisArgs
 from torchthin.config import Pixels, option

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from torchthin.cli.flags import Flag, flags_of
+from torchthin.cli.flags_from_fields import Flag, flags_of
 from torchthin.config import (
     DISTILLER_METHODS,
     NM,

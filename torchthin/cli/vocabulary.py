@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torchthin.cli.console import printing
-from torchthin.cli.flags import Command, json_option
+from torchthin.cli.flags_from_fields import Command, json_option
 from torchthin.cli.pretrained import PREFIX, folder_of, open_folder
 from torchthin.config import option
 from torchthin.errors import ConfigError, InputError

@@ -91,6 +91,12 @@ def as_inputs(example: Any) -> Inputs:
     return inputs
 
 
+def sample_count(inputs: Inputs) -> int:
+    """Return how many inputs a batch holds: the first axis of its first tensor."""
+    first = next(inputs.tensors())
+    return int(first.shape[0]) if first.dim() else 1
+
+
 def from_shapes(shapes: Sequence[tuple[tuple[int, ...], torch.dtype]], seed: int = 0) -> Inputs:
     """Return random inputs: normal numbers for floating point dtypes, zeros and ones for integers and booleans."""
     generator = torch.Generator().manual_seed(seed)

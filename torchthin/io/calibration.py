@@ -14,8 +14,8 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from torchthin.config import MAX_SAMPLES, Pixels
 from torchthin.errors import InputError
-from torchthin.graph.inputs import Inputs
-from torchthin.io.data_sources import BATCH, NOISE, items, sample_count
+from torchthin.graph.inputs import Inputs, sample_count
+from torchthin.io.data_sources import BATCH, NOISE, items
 from torchthin.io.matched_noise import Progress, matched_noise
 
 
@@ -67,7 +67,7 @@ def calibration(
             of keyword arguments (a DataLoader, a list); ``"package.module:function"``, whose function returns such a
             thing; a ``.npy`` or ``.pt`` file that holds one; a folder of pictures (extra ``images``), of which
             `max_samples`, evenly spread over the sorted names, are resized to the model's input; or ``"noise"``, random
-            inputs (`torchthin.io.data_sources.noise_like`), made to fit `model` (`torchthin.io.matched_noise`).
+            inputs (`torchthin.io.noise.noise_like`), made to fit `model` (`torchthin.io.matched_noise`).
         like: example inputs of the model: what they have in number, shape (but for the first axis) and kind of dtype, the
             source must have. Parts that the model does not take, such as labels, are left out with a note.
         max_samples: most inputs to take.

@@ -22,7 +22,7 @@ from torchthin.max7800x.mapping import ChipMapping, map_runnable
 from torchthin.max7800x.synthesis.capture import capture
 from torchthin.max7800x.synthesis.integers import IntegerLayers
 from torchthin.max7800x.synthesis.weights import LayerWeights, all_weights
-from torchthin.selection.allocation import Allocator, Levels
+from torchthin.selection.allocator import Allocator, Levels
 
 _LEVELS = tuple(sorted(WEIGHT_BITS, reverse=True))
 """Bits, most first."""

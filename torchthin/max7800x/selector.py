@@ -21,7 +21,7 @@ from torchthin.max7800x.report import ChipChange
 from torchthin.max7800x.target import Chip
 from torchthin.pruning.target_plans import Run
 from torchthin.report.sections import Section
-from torchthin.selection.allocation import Allocator, Levels
+from torchthin.selection.allocator import Allocator, Levels
 from torchthin.selection.channels import lowest
 from torchthin.selection.selection import BoolArray, Keeps
 from torchthin.selection.selectors import Candidates

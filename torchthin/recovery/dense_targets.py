@@ -10,13 +10,12 @@ from torch import Tensor, nn
 
 from torchthin.graph.clone import state_tensors
 from torchthin.graph.evaluation_mode import evaluation_mode
-from torchthin.graph.inputs import Inputs, call
+from torchthin.graph.inputs import Inputs, call, sample_count
 from torchthin.graph.op_counter import following
 from torchthin.graph.recorder import record
 from torchthin.importance.product_rows import Product
 from torchthin.importance.used_rows import linear_modules, used_rows
 from torchthin.io.calibration import picked
-from torchthin.io.data_sources import sample_count
 from torchthin.recovery.counterparts import counterparts
 from torchthin.recovery.layers import Layer, find_layers, products
 from torchthin.recovery.product_mode import ProductMode

@@ -24,12 +24,11 @@ from torchthin.dependency.kinds import attends
 from torchthin.errors import InputError
 from torchthin.evaluation.distance import floating, output_distance
 from torchthin.graph.clone import state_tensors
-from torchthin.graph.inputs import Inputs, call
+from torchthin.graph.inputs import Inputs, call, sample_count
 from torchthin.graph.opgraph import OpGraph
 from torchthin.graph.output_shift import OUTPUT_SHIFT
 from torchthin.graph.recorder import record
 from torchthin.io.calibration import picked
-from torchthin.io.data_sources import sample_count
 from torchthin.io.distributed import (
     average_,
     broadcast_,

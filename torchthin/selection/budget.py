@@ -16,7 +16,7 @@ from torchthin.config import Budget
 from torchthin.dependency.groups import Group
 from torchthin.errors import BudgetError, TargetMissedError
 from torchthin.graph.cost import Cost
-from torchthin.selection.allocation import Allocator, Levels
+from torchthin.selection.allocator import Allocator, Levels
 from torchthin.selection.channels import least_kept, lowest, prune_count, select_channels
 from torchthin.selection.cost_model import CostModel, Counts
 from torchthin.selection.kernel_widths import block_of

@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from torchthin.selection.allocation import Excess, Levels, moved
+from torchthin.selection.allocator import Excess, Levels, moved
 from torchthin.selection.channels import lowest
 from torchthin.selection.selection import Keeps
 from torchthin.selection.selectors import Candidates

@@ -16,7 +16,7 @@ from torchthin.graph.inputs import Inputs, as_inputs, call, check_model, does_no
 from torchthin.graph.outputs import output_tensors
 from torchthin.graph.precision import SINGLE
 from torchthin.io.atomic import check_destination, write_whole
-from torchthin.io.export.batchnorm import fold_batchnorm as without_batchnorm
+from torchthin.io.export.fold_batchnorm import fold_batchnorm as without_batchnorm
 from torchthin.io.export.formats import FORMATS, check_fits_onnx, check_onnx, program_of
 from torchthin.thinning.proof import Proof, compare, joined
 

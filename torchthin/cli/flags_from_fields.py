@@ -1,4 +1,5 @@
-"""Options declared once: a dataclass field made by `option` is a flag, a key of configuration files, and its JSON Schema."""
+"""Flags of the command line, made from fields: one made by `option`, in config/ or in the command's own module, is a flag, a key
+of configuration files, and its JSON Schema."""
 
 from __future__ import annotations
 
