@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from torchthin.cli.console import Parser
-from torchthin.cli.flags import add_group, flags_of
+from torchthin.cli.flags_from_fields import add_group, flags_of
 from torchthin.cli.model_args import ModelArgs
 from torchthin.cli.prune_options import ReportArgs, SynthesisArgs, add_chip_flags
 from torchthin.cli.targets import DEFAULT_METHOD, METHODS, prune_config, prune_flags
