@@ -128,3 +128,61 @@ def test_the_cache_of_the_user_is_no_reason_to_stop(tmp_path: Path, monkeypatch:
     LatencyCache(None, "here").save()
     with pytest.raises(ConfigError, match="cannot be used"):
         LatencyCache(tmp_path / "b" / "times.json", "here").save()
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "a\0b", "."])
+def test_what_is_no_file_is_refused_without_the_advice_to_delete_it(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        LatencyCache(str(tmp_path / name), "here")
+    message = str(caught.value)
+    assert "cannot be used" in message and "\n" not in message and "Delete" not in message
+
+
+def test_the_home_is_found_and_without_one_there_is_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    cache = LatencyCache("~/times.json", "here")
+    cache.save()
+    assert (tmp_path / "times.json").exists()
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    cache = LatencyCache(None, "here")
+    cache.save()
+    assert cache.known == {}
+
+
+def test_a_cache_directory_that_cannot_be_searched_is_no_reason_to_stop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def locked(path: Path) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("torchthin.evaluation.latency.cache.read_text", locked)
+    assert LatencyCache(None, "here").known == {}
+    with pytest.raises(ConfigError, match="Permission denied"):
+        LatencyCache("times.json", "here")
+
+
+class Restless(torch.nn.Module):
+    """Changes what it is given, draws numbers and takes a gradient."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.enable_grad():
+            own = x.clone().requires_grad_()
+            (slope,) = torch.autograd.grad(own.square().sum(), own)
+        seen.append(float(x[0]))
+        return x.sub_(0.5) + slope + torch.rand(1)
+
+
+seen: list[float] = []
+
+
+def test_every_run_gets_the_same_inputs_and_leaves_the_users_alone() -> None:
+    given, before = torch.ones(2), torch.get_rng_state()
+    (times,) = WallClock().models([Restless()], as_inputs(given), briefly=True)
+    assert given.tolist() == [1.0, 1.0] and set(seen) == {1.0} and len(seen) > len(times)
+    assert torch.equal(torch.get_rng_state(), before)

@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 import torchthin
 from torchthin import Budget, PruneResult, Ratio
-from torchthin.errors import ConfigError, TargetMissedError
+from torchthin.errors import ConfigError, KindError, TargetMissedError
 from torchthin.graph.inputs import as_inputs
 from torchthin.pruning import latency_plan
+from torchthin.report.page import render_page
+from torchthin.report.record import run_record
 from torchthin.report.sections import LatencyFacts
 
 sys.path.append(str(Path(__file__).parents[1] / "thinning"))
@@ -224,3 +226,51 @@ def test_a_pruner_on_a_gpu_keeps_the_same_widths(monkeypatch: pytest.MonkeyPatch
     pruner.thin_()
     assert pruner.model[0].out_channels == 64  # type: ignore[index]
     assert any(note.startswith("Cut layers keep multiples of 8") for note in pruner.result().report.notes)
+
+
+@pytest.mark.parametrize("part", [0.0, 0.3, 0.5, 0.7])
+@pytest.mark.parametrize("latency", ["1x", 0.5])
+def test_a_limit_that_the_model_keeps_removes_nothing(
+    net: nn.Module, monkeypatch: pytest.MonkeyPatch, cache: str, latency: str | float, part: float
+) -> None:
+    """Whatever part of a nanosecond the model takes beside whole ones."""
+    use(Stepped(lambda time, full: time + part), monkeypatch)
+    result = torchthin.prune(net, X, Budget(latency=latency, latency_cache=cache), proof="off")
+    assert not any(layer.pruned_channels for layer in result.report.layers) and facts(result).reached
+    line = str(facts(result))
+    assert line.startswith("Within the budget already: ") and "medians" not in line
+
+
+def test_the_users_random_numbers_stay_where_they_were(
+    net: nn.Module, clock: Stepped, tmp_path: Path
+) -> None:
+    before = torch.get_rng_state()
+    target = Budget(latency="0.6x", latency_cache=str(tmp_path / "new.json"))
+    torchthin.prune(net, X, target, proof="off")
+    assert clock.measured and torch.equal(torch.get_rng_state(), before)
+
+
+def test_noise_excuses_a_quarter_of_the_saving_at_most() -> None:
+    wide = LatencyFacts(0.0095, 0.010, 0.00999, 0.0095, 0.2, 7, "cpu")
+    assert not wide.reached and "noise 20.0 %" in wide.missed
+    assert LatencyFacts(0.0095, 0.010, 0.0096, 0.0095, 0.02, 7, "cpu").reached
+    assert not LatencyFacts(0.0095, 0.010, 0.0097, 0.0095, 0.025, 7, "cpu").reached
+    saves_nothing = LatencyFacts(0.0095, 0.010, 0.0094, 0.0094, 0.1, 7, "cpu")
+    assert saves_nothing.saves_nothing and not saves_nothing.reached
+
+
+@pytest.mark.parametrize("name", [5, "", b"times", True])
+def test_a_file_of_times_has_a_name(name: object) -> None:
+    with pytest.raises(ConfigError, match=r"latency_cache of Budget \(--latency-cache\) must be the name"):
+        Budget(latency="0.5x", latency_cache=name)  # type: ignore[arg-type]
+
+
+def test_a_wrong_kind_of_a_budget_is_called_one(net: nn.Module) -> None:
+    with pytest.raises(KindError, match=r"The kinds \(--kinds\) name nothing with 'headz'.*'heads'"):
+        torchthin.prune(net, X, Budget(params="0.9x", kinds=("headz",)))
+
+
+def test_the_page_says_of_a_time_what_the_text_says(net: nn.Module, clock: Stepped, cache: str) -> None:
+    result = torchthin.prune(net, X, Budget(latency="0.6x", latency_cache=cache), proof="off")
+    page = render_page(json.loads(json.dumps(run_record(result.report.to_dict(), {}, title="timed"))))
+    assert f"<p>{facts(result)}</p>" in page and "of 0.00" not in page

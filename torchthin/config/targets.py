@@ -320,10 +320,18 @@ class Budget(Target):
                 "None with even=True (--even): measured losses differ from layer to layer",
                 given,
             )
-        if self.latency_cache is not None and self.latency is None:
-            refuse(self, "latency_cache", "None without a latency (--target-latency)", self.latency_cache)
+        self._check_latency_cache()
         kinds: Any = self.kinds
         object.__setattr__(self, "kinds", (kinds,) if isinstance(kinds, str) else tuple(kinds))
+
+    def _check_latency_cache(self) -> None:
+        given: Any = self.latency_cache
+        if given is None:
+            return
+        if self.latency is None:
+            refuse(self, "latency_cache", "None without a latency (--target-latency)", given)
+        if not isinstance(given, str | os.PathLike) or not os.fspath(given):
+            refuse(self, "latency_cache", "the name of a file", given)
 
     @property
     def is_uneven(self) -> bool:

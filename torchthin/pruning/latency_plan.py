@@ -76,10 +76,11 @@ def within_latency(rule: BudgetRule, traced: Traced, within: Within, progress: P
         if good or gain < _LEAST_GAIN:
             break
         rule = _with_gain(rule, _gain_of(rule) * gain)
-    best = min(tried, key=lambda each: each.facts.of_limit)
-    if not best.facts.reached:
+    reached = [each for each in tried if each.facts.reached]
+    best = min(reached or tried, key=lambda each: each.facts.of_limit)
+    if not reached:
         raise TargetMissedError(f"{best.facts.missed} {_held(best, traced.model)}")
-    surely = [each for each in tried if each.facts.of_limit <= 1]
+    surely = [each for each in reached if each.facts.of_limit <= 1]
     return max(surely, key=lambda each: each.facts.of_limit, default=best)
 
 
@@ -116,7 +117,9 @@ def _table(rule: BudgetRule, traced: Traced, progress: Progress | None) -> Layer
     where = machine(device, weight_dtype(traced.model))
     cache = LatencyCache(rule.target.latency_cache, where)
     (whole,) = CLOCK.models((traced.model,), traced.inputs)
-    return LayerTable.of(traced.model, statistics.median(whole), cache, CLOCK, progress)
+    # Whole nanoseconds, as limits are: else 1x of it would be below what the model takes with nothing removed.
+    nanoseconds = float(round(statistics.median(whole)))
+    return LayerTable.of(traced.model, nanoseconds, cache, CLOCK, progress)
 
 
 def _tried(rule: BudgetRule, limit: Limit, traced: Traced, within: Within) -> TimedPlan:
@@ -130,7 +133,7 @@ def _tried(rule: BudgetRule, limit: Limit, traced: Traced, within: Within) -> Ti
         assert rule.times is not None
         compared = Compared(rule.times.whole, rule.times.whole, 0.0, 1)
     device = next(traced.model.parameters()).device
-    most = limit.of(int(compared.before))
+    most = limit.number * (compared.before if limit.relative else 1)
     facts = LatencyFacts(
         most / 1e9,
         compared.before / 1e9,

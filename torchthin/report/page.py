@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torchthin.report.diagram import diagram
+from torchthin.report.sections import LatencyFacts
 
 _CHIP_FIGURES = (
     ("cycles", "cycles"),
@@ -61,6 +62,7 @@ def render_page(record: Mapping[str, Any]) -> str:
         record=record,
         report=report,
         figures=_figures(report),
+        latency=_latency(report.get("budgets") or []),
         chip=_chip(report.get("chip")),
         diagram=None if not network else diagram(network),
         frozen=[] if not network else network["frozen"],
@@ -69,6 +71,11 @@ def render_page(record: Mapping[str, Any]) -> str:
         curves=_curves(record.get("sensitivity")),
         settings={k: v for k, v in record["config"].items() if v not in (None, [], (), False)},
     )
+
+
+def _latency(budgets: list[dict[str, Any]]) -> list[str]:
+    """Return what the text of the report says of budgets of time: with units, noise and device."""
+    return [str(LatencyFacts(**budget)) for budget in budgets if budget["name"] == "latency"]
 
 
 def _percent(share: float) -> str:

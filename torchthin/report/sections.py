@@ -73,8 +73,20 @@ class LatencyFacts:
 
     @property
     def reached(self) -> bool:
-        """Whether the time is within the limit, as far as can be measured."""
-        return self.of_limit <= 1 + self.noise
+        """Whether the time is within the limit, as far as can be measured.
+
+        Noise excuses at most a quarter of the saving that was asked for, and a cut that saves nothing reaches no limit
+        that asks for a saving.
+        """
+        asked = self.before / self.limit - 1
+        if asked <= 0:
+            return self.of_limit <= 1 + self.noise
+        return self.of_limit <= 1 + min(self.noise, asked / 4) and not self.saves_nothing
+
+    @property
+    def saves_nothing(self) -> bool:
+        """Whether something was removed and the time is the same, as far as can be measured."""
+        return self.cut and self.after >= self.before * (1 - self.noise)
 
     @property
     def _reached(self) -> str:
@@ -90,10 +102,14 @@ class LatencyFacts:
         return f"The latency was missed: asked at most {asked}, the thinned model takes {self._reached}."
 
     def __str__(self) -> str:
-        nothing = self.cut and self.after >= self.before * (1 - self.noise)
+        if not self.cut and self.of_limit <= 1:
+            return (
+                f"Within the budget already: at most {_ms(self.limit)} for the example, the model takes {_ms(self.before)} on "
+                f"{self.device}."
+            )
         return (
             f"Budget: at most {_ms(self.limit)} of {_ms(self.before)} for the example, reached {self._reached}."
-            f"{' The cut saves no time there.' if nothing else ''}"
+            f"{' The cut saves no time there.' if self.saves_nothing else ''}"
         )
 
 

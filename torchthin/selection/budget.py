@@ -56,7 +56,7 @@ class BudgetRule:
     @property
     def limits(self) -> dict[str, int]:
         """``parameters``, ``macs`` and ``latency`` -> the most that is allowed, where it was asked."""
-        latency = 0 if self.times is None else int(self.times.whole)
+        latency = 0 if self.times is None else round(self.times.whole)
         whole = Counts(self.whole.parameters, self.whole.macs, latency)
         return {name: limit.of(whole.of(name)) for name, limit in self.target.limits.items()}
 

@@ -120,7 +120,7 @@ class CostModel:
         self._times = _Times([], 0.0, 1.0, 1.0) if times is None else self._timed(graph, timed, times)
         full = self.cost({})
         self._rest = Counts(whole.parameters - full.parameters, whole.macs - full.macs)
-        self.whole = Counts(whole.parameters, whole.macs, 0 if times is None else int(times.whole))
+        self.whole = Counts(whole.parameters, whole.macs, 0 if times is None else round(times.whole))
 
     def _flattened(self) -> tuple[IntArray, IntArray]:
         """Return the components along all axes with labels, one after the other, and the axis of each."""

@@ -80,7 +80,7 @@ class KindChoice:
         keys = {group.name: self._key(group, known.get(group.name, ""), axes) for group in groups}
         for key in (*self.ratios, *self.kinds):
             if key not in keys.values() and key not in known.values():
-                raise _refusal(key, kinds, known)
+                raise _refusal(key, kinds, known, "ratio (--ratio)" if self.ratios else "kinds (--kinds)")
         shares = {name: self.ratios[key] for name, key in keys.items() if key is not None}
         if self.ratios:
             cut, allowed = set(shares), {*self.ratios, *(known.get(name, "channels") for name in shares)}
@@ -127,10 +127,14 @@ class Chosen:
     """Kinds that stay because nothing was chosen."""
 
 
-def _refusal(key: str, kinds: Kinds, known: Mapping[str, str]) -> KindError:
+def _refusal(key: str, kinds: Kinds, known: Mapping[str, str], option: str) -> KindError:
+    if key not in KINDS and option.startswith("kinds"):
+        return KindError(
+            f"The {option} name nothing with {key!r}. They must be of {', '.join(KINDS)}.{near_matches(key, KINDS)}"
+        )
     if key not in KINDS:
         return KindError(
-            f"The ratio (--ratio) of {key!r} goes to nothing: it is no kind ({', '.join((*KINDS, LAYERS))}), and no weight that "
+            f"The {option} of {key!r} goes to nothing: it is no kind ({', '.join((*KINDS, LAYERS))}), and no weight that "
             f"can be pruned matches it.{near_matches(key, [*KINDS, LAYERS, *kinds.of_weights])}"
         )
     if key == "experts":

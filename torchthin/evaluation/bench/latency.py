@@ -67,7 +67,7 @@ def bench(
     timings: list[Timing] = []
     onnx = _Onnx()
     with _threads(threads) as used:
-        calls = [in_torch(model, inputs) for model in pair]
+        calls: list[Call] = [in_torch(model, inputs) for model in pair]
         if "torch" in chosen:
             timings.append(_timed(f"torch {torch.__version__}", calls, repeats, warmup))
         if "onnxruntime" in chosen:
@@ -104,19 +104,38 @@ def _threads(count: int | None) -> Iterator[int]:
         torch.set_num_threads(before)
 
 
-def in_torch(model: nn.Module, inputs: Inputs) -> Call:
-    """Return a run of a model without gradients, which ends when the device is done.
+class InTorch:
+    """A run of a model without gradients, which ends when the device is done."""
+
+    def __init__(self, model: nn.Module, inputs: Inputs) -> None:
+        """Take a model and inputs that no run changes."""
+        self._model, self._inputs = model, inputs
+        self._wait = waiting(next(inputs.tensors()).device)
+        self.prepare()
+
+    def prepare(self) -> None:
+        """Copy the inputs, which a model may change in place: every run gets what the first one got, outside its time."""
+        self._given = _copied(self._inputs)
+        self._wait()
+
+    def __call__(self) -> None:
+        """Run. Not in inference mode: a model may take gradients within its forward pass."""
+        with torch.no_grad():
+            call(self._model, self._given)
+        self._wait()
+
+
+def _copied(inputs: Inputs) -> Inputs:
+    return inputs.map(lambda tensor: tensor.detach().clone())
+
+
+def in_torch(model: nn.Module, inputs: Inputs) -> InTorch:
+    """Return a run of a model, after a first one.
 
     Raises:
         InputError: the model does not run on the inputs.
     """
-    wait = waiting(next(inputs.tensors()).device)
-
-    def run() -> None:
-        with torch.inference_mode():
-            call(model, inputs)
-        wait()
-
+    run = InTorch(model, inputs)
     try:
         run()
     except Exception as error:  # whatever the user's code raises
@@ -140,6 +159,8 @@ def run_in_turns(calls: Sequence[Call], repeats: int, warmup: int) -> list[list[
     times: list[list[float]] = [[] for _ in calls]
     for number in range(warmup + repeats):
         for run, found in zip(calls, times, strict=True):
+            if isinstance(run, InTorch):
+                run.prepare()
             begin = time.perf_counter()
             run()
             if number >= warmup:
@@ -163,7 +184,7 @@ def _in_onnx(pair: list[nn.Module], inputs: Inputs, threads: int, repeats: int, 
     from torchthin.io.export import Exported, export
     from torchthin.io.export.formats import run_onnx
 
-    on_cpu = inputs.map(lambda tensor: tensor.cpu())
+    on_cpu = inputs.map(lambda tensor: tensor.detach().cpu().clone())
     with tempfile.TemporaryDirectory() as folder:
         made: list[Exported] = []
         try:
@@ -185,7 +206,7 @@ def _size(model: nn.Module, inputs: Inputs, onnx_bytes: int | None) -> Size:
         sum(parameter.numel() * parameter.element_size() for parameter in parameters),
         buffer.getbuffer().nbytes,
         onnx_bytes,
-        peak_bytes(model, inputs),
+        peak_bytes(model, _copied(inputs)),
     )
 
 

@@ -122,7 +122,9 @@ class LayerTable:
         return {name: real(argument) for name, argument in given.items()}
 
     def _tensor(self, shape: Sizes, turned: bool) -> Tensor:
-        made = torch.rand(shape[::-1] if turned else shape, dtype=self.dtype, device=self.device)
+        own = torch.Generator(self.device).manual_seed(0)  # the user's global one stays where it is
+        shape = shape[::-1] if turned else shape
+        made = torch.rand(shape, dtype=self.dtype, device=self.device, generator=own)
         if turned:
             return made.t()
         return (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -55,7 +56,7 @@ class WallClock:
             wait()
             return (time.perf_counter() - begin) / together
 
-        with torch.inference_mode():
+        with torch.inference_mode(), _own_numbers(device):
             once = min(seconds(1) for _ in range(_WARMUP))
             together = 1 if device.type == "cpu" else 10  # else the way to the device and back is measured
             runs = _runs(_SECONDS_OF_LAYER / together, once, _LAYER_RUNS)
@@ -65,13 +66,20 @@ class WallClock:
         self, models: Sequence[nn.Module], inputs: Inputs, *, briefly: bool = False
     ) -> list[tuple[float, ...]]:
         """Run copies in evaluation mode in turns, so that other load of the machine slows all alike."""
-        calls: list[Callable[[], object]] = [in_torch(clone(model, share).eval(), inputs) for model in models]
-        begin = time.perf_counter()
-        run_in_turns(calls, 1, _WARMUP)
-        once = (time.perf_counter() - begin) / (1 + _WARMUP)
-        runs = _runs(_SECONDS_OF_MODELS, once, _MODEL_RUNS)
-        runs = max(runs // _BRIEFLY, 3) if briefly else runs
-        return [tuple(1e9 * each for each in found) for found in run_in_turns(calls, runs, 0)]
+        with _own_numbers(next(inputs.tensors()).device):
+            copies = [clone(model, share).eval() for model in models]
+            calls: list[Callable[[], object]] = [in_torch(model, inputs) for model in copies]
+            begin = time.perf_counter()
+            run_in_turns(calls, 1, _WARMUP)
+            once = (time.perf_counter() - begin) / (1 + _WARMUP)
+            runs = _runs(_SECONDS_OF_MODELS, once, _MODEL_RUNS)
+            runs = max(runs // _BRIEFLY, 3) if briefly else runs
+            return [tuple(1e9 * each for each in found) for found in run_in_turns(calls, runs, 0)]
+
+
+def _own_numbers(device: torch.device) -> AbstractContextManager[None]:
+    """Return a context after which torch's global generators are where they were, whatever a run draws."""
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
 
 
 def _runs(seconds: float, once: float, bounds: tuple[int, int]) -> int:
