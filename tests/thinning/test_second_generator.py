@@ -65,3 +65,9 @@ def test_a_net_is_made_small_as_long_as_it_fails() -> None:
     case = Case(spec(3))
     name = case.spec.blocks[-1]
     assert smaller(case, lambda less: name in less.spec.blocks).spec.blocks == (name,)
+
+
+@pytest.mark.parametrize("seed", [6142, 6155])
+def test_other_operators_for_masked_weights_end_no_run(seed: int) -> None:
+    """Tokens are sent to experts by value: with masked weights an expert may get none, and operators are left out."""
+    assert checked(Case(spec(seed)), "prune").outcome in ("nothing pruned", "exact", "approximate")

@@ -56,8 +56,9 @@ class Samples:
         """Take numbers from all over a tensor, of every channel that is left as long as these are not too many."""
         cuts, room = {}, MOST
         shape = list(tensor.shape)
+        known = len(self._labels.values.get(value, ()))  # the tensor of another op where values decide which ops run
         for axis in self._labelled_first(value, tensor.dim()):
-            kept = self._survivors.along(value, axis) if value in self._labels.values else None
+            kept = self._survivors.along(value, axis) if axis < known else None
             full = kept is not None and not self._thinned and kept.size == shape[axis]
             shape[axis] = int(kept.sum()) if kept is not None and full else shape[axis]
             step = -(-shape[axis] // room)
