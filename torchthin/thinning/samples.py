@@ -56,7 +56,8 @@ class Samples:
         """Take numbers from all over a tensor, of every channel that is left as long as these are not too many."""
         cuts, room = {}, MOST
         shape = list(tensor.shape)
-        known = len(self._labels.values.get(value, ()))  # the tensor of another op where values decide which ops run
+        # where values decide which ops run, this may be the tensor of another one
+        known = len(self._labels.values.get(value, ()))
         for axis in self._labelled_first(value, tensor.dim()):
             kept = self._survivors.along(value, axis) if axis < known else None
             full = kept is not None and not self._thinned and kept.size == shape[axis]
