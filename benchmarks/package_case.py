@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import subprocess
+import sys
 import time
 import warnings
 from datetime import UTC, datetime
@@ -46,7 +47,10 @@ def measure_candidate(candidate: Candidate, seed: int, exact: bool = False) -> d
 def _pruned(model: nn.Module, inputs: Inputs, row: dict[str, Any], exact: bool) -> None:
     start = time.process_time()
     result = prune(model, inputs, SHARE, include=["*"], exact=exact)
-    row |= {"prune_s": time.process_time() - start, "notes": [note[:200] for note in result.report.notes[:6]]}
+    row |= {
+        "prune_s": time.process_time() - start,
+        "notes": [_shortened(note) for note in result.report.notes[:6]],
+    }
     if result.proof is None:
         raise ValueError("nothing was removed: " + (result.report.notes or ("no note",))[0])
     row |= {
@@ -62,6 +66,13 @@ def _pruned(model: nn.Module, inputs: Inputs, row: dict[str, Any], exact: bool) 
     _checked(model, inputs, result, row)
     row["stage"] = "train"
     _trained(model, result.model, inputs)
+
+
+def _shortened(note: str) -> str:
+    """Return the start of a note, with the files that it names as they lie in their package."""
+    for folder in sorted(filter(None, sys.path), key=len, reverse=True):
+        note = note.replace(f"{folder}/", "")
+    return note[:200]
 
 
 def _checked(model: nn.Module, inputs: Inputs, result: PruneResult, row: dict[str, Any]) -> None:
