@@ -33,14 +33,13 @@ from torchthin.config.runs import (
 )
 from torchthin.config.targets import (
     LAYERS,
-    NM,
     SCOPES,
     Budget,
     Ratio,
     Target,
-    Unstructured,
     as_target,
 )
+from torchthin.config.weight_targets import NM, Unstructured
 
 __all__ = [
     "CHANNEL_CRITERIA",

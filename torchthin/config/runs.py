@@ -10,7 +10,8 @@ from typing import Any
 
 from torchthin.config.distiller import Distiller
 from torchthin.config.options import MOST_STEPS, check_whole, option, refuse
-from torchthin.config.targets import NM, Ratio, Target, as_target
+from torchthin.config.targets import Ratio, Target, as_target
+from torchthin.config.weight_targets import NM
 from torchthin.errors import ConfigError, near_matches
 
 CHANNEL_CRITERIA = (

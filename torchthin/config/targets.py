@@ -136,8 +136,8 @@ class Target:
 
 
 SHARE = "share of channels or weights to prune, in [0, 1) (default: 0.5; with a budget or a chip the least share of channels, 0)"
-_SCOPE = "group: the target holds in every group; global: over all (default: group)"
-_AT_LEAST = (
+SCOPE = "group: the target holds in every group; global: over all (default: group)"
+AT_LEAST = (
     "share of every group that is kept with --scope global or --allocation (default: 0.1, or half of "
     "what is kept on average)"
 )
@@ -181,8 +181,8 @@ class Ratio(Target):
     """
 
     ratio: float = option(0.5, "--target-sparsity", SHARE, "SHARE")
-    scope: str = option("group", "--scope", _SCOPE)
-    at_least: float | None = option(None, "--keep-at-least", _AT_LEAST, "SHARE")
+    scope: str = option("group", "--scope", SCOPE)
+    at_least: float | None = option(None, "--keep-at-least", AT_LEAST, "SHARE")
     round_to: int | None = option(None, "--round-to", _ROUND_TO, "N")
     ratios: tuple[str, ...] = option((), "--ratio", _RATIOS, "KIND=SHARE")
     even: bool = option(False, "--even", _EVEN)
@@ -284,8 +284,8 @@ class Budget(Target):
     params: str | int | None = option(None, "--target-params", _LIMIT_PARAMS, "LIMIT")
     ratio: float = option(0.0, "--target-sparsity", SHARE, "SHARE")
     latency: str | float | None = option(None, "--target-latency", _LATENCY, "LIMIT")
-    scope: str = option("group", "--scope", _SCOPE)
-    at_least: float | None = option(None, "--keep-at-least", _AT_LEAST, "SHARE")
+    scope: str = option("group", "--scope", SCOPE)
+    at_least: float | None = option(None, "--keep-at-least", AT_LEAST, "SHARE")
     round_to: int | None = option(None, "--round-to", _ROUND_TO, "N")
     latency_cache: str | None = option(None, "--latency-cache", _LATENCY_CACHE, "FILE")
     allocation: Any = option(
@@ -357,53 +357,6 @@ class Budget(Target):
             )
         object.__setattr__(self, "latency", limit.text)
         return limit
-
-
-@dataclass(frozen=True)
-class Unstructured(Target):
-    """Set a share of the single weights to zero: ``floor(sparsity * numel)`` of each tensor, or of all (``scope="global"``)."""
-
-    sparsity: float = option(0.5, "--target-sparsity", SHARE, "SHARE")
-    scope: str = option("group", "--scope", _SCOPE)
-    at_least: float | None = option(None, "--keep-at-least", _AT_LEAST, "SHARE")
-
-    structured = False
-    default_criterion = "magnitude"
-    share_name = "sparsity"
-    grows = True
-
-    def __post_init__(self) -> None:
-        self.check_common()
-
-
-@dataclass(frozen=True)
-class NM(Target):
-    """Keep n of every m neighbouring weights along the input dimension, as sparse tensor cores want them (2:4)."""
-
-    n: int = 2
-    m: int = 4
-
-    structured = False
-    default_criterion = "magnitude"
-
-    def __post_init__(self) -> None:
-        check_whole(self, "n", 1)
-        check_whole(self, "m", 2)
-        if self.n >= self.m:
-            refuse(self, "n", f"below m, which is {self.m}", self.n)
-
-    @property
-    def share(self) -> float:
-        """Share of the weights that is asked for."""
-        return 1 - self.n / self.m
-
-    def units(self, size: int, share: float | None = None) -> int:
-        """Return how many of `size` weights are set to zero."""
-        return size // self.m * (self.m - self.n)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the pattern and what it stands for, by their keys in configuration files."""
-        return {"target_sparsity": self.share, "pattern": f"{self.n}:{self.m}"}
 
 
 def as_target(value: Any) -> Target:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from torchthin.config import Budget, Distiller, PruneConfig, Ratio, Recovery, Target
 from torchthin.dependency.kinds import multiplies_data
@@ -17,7 +17,7 @@ from torchthin.graph.inputs import Inputs, as_inputs, check_model, on_device_of
 from torchthin.graph.own_example import own_example
 from torchthin.graph.trace import Traced, trace
 from torchthin.importance.registry import criterion as registered
-from torchthin.importance.scores import FALLBACK, Ranking, check_values
+from torchthin.importance.scores import check_values
 from torchthin.importance.statistics import Loss
 from torchthin.io.calibration import Calibration, calibration
 from torchthin.pruning.expert_plans import KIND as EXPERTS
@@ -25,14 +25,21 @@ from torchthin.pruning.latency_plan import idle_cut
 from torchthin.pruning.layers import for_the_rest, layers_of, shortened
 from torchthin.pruning.per_weight import by_layer_inputs, plan_per_weight
 from torchthin.pruning.plan import PruningPlan
+from torchthin.pruning.selection_notes import (
+    asked_of_groups,
+    fallen_back,
+    frozen_targets,
+    spared,
+    state_biases,
+    with_blocked,
+)
 from torchthin.pruning.target_plans import Run, thinning_for
-from torchthin.report.from_masks import Filters, build_report
+from torchthin.report.from_masks import build_report
 from torchthin.report.prune_report import Request
 from torchthin.report.sections import Section
 from torchthin.selection.kernel_widths import default_multiple
 from torchthin.selection.prunable_weights import PrunableWeights, find_prunable_weights
 from torchthin.selection.schedule import planned_sparsities
-from torchthin.selection.selection import Selection
 from torchthin.thinning.trial_loop import ThinningPlan, masked_makers, notes_on
 
 
@@ -67,19 +74,17 @@ def plan_pruning(
     if layers_of(config) is not None:
         return _plan_with_layers(model, inputs, config, data, loss, learns=learns, recovery=recovery)
     traced, targets = traced_targets(model, inputs, config)
-    given = _calibration(
-        model, inputs, config, data, learns=learns and _learns(config, loss), recovery=recovery
-    )
-    refit = given if learns and _learns(config, loss) else None
+    learns = learns and _learns(config, loss)
+    given = _calibration(model, inputs, config, data, learns=learns, recovery=recovery)
+    refit = given if learns else None
     ranks = refit is not None and not refit.is_noise
     config = replace(config, criterion=LEARNT) if ranks else config
     config, rounded = at_kernel_widths(config, traced, targets)
     run = Run(traced, targets, config, batches_of(model, given), loss, progress)
     thinning, sections = thinning_for(config.target, run)
     plan = replace(_plan(traced, targets, config, thinning, sections), inputs=inputs)
-    told = (
-        () if given is None or given is data or refit or recovery else given.notes
-    )  # a recovery tells them itself
+    untold = given is not None and given is not data and refit is None and recovery is None
+    told = given.notes if given is not None and untold else ()  # a recovery tells them itself
     notes = ((_LEARNS,) if ranks else ()) + told + rounded + _idle(config, traced, thinning)
     return replace(
         plan,
@@ -309,7 +314,7 @@ def _plan(
     masks = selection.masks
     ranked = {name: mask for name, mask in masks.items() if name in selection.masked_axes}
     filters, asked = asked_of_groups(selection, config, ranked)
-    filters, blocked = _with_blocked(filters, thinning, config)
+    filters, blocked = with_blocked(filters, thinning, config)
     asked += blocked
     share = config.target.share if config.target.exact else selection.share_removed
     schedule = planned_sparsities(config) if config.target.exact else (share,)
@@ -323,112 +328,13 @@ def _plan(
         notes=(
             *filter(None, [thinning.proposal.traced.graph.note, thinning.outcome.note]),
             *targets.notes_on(name for name, mask in ranked.items() if not bool(mask.all())),
-            *_spared(selection),
-            *_fallen_back(selection.ranking, config.ranked_by),
+            *spared(selection),
+            *fallen_back(selection.ranking, config.ranked_by),
             *frozen_targets(thinning, selection.masked_axes, ranked),
-            *_state_biases([name for name in masks if name not in selection.masked_axes]),
+            *state_biases([name for name in masks if name not in selection.masked_axes]),
             *masked_makers(thinning),
             *(notes_on(traced.model, thinning) if config.thin else ()),
         ),
         sections=sections,
     )
     return PruningPlan(traced.model, config, zeroed, report, thinning, traced.inputs)
-
-
-def asked_of_groups(
-    selection: Selection, config: PruneConfig, masks: Iterable[str]
-) -> tuple[dict[str, Filters], int]:
-    """Return what the target asks for, per weight and in all: not what rounding takes off, nor what is frozen."""
-    keeps, axes, shares = selection.keeps, selection.masked_axes, selection.shares
-    groups = [group for group in selection.groups if group.name in keeps]
-    asked = dict.fromkeys(masks, 0)
-    total = 0
-    for group in groups:
-        decided = bool(group.balances) or group.multiple > 1 or not config.target.exact
-        count = (
-            int((~keeps[group.name]).sum())
-            if decided
-            else config.target.units(group.size, shares.get(group.name))
-        )
-        total += count
-        for member in group.members:
-            if axes.get(member.parameter) == member.axis and member.parameter in asked:
-                lost = member.removed(keeps[group.name]).size
-                per_weight = decided or config.target.scope == "global"
-                asked[member.parameter] += lost if per_weight else count * member.indices.shape[1]
-    filters = {name: Filters(axes[name], 1, asked[name]) for name in asked}
-    if config.target.scope == "global" and not shares:
-        return filters, config.target.units_of_all([group.size for group in groups])
-    return filters, sum(asked.values())
-
-
-_NO_WAY = ("no rule for this operator", "no way to divide it worked")
-"""Reasons that keep filters which could have gone, besides what trials found out."""
-
-
-def _with_blocked(
-    filters: Mapping[str, Filters], thinning: ThinningPlan, config: PruneConfig
-) -> tuple[dict[str, Filters], int]:
-    """Add what the target asks of filters that no way was found to remove; return how many those are in all as well.
-
-    Filters that stay by nature, such as those of output layers, are asked nothing.
-    """
-    proposal, total = thinning.proposal, 0
-    found = dict(filters)
-    texts = (*_NO_WAY, *(item.text for item in proposal.constraints.frozen.values()))
-    for item in proposal.grouping.groups.frozen if config.target.exact else ():
-        known = found.get(item.parameter)
-        if known is not None and known.axis == item.axis and item.reason.startswith(texts):
-            count = config.target.units(item.count)
-            found[item.parameter] = replace(known, asked=known.asked + count)
-            total += count
-    return found, total
-
-
-def _spared(selection: Selection) -> tuple[str, ...]:
-    """Say what a model with attention keeps because nothing was chosen."""
-    if not selection.spared:
-        return ()
-    cut = sorted({selection.kinds[group.name] for group in selection.groups if group.name in selection.kinds})
-    kept = selection.spared
-    return (
-        f"Of a model with attention only {' and '.join(cut) or 'heads and mlp'} can go by default; {' and '.join(kept)} "
-        f"{'stay' if kept[1:] else 'stays'}. Ask by kind for others, such as Ratio({{{kept[0]!r}: 0.25}}) "
-        f"(--ratio {kept[0]}=0.25).",
-    )
-
-
-def _listed(names: Iterable[str]) -> str:
-    names = list(names)
-    return f"{', '.join(names[:4])}{', ...' if len(names) > 4 else ''}"
-
-
-def _fallen_back(ranking: Ranking | None, criterion: str) -> tuple[str, ...]:
-    """Say which groups the criterion could not rank."""
-    if ranking is None or not ranking.fallen_back:
-        return ()
-    names = ranking.fallen_back
-    return (
-        f"{len(names)} of {len(ranking.scores)} groups have nothing that {criterion} looks at; {FALLBACK} ranks them: "
-        f"{_listed(names)}.",
-    )
-
-
-def _state_biases(biases: list[str]) -> tuple[str, ...]:
-    if not biases:
-        return ()
-    return (
-        "The biases of removed hidden states are masked too (they would keep the states moving): "
-        f"{_listed(biases)}.",
-    )
-
-
-def frozen_targets(
-    found: ThinningPlan, axes: Mapping[str, int], masks: Mapping[str, Tensor]
-) -> tuple[str, ...]:
-    """Say why filters of the masked weights are kept."""
-    return tuple(
-        f"{item.parameter}: {item.count} filters are kept, {item.reason}."
-        for item in found.proposal.grouping.groups.frozen
-        if item.parameter in masks and axes.get(item.parameter) == item.axis
-    )

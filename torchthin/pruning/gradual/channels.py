@@ -23,7 +23,7 @@ from torchthin.io.distributed import broadcast
 from torchthin.pruning.gradual.group_cuts import cut_group, group_from_dict, group_to_dict, remaining_channels
 from torchthin.pruning.gradual.mask_state import UNTHINNED
 from torchthin.pruning.gradual.sharding import WholeTensors, is_sharded
-from torchthin.pruning.one_shot import asked_of_groups
+from torchthin.pruning.selection_notes import asked_of_groups
 from torchthin.report.from_masks import Filters
 from torchthin.report.prune_report import share
 from torchthin.selection.channels import FloatArray, by_share, select_channels, shares_at

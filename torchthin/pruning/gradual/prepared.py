@@ -30,10 +30,10 @@ from torchthin.pruning.one_shot import (
     at_kernel_widths,
     batches_of,
     check_criterion,
-    frozen_targets,
     traced_targets,
 )
 from torchthin.pruning.per_weight import by_layer_inputs
+from torchthin.pruning.selection_notes import frozen_targets
 from torchthin.pruning.target_plans import Run
 from torchthin.selection.channels import select_channels
 from torchthin.selection.prunable_weights import PrunableWeights, find_prunable_weights
