@@ -66,9 +66,8 @@ def within_latency(rule: BudgetRule, traced: Traced, within: Within, progress: P
         except TargetMissedError:
             if not tried:
                 raise
-            rule = _with_gain(
-                rule, (_gain_of(rule) * _gain_of(tried[-1].rule)) ** 0.5
-            )  # noise: half-way back
+            halfway = (_gain_of(rule) * _gain_of(tried[-1].rule)) ** 0.5  # the last correction was noise
+            rule = _with_gain(rule, halfway)
             continue
         facts = tried[-1].facts
         gain = _gain(rule, limit, facts) if facts.cut else 0.0
