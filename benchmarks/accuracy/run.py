@@ -41,7 +41,7 @@ def main() -> None:
             plot(rows, Path(options.plot))
         return
     for task in TASKS.values():
-        task.trained = options.epochs
+        task.trained, task.float32 = options.epochs, options.float32
     path = Path(options.json)
     path.parent.mkdir(parents=True, exist_ok=True)
     done = {key(row) for row in read(path)} if path.exists() else set()
@@ -109,6 +109,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--budgets", nargs="+", type=float, default=list(BUDGETS))
     parser.add_argument("--epochs", type=float, default=12.0, help="of the dense training on Fashion-MNIST")
+    parser.add_argument("--float32", action="store_true", help="train it without bfloat16 products")
     parser.add_argument("--ways", nargs="+", help="only these tools")
     parser.add_argument("--criteria", nargs="+", help="only criteria of these patterns, such as 'l1*'")
     parser.add_argument(

@@ -38,6 +38,8 @@ class Task(ABC):
     """Whether there are labels to train with."""
     trained: float = 12.0
     """Epochs of the dense training, where it is trained here."""
+    float32: bool = False
+    """Whether that training has no bfloat16 products."""
 
     @abstractmethod
     def dense(self, seed: int) -> nn.Module:
@@ -75,7 +77,7 @@ class FashionMnist(Task):
         return fashion_mnist()
 
     def dense(self, seed: int) -> nn.Module:
-        return dense(self.network, seed, self.split, self.trained)
+        return dense(self.network, seed, self.split, self.trained, float32=self.float32)
 
     def calibration(self, seed: int) -> tuple[Tensor, Tensor]:
         first = slice(seed * CALIBRATION, (seed + 1) * CALIBRATION)

@@ -54,8 +54,12 @@ def fit_(
     rate: float,
     seed: int,
     after_step: Callable[[], None] = lambda: None,
+    float32: bool = False,
 ) -> None:
-    """Train in place: SGD with Nesterov momentum, one cycle of the learning rate up to `rate`, bfloat16 products."""
+    """Train in place: SGD with Nesterov momentum, one cycle of the learning rate up to `rate`.
+
+    float32: without bfloat16 products.
+    """
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     steps = round(epochs * (len(pictures) // BATCH))
@@ -63,7 +67,7 @@ def fit_(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.2)
     model.train()
     for images, labels in epochs_of(pictures, epochs, generator):
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=not float32):
             loss = functional.cross_entropy(model(images).float(), labels)
         optimizer.zero_grad()
         loss.backward()
@@ -73,15 +77,17 @@ def fit_(
     model.eval()
 
 
-def dense(network: str, seed: int, split: Split, epochs: float, folder: Path = RUNS) -> nn.Module:
+def dense(
+    network: str, seed: int, split: Split, epochs: float, folder: Path = RUNS, *, float32: bool = False
+) -> nn.Module:
     """Return the trained network of that seed, from `folder` if it was trained before."""
     torch.manual_seed(seed)
     model = NETWORKS[network]()
-    path = folder / f"{network}_{seed}_{epochs:g}.pt"
+    path = folder / f"{network}_{seed}_{epochs:g}{'_float32' if float32 else ''}.pt"
     if path.exists():
         model.load_state_dict(torch.load(path, weights_only=True))
     else:
-        fit_(model, split.train, epochs=epochs, rate=0.2, seed=seed)
+        fit_(model, split.train, epochs=epochs, rate=0.2, seed=seed, float32=float32)
         folder.mkdir(parents=True, exist_ok=True)
         torch.save(model.state_dict(), path)
     return model.eval()
@@ -94,13 +100,16 @@ def main() -> None:
     parser.add_argument("--network", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--epochs", type=float, default=12)
+    parser.add_argument(
+        "--float32", action="store_true", help="no bfloat16: quicker where a processor has none"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     split = fashion_mnist()
     for seed in options.seeds:
         for network in options.network:
             start = time.process_time()
-            model = dense(network, seed, split, options.epochs)
+            model = dense(network, seed, split, options.epochs, float32=options.float32)
             print(
                 f"{network} seed {seed}: validation {accuracy(model, split.validation):.4f}, "
                 f"test {accuracy(model, split.test):.4f}, {time.process_time() - start:.0f} CPU s",
