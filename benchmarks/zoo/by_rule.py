@@ -17,7 +17,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -82,8 +82,8 @@ class Architecture:
         return model.eval()
 
 
-def architectures(pattern: str = "*") -> Iterator[Architecture | tuple[str, str]]:
-    """Yield every architecture that builds and runs; of the others the name and why not."""
+def architectures(pattern: str = "*", done: Container[str] = ()) -> Iterator[Architecture | tuple[str, str]]:
+    """Yield every architecture that builds and runs, but those that are `done`; of the others the name and why not."""
     vision_ops.define()  # transformers imports torchvision where it is installed
     import transformers
     from transformers.models.auto import modeling_auto
@@ -94,7 +94,7 @@ def architectures(pattern: str = "*") -> Iterator[Architecture | tuple[str, str]
     ]
     for name, config in transformers.models.auto.configuration_auto.CONFIG_MAPPING_NAMES.items():
         kinds = [mapping[name] for mapping in mappings if name in mapping]
-        if not kinds or not fnmatchcase(name, pattern):
+        if not kinds or name in done or not fnmatchcase(name, pattern):
             continue
         errors = list[str]()
         for kind in dict.fromkeys(

@@ -2,6 +2,7 @@
 
     cd benchmarks
     python -m zoo.round_trip --models 'q*'
+    python -m zoo.round_trip --cut 'mlp, heads' --record rows.jsonl     # all; stopped, it goes on where it was
 
 Kinds that a model lacks are left out of the cut; layers are cut evenly. A loaded model must hold to the pruned one in float64.
 """
@@ -14,71 +15,92 @@ import tempfile
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torchthin
 from torchthin.integrations.transformers import from_pretrained
 from zoo.by_rule import SECONDS, Architecture, _time_limit, architectures
+from zoo.records import Records, Row
 
+LIMIT, REASON = 3, 400
+"""Times `SECONDS` that a cut of a model may take, and characters of a reason that are kept."""
+LOADERS = "own", "ours"
 CUTS = {"mlp": {"mlp": 0.5}, "mlp, heads": {"mlp": 0.5, "heads": 0.5}}
 
 
-def trips(found: Architecture) -> Iterator[tuple[str, str]]:
-    """Yield for each cut what became of it."""
-    for name, kinds in CUTS.items():
-        model = found.build()
-        try:
-            result = torchthin.prune(model, found.inputs, torchthin.Ratio(kinds, even=True))
-        except torchthin.TorchthinError as error:
-            yield name, f"not pruned: {' '.join(str(error).split())[:120]}"
-            continue
-        if not result.recipe:
-            yield name, "not pruned: nothing removed"
-            continue
-        for described in (True, False):
-            yield f"{name}, {'its own' if described else 'our'} loader", _trip(result, found, described)
+def trips(found: Architecture, cut: str, loaders: Sequence[str]) -> Iterator[Row]:
+    """Yield for each loader what became of a cut."""
+    row = {"name": found.name, "class": found.kind, "cut": cut}
+    try:
+        result = torchthin.prune(found.build(), found.inputs, torchthin.Ratio(CUTS[cut], even=True))
+    except torchthin.TorchthinError as error:
+        yield {**row, "outcome": "not pruned", "reason": _words(error)}
+        return
+    if not result.recipe:
+        yield {**row, "outcome": "not pruned", "reason": "nothing removed"}
+        return
+    for loader in loaders:
+        yield {**row, "loader": loader, **_trip(result, found, loader == "own")}
 
 
-def _trip(result: torchthin.PruneResult, found: Architecture, described: bool) -> str:
+def _trip(result: torchthin.PruneResult, found: Architecture, described: bool) -> Row:
     with tempfile.TemporaryDirectory() as folder:
-        started = time.perf_counter()
         try:
             result.save_pretrained(Path(folder) / "thin", described=described)
             if not described:
                 proof = torchthin.verify(result.model, from_pretrained(Path(folder) / "thin"), found.inputs)
                 if not proof.holds:
-                    return f"WRONG: {proof}"
+                    return {"outcome": "WRONG", "reason": str(proof)}
         except torchthin.TorchthinError as error:
-            return f"refused: {' '.join(str(error).split())[:400]}"
-        return f"ok, {time.perf_counter() - started:.1f} s"
+            return {"outcome": "refused", "reason": _words(error)}
+        return {"outcome": "ok"}
+
+
+def _words(error: Exception) -> str:
+    return " ".join(str(error).split())[:REASON]
+
+
+def measured(pattern: str, cut: str, loaders: Sequence[str], records: Records) -> None:
+    """Add the rows of every architecture that has none of this cut yet."""
+    done = {row["name"] for row in records.rows if row.get("cut") in (None, cut)}
+    for found in architectures(pattern, done):
+        if not isinstance(found, Architecture):
+            records.add([{"name": found[0], "outcome": "not built", "reason": found[1][:REASON]}])
+            continue
+        started = time.perf_counter()
+        rows = list[Row]()
+        try:
+            with _time_limit(LIMIT * SECONDS):
+                rows.extend(trips(found, cut, loaders))
+        except Exception as error:  # to be shown
+            reason = f"{type(error).__name__}: {_words(error)}"
+            rows.append(
+                {"name": found.name, "class": found.kind, "cut": cut, "outcome": "FAILED", "reason": reason}
+            )
+        records.add(rows)
+        for row in rows:
+            what = f"{row['outcome']:10} {row.get('reason', '')}"
+            took = time.perf_counter() - started
+            print(f"{found.name:24} {took:5.1f} s  {row.get('loader', ''):4} {what}", flush=True)
 
 
 def main() -> int:
-    """Print a line for each architecture and cut, and how many there were of each kind."""
+    """Print what became of each architecture and cut, and how many there were of each kind."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--models", default="*", metavar="PATTERN", help="names, as in a shell")
+    parser.add_argument("--cut", default="mlp", choices=CUTS)
+    parser.add_argument("--loaders", nargs="+", default=LOADERS, choices=LOADERS, help="default: both")
+    parser.add_argument("--record", type=Path, metavar="FILE", help="rows; names that have some are left out")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    counted: Counter[tuple[str, str]] = Counter()
-    for found in architectures(options.models):
-        if not isinstance(found, Architecture):
-            continue
-        try:
-            with _time_limit(3 * SECONDS):
-                for cut, text in trips(found):
-                    counted[cut, text.partition(",")[0].partition(":")[0]] += 1
-                    print(f"{found.name:24} {cut:24} {text}", flush=True)
-        except Exception as error:  # to be shown
-            counted["any", "FAILED"] += 1
-            print(
-                f"{found.name:24} FAILED {type(error).__name__}: {' '.join(str(error).split())[:300]}",
-                flush=True,
-            )
-    for (cut, outcome), number in sorted(counted.items()):
-        print(f"{cut}: {number} {outcome}")
+    records = Records(options.record)
+    measured(options.models, options.cut, options.loaders, records)
+    counted = Counter(tuple(row.get(key, "") for key in ("cut", "loader", "outcome")) for row in records.rows)
+    for (cut, loader, outcome), number in sorted(counted.items()):
+        print(f"{cut:12} {loader:4} {number:4} {outcome}")
     return 0
 
 

@@ -310,3 +310,47 @@ def test_the_width_of_an_embedding_is_none_of_an_mlp() -> None:
         "embedding",
     )  # rows of the table make logits
     assert found["into.weight"] == "mlp"
+
+
+class Mixed(nn.Module):
+    """A block that mixes positions and channels by a Fourier transform, which fixes the stream, and a pooler: FNet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.up, self.down = nn.Embedding(9, 8), nn.Linear(8, 16), nn.Linear(16, 8)
+        self.pool, self.classes = nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.table(tokens)
+        x = x + torch.fft.fft2(x, dim=(-1, -2)).real
+        x = x + self.down(self.up(x).relu())
+        return self.classes(self.pool(x[:, 0]).tanh())
+
+
+def test_a_pooler_is_no_mlp_where_the_stream_cannot_be_cut() -> None:
+    found = kinds_in(Mixed(), torch.randint(0, 9, (2, 5)))
+    assert (found["up.weight"], found["pool.weight"]) == ("mlp", "linear")
+
+
+class FastWeights(nn.Module):
+    """A recurrence that updates what it keeps by products of data, with a decay from two narrow layers: no stream of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.key, self.value, self.out = (nn.Linear(6, 6) for _ in range(3))
+        self.narrow, self.decay = nn.Linear(6, 3), nn.Linear(3, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        state = x.new_zeros(x.shape[0], 6, 6)
+        read = x[:, 0]
+        for step in x.unbind(1):
+            key, value = self.key(step), self.value(step)
+            state = state * self.decay(self.narrow(step)).sigmoid()[:, None]
+            kept = torch.bmm(state, key[..., None])
+            state = state + torch.bmm(value[..., None] - kept, key[:, None])
+            read = step + self.out(torch.bmm(state, key[..., None])[..., 0])
+        return read
+
+
+def test_what_a_recurrence_keeps_is_no_stream() -> None:
+    assert kinds_in(FastWeights(), torch.randn(2, 3, 6))["narrow.weight"] == "linear"

@@ -157,7 +157,7 @@ class _Seen:
             return OUTPUT
         if not linear or self._met(comps, self.looked_up):
             return "embedding"
-        return "mlp" if not self.residual.size or self._met(comps, self.added) else "linear"
+        return "mlp" if not self._sums or self._met(comps, self.added) else "linear"
 
     @staticmethod
     def _met(comps: IntArray, among: IntArray) -> bool:
@@ -194,29 +194,46 @@ class _Seen:
         return self._of(axis for axes, batch in self._operands for axis in axes[batch:])
 
     @cached_property
-    def _layers(self) -> list[tuple[bool, Axis, Axis]]:
-        """Of every weight that is summed over: whether a convolution does it, what it reads and what it makes."""
+    def _layers(self) -> dict[int, tuple[bool, Axis, Axis]]:
+        """Of every op that sums over a weight: whether it is a convolution, what it reads and what it makes."""
         labels, ops = self.labels, self.labels.graph.by_index
-        found = []
+        found = {}
         for index, item in labels.contractions.items():
             weight = labels.values[item.weight]
             if item.weight not in labels.from_input and len(weight) > 1:
                 summed = summed_axis(ops[index], len(weight))
                 convolution = ops[index].name in CONVOLUTIONS
                 first = 0 if convolution else len(weight) - 2
-                found.append((convolution, weight[summed], weight[2 * first + 1 - summed]))
+                found[index] = convolution, weight[summed], weight[2 * first + 1 - summed]
         return found
 
     @cached_property
     def made(self) -> tuple[IntArray, IntArray]:
         """What the weights of convolutions make, and those of other products."""
-        by_convolutions = [made for convolution, _, made in self._layers if convolution]
-        return self._of(by_convolutions), self._of(made for conv, _, made in self._layers if not conv)
+        layers = self._layers.values()
+        by_convolutions = [made for convolution, _, made in layers if convolution]
+        return self._of(by_convolutions), self._of(made for conv, _, made in layers if not conv)
 
     @cached_property
     def added(self) -> IntArray:
         """What layers read that write into the residual stream."""
-        return self._of(read for _, read, made in self._layers if self._met(self._of([made]), self.residual))
+        layers = self._layers
+        last = {self._layer_before(value) for _, value in self._sums}
+        return self._of(
+            read
+            for index, (_, read, made) in layers.items()
+            if index in last or self._met(self._of([made]), self.residual)
+        )
+
+    def _layer_before(self, value: int) -> int | None:
+        """Return the op of the layer whose result a value is, but for what keeps or scales every channel of it."""
+        graph = self.labels.graph
+        while (op := graph.producer.get(value)) is not None and op.index not in self._layers:
+            data = [read for read in op.reads if read in self.labels.from_input]
+            if len(data) != 1:
+                return None
+            value = data[0]
+        return None if op is None else op.index
 
     @cached_property
     def looked_up(self) -> IntArray:
@@ -228,16 +245,22 @@ class _Seen:
     @cached_property
     def residual(self) -> IntArray:
         """What is added to what it was computed from."""
+        return self._of(axis for op, _ in self._sums for axis in self.labels.values[op.results[0]])
+
+    @cached_property
+    def _sums(self) -> list[tuple[Op, int]]:
+        """The sums of a value and what a layer computed from it, each with the latter."""
         labels = self.labels
-        axes: list[Axis] = []
+        found: list[tuple[Op, int]] = []
         made: dict[int, int] = {}
         for place, op in enumerate(labels.graph.ops):
             added = [op.value(name) for name in ("self", "other")] if op.name in ADDITIONS else []
             pairs = permutations([value for value in added if value in labels.from_input], 2)
-            if any(_comes_from(labels, value, source, made, place) for value, source in pairs):
-                axes.extend(labels.values[op.results[0]])
+            found += [
+                (op, value) for value, source in pairs if _comes_from(labels, value, source, made, place)
+            ]
             made.update(dict.fromkeys(op.results, place))
-        return self._of(axes)
+        return found
 
 
 def _multiplied(op: Op, from_input: Set[int]) -> Iterator[tuple[int, int]]:
@@ -267,11 +290,17 @@ def _comes_from(labels: Labels, value: int, source: int, made: Mapping[int, int]
     passed: set[int] = set()
     for op in ops[start + 1 : end]:
         met = not reached.isdisjoint(op.reads)
-        if not passed.isdisjoint(op.reads) or (met and op.index in labels.contractions):
+        if not passed.isdisjoint(op.reads) or (met and _is_layer(labels, op)):
             passed.update(op.results)
         elif met:
             reached.update(op.results)
     return value in passed
+
+
+def _is_layer(labels: Labels, op: Op) -> bool:
+    """Whether an op sums over a weight: over what depends on the input, recurrences do as they update what they keep."""
+    found = labels.contractions.get(op.index)
+    return found is not None and found.weight not in labels.from_input
 
 
 def _parts(axis: Vector | FlattenedAxis) -> tuple[Vector, ...]:

@@ -14,6 +14,7 @@ from torch import nn
 from torchthin.errors import InputError, one_line
 from torchthin.io.empty import build_empty
 from torchthin.io.pretrained.fields import Field, Values, with_numbers
+from torchthin.io.pretrained.layer_entries import by_layer
 from torchthin.io.pretrained.proposals import STAGES, Stage, changes, derived, equal
 from torchthin.io.pretrained.quiet import quiet_transformers
 from torchthin.io.pretrained.sizes import Misfit, Place, Sizes, common_misfits, misfits, sizes_of
@@ -114,12 +115,11 @@ class ConfigSearch:
 
     def _better(self, trial: Trial, stages: Sequence[Stage]) -> list[Trial]:
         pairs = changes(trial.saved)
-        for stage in stages:
-            better = [
-                item
-                for item in self._tried(trial, stage(trial.config, pairs))
-                if _score(item) < _score(trial)
-            ]
+        proposals = [stage(trial.config, pairs) for stage in stages]
+        if stages is STAGES:
+            proposals.append(by_layer(trial.config, trial.saved))
+        for proposed in proposals:
+            better = [item for item in self._tried(trial, proposed) if _score(item) < _score(trial)]
             if better:
                 return better
         return []

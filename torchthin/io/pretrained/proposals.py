@@ -86,19 +86,19 @@ def derived(config: Mapping[str, Any], kept: Numbers) -> Iterator[tuple[Values, 
     for (_, name), value in kept.items():
         if isinstance(name, str) and type(value) is int and value > 1 and name not in _OF_TORCH:
             named.setdefault(name, set()).add(value)
-    for path, part in _parts(config):
+    for path, part in parts(config):
         for name, values in named.items():
             if part.get(name) is None and len(values) <= _MOST_VALUES:
                 for value in sorted(values):
                     yield {(*path, name): value}, {(*path, name): 2 * value}
 
 
-def _parts(config: Mapping[str, Any], path: Field = ()) -> Iterator[tuple[Field, Mapping[str, Any]]]:
+def parts(config: Mapping[str, Any], path: Field = ()) -> Iterator[tuple[Field, Mapping[str, Any]]]:
     """Yield a configuration and those inside it."""
     yield path, config
     for key, value in config.items():
         if isinstance(value, dict) and "model_type" in value:
-            yield from _parts(value, (*path, key))
+            yield from parts(value, (*path, key))
 
 
 Stage = Callable[[Mapping[str, Any], Pairs], Iterator[Values]]
