@@ -253,12 +253,15 @@ class _Seen:
         labels = self.labels
         found: list[tuple[Op, int]] = []
         made: dict[int, int] = {}
+        before: dict[int, int] = {}  # sum -> what it was added to: parallel branches start from there
         for place, op in enumerate(labels.graph.ops):
             added = [op.value(name) for name in ("self", "other")] if op.name in ADDITIONS else []
             pairs = permutations([value for value in added if value in labels.from_input], 2)
-            found += [
-                (op, value) for value, source in pairs if _comes_from(labels, value, source, made, place)
-            ]
+            for value, source in pairs:
+                starts = [source, before[source]] if source in before else [source]
+                if any(_comes_from(labels, value, start, made, place) for start in starts):
+                    found.append((op, value))
+                    before[op.results[0]] = starts[-1]
             made.update(dict.fromkeys(op.results, place))
         return found
 

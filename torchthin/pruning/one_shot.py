@@ -25,6 +25,7 @@ from torchthin.pruning.latency_plan import idle_cut
 from torchthin.pruning.layers import for_the_rest, layers_of, shortened
 from torchthin.pruning.per_weight import by_layer_inputs, plan_per_weight
 from torchthin.pruning.plan import PruningPlan
+from torchthin.pruning.pretrained.describable import plan_described
 from torchthin.pruning.selection_notes import (
     asked_of_groups,
     fallen_back,
@@ -33,7 +34,7 @@ from torchthin.pruning.selection_notes import (
     state_biases,
     with_blocked,
 )
-from torchthin.pruning.target_plans import Run, thinning_for
+from torchthin.pruning.target_plans import Run
 from torchthin.report.from_masks import build_report
 from torchthin.report.prune_report import Request
 from torchthin.report.sections import Section
@@ -81,11 +82,11 @@ def plan_pruning(
     config = replace(config, criterion=LEARNT) if ranks else config
     config, rounded = at_kernel_widths(config, traced, targets)
     run = Run(traced, targets, config, batches_of(model, given), loss, progress)
-    thinning, sections = thinning_for(config.target, run)
+    thinning, sections, undescribed = plan_described(run)
     plan = replace(_plan(traced, targets, config, thinning, sections), inputs=inputs)
     untold = given is not None and given is not data and refit is None and recovery is None
     told = given.notes if given is not None and untold else ()  # a recovery tells them itself
-    notes = ((_LEARNS,) if ranks else ()) + told + rounded + _idle(config, traced, thinning)
+    notes = ((_LEARNS,) if ranks else ()) + told + rounded + undescribed + _idle(config, traced, thinning)
     return replace(
         plan,
         refit=refit if recovery is None else given,

@@ -53,6 +53,8 @@ class Run:
     loss: Loss | None = None
     progress: Progress | None = None
     """Told of layers that are timed."""
+    undescribed: frozenset[str] = frozenset()
+    """Groups that stay, since no configuration of the model describes them cut."""
 
     @cached_property
     def statistics(self) -> Measure | None:
@@ -87,7 +89,8 @@ class Run:
     def choice(self) -> KindChoice:
         """What is asked for by kind; of a model with attention `INNER` where nothing is chosen."""
         inner = not self.targets.named and (bool(self._heads) or self._fixed_heads)
-        return KindChoice.of(self.config.target, INNER if inner else ())
+        asked = KindChoice.of(self.config.target, INNER if inner else ())
+        return replace(asked, left_out=self.undescribed)
 
     @cached_property
     def _fixed_heads(self) -> bool:

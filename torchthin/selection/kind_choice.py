@@ -32,6 +32,8 @@ class KindChoice:
     """Kinds that are cut where none is named, and that patterns reach; none: all."""
     even: bool = False
     """Groups of one kind are cut alike."""
+    left_out: frozenset[str] = frozenset()
+    """Names of groups that stay whatever their kind."""
 
     @property
     def decides(self) -> bool:
@@ -96,8 +98,14 @@ class KindChoice:
                 f"Ratio({{{next(iter(known.values()))!r}: 0.25}}) (--ratio {next(iter(known.values()))}=0.25)."
             )
         spared = sorted({kind for name, kind in known.items() if name not in cut})
+        out = [g for g in groups if g.name in self.left_out]
+        left |= {m.parameter for group in out for m in group.members if is_filter_member(m, axes)}
         return Chosen(
-            frozenset(cut), left, known, shares, tuple(spared) if self.default and not self.asked else ()
+            frozenset(cut - self.left_out),
+            left,
+            known,
+            shares,
+            tuple(spared) if self.default and not self.asked else (),
         )
 
     def _key(self, group: Group, kind: str, axes: Mapping[str, int]) -> str | None:

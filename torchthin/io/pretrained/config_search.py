@@ -15,7 +15,16 @@ from torchthin.errors import InputError, one_line
 from torchthin.io.empty import build_empty
 from torchthin.io.pretrained.fields import Field, Values, with_numbers
 from torchthin.io.pretrained.layer_entries import by_layer
-from torchthin.io.pretrained.proposals import STAGES, Stage, changes, derived, equal
+from torchthin.io.pretrained.proposals import (
+    STAGES,
+    Pairs,
+    Stage,
+    changes,
+    derived,
+    equal,
+    in_proportion,
+    two_at_once,
+)
 from torchthin.io.pretrained.quiet import quiet_transformers
 from torchthin.io.pretrained.sizes import Misfit, Place, Sizes, common_misfits, misfits, sizes_of
 
@@ -46,6 +55,8 @@ class ConfigSearch:
     closest: Trial = field(init=False)
     """The best of all that were tried."""
     _met: dict[str, Trial] = field(default_factory=dict)
+    _changed: dict[tuple[int, str], set[Place]] = field(default_factory=dict)
+    """Trial and change of one field -> the sizes that it changed, where the class could be built."""
 
     def found(self) -> Iterator[Trial]:
         """Yield trials of the right shapes, each only when it is asked for; `closest` is the best where there is none.
@@ -117,12 +128,20 @@ class ConfigSearch:
         pairs = changes(trial.saved)
         proposals = [stage(trial.config, pairs) for stage in stages]
         if stages is STAGES:
-            proposals.append(by_layer(trial.config, trial.saved))
+            proposals += [by_layer(trial.config, trial.saved), two_at_once(self._not_idle(trial, pairs))]
         for proposed in proposals:
             better = [item for item in self._tried(trial, proposed) if _score(item) < _score(trial)]
             if better:
                 return better
         return []
+
+    def _not_idle(self, trial: Trial, pairs: Pairs) -> Iterator[Values]:
+        """Yield the changes of one field that the class refuses, or that change a size which is not the wanted one."""
+        wrong = {item.place for item in trial.saved}
+        for values in (*equal(trial.config, pairs), *in_proportion(trial.config, pairs)):
+            changed = self._changed.get((id(trial), repr(values)))
+            if changed is None or not wrong.isdisjoint(changed):
+                yield values
 
     def _tried(self, base: Trial, proposals: Iterable[Values]) -> Iterator[Trial]:
         before = base.sizes.saved
@@ -135,6 +154,7 @@ class ConfigSearch:
                 after = trial.sizes.saved
                 changed = {place for place, size in before.items() if after.get(place, size) != size}
                 self.sets.setdefault(next(iter(values)), set()).update(changed)
+                self._changed[id(base), repr(values)] = changed
             yield trial
 
     def _trial(self, config: Mapping[str, Any]) -> Trial:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import combinations
+from itertools import combinations, islice
 from typing import Any
 
 from torchthin.io.pretrained.fields import Field, Values, numbers_of
@@ -11,6 +11,9 @@ from torchthin.io.pretrained.sizes import Misfit, Numbers
 
 _MOST_PAIRS = 300
 """So many pairs of changes are tried: each of them builds the model without its weights."""
+
+_LEAST_SCALED = 8
+"""Smaller numbers are none of widths."""
 
 _MOST_VALUES = 4
 """A number that modules keep in more sizes than this is none of a whole configuration."""
@@ -67,14 +70,22 @@ def unset(config: Mapping[str, Any], pairs: Pairs) -> Iterator[Values]:
                 yield {field: new}
 
 
-def two_at_once(config: Mapping[str, Any], pairs: Pairs) -> Iterator[Values]:
-    """Yield pairs of changes: some classes refuse either one without the other."""
-    single = [*equal(config, pairs), *in_proportion(config, pairs)]
-    joined = ({**one, **other} for one, other in combinations(single, 2) if one.keys() != other.keys())
-    for number, values in enumerate(joined):
-        if number == _MOST_PAIRS:
-            return
-        yield values
+def scaled(config: Mapping[str, Any], pairs: Pairs) -> Iterator[Values]:
+    """Yield fields times the factor of a size, rounded: a class may round what it makes of a field, or take a share of it."""
+    seen: set[tuple[Field, int]] = set()
+    for field, value in numbers_of(config):
+        for now, wanted in pairs:
+            if type(value) is int and type(now) is int and type(wanted) is int and value >= _LEAST_SCALED:
+                new = round(value * wanted / now)
+                if 0 < new != value and (field, new) not in seen:
+                    seen.add((field, new))
+                    yield {field: new}
+
+
+def two_at_once(singles: Iterable[Values]) -> Iterator[Values]:
+    """Yield pairs of changes of different fields: some classes refuse either one without the other."""
+    joined = ({**one, **other} for one, other in combinations(singles, 2) if one.keys() != other.keys())
+    yield from islice(joined, _MOST_PAIRS)
 
 
 def derived(config: Mapping[str, Any], kept: Numbers) -> Iterator[tuple[Values, Values]]:
@@ -102,5 +113,5 @@ def parts(config: Mapping[str, Any], path: Field = ()) -> Iterator[tuple[Field, 
 
 
 Stage = Callable[[Mapping[str, Any], Pairs], Iterator[Values]]
-STAGES: tuple[Stage, ...] = (equal, in_proportion, unset, two_at_once)
+STAGES: tuple[Stage, ...] = (equal, in_proportion, unset, scaled)
 """From what is likely and quick to what is neither."""
