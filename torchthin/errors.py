@@ -21,9 +21,12 @@ from collections.abc import Iterable
 
 
 class TorchthinError(Exception):
-    """Base of all errors of this package."""
+    """Base of all errors of this package. The message is one line, also where it quotes a name that has line breaks."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return " ".join(super().__str__().splitlines())
 
 
 class InputError(TorchthinError, ValueError):

@@ -61,10 +61,10 @@ def _names(owner: object, name: str, value: Any) -> tuple[str, ...]:
         value = (value,)
     if not isinstance(value, Iterable) or isinstance(value, Mapping):
         refuse(owner, name, "a list of names", value)
-    names = tuple(dict.fromkeys(value))
+    names = tuple(value)
     if not all(isinstance(each, str) and each for each in names):
-        refuse(owner, name, "a list of names", value)
-    return names
+        refuse(owner, name, "a list of names", list(names))
+    return tuple(dict.fromkeys(names))
 
 
 @dataclass(frozen=True)

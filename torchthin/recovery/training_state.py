@@ -49,14 +49,18 @@ class TrainingState:
             CheckpointError: the file is of another run, or cannot be read.
         """
         content = read_state(path, "state", _KEYS, _CURE)
-        if content["plan"] != self.plan:
-            raise CheckpointError(f"The state {path} is of another recovery: {content['plan']}. {_CURE}")
         try:
+            if content["plan"] != self.plan:
+                raise CheckpointError(
+                    f"The state {path} is of another recovery: {content['plan']!r:.300}. {_CURE}"
+                )
             self.model.load_state_dict(content["model"])
             self.optimizer.load_state_dict(dict(content["optimizer"]))
             self.schedule.load_state_dict(dict(content["schedule"]))
             self.generator.set_state(content["generator"])
             self.losses = list(content["losses"])
+        except CheckpointError:
+            raise
         except Exception as error:  # what torch raises for a state of another model is of many kinds
             raise CheckpointError(
                 f"The state {path} does not fit this model: {one_line(error)[:300]}. {_CURE}"

@@ -35,11 +35,11 @@ def _named_by(index: Path) -> tuple[Path, ...]:
     try:
         names = list(dict.fromkeys(parse_json(read_text(index))["weight_map"].values()))
         foreign = [name for name in names if Path(name).name != name]
+        missing = foreign or [name for name in names if not (index.parent / name).is_file()]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"The index {index} is damaged or no index of safetensors files. Download it again, or name the files."
         ) from error
-    missing = foreign or [name for name in names if not (index.parent / name).is_file()]
     if missing or not names:
         raise CheckpointError(
             f"The index {index} must name files beside it. Not there: {', '.join(missing[:3]) or 'any'}"

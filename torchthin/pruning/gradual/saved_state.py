@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from torchthin.errors import InputError, one_line
+from torchthin.errors import InputError, TorchthinError, one_line
 from torchthin.pruning.gradual.mask_state import UNTHINNED
 from torchthin.pruning.gradual.prepared import Prepared
 from torchthin.pruning.gradual.progress import Macs, Progress
@@ -56,9 +56,9 @@ def progress_from(state: Any, model: nn.Module, prepared: Prepared) -> tuple[Pro
     Raises:
         InputError: the state is damaged, of another model, or of a run with other settings.
     """
-    state = _from_version_1(state)
-    _check(state, prepared)
     try:
+        state = _from_version_1(state)
+        _check(state, prepared)
         masks = prepared.masks.restored(state["masks"])
         thin = _needs_thinning(model, state["shapes"], masks.recipe)
         _ = masks.full_size_masks(model) if thin else masks.masks(model)  # fails unless all fits
@@ -67,9 +67,11 @@ def progress_from(state: Any, model: nn.Module, prepared: Prepared) -> tuple[Pro
         macs = (
             None
             if state["macs"] is None
-            else Macs(state["macs"][0], state["macs"][1], state["macs"][2:] == [True])
+            else Macs(int(state["macs"][0]), int(state["macs"][1]), state["macs"][2:] == [True])
         )
-    except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
+    except TorchthinError:
+        raise
+    except Exception as error:  # damage can raise anything
         raise InputError(
             f"The state of the Pruner is damaged or of another model: {one_line(error)}. Take another one."
         ) from error
@@ -108,12 +110,14 @@ def _check(state: Any, prepared: Prepared) -> None:
         raise InputError(
             f"The state of the Pruner has version {state['version']!r}; this release reads versions 1 and {VERSION}."
         )
+    if type(state["step"]) is not int or state["step"] < 0:
+        raise InputError(f"The state of the Pruner must have a step from 0. Got {state['step']!r:.60}.")
     saved, here = state["settings"], _settings(prepared)
     for name in {**here, **saved}:
         default = _DEFAULTS.get(name)
         if saved.get(name, default) != here.get(name, default):
             raise InputError(
-                f"The state is of a Pruner with another {name}: {saved.get(name, default)!r}, here "
+                f"The state is of a Pruner with another {name}: {saved.get(name, default)!r:.200}, here "
                 f"{here.get(name, default)!r}. Make the Pruner with the settings of the run to go on with."
             )
 
