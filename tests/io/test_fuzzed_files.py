@@ -142,7 +142,7 @@ FORMATS = {
     "checkpoint of Distiller": Format("distiller.pth.tar", load_checkpoint, ()),
     "safetensors": Format("thin.safetensors", load_checkpoint, (damage.with_header, damage.with_metadata)),
     "index of safetensors": Format("shards/model.safetensors.index.json", load_shards, (damage.with_json,)),
-    "state of a Pruner": Format("pruner.pth", load_pruner, (damage.with_torch,)),
+    "state of a Pruner": Format("pruner.pth", load_pruner, (damage.with_torch,), cost=3),
     "state of a recovery": Format("training.pth", load_training, (damage.with_torch,)),
     "schedule of Distiller": Format("schedule.yaml", read_schedule, (damage.with_yaml,)),
     "configuration": Format("config.yaml", read_options, (damage.with_yaml,)),
