@@ -77,7 +77,7 @@ CONFLICTS: list[tuple[dict[str, Any], str]] = [
     ({**BUDGET, **DISTILLER}, "--target-macs does not go with --compat distiller"),
     ({**BUDGET, **CHIP}, "--target-macs does not go with a chip"),
     ({"allocation": "auto"}, "Give the budget to spread, --target-macs or --target-params."),
-    ({"allocation": "auto", **CHIP}, "--allocation does not go with a chip"),
+    ({"allocation": "auto", **CHIP}, "(--allocation) must be 'outputs' or None"),
     ({"allocation": "auto", "scope": "global", **BUDGET}, "(--allocation) must be None with scope='global'"),
     ({"allocation": 3, **BUDGET}, "The allocation (--allocation) must be 'auto', 'outputs' or a file of torchthin sensitivity."),
 ]  # fmt: skip

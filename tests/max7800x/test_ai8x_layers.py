@@ -63,6 +63,30 @@ def test_float_forward_is_pool_conv_bn_quarter_relu_clamp() -> None:
     torch.testing.assert_close(layer(x), expected, rtol=0, atol=1e-6)
 
 
+def test_a_1d_layer_is_the_same_on_sequences() -> None:
+    layer = randomise(layers.FusedMaxPoolConv1dBNReLU(4, 6, 5, padding=2))
+    assert [name for name, _, _ in keys_of(layer)] == [
+        name for name, _, _ in keys_of(layers.FusedConv2dBNReLU(4, 6, 3))
+    ]
+    x = torch.randn(2, 4, 24)
+    op, bn = layer.op, layer.bn
+    y = F.conv1d(F.max_pool1d(x, 2), op.weight, op.bias, padding=2)
+    y = F.batch_norm(y, bn.running_mean, bn.running_var, bn.weight, bn.bias, eps=1e-5) / 4
+    expected = y.relu().clamp(-1, 127 / 128)
+    torch.testing.assert_close(layer(x), expected, rtol=0, atol=1e-6)
+    base.fuse_batch_norm_(layer)
+    assert layer.bn is None
+    torch.testing.assert_close(layer(x), expected, rtol=0, atol=1e-5)
+
+
+def test_average_pooling_of_sequences_truncates_when_quantised() -> None:
+    layer = layers.Conv1d(1, 1, 1, pooling="Avg", bias=False)
+    layer.op.weight.data.fill_(1.0)
+    layer.set_quantization(8)
+    x = torch.tensor([[[1.0, 2, -1, -2]]]) / 128
+    assert (layer(x) * 128).flatten().tolist() == [1.0, -1.0]
+
+
 def test_wide_output_is_neither_scaled_nor_limited_to_one() -> None:
     layer = randomise(layers.Conv2d(4, 6, 1, wide=True))
     x = torch.randn(2, 4, 5, 5) * 10
@@ -198,6 +222,14 @@ def test_output_shift(largest: float, shift: int) -> None:
 def test_what_the_chip_cannot_do_is_refused(arguments: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match="ai8x layer must be"):
         layers.Conv2d(4, 4, **arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"kernel_size": 10}, {"kernel_size": 3, "stride": 2}, {"kernel_size": 3, "padding": 3}]
+)
+def test_what_the_chip_cannot_do_with_sequences_is_refused(arguments: dict[str, int]) -> None:
+    with pytest.raises(ConfigError, match="ai8x layer must be"):
+        layers.Conv1d(4, 4, **arguments)
 
 
 def test_wrong_bits_and_features_are_refused() -> None:

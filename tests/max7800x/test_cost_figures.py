@@ -44,6 +44,16 @@ def test_one_layer_of_3x3_kernels(
     assert cycles(layer, MAX78000) == expected
 
 
+@pytest.mark.parametrize(("idle", "words", "expected"), [(0, 32, 8_908), (32, 64, 17_100), (2, 34, 9_420)])
+def test_holes_in_the_output_map_and_a_start_within_a_data_memory_count_as_outputs(
+    idle: int, words: int, expected: int
+) -> None:
+    """32 outputs on processors 0 to 31, on 0 to 15 and 48 to 63, and from 2 on: the tool prints 6 % more for the last."""
+    layer = conv(64, 32, idle_slots=idle)
+    assert kernel_words(layer, MAX78000) == words
+    assert cycles(layer, MAX78000) == expected
+
+
 @dataclass(frozen=True)
 class Variant:
     name: str

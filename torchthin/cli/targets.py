@@ -85,7 +85,8 @@ def prune_flags() -> Mapping[str, Flag]:
 @cache
 def chip_flags() -> Mapping[str, Flag]:
     """Return those of `prune_flags` that only a chip takes."""
-    return {key: flag for key, flag in flags_of(Chip).items() if key not in flags_of(Ratio)}
+    others = {*flags_of(Ratio), *flags_of(Budget)}
+    return {key: flag for key, flag in flags_of(Chip).items() if key not in others}
 
 
 def prune_config(given: Mapping[str, Any]) -> PruneConfig:

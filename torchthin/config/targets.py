@@ -292,7 +292,7 @@ class Budget(Target):
         None,
         "--allocation",
         "spread a budget over the groups by a file of torchthin sensitivity; auto: measure it first; outputs: search for what "
-        "moves the outputs on --data least once layers are refitted (default: the same share of every group)",
+        "moves the outputs on --data least once layers are refitted, also with --chip (default: the same share of every group)",
         "FILE",
     )
     kinds: tuple[str, ...] = option((), "--kinds", _KINDS, "KIND")

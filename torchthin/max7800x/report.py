@@ -107,7 +107,8 @@ class ChipReport:
         )
         if self.unmapped:
             counted = " Figures are for the layers that map."
-        return [f"Does not fit {cost.chip}.{counted}", *(f"  {text}." for text in self.obstacles)]
+        lines = [*self.obstacles, *filter(None, [cost.streaming_hint])]
+        return [f"Does not fit {cost.chip}.{counted}", *(f"  {text}." for text in lines)]
 
 
 def _cells(layer: LayerCost) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
+from torchthin.config.targets import OUTPUTS
 from torchthin.dependency.groups import Group
 from torchthin.errors import TargetMissedError
 from torchthin.max7800x.chips import ChipSpec, chip_named
@@ -23,6 +24,7 @@ from torchthin.pruning.target_plans import Run
 from torchthin.report.sections import Section
 from torchthin.selection.allocator import Allocator, Levels
 from torchthin.selection.channels import lowest
+from torchthin.selection.level_search import OutputDistance, searched
 from torchthin.selection.selection import BoolArray, Keeps
 from torchthin.selection.selectors import Candidates
 from torchthin.thinning.trial_loop import ThinningPlan
@@ -35,6 +37,8 @@ _CORRECTIONS = 5
 """So often the search is repeated where kernels and feature maps come to lie otherwise than it took for granted."""
 _NAMED = 3
 """Layers that are named where a target is missed."""
+_MEASURED = 8
+"""Widths at most of every unit at which the outputs are measured; the losses between are taken to lie on a line."""
 _PASS = 64
 """Inputs of one pass: a width that is a multiple saves more than those just above."""
 
@@ -43,11 +47,13 @@ def thinning_for_chip(target: Chip, run: Run) -> tuple[ThinningPlan, tuple[Secti
     """Return a plan, tried and proved, that reaches `target`, and the report's section on the chip.
 
     Raises:
+        ConfigError: the allocation needs data, and there are none.
         InputError: the model does not run on the chip.
         TargetMissedError: the target cannot be reached.
     """
     mapped = map_runnable(run.traced, chip_named(target.name), "its channels cannot be chosen for it")
-    found = run.plan(ChipRule(target, mapped))
+    outputs = run.refitted_outputs if target.allocation == OUTPUTS else None
+    found = run.plan(ChipRule(target, mapped, outputs))
     return found, (found.proposal.selection.facts,)
 
 
@@ -59,9 +65,13 @@ class WidthUnit:
     """Largest first: the full width."""
     lost: tuple[float, ...]
     """Share of the importance that is removed at each width."""
+    measured: tuple[float, ...] | None = None
+    """How far the outputs move at each width of this unit alone, never falling, where that was measured."""
 
     def loss(self, level: int) -> float:
-        """Return ``-log(share kept)``: the narrower a unit is already, the more it costs to take another channel."""
+        """Return what was measured, else ``-log(share kept)``: the narrower a unit is, the more another channel costs."""
+        if self.measured is not None:
+            return self.measured[level]
         return -math.log(max(1 - self.lost[level], 1e-12))
 
     def narrower(self, level: int) -> Sequence[int]:
@@ -88,10 +98,12 @@ class _Choice:
 
 @dataclass(frozen=True)
 class ChipRule:
-    """Reach a chip's targets at the least importance lost."""
+    """Reach a chip's targets at the least importance lost, or where the outputs move least."""
 
     target: Chip
     mapped: ChipMapping
+    outputs: OutputDistance | None = None
+    """Measures how far the outputs move; None: importance decides."""
 
     def choose(self, among: Candidates) -> tuple[Keeps, ChipChange]:
         """Search for widths.
@@ -99,7 +111,7 @@ class ChipRule:
         Raises:
             TargetMissedError: the targets cannot be reached with these groups.
         """
-        return _Search(self.target, self.mapped, among).choose()
+        return _Search(self.target, self.mapped, among, self.outputs).choose()
 
 
 @dataclass(frozen=True)
@@ -109,6 +121,7 @@ class _Search:
     target: Chip
     mapped: ChipMapping
     among: Candidates
+    outputs: OutputDistance | None
 
     @cached_property
     def _sizes(self) -> ChipSpec:
@@ -142,11 +155,10 @@ class _Search:
         change = ChipChange(
             target.asked, self._before, after, uniform, share, channels, removed, target.ratio
         )
-        keeps = {group.name: np.ones(group.size, np.bool_) for group in groups}
-        for choice, level in zip(choices, levels, strict=True):
-            for group, keep in zip(choice.groups, choice.keeps[level], strict=True):
-                keeps[group.name] = keep
-        return keeps, change
+        return {
+            **{group.name: np.ones(group.size, np.bool_) for group in groups},
+            **self._keeps(levels),
+        }, change
 
     def _descend(self, least: int, margins: Mapping[str, int]) -> tuple[Levels, bool]:
         """Return levels that remove at least so many channels and are below the limits by a margin; whether they are."""
@@ -158,8 +170,26 @@ class _Search:
 
         allocator = Allocator([choice.unit for choice in self._choices], excess)
         levels = allocator.descend()
-        reached = allocator.excess(levels) <= 0
-        return (allocator.exchange(allocator.give_back(levels)) if reached else levels), reached
+        if allocator.excess(levels) > 0:
+            return levels, False
+        levels = allocator.exchange(allocator.give_back(levels))
+        outputs = self.outputs
+        if outputs is None:
+            return levels, True
+
+        def fitness(levels: Levels, quick: bool) -> float:
+            return outputs.distance(self.among, self._keeps(levels), quick=quick)
+
+        widths = [range(len(choice.keeps)) for choice in self._choices]
+        return searched(levels, widths, allocator.excess, fitness), True
+
+    def _keeps(self, levels: Levels) -> Keeps:
+        """Return what the groups of all units keep at these levels."""
+        return {
+            group.name: keep
+            for choice, level in zip(self._choices, levels, strict=True)
+            for group, keep in zip(choice.groups, choice.keeps[level], strict=True)
+        }
 
     def _over(self, cost: NetworkCost) -> dict[str, int]:
         """Return by how much a network is over which limits, with its kernels and feature maps where they come to lie."""
@@ -197,7 +227,22 @@ class _Search:
             found.append((width, lost / total if total > 0 else 0.0, kept))
         widths, losses, keeps = zip(*found, strict=True)
         removed = tuple(self._removed_at(groups, kept) for kept in keeps)
-        return _Choice(groups, keeps, removed, WidthUnit(widths, losses))
+        return _Choice(groups, keeps, removed, WidthUnit(widths, losses, self._measured(groups, keeps)))
+
+    def _measured(
+        self, groups: Sequence[Group], keeps: Sequence[tuple[BoolArray, ...]]
+    ) -> tuple[float, ...] | None:
+        """Return how far the outputs move at each level of one unit, measured at a few of them."""
+        if self.outputs is None:
+            return None
+        last = len(keeps) - 1
+        levels = sorted({round(part * last / _MEASURED) for part in range(_MEASURED + 1)})
+        kept = [{group.name: keep for group, keep in zip(groups, keeps[n], strict=True)} for n in levels]
+        found = [
+            self.outputs.distance(self.among, one, quick=True) if n else 0.0
+            for n, one in zip(levels, kept, strict=True)
+        ]
+        return tuple(np.interp(range(last + 1), levels, np.maximum.accumulate(found)).tolist())
 
     def _removed_at(self, groups: Sequence[Group], kept: Sequence[BoolArray]) -> dict[int, int]:
         removed: dict[int, int] = {}

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from torchthin.config import Limit, Target, check_share, limits, option, refuse
+from torchthin.config.targets import OUTPUTS
 from torchthin.max7800x.chips import chip_named, list_chips
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from torchthin.report.sections import Section
     from torchthin.thinning.trial_loop import ThinningPlan
 
+_ALLOCATION = "outputs: search for what moves the outputs on --data least once layers are refitted (default: by importance)"
 _LEAST = "With --target-sparsity as well, at least that share of the channels is removed."
 
 
@@ -24,7 +26,8 @@ class Chip(Target):
     """Remove what saves most on a MAX78000 or MAX78002 for its importance, until the chip's targets hold.
 
     `cycles` and `kernel_words` (of the deepest processor) are a share of what they were ("0.6x") or a number; with
-    ``fit=True`` the network has to fit. `ratio` is the least share of all channels to remove in any case.
+    ``fit=True`` the network has to fit. `ratio` is the least share of all channels to remove in any case. With
+    ``allocation="outputs"`` those widths are searched for with which the outputs move least on the data once layers are refitted.
     """
 
     name: str = option("MAX78000", "--chip", f"one of {', '.join(list_chips())}", "NAME")
@@ -36,6 +39,7 @@ class Chip(Target):
     )
     fit: bool = option(False, "--fit", "the smallest cut found with which the network fits")
     ratio: float = option(0.0, "--target-sparsity", _LEAST, "SHARE")
+    allocation: str | None = option(None, "--allocation", _ALLOCATION, "outputs")
 
     needs_inputs = "cycles follow from the size of the input"
     exact = False
@@ -44,6 +48,8 @@ class Chip(Target):
         object.__setattr__(self, "name", chip_named(str(self.name)).name)
         if not isinstance(self.fit, bool):
             refuse(self, "fit", "true or false", self.fit)
+        if self.allocation not in (None, OUTPUTS):
+            refuse(self, "allocation", "'outputs' or None", self.allocation)
         check_share(self, "ratio")
         limits(self, ("cycles", "kernel_words"))  # refuses what is none
 

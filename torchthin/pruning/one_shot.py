@@ -107,7 +107,7 @@ def _calibration(
     """Read the data; noise is fitted to the model only where something is learnt from it. learns: it is refitted."""
     if data is None:
         return None
-    allocates = isinstance(config.target, Budget) and config.target.allocation is not None
+    allocates = getattr(config.target, "allocation", None) is not None
     used = learns or recovery is not None or allocates or registered(config.ranked_by).needs_data
     how = recovery or Recovery()
     return calibration(

@@ -63,6 +63,19 @@ class Run:
             return None
         return Measure(self.traced.model, self.batches, self.traced.derived, self.loss, self.config.seed)
 
+    @cached_property
+    def refitted_outputs(self) -> RefittedOutputs:
+        """What measures the outputs with layers refitted, for the allocation 'outputs'.
+
+        Raises:
+            ConfigError: there are no data.
+        """
+        if not self.batches:
+            raise ConfigError(
+                "The allocation 'outputs' needs data. Give data=[...] (on the command line --data), or leave it out."
+            )
+        return RefittedOutputs.of(self.traced.model, self.batches, self.traced.derived)
+
     def plan(self, rule: Rule) -> ThinningPlan:
         """Return the plan of what `rule` keeps, tried and proved.
 
@@ -140,7 +153,7 @@ def _budget(target: Budget, run: Run) -> tuple[ThinningPlan, tuple[Section, ...]
     model, inputs = run.traced.model, run.traced.inputs
     sample = one_sample(model, inputs)
     shares = shares_of_sample(model, inputs, sample)
-    outputs = _outputs(run) if target.allocation == OUTPUTS else None
+    outputs = run.refitted_outputs if target.allocation == OUTPUTS else None
     losses = None if outputs else _losses(target, run)
     rule = BudgetRule(target, measure(model, sample), shares, losses, outputs)
     if target.latency is None:
@@ -198,19 +211,6 @@ def _facts(rule: BudgetRule, cost: Cost) -> tuple[BudgetFacts, ...]:
         for name, limit in rule.limits.items()
         if name in units
     )
-
-
-def _outputs(run: Run) -> RefittedOutputs:
-    """Return what measures the outputs with layers refitted.
-
-    Raises:
-        ConfigError: there are no data.
-    """
-    if not run.batches:
-        raise ConfigError(
-            "The allocation 'outputs' of Budget needs data. Give data=[...] (on the command line --data), or take 'auto'."
-        )
-    return RefittedOutputs.of(run.traced.model, run.batches, run.traced.derived)
 
 
 def _losses(target: Budget, run: Run) -> Sensitivity | None:

@@ -13,7 +13,7 @@ from torchthin.graph.output_shift import OutputShiftLimit
 from torchthin.max7800x.ai8x.quantization import in_bits, limited, stored, truncated
 from torchthin.max7800x.cost.layer import WEIGHT_BITS
 
-Operation = nn.Conv2d | nn.Linear
+Operation = nn.Conv1d | nn.Conv2d | nn.Linear
 
 
 def _setting(value: float | int | bool) -> nn.Parameter:
@@ -47,7 +47,7 @@ class Ai8xLayer(nn.Module):
         op: Operation | None,
         *,
         pool: nn.Module | None = None,
-        bn: nn.BatchNorm2d | None = None,
+        bn: nn.BatchNorm1d | nn.BatchNorm2d | None = None,
         relu: bool = False,
         wide: bool = False,
     ) -> None:
@@ -58,7 +58,7 @@ class Ai8xLayer(nn.Module):
         self.op = op
         self.bn = bn
         self.calc_out_shift = OutputShiftLimit()
-        if isinstance(op, nn.Conv2d):
+        if isinstance(op, nn.Conv1d | nn.Conv2d):
             self._conv_forward = op._conv_forward
         self.output_shift = _setting(0.0)
         self.set_quantization(None)
@@ -104,10 +104,10 @@ class Ai8xLayer(nn.Module):
         return stored(self.activate(values), wide=self.wide, on_grid=self._on_grid)
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
-        """Return the output: (N, C_in, H, W) -> (N, C_out, H', W'); linear layers (N, in) -> (N, out)."""
+        """Return the output: (N, C_in, H, W) -> (N, C_out, H', W'), or without W; linear layers (N, in) -> (N, out)."""
         if self.pool is not None:
             values = self.pool(values)
-        if isinstance(self.pool, nn.AvgPool2d):
+        if isinstance(self.pool, nn.AvgPool1d | nn.AvgPool2d):
             values = limited(truncated(values) if self._on_grid else values)
         return values if self.op is None else self._operate(values, self.op)
 
@@ -138,7 +138,7 @@ def fuse_batch_norm_(model: nn.Module) -> None:
     """
     for layer in ai8x_layers(model):
         bn, op = layer.bn, layer.op
-        if bn is None or not isinstance(op, nn.Conv2d) or op.bias is None:
+        if bn is None or not isinstance(op, nn.Conv1d | nn.Conv2d) or op.bias is None:
             continue
         if bn.running_mean is None or bn.running_var is None:
             raise ConfigError(
@@ -147,6 +147,6 @@ def fuse_batch_norm_(model: nn.Module) -> None:
         gain = 0.25 * torch.rsqrt(bn.running_var + bn.eps)
         if bn.weight is not None:
             gain = gain * bn.weight
-        op.weight.mul_(gain.reshape(-1, 1, 1, 1))
+        op.weight.mul_(gain.reshape(-1, *[1] * (op.weight.dim() - 1)))
         op.bias.copy_((op.bias - bn.running_mean) * gain + (0.25 * bn.bias if bn.bias is not None else 0.0))
         layer.bn = None

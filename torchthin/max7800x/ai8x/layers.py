@@ -24,22 +24,32 @@ def _check(name: str, value: Any, allowed: str, good: bool) -> None:
         raise ConfigError(f"The {name} of an ai8x layer must be {allowed}. Got {value!r}.")
 
 
-def _make_pool(kind: str | None, size: int, stride: int | None) -> nn.Module | None:
+_POOLS = {
+    (1, "Max"): nn.MaxPool1d, (1, "Avg"): nn.AvgPool1d, (2, "Max"): nn.MaxPool2d, (2, "Avg"): nn.AvgPool2d,
+}  # fmt: skip
+"""Dimensions and kind -> pooling layer."""
+
+
+def _make_pool(kind: str | None, size: int, stride: int | None, dimensions: int = 2) -> nn.Module | None:
     _check("pooling", kind, "'Max', 'Avg' or None", kind in ("Max", "Avg", None))
     _check("pool_size", size, "from 1 to 16", 1 <= size <= 16)
-    if kind is None:
-        return None
-    return (nn.MaxPool2d if kind == "Max" else nn.AvgPool2d)(kernel_size=size, stride=stride or size)
+    return None if kind is None else _POOLS[dimensions, kind](kernel_size=size, stride=stride or size)
 
 
 def _make_bn(
-    kind: str | None, channels: int, bias: bool, eps: float, momentum: float
-) -> nn.BatchNorm2d | None:
+    kind: str | None, channels: int, bias: bool, eps: float, momentum: float, dimensions: int = 2
+) -> nn.BatchNorm1d | nn.BatchNorm2d | None:
     _check("batchnorm", kind, "'Affine', 'NoAffine' or None", kind in ("Affine", "NoAffine", None))
     if kind is None:
         return None
     _check("bias", bias, "True when there is a BatchNorm", bias)
-    return nn.BatchNorm2d(channels, eps=eps, momentum=momentum, affine=kind == "Affine")
+    layer = nn.BatchNorm1d if dimensions == 1 else nn.BatchNorm2d
+    return layer(channels, eps=eps, momentum=momentum, affine=kind == "Affine")
+
+
+def _check_activation(activation: str | None, wide: bool) -> None:
+    _check("activation", activation, "'ReLU' or None, and None when wide", activation in (None, "ReLU"))
+    _check("activation", activation, "None when wide", not (wide and activation))
 
 
 class Conv2d(Ai8xLayer):
@@ -70,8 +80,7 @@ class Conv2d(Ai8xLayer):
         _check("kernel_size", kernel_size, "1, 3 or None", kernel_size in (1, 3, None))
         _check("padding", padding, "0, 1 or 2", padding in (0, 1, 2))
         _check("stride", stride, "1, 2 or 3, and 1 after pooling", stride in ((1,) if pooling else (1, 2, 3)))
-        _check("activation", activation, "'ReLU' or None, and None when wide", activation in (None, "ReLU"))
-        _check("activation", activation, "None when wide", not (wide and activation))
+        _check_activation(activation, wide)
         op = None
         if kernel_size is not None:
             op = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=bias)
@@ -124,6 +133,65 @@ class AvgPool2d(Conv2d):
 
     def __init__(self, kernel_size: int, stride: int | None = None) -> None:
         super().__init__(0, 0, None, pooling="Avg", pool_size=kernel_size, pool_stride=stride)
+
+
+class Conv1d(Ai8xLayer):
+    """Optional pooling, 1-d convolution, optional BatchNorm, optional ReLU; inputs are (N, C, L).
+
+    Raises ConfigError for what the chip cannot do.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        pooling: str | None = None,
+        pool_size: int = 2,
+        pool_stride: int | None = 2,
+        stride: int = 1,
+        padding: int = 0,
+        dilation: int = 1,
+        bias: bool = True,
+        activation: str | None = None,
+        wide: bool = False,
+        batchnorm: str | None = None,
+        groups: int = 1,
+        eps: float = 1e-5,
+        momentum: float = 0.05,
+    ) -> None:
+        _check("kernel_size", kernel_size, "from 1 to 9", kernel_size in range(1, 10))
+        _check("padding", padding, "0, 1 or 2", padding in (0, 1, 2))
+        _check("stride", stride, "1", stride == 1)
+        _check_activation(activation, wide)
+        op = nn.Conv1d(in_channels, out_channels, kernel_size, 1, padding, dilation, groups, bias)
+        super().__init__(
+            op,
+            pool=_make_pool(pooling, pool_size, pool_stride, 1),
+            bn=_make_bn(batchnorm, out_channels, bias, eps, momentum, 1),
+            relu=activation == "ReLU",
+            wide=wide,
+        )
+
+
+class FusedConv1dReLU(Conv1d, activation="ReLU"):
+    """1-d convolution and ReLU."""
+
+
+class FusedConv1dBNReLU(FusedConv1dReLU, batchnorm="Affine"):
+    """1-d convolution, BatchNorm and ReLU."""
+
+
+class FusedMaxPoolConv1dReLU(FusedConv1dReLU, pooling="Max"):
+    """Max pooling, 1-d convolution and ReLU."""
+
+
+class FusedMaxPoolConv1dBNReLU(FusedMaxPoolConv1dReLU, batchnorm="Affine"):
+    """Max pooling, 1-d convolution, BatchNorm and ReLU."""
+
+
+class FusedAvgPoolConv1dReLU(FusedConv1dReLU, pooling="Avg"):
+    """Average pooling, 1-d convolution and ReLU."""
 
 
 class Linear(Ai8xLayer):

@@ -88,7 +88,7 @@ def _hardware_geometry(layer: Layer) -> tuple[Size, Size]:
 
 def _convolution(layer: Layer, chip: ChipSpec, kernel_offset: int) -> int:
     count, _ = passes(layer.in_channels, chip)
-    slots = 1 if layer.depthwise else output_slots(layer.out_channels, chip)
+    slots = 1 if layer.depthwise else output_slots(layer.out_channels, chip, layer.idle_slots)
     (rows, columns), (row_pad, column_pad) = _hardware_geometry(layer)
     kernel_rows, kernel_columns = layer.kernel
     out_columns = layer.out_size[1]

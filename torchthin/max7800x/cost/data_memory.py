@@ -64,7 +64,11 @@ def map_bytes(channels: int, size: Size, chip: ChipSpec, *, wide: bool = False, 
 
 
 def place_maps(
-    layers: Sequence[Layer], chip: ChipSpec, preferred: Mapping[int, int] | None = None
+    layers: Sequence[Layer],
+    chip: ChipSpec,
+    preferred: Mapping[int, int] | None = None,
+    *,
+    before: str = "",
 ) -> tuple[dict[int, MapPlace], tuple[str, ...]]:
     """Give every feature map its place: first fit in the order in which they are written.
 
@@ -72,6 +76,7 @@ def place_maps(
         layers: a network.
         chip: where it runs.
         preferred: first map of a group -> first processor to try before all others, which come in order.
+        before: name of the layer before these, whose map is their input and lies in HWC form; empty: the input is the network's.
 
     Returns:
         Layer number (`INPUT` for the network's input) -> place, and a line for each map that did not fit. Such a map gets
@@ -84,10 +89,10 @@ def place_maps(
         place = memory.place(
             group, _starts(group, layers, chip, found, (preferred or {}).get(group.maps[0], 0))
         )
-        if place is None and group.maps == (INPUT,):
+        if place is None and group.maps == (INPUT,) and not before:
             place = _place_planar(memory, group, layers[0], chip)
         if place is None:
-            problems.append(_refusal(group, layers, chip))
+            problems.append(_refusal(group, layers, chip, before or "the input"))
             place = memory.put(group, MapPlace(0, group.processors, 1, 0, group.size))
         found.update(_parts(group, place, layers))
     return found, tuple(problems)
@@ -231,8 +236,8 @@ def _parts(group: MapGroup, place: MapPlace, layers: Sequence[Layer]) -> dict[in
     }
 
 
-def _refusal(group: MapGroup, layers: Sequence[Layer], chip: ChipSpec) -> str:
-    names = " and ".join("the input" if number == INPUT else layers[number].name for number in group.maps)
+def _refusal(group: MapGroup, layers: Sequence[Layer], chip: ChipSpec, before: str) -> str:
+    names = " and ".join(before if number == INPUT else layers[number].name for number in group.maps)
     _, size, _ = _output(layers, group.maps[0])
     where = f"a map of {size[0]}x{size[1]} from {names} takes {group.size:,} bytes of each data memory"
     if group.size > chip.data_bytes:

@@ -56,6 +56,8 @@ class Layer:
     """Outputs of 32 bits."""
     sources: tuple[int, ...] = (INPUT,)
     """Numbers of the layers it reads: one for each operand, or the parts of a concatenation."""
+    idle_slots: int = 0
+    """Processors within the output's map, counted from a multiple of 4, that get no output: each costs what an output costs."""
     shares: int | None = None
     """Number of an earlier layer with the same weights; where processors agree they are stored once."""
     shares_bias: bool | None = None
@@ -185,15 +187,15 @@ def passes(channels: int, chip: ChipSpec) -> tuple[int, int]:
     return count, each if count == 1 else min(round_up(each, chip.processors_per_memory), chip.processors)
 
 
-def output_slots(channels: int, chip: ChipSpec) -> int:
-    """Return the output channels that are computed, padding included.
+def output_slots(channels: int, chip: ChipSpec, idle: int = 0) -> int:
+    """Return the output channels that are computed, padding included. idle: see `Layer.idle_slots`.
 
     >>> from torchthin.max7800x.chips import MAX78000
     >>> output_slots(64, MAX78000), output_slots(65, MAX78000), output_slots(72, MAX78000)
     (64, 72, 72)
     """
     count, each = passes(channels, chip)
-    return count * each
+    return count * (each + idle)
 
 
 def kernel_words(layer: Layer, chip: ChipSpec) -> int:
@@ -211,7 +213,7 @@ def kernel_words(layer: Layer, chip: ChipSpec) -> int:
     elif layer.depthwise:
         kernels = in_passes
     else:
-        kernels = output_slots(layer.out_channels, chip) * in_passes
+        kernels = output_slots(layer.out_channels, chip, layer.idle_slots) * in_passes
     per_byte = 8 // layer.weight_bits
     left_over = (kernels % per_byte) * area * (per_byte - 1)
     return -(-(kernels * area * layer.weight_bits + left_over) // WORD_BITS)

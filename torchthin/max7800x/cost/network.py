@@ -13,6 +13,7 @@ from torchthin.max7800x.cost.kernel_memory import stored_weight_bytes
 from torchthin.max7800x.cost.layer import Layer, output_slots, passes
 from torchthin.max7800x.cost.limits import network_violations
 from torchthin.max7800x.cost.placement import Placement, place_biases, place_network
+from torchthin.max7800x.cost.streaming import STREAMING_CYCLES, streaming_layers
 
 
 @dataclass(frozen=True)
@@ -67,12 +68,26 @@ class NetworkCost:
     bias_bytes: int
     cycles: int
     cycles_exact: bool
-    """False: a guide only, ADI's tool gives no figure for this chip."""
+    """False: a guide only, ADI's tool gives no figure for this chip, or an estimate where layers stream."""
     clock_hz: int
     moved: bool
     """Whether it fits only with feature maps moved from processor 0; the layers then say where they start."""
     violations: tuple[str, ...]
     """What does not run or fit, one line each; empty when the network fits."""
+    streams: tuple[str, ...] = ()
+    """First layers with which, when they stream, all maps fit; empty where that is not needed, or does not do it."""
+
+    @property
+    def streaming_hint(self) -> str:
+        """What the user has to decide where layers would have to stream; else empty."""
+        if not self.streams:
+            return ""
+        named = ", ".join(self.streams)
+        return (
+            f"All maps fit once the first layers stream ({named}). Give a network description with --synthesis-yaml that has "
+            "`streaming: true` at these, and offsets of your choice at all layers: torchthin places no rolling buffers. Start "
+            "ai8xize.py with --fifo"
+        )
 
     @property
     def fits(self) -> bool:
@@ -87,14 +102,19 @@ class NetworkCost:
     def to_dict(self) -> dict[str, Any]:
         """Return all figures as JSON types."""
         facts = {**asdict(self), "fits": self.fits, "latency_ms": self.latency_ms}
-        return {**facts, "layers": list(facts["layers"]), "violations": list(self.violations)}
+        lists = {key: list(facts[key]) for key in ("layers", "violations", "streams")}
+        return {**facts, **lists}
 
 
-def network_cost(layers: Sequence[Layer], chip: ChipSpec) -> NetworkCost:
-    """Return what `layers`, in the order in which they run, cost on `chip`."""
-    placement = place_network(layers, chip)
+def network_cost(layers: Sequence[Layer], chip: ChipSpec, streaming: int = 0) -> NetworkCost:
+    """Return what `layers`, in the order in which they run, cost on `chip`. streaming: so many first layers stream."""
+    placement = place_network(layers, chip, streaming)
     bias_bytes, bias_problems = place_biases(layers, placement, chip)
-    rows = tuple(_layer_cost(number, layer, placement, chip) for number, layer in enumerate(layers))
+    rows = tuple(
+        _layer_cost(number, layer, placement, chip, streams=number < streaming)
+        for number, layer in enumerate(layers)
+    )
+    needed = streaming_layers(layers, chip) if placement.unplaced else None
     return NetworkCost(
         chip=chip.name,
         layers=rows,
@@ -104,19 +124,23 @@ def network_cost(layers: Sequence[Layer], chip: ChipSpec) -> NetworkCost:
         weight_bytes=stored_weight_bytes(layers, placement.kernels),
         bias_bytes=bias_bytes,
         cycles=START_CYCLES + sum(row.cycles for row in rows),
-        cycles_exact=chip.cycles_exact,
+        cycles_exact=chip.cycles_exact and not streaming,
         clock_hz=chip.clock_hz,
         moved=placement.moved,
         violations=(*network_violations(layers, chip), *placement.problems, *bias_problems),
+        streams=tuple(layer.name for layer in layers[: needed or 0]),
     )
 
 
-def _layer_cost(number: int, layer: Layer, placement: Placement, chip: ChipSpec) -> LayerCost:
+def _layer_cost(
+    number: int, layer: Layer, placement: Placement, chip: ChipSpec, *, streams: bool
+) -> LayerCost:
     place, out = placement.inputs[number], placement.maps[number]
     offset = placement.kernel_map.offsets[number]
     count, processors = passes(layer.in_channels, chip)
     planar = place.processor_step > 1
     runs = placement.runs[number]
+    spent = cycles(layer, chip, offset, place.first_processor) if runs else 0
     return LayerCost(
         name=layer.name,
         kind=layer.kind,
@@ -124,7 +148,7 @@ def _layer_cost(number: int, layer: Layer, placement: Placement, chip: ChipSpec)
         out_channels=layer.out_channels,
         input_passes=count,
         processors=processors,
-        output_slots=output_slots(layer.out_channels, chip),
+        output_slots=output_slots(layer.out_channels, chip, layer.idle_slots),
         kernel_words=placement.kernels[number].words,
         kernel_offset=offset,
         bias_bytes=layer.bias_bytes,
@@ -135,6 +159,6 @@ def _layer_cost(number: int, layer: Layer, placement: Placement, chip: ChipSpec)
         processor_step=place.processor_step,
         output_processor=out.first_processor,
         output_offset=out.offset,
-        cycles=cycles(layer, chip, offset, place.first_processor) if runs else 0,
+        cycles=int(STREAMING_CYCLES * spent) if streams else spent,
         runs=runs,
     )

@@ -15,6 +15,7 @@ from torchthin.max7800x.cost.data_memory import MapGroup, MapPlace, map_groups, 
 from torchthin.max7800x.cost.kernel_memory import KernelMap, LayerKernels, layer_kernels, place_kernels
 from torchthin.max7800x.cost.layer import Layer, passes, round_up
 from torchthin.max7800x.cost.limits import violations
+from torchthin.max7800x.cost.streaming import place_streamed_maps
 
 _Starts = dict[int, int]
 """First map of a group -> its first processor; 0 where there is none."""
@@ -46,13 +47,14 @@ class Placement:
         return self.unplaced, self.kernel_map.excess
 
 
-def place_network(layers: Sequence[Layer], chip: ChipSpec) -> Placement:
+def place_network(layers: Sequence[Layer], chip: ChipSpec, streaming: int = 0) -> Placement:
     """Return a placement that fits; where none is found, the one with all maps at processor 0.
 
-    From several beginnings maps are moved one by one, each to where least exceeds the memories, until no move helps.
+    From several beginnings maps are moved one by one, each to where least exceeds the memories, until no move helps. Where the
+    first layers stream, maps stay where the user's description has them, and none is moved.
     """
-    usual = _place(layers, chip, {})
-    if not usual.problems:
+    usual = _place(layers, chip, {}, streaming)
+    if not usual.problems or streaming:
         return usual
     groups = [
         (group, sum(k.words for k, layer in zip(usual.kernels, layers, strict=True) if group.feeds(layer)))
@@ -69,8 +71,12 @@ def place_network(layers: Sequence[Layer], chip: ChipSpec) -> Placement:
     return usual if best is None or best.problems else replace(best, moved=True)
 
 
-def _place(layers: Sequence[Layer], chip: ChipSpec, preferred: Mapping[int, int]) -> Placement:
-    maps, map_problems = place_maps(layers, chip, preferred)
+def _place(
+    layers: Sequence[Layer], chip: ChipSpec, preferred: Mapping[int, int], streaming: int = 0
+) -> Placement:
+    maps, map_problems = (
+        place_streamed_maps(layers, chip, streaming) if streaming else place_maps(layers, chip, preferred)
+    )
     inputs = []
     for layer in layers:
         place = maps[layer.sources[0]]

@@ -16,6 +16,7 @@ from torchthin.io.atomic import check_destination, write_whole
 from torchthin.io.checkpoints import write_torch
 from torchthin.max7800x.cost.layer import WeightBits
 from torchthin.max7800x.synthesis.description import description_text
+from torchthin.max7800x.synthesis.layout import Layout
 from torchthin.max7800x.synthesis.network import ChipNetwork, chip_network
 from torchthin.max7800x.synthesis.user_description import corrected_text, read_description
 from torchthin.report.record import version
@@ -148,7 +149,8 @@ def ready_for_synthesis(
     given = read_description(description) if description is not None else {}
     arch = _arch(arch, given.get("arch"), model)
     files = files_of(folder, name or arch)
-    network = chip_network(model, example_inputs, chip, weight_bits)
+    layout = Layout.of_description(given.get("layers", ()), str(description))
+    network = chip_network(model, example_inputs, chip, weight_bits, layout)
     text, changes = _text(network, arch, dataset, description)
     contents = {
         "epoch": int(epoch),

@@ -19,6 +19,7 @@ from torchthin.max7800x.report import ChipReport
 from torchthin.max7800x.synthesis.capture import Captured, capture
 from torchthin.max7800x.synthesis.description import Entry, entries
 from torchthin.max7800x.synthesis.integers import ChipNumbers, chip_numbers
+from torchthin.max7800x.synthesis.layout import BY_COST, Layout
 from torchthin.max7800x.synthesis.simulation import simulate
 from torchthin.max7800x.synthesis.stored import as_stored
 from torchthin.max7800x.synthesis.weights import (
@@ -58,9 +59,15 @@ class ChipNetwork:
 
 
 def chip_network(
-    model: nn.Module, example_inputs: Any, chip: str = "MAX78000", weight_bits: WeightBits = 8
+    model: nn.Module,
+    example_inputs: Any,
+    chip: str = "MAX78000",
+    weight_bits: WeightBits = 8,
+    layout: Layout = BY_COST,
 ) -> ChipNetwork:
     """Return all that is to be written for `model`, which is left as it is; see `save_for_synthesis`.
+
+    layout: what the user's description decides of where maps lie.
 
     Raises:
         InputError: something of the model does not run on the chip; the message names the layer and the limit.
@@ -71,10 +78,13 @@ def chip_network(
     check_model(model, "chip_network")
     inputs = on_device_of(model, as_inputs(example_inputs))
     mapping = map_runnable(trace(model, inputs), known, "nothing was written for it", weight_bits)
-    report = ChipReport(network_cost(mapping.layers, known), (), mapping.outside, mapping.notes)
+    mapping = replace(mapping, layers=layout.of(mapping.layers, known))
+    streaming = layout.streaming
+    report = ChipReport(network_cost(mapping.layers, known, streaming), (), mapping.outside, mapping.notes)
     if not report.fits:
         first, *more = report.obstacles
         others = f" And {len(more)} more: see torchthin chip." if more else ""
+        others += f" {report.cost.streaming_hint}." if report.cost.streams else ""
         raise TargetMissedError(
             f"The model does not fit {known.name}, so nothing was written for it. {first}.{others}"
         )
@@ -84,7 +94,7 @@ def chip_network(
         None if one is None else chip_numbers(layer, one)
         for layer, one in zip(mapping.layers, weights, strict=True)
     ]
-    report = replace(report, cost=network_cost(as_stored(mapping.layers, numbers), known))
+    report = replace(report, cost=network_cost(as_stored(mapping.layers, numbers), known, streaming))
     described = entries(mapping.layers, report.cost, known, mapping.outputs)
     values = simulate(mapping.layers, weights, captured.image)
     errors = _compare(mapping, values, captured, known)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from torchthin.config.files import read_text, read_yaml
 from torchthin.errors import InputError, one_line
 from torchthin.max7800x.synthesis.description import DEFAULTS, MASKS, OFFSETS, Entry
+from torchthin.max7800x.synthesis.layout import Layout, mask_number, with_processors
 
 if TYPE_CHECKING:
     from torchthin.max7800x.synthesis.network import ChipNetwork
@@ -27,7 +28,7 @@ _SPELLINGS: dict[str, tuple[str, ...]] = {
     "read_gap": ("read_gap", "in_skip"),
 }
 _NOT_PLACED = {
-    *("streaming", "buffer_shift", "buffer_insert", "next_sequence", "snoop_sequence", "simulated_sequence"),
+    *("buffer_shift", "buffer_insert", "next_sequence", "snoop_sequence", "simulated_sequence"),
     *("bypass", "in_crop", "in_channel_skip", "weight_source", "calcx4", "readahead", "tcalc", "bias_group"),
     "bias_quadrant",
 }
@@ -84,7 +85,9 @@ def corrected_text(path: str | Path, network: ChipNetwork) -> tuple[str, tuple[s
     content.pop("output_map", None)  # the last layer says it itself
     changes = []
     names = _numbers_of(content["layers"])
+    streams = Layout.of_description(content["layers"], str(path)).streaming > 0
     for layer, entry, wanted in zip(network.mapping.layers, content["layers"], network.entries, strict=True):
+        wanted = _where_it_was(entry, wanted, last=entry is content["layers"][-1]) if streams else wanted
         changed = _correct(entry, wanted, layer.in_channels, layer.out_channels)
         if layer.operands > 1 and _sources(entry, 0, names) != layer.sources:
             entry["in_sequences"] = list(layer.sources)  # a sum the other way round: offsets follow the model
@@ -192,6 +195,19 @@ def _numbers_of(layers: Sequence[Entry]) -> dict[str, int]:
     return {**found, "input": -1}
 
 
+def _where_it_was(entry: Entry, wanted: Entry, *, last: bool) -> Entry:
+    """Return what is to be set where layers stream: offsets, gaps and first processors are the user's choice and stay."""
+    kept = {key: entry.get(key) for key in (*OFFSETS, "write_gap", "read_gap", "in_dim", "data_format")}
+    masks: Entry = {
+        key: with_processors(mask_number(entry[key]), wanted[key].bit_count())
+        for key in MASKS
+        if key in entry
+    }
+    if not last:  # without it a layer writes for the processors of the next one
+        masks = {"output_processors": None, **masks}
+    return {**wanted, **kept, **masks}
+
+
 def _correct(entry: Any, wanted: Entry, inputs: int, outputs: int) -> list[str]:
     """Set in a layer of the user's what widths decide; return a text for each change."""
     channels = {"in_channels": inputs, "out_channels": outputs, "groups": wanted.get("groups")}
@@ -221,7 +237,7 @@ def _spelled(entry: Entry, key: str) -> str:
 
 def _same(key: str, before: Any, value: Any) -> bool:
     if key in MASKS and isinstance(before, str):
-        before = int(before.replace(".", "").replace("_", ""), 16)
+        before = mask_number(before)
     if key == "data_format" and isinstance(before, str):
         before = {"big": "CHW", "little": "HWC"}.get(before.lower(), before.upper())
     return bool(before == value) or (before in (None, 0, False) and value is None)
