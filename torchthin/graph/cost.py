@@ -5,28 +5,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from inspect import signature
 from typing import Any
 
-import torch
 from torch import nn
-from torch.utils.flop_counter import flop_registry
 
 from torchthin.graph.clone import clone
 from torchthin.graph.deferred import Deferred
+from torchthin.graph.flops import flops_of
 from torchthin.graph.inputs import Inputs
 from torchthin.graph.op_counter import CountingMode, run
 from torchthin.graph.precision import AS_GIVEN, SINGLE, Precision
 from torchthin.graph.sample import Sample
-
-_OUT = next(
-    name
-    for name in signature(flop_registry[torch.ops.aten.mm], follow_wrapped=False).parameters
-    if name.startswith("out")
-)
-"""What torch's formulas call the result: `out` before 2.4, `out_val` since."""
 
 
 def macs_unit(per_sample: bool) -> str:
@@ -54,10 +45,7 @@ class Cost:
 
 
 class _FlopMode(CountingMode):
-    """Adds up what torch's formulas say of every op.
-
-    Torch's own ``FlopCounterMode`` imports its compiler at the first op, which costs seconds, and counts for every module.
-    """
+    """Adds up what torch's formulas say of every op."""
 
     def __init__(self, *, fake: bool) -> None:
         super().__init__(fake=fake)
@@ -65,9 +53,9 @@ class _FlopMode(CountingMode):
 
     def execute(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         result = self.compute(func, args, kwargs)
-        formula: Any = flop_registry.get(func.overloadpacket)
-        if formula is not None:
-            self.flops[self.completed] += formula(*args, **kwargs, **{_OUT: result})
+        flops = flops_of(func, args, kwargs, result)
+        if flops:
+            self.flops[self.completed] += flops
         return result
 
 
@@ -77,13 +65,18 @@ def measure(model: nn.Module, sample: Sample) -> Cost:
     The pass runs without arithmetic, unless the model's code asks for numbers.
     """
     counter = _counter(model, sample.inputs)
+    macs_of_op = {index: flops // 2 for index, flops in counter.flops.items()}
+    return replace(known_cost(model, counter.flops.total() // 2, sample), macs_of_op=macs_of_op)
+
+
+def known_cost(model: nn.Module, macs: int, sample: Sample) -> Cost:
+    """Return the cost of a model whose multiply-accumulates on `sample` a run has counted already."""
     parameters = list(model.parameters())
     return Cost(
         sum(p.numel() for p in parameters),
         sum(p.numel() * p.element_size() for p in parameters),
-        counter.flops.total() // 2,
+        macs,
         sample.is_single,
-        {index: flops // 2 for index, flops in counter.flops.items()},
     )
 
 

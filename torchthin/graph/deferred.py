@@ -113,6 +113,9 @@ class FilledIn(Mapping[str, Tensor]):
         assert deferred is not None
         return deferred.values(self._tensors[name])
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._tensors  # what a mapping does without this makes the values
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)
 

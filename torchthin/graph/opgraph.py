@@ -60,6 +60,10 @@ class Op:
     source: Source
     reads: tuple[int, ...] = field(init=False, repr=False)
     """Value numbers of all tensor arguments, in schema order."""
+    name: str = field(init=False, repr=False, compare=False)
+    """Operator name without overload, for instance ``aten.convolution``."""
+    results: list[int] = field(init=False, repr=False, compare=False)
+    """Value numbers of all tensor results."""
 
     def __post_init__(self) -> None:
         found: list[int] = []
@@ -69,21 +73,13 @@ class Op:
             elif type(argument) is list or type(argument) is tuple:
                 found += [item.value for item in argument if type(item) is Ref]
         object.__setattr__(self, "reads", tuple(found))
-
-    @property
-    def name(self) -> str:
-        """Operator name without overload, for instance ``aten.convolution``."""
-        return operator_name(self.target)
+        object.__setattr__(self, "name", operator_name(self.target))
+        object.__setattr__(self, "results", [ref.value for ref in self.outputs if ref is not None])
 
     @property
     def trained(self) -> bool:
         """Whether the op is part of the second run, of the training branch."""
         return abs(self.index) >= BRANCH
-
-    @property
-    def results(self) -> list[int]:
-        """Value numbers of all tensor results."""
-        return [ref.value for ref in self.outputs if ref is not None]
 
     @property
     def written(self) -> list[int]:
@@ -169,6 +165,8 @@ class OpGraph:
     """Values whose numbers code took past the dispatcher (``tolist``, ``numpy``)."""
     states: tuple[int, ...] = ()
     """What the model hands to its own next call: no outputs, since both calls are the model's."""
+    macs: int = 0
+    """Multiply-accumulates of the evaluation run."""
 
     @property
     def ends(self) -> tuple[int, ...]:

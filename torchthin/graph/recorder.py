@@ -15,6 +15,7 @@ from torchthin.graph.deferred import Deferred, writes
 from torchthin.graph.evaluation_mode import evaluation_mode
 from torchthin.graph.factors import factor_of
 from torchthin.graph.fake import DataDependent, ReadGuard, ReadWatch
+from torchthin.graph.flops import flops_of
 from torchthin.graph.inputs import Inputs, call
 from torchthin.graph.next_call import returned
 from torchthin.graph.op_counter import CountingMode
@@ -59,13 +60,16 @@ class _Recorder(CountingMode):
         self.state: dict[str, int] = {}
         self.call_sites: dict[CallSite, int] = {}
         self.factors: dict[int, float] = {}
+        self.flops = 0
 
     def execute(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self.call_sites[self.paths.call_site()] = self.completed
         factor = factor_of(func, args, self.fake)
         if factor is not None:
             self.factors[self.completed] = factor
-        return self._recorded(self.completed, func, args, kwargs)
+        result = self._recorded(self.completed, func, args, kwargs)
+        self.flops += flops_of(func, args, kwargs, result)
+        return result
 
     def copy(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return self._recorded(-1 - self.copies, func, args, kwargs)
@@ -222,6 +226,7 @@ def record(
         size_uses=watcher.found(recorder.factors) if watcher else None,
         handed=tuple(dict.fromkeys(handed)),
         states=tuple(states),
+        macs=recorder.flops // 2,
     )
 
 

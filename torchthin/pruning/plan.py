@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from torchthin.config import PruneConfig, Recovery
 from torchthin.graph.clone import clone, duplicate, state_tensors
-from torchthin.graph.cost import measure
+from torchthin.graph.cost import Cost, known_cost, measure
 from torchthin.graph.inputs import Inputs
-from torchthin.graph.sample import one_sample
+from torchthin.graph.sample import Sample, one_sample
 from torchthin.graph.trace import collection_paused
 from torchthin.io.calibration import Calibration
 from torchthin.pruning.in_place import dead_channels_plan
@@ -192,8 +192,7 @@ class PruningPlan:
     def _thinned(self, small: nn.Module, found: ThinningPlan, masks: Mapping[str, Tensor]) -> PruneResult:
         """Return the result of a thinned copy."""
         assert self.inputs is not None
-        sample = one_sample(self.model, self.inputs)
-        before, after = measure(self.model, sample), measure(small, sample)
+        before, after = _costs(self.model, small, one_sample(self.model, self.inputs), found)
         nothing = "Nothing was removed: no channel that can be removed is masked in all layers."
         notes: tuple[str, ...] = () if found.recipe else (nothing,)
         if self.thinning is None:
@@ -208,6 +207,14 @@ class PruningPlan:
         return PruneResult(
             small, masks, report, found.recipe or None, found.outcome.proof, self.config, self.inputs
         )
+
+
+def _costs(full: nn.Module, small: nn.Module, sample: Sample, found: ThinningPlan) -> tuple[Cost, Cost]:
+    """Return what both models cost on one sample, as the record and the trial counted it where they ran on that."""
+    traced, macs = found.proposal.traced, found.outcome.macs
+    if macs is None or sample.inputs is not traced.inputs or traced.model is not full:
+        return measure(full, sample), measure(small, sample)
+    return known_cost(full, traced.graph.macs, sample), known_cost(small, macs, sample)
 
 
 def _layers(plan: PruningPlan) -> list[str]:

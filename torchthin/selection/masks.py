@@ -91,6 +91,9 @@ class Masked(Mapping[str, Tensor]):
         tensor = self._tensors[name].detach()
         return masked(tensor, self._masks[name]) if name in self._masks else tensor
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._tensors  # what a mapping does without this makes the mask's product
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)
 

@@ -99,21 +99,27 @@ class Comparison:
         samples = tuple(mode.samples for mode in modes)
         return Observed(outputs, samples, self.observed.departures, repeats=repeats)
 
-    def proof(self, inputs: Inputs, wanted: Observed) -> tuple[Proof, Failure | None]:
-        """Compare the thinned model with what is wanted on some inputs, and with the masked model as it is.
+    def proof(
+        self, inputs: Inputs, wanted: Observed, *, beside: bool = True
+    ) -> tuple[Proof, Failure | None]:
+        """Compare the thinned model with what is wanted on some inputs and, if `beside`, with the masked model as it is.
 
         Returns:
             The proof, and the first op that differs.
         """
-        return self.compared(inputs, wanted)[:2]
+        return self.compared(inputs, wanted, beside=beside)[:2]
 
-    def compared(self, inputs: Inputs, wanted: Observed) -> tuple[Proof, Failure | None, Mapping[str, Any]]:
+    def compared(
+        self, inputs: Inputs, wanted: Observed, *, beside: bool = True
+    ) -> tuple[Proof, Failure | None, Mapping[str, Any]]:
         """Compare as `proof` does; also return what the thinned model hands to its own next call."""
         proofs, found, states = [], list[Samples](), list[Mapping[str, Any]]()
         for start, expected in zip(self.starts, wanted.outputs, strict=False):
             mode = SampledRun(self.reference.survivors, start)
             found.append(mode.samples)
-            plain = self.runs(self.masked, inputs, CountingMode(start)) if self.departs else expected
+            plain = expected
+            if self.departs:
+                plain = self.runs(self.masked, inputs, CountingMode(start)) if beside else Returned(None)
             try:
                 actual = self.runs(self.thinned, inputs, mode)
             except Exception as error:  # whatever the user's code raises

@@ -64,6 +64,9 @@ class DeadChannels:
         self._patched: set[int] = set()
         """Values of which a part was written to, so that they may hold several constants."""
         self._on_axis: dict[int, BoolArray] = {}
+        self._on_axes: dict[tuple[int, tuple[int, ...] | None], BoolArray] = {}
+        self._static: dict[tuple[int, tuple[int, ...] | None], Emissions] = {}
+        """What weights hold, until an op writes: many ops ask twice."""
         self._stochastic: set[int] = set()
         self.silent: set[str] = set()
         """Operators outside of torch that met removed channels, and whose rules say nothing of them."""
@@ -124,7 +127,9 @@ class DeadChannels:
                 self._tell_zeros(value, tensor)
             held = self._held[value]
         elif self.is_static(value) and tensor is not None:
-            held = self._of_weights(value, tensor, axes)
+            if (value, axes) not in self._static:
+                self._static[value, axes] = self._of_weights(value, tensor, axes)
+            held = self._static[value, axes]
         else:
             held = np.full(self.channels, LIVE, np.int8)
         return np.where(present, held, ABSENT).astype(np.int8)
@@ -178,6 +183,11 @@ class DeadChannels:
 
     def note(self, op: Op, given: Mapping[str, Any]) -> None:
         """Take note of what the results of an op will hold; called before it runs, since it may write into what it is given."""
+        self._note(op, given)
+        if op.written:
+            self._static.clear()
+
+    def _note(self, op: Op, given: Mapping[str, Any]) -> None:
         self._note_distribution(op)
         random = torch.Tag.nondeterministic_seeded in op.target.tags
         if not random and all(value not in self._labels.from_input for value in op.results):
@@ -263,11 +273,13 @@ class DeadChannels:
 
     def _present(self, value: int, axes: tuple[int, ...] | None) -> BoolArray:
         """Return which removed channels lie on axes of a value."""
-        found = np.zeros(self.channels, np.bool_)
-        for position, axis in enumerate(self._labels.values.get(value, ())):
-            if axis is not None and (axes is None or position in axes):
-                found |= self._along(axis)
-        return found
+        if (value, axes) not in self._on_axes:
+            found = np.zeros(self.channels, np.bool_)
+            for position, axis in enumerate(self._labels.values.get(value, ())):
+                if axis is not None and (axes is None or position in axes):
+                    found |= self._along(axis)
+            self._on_axes[value, axes] = found
+        return self._on_axes[value, axes]
 
     def _along(self, axis: FlattenedAxis | npt.NDArray[np.int64]) -> BoolArray:
         if id(axis) not in self._on_axis:

@@ -56,3 +56,5 @@ class Success:
     scalings: tuple[Scaling, ...] = ()
     note: str = ""
     """What could not be compared, in words."""
+    macs: int | None = None
+    """Multiply-accumulates of the thinned model on the inputs of the record; None where no trial counted them."""

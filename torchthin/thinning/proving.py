@@ -136,8 +136,10 @@ def _elsewhere(
 ) -> Iterator[tuple[Proof, Failure | None]]:
     """Yield comparisons at other sizes, where the masked model takes them, then one at the example's.
 
-    Code may compute numbers from a size. A function that departs from the masked model's is compared at the example's alone.
+    Code may compute numbers from a size. A function that departs from the masked model's is compared at the example's alone; how
+    far it departs is measured on fresh numbers only where the proof is to be full.
     """
+    beside = models.level == "full" or comparison.observed.departures.none
     if not (comparison.departs or models.varying):
         seen = set()
         for other in _resized(models, inputs):
@@ -149,9 +151,9 @@ def _elsewhere(
     for fresh in _fresh(inputs):
         wanted = _wanted(comparison, fresh)
         if wanted is not None:
-            yield comparison.proof(fresh, wanted)
+            yield comparison.proof(fresh, wanted, beside=beside)
             return
-    yield comparison.proof(inputs, comparison.observed)
+    yield comparison.proof(inputs, comparison.observed, beside=beside)
 
 
 def _resized(models: Models, inputs: Inputs) -> Iterator[Inputs]:

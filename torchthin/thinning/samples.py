@@ -108,7 +108,12 @@ def first_difference(
 
 def close(a: Tensor, b: Tensor, tolerance: float) -> bool:
     """Whether two samples agree; NaN agrees with NaN, and an infinite number says nothing of the size of others."""
-    size = float(a.abs().nan_to_num(0.0, 0.0, 0.0).max()) if a.numel() else 0.0
+    if not a.numel():
+        return a.shape == b.shape
+    largest = float(torch.linalg.vector_norm(a, torch.inf))
+    if largest < torch.inf and float(torch.linalg.vector_norm(a - b, torch.inf)) <= tolerance * largest:
+        return True  # nearly always, in a quarter of the time
+    size = float(a.abs().nan_to_num(0.0, 0.0, 0.0).max())
     return torch.allclose(a, b, rtol=tolerance, atol=tolerance * (size + 1e-12), equal_nan=True)
 
 

@@ -288,6 +288,9 @@ class ScaledTensors(Mapping[str, Tensor]):
             tensor = self._scaled(tensor, item, weight, factor)
         return tensor
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._values  # what a mapping does without this makes the tensor
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)
 

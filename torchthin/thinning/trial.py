@@ -45,7 +45,9 @@ def attempt(proposal: Proposal, *, varying: bool) -> Failure | Success:
     if moving is not None:
         return moving
     outcome = _compared(proposal, mode, varying)
-    return _with_fixed(outcome, mode.fixed) if isinstance(outcome, Failure) else outcome
+    if isinstance(outcome, Failure):
+        return _with_fixed(outcome, mode.fixed)
+    return replace(outcome, macs=mode.flops // 2)
 
 
 def _tried(traced: Traced, recipe: Recipe, modes: Iterable[TrialMode], *, fake: bool) -> Failure | None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from torchthin.graph.factors import factor_of
+from torchthin.graph.flops import flops_of
 from torchthin.graph.op_counter import CountingMode
 from torchthin.graph.operators import SPLITS, VIEWS, as_outputs, by_name, operator_name, same_family
 from torchthin.graph.opgraph import Op
@@ -34,6 +35,7 @@ class TrialMode(CountingMode):
         self._survivors = survivors
         self._graph = graph
         self.factors: dict[int, float] = {}
+        self.flops = 0
         self.fixed: tuple[FixedAxis, ...] = ()
         self._strayed = False
         """An op was another than recorded, so nobody knows which axes those after it have."""
@@ -46,6 +48,7 @@ class TrialMode(CountingMode):
         if factor is not None:
             self.factors[self.completed] = factor
         result = self.compute(func, args, kwargs)
+        self.flops += flops_of(func, args, kwargs, result)
         told = not self.recorded or self.fixed or self._strayed
         op = None if told else self._graph.by_index.get(self.completed)
         if op is not None:
