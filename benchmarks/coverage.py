@@ -6,8 +6,8 @@
     python benchmarks/coverage.py --table out.jsonl more.jsonl --markdown coverage.md    # of earlier runs; runs nothing
     python benchmarks/coverage.py --source timm --json more.jsonl --per-family 1         # a package, with the independent check
 
-Every case runs in a process of its own, on one thread, with a limit of CPU time. Of a package's models those that the
-file has are not run again, so a run goes on where it was stopped.
+Every case runs in a process of its own, on one thread, with a limit of CPU time. What the file has is not run again, so a
+run goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -15,10 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
-import signal
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
@@ -29,7 +25,6 @@ from typing import Any
 
 from package_table import line_of, table
 
-HERE = Path(__file__).parent
 TOOLS = ("torchthin", "torch-pruning")
 SOURCES = ("torchvision", "transformers")
 PACKAGES = ("timm", "pytorchcv", "smp", "vit-pytorch", "monai", "diffusers", "torch-geometric")
@@ -41,11 +36,6 @@ COLUMNS = (
 
 def main() -> int:
     options = _options()
-    if options.one:
-        from coverage_case import measure_case
-
-        print(json.dumps(measure_case(options.one, options.tool[0], options.seed)))
-        return 0
     if options.source in PACKAGES:
         return _package(options)
     if options.table:
@@ -54,7 +44,14 @@ def main() -> int:
         text = markdown(rows) if all(row["source"] in SOURCES for row in rows) else table(rows)
         Path(options.markdown or "coverage.md").write_text(text)
         return 0
-    sys.path.insert(0, str(HERE))
+    return _zoo(options)
+
+
+def _zoo(options: argparse.Namespace) -> int:
+    """Run the zoo's models with each tool, but for what the file has already."""
+    from coverage_case import measure_case
+    from forked import in_own_process
+    from package_case import version
     from zoo import cases
 
     sources = SOURCES if options.source is None else (options.source,)
@@ -64,15 +61,20 @@ def main() -> int:
         for name in cases(source=source)
         if not options.models or any(fnmatchcase(name, m) for m in options.models)
     ]
-    rows = []
+    file = Path(options.json) if options.json else None
+    rows = [json.loads(line) for line in file.read_text().splitlines()] if file and file.exists() else []
+    known = {(row["model"], row["tool"]) for row in rows}
     for name, source in chosen:
         for tool in options.tool:
-            row = {"source": source, **_in_process(name, tool, options)}
+            if (name, tool) in known:
+                continue
+            row = {"source": source, "model": name, "tool": tool, "load": os.getloadavg()[0], **version()}
+            row |= in_own_process(partial(measure_case, name, tool, options.seed), options.limit or 300)
             rows.append(row)
             print(_text(row), flush=True)
-            if options.json:
-                with Path(options.json).open("a") as file:
-                    file.write(json.dumps(row) + "\n")
+            if file:
+                with file.open("a") as opened:
+                    opened.write(json.dumps(row) + "\n")
     if options.markdown:
         Path(options.markdown).write_text(markdown(rows))
     return 0
@@ -127,38 +129,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--json", help="append one JSON line per case to this file")
     parser.add_argument("--table", nargs="+", help="JSON files of earlier runs to make the table from")
     parser.add_argument("--markdown", help="write the table to this file")
-    parser.add_argument("--one", help=argparse.SUPPRESS)
     return parser.parse_args()
-
-
-def _in_process(name: str, tool: str, options: argparse.Namespace) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--one", name, "--tool", tool, "--seed", str(options.seed)]
-    # the package beside this script, whatever is installed
-    path = os.pathsep.join([str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, "PYTHONWARNINGS": "ignore"}
-    row: dict[str, Any] = {"model": name, "tool": tool, "load": os.getloadavg()[0]}
-    seconds = options.limit or 300
-    limits = (seconds, seconds + 5)
-    done = subprocess.run(
-        command,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CPU, limits),
-    )
-    if done.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
-        return {**row, "ok": False, "stage": "time", "message": f"over {seconds} CPU s"}
-    lines = done.stdout.strip().splitlines()
-    if done.returncode or not lines:
-        last = (done.stderr.strip().splitlines() or [""])[-1]
-        return {
-            **row,
-            "ok": False,
-            "stage": "process",
-            "message": f"exit code {done.returncode}: {last}"[:300],
-        }
-    return {**row, **json.loads(lines[-1])}
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
@@ -267,4 +238,4 @@ def _ratios(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -78,7 +78,9 @@ def runs(monkeypatch: pytest.MonkeyPatch, level: str, model: nn.Module, inputs: 
     seen: list[str] = []
     set_up, proof = proving.set_up, proving.Comparison.compared
     monkeypatch.setattr(proving, "set_up", lambda m, p: (seen.append(p.name), set_up(m, p))[1])
-    monkeypatch.setattr(proving.Comparison, "compared", lambda *a: (seen.append("compared"), proof(*a))[1])
+    monkeypatch.setattr(
+        proving.Comparison, "compared", lambda *a, **k: (seen.append("compared"), proof(*a, **k))[1]
+    )
     torchthin.prune(model, inputs, 0.5, proof=level)
     return seen
 

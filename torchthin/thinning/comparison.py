@@ -99,9 +99,7 @@ class Comparison:
         samples = tuple(mode.samples for mode in modes)
         return Observed(outputs, samples, self.observed.departures, repeats=repeats)
 
-    def proof(
-        self, inputs: Inputs, wanted: Observed, *, beside: bool = True
-    ) -> tuple[Proof, Failure | None]:
+    def proof(self, inputs: Inputs, wanted: Observed, *, beside: bool = True) -> tuple[Proof, Failure | None]:
         """Compare the thinned model with what is wanted on some inputs and, if `beside`, with the masked model as it is.
 
         Returns:

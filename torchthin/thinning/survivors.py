@@ -89,9 +89,13 @@ def nonzero_rows(tensor: Tensor, axis: int, hit: BoolArray) -> BoolArray:
     start = tensor
     for other in others:
         start = start.narrow(other, 0, min(_FIRST, start.shape[other]))
-    found: BoolArray = rows(start, axis, hit).any(1).cpu().numpy()
-    if not found.all() and start.numel() < tensor.numel():
-        return np.asarray(tensor.any(others).cpu().numpy()[hit])
+    found = _nonzero(start, others)[hit]
+    return found if found.all() or start.numel() == tensor.numel() else _nonzero(tensor, others)[hit]
+
+
+def _nonzero(tensor: Tensor, others: list[int]) -> BoolArray:
+    """Return at which indices of the axis that is none of the `others` a number is not zero."""
+    found: BoolArray = (tensor.any(others) if others else tensor != 0).cpu().numpy()
     return found
 
 
