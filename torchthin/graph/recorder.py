@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from torchthin.graph.factors import factor_of
 from torchthin.graph.fake import DataDependent, ReadGuard, ReadWatch
 from torchthin.graph.flops import flops_of
 from torchthin.graph.inputs import Inputs, call
-from torchthin.graph.next_call import returned
+from torchthin.graph.next_call import Returned, returned
 from torchthin.graph.op_counter import CountingMode
 from torchthin.graph.operators import (
     argument_names,
@@ -164,6 +165,21 @@ class _Recorder(CountingMode):
             self.state.setdefault(name, number)  # the shape that it has between runs is its first
         return number
 
+    def graph(self, given: list[int], parts: Returned, outputs: Any) -> OpGraph:
+        """Return what was recorded, from the values that were given to what was returned, in its parts and as it came."""
+        made, states = ([self.number(t) for t in output_tensors(p)] for p in (parts.results, parts.states))
+        return OpGraph(
+            tuple(self.ops),
+            tuple(self.values),
+            self.state,
+            tuple(given),
+            tuple(made),
+            {0: self.call_sites},
+            note=_unseen(made, outputs),
+            states=tuple(states),
+            macs=self.flops // 2,
+        )
+
 
 def record(
     model: nn.Module,
@@ -210,23 +226,14 @@ def record(
         given = [recorder.number(tensor) for tensor in inputs.tensors()]
         with reads, unread, recorder.sparing(model), recorder:
             outputs = call(model, inputs)
-    parts = returned(model, inputs, outputs)
-    made, states = ([recorder.number(t) for t in output_tensors(p)] for p in (parts.results, parts.states))
-    return OpGraph(
-        tuple(recorder.ops),
-        tuple(recorder.values),
-        recorder.state,
-        tuple(given),
-        tuple(made),
-        {0: recorder.call_sites},
-        note=_unseen(made, outputs),
+    graph = recorder.graph(given, returned(model, inputs, outputs), outputs)
+    return replace(
+        graph,
         fake=fake,
         precision=precision,
         recurrent=recurrent_states(model),
         size_uses=watcher.found(recorder.factors) if watcher else None,
         handed=tuple(dict.fromkeys(handed)),
-        states=tuple(states),
-        macs=recorder.flops // 2,
     )
 
 
