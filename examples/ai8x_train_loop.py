@@ -1,7 +1,10 @@
 """Distiller's way in a loop like that of ADI's train.py: layers of ai8x, a schedule in Distiller's YAML, steps as epochs begin.
 
-The layers are torchthin's stand-ins, so that this runs without ADI's tools; with them, import ai8x instead. The checkpoint that
-is written at the end is of full size, masked, with the keys of the class.
+Pruning comes first. From epoch `START_QAT` on the network is trained quantisation-aware, as ADI's policies with `start_epoch` do
+it: channels that are pruned are removed, BatchNorm is fused, and the layers round from then on.
+
+The layers are torchthin's stand-ins, so that this runs without ADI's tools; with them, import ai8x instead, and call its
+`fuse_bn_layers` and `initiate_qat`. The checkpoint that is written before is of full size, masked, with the keys of the class.
 
     python examples/ai8x_train_loop.py
 """
@@ -15,8 +18,11 @@ from torch import Tensor, nn
 
 import torchthin
 from torchthin.io.distiller.schedule import read_schedule
+from torchthin.max7800x import integer_model
 from torchthin.max7800x.ai8x import layers as ai8x
+from torchthin.max7800x.ai8x.base import fuse_batch_norm_, initiate_qat
 
+EPOCHS, START_QAT = 12, 8
 SCHEDULE = """
 version: 1
 pruners:
@@ -67,20 +73,34 @@ for note in schedule.notes:
 filters = schedule.pruner("filters")
 pruner = torchthin.Pruner(model, images[:2], **filters.options, optimizer=optimizer)
 
-for epoch in range(10):
-    pruner.step()
+
+def quantisation_aware_() -> torch.optim.Optimizer:
+    """Save the masked network, remove its pruned channels, switch to quantisation-aware training, and return an optimizer."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "bars.pth.tar"
+        pruner.result().save(path)
+        again = torchthin.load(Bars(), path)
+    print(f"saved and loaded into the class: accuracy {accuracy(again, images, labels):.1%}")
+    print(pruner.thin_())
+    print(f"thinned: accuracy {accuracy(model, images, labels):.1%}")
+    fuse_batch_norm_(model.eval())
+    initiate_qat(model)
+    print(f"in 8 bits, not trained so yet: accuracy {accuracy(model, images, labels):.1%}")
+    return torch.optim.Adam([value for value in model.parameters() if value.requires_grad], lr=0.003)
+
+
+for epoch in range(EPOCHS):
+    if epoch < START_QAT:
+        pruner.step()
+    elif epoch == START_QAT:
+        optimizer = quantisation_aware_()
+    model.train()
     for x, y in batches(images, labels, epoch):
         optimizer.zero_grad()
         nn.functional.cross_entropy(model(x), y).backward()
         optimizer.step()
-    print(
-        f"epoch {epoch}: {pruner.sparsity:.0%} of the channels pruned, accuracy {accuracy(model, images, labels):.1%}"
-    )
+    kind = "quantisation-aware, " if epoch >= START_QAT else f"{pruner.sparsity:.0%} of the channels pruned, "
+    print(f"epoch {epoch}: {kind}accuracy {accuracy(model, images, labels):.1%}")
 
-with tempfile.TemporaryDirectory() as folder:
-    path = Path(folder) / "bars.pth.tar"
-    pruner.result().save(path)
-    again = torchthin.load(Bars(), path)
-print(f"saved and loaded into the class: accuracy {accuracy(again, images, labels):.1%}")
-print(pruner.thin_())
-print(f"thinned: accuracy {accuracy(model, images, labels):.1%}")
+chip = integer_model(model.eval(), images[:1])
+print(f"in the chip's whole numbers: accuracy {accuracy(chip, images, labels):.1%}")

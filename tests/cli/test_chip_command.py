@@ -184,3 +184,27 @@ def test_a_cut_for_a_chip_reports_whole_numbers_before_and_after(models: Workpla
     rows = json.loads(outcome.out)["chip_accuracy"]["rows"]
     assert [row["model"] for row in rows] == ["full size", "thinned"]
     assert rows[0]["floating"] == 0 < rows[0]["integer"] < rows[1]["floating"]
+
+
+def test_a_metric_scores_the_cut_before_and_after(models: Workplace) -> None:
+    (models.path / "scored.py").write_text(
+        "def score(model):\n    return sum(value.numel() for value in model.state_dict().values())\n"
+    )
+    asked = ("--target-cycles", "0.8x", "--thin", "--metric", "scored.py:score", "--json")
+    outcome = models.run(*PRUNE, *CHIP, *asked, main=main)
+    assert outcome.code == 0, outcome.err
+    rows = json.loads(outcome.out)["chip_accuracy"]["rows"]
+    assert [(row["model"], row["measure"]) for row in rows] == [
+        ("full size", "scored.py:score"),
+        ("thinned", "scored.py:score"),
+    ]
+    assert rows[0]["floating"] == rows[0]["integer"] > rows[1]["floating"] == rows[1]["integer"]
+
+
+@pytest.mark.parametrize(
+    "more", [(), ("--synthesis-to", "chip", "--train", "a.py:b", "--save-to", "thin.pth")]
+)
+def test_a_metric_without_a_chip_or_in_training_is_refused(models: Workplace, more: tuple[str, ...]) -> None:
+    asked = ("--target-sparsity", "0.5", "--thin", "--metric", "scored.py:score", *more)
+    message = "--metric scores what a chip computes"
+    models.assert_refused(message, *asked, run=lambda *given: models.run(*PRUNE, *given, main=main))

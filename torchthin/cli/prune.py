@@ -84,7 +84,7 @@ def prune(options: PruneOptions, rank: int) -> dict[str, Any]:
 def check(options: PruneOptions) -> None:
     """Raise before anything is read or built what is wrong with options that go together."""
     from torchthin.cli.gradual import check_training
-    from torchthin.cli.prune_files import check_prune_files
+    from torchthin.cli.prune_files import check_prune_files, chip_of
     from torchthin.cli.recovery import check_recovery
 
     reported = options.report
@@ -94,6 +94,10 @@ def check(options: PruneOptions) -> None:
     check_report(reported.report, reported.plots)
     if reported.sensitivity is not None and reported.report is None and reported.plots is None:
         raise ConfigError("--sensitivity goes with --report or --plots. Give one of them as well.")
+    if reported.metric is not None and (chip_of(options) is None or options.training.train is not None):
+        raise ConfigError(
+            "--metric scores what a chip computes, before and after a cut at once. Give --chip or --synthesis-to, and no --train."
+        )
 
 
 def load(options: PruneOptions, console: Console) -> Source:

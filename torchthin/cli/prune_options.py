@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any
 
 from torchthin.cli.config_file import read_config, schedule_options
-from torchthin.cli.data_args import DataArgs
+from torchthin.cli.data_args import DataArgs, MetricArgs
 from torchthin.cli.flags_from_fields import (
     Flag,
     add_flags,
@@ -17,6 +17,7 @@ from torchthin.cli.flags_from_fields import (
     all_flags,
     flags_of,
     json_option,
+    like,
     part,
     parts_of,
     read,
@@ -118,6 +119,12 @@ class ReportArgs:
         "--sensitivity",
         "curves for the report: what torchthin sensitivity --save-to wrote (default: --allocation's)",
         "FILE",
+    )
+    metric: str | None = like(
+        MetricArgs,
+        "metric",
+        help="function(model) that returns a number, higher is better: for a chip, the score before and after the cut, in "
+        "floating point and in its integers (default: outputs are compared on --data)",
     )
 
 
