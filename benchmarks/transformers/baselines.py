@@ -76,6 +76,45 @@ def sparsegpt(model: nn.Module, inputs: dict[str, Tensor], ratio: float, pattern
     return small
 
 
+SLICED_HALF, SLICED_QUARTER = 0.464, 0.674
+"""Share of the width that leaves half, or three quarters, of a block's 12 d^2 weights: 12 r + 2 r^2 = 6, or 9 with rotations."""
+
+
+@torch.no_grad()
+def slicegpt(model: nn.Module, inputs: dict[str, Tensor], ratio: float) -> nn.Module:
+    """Return a copy whose hidden states after each norm lie in their first principal components, as if sliced there.
+
+    Ashkboos et al. 2024, "SliceGPT: Compress Large Language Models by Deleting Rows and Columns" (arXiv 2401.15024). Written for
+    norms after the sum: what a norm sees is centred, rotated, sliced, divided by its length, and rotated back with the norm's own
+    factors in the next weights. Norm by norm on what arrives from those sliced before; the width is one number.
+    """
+    small = copy.deepcopy(model)
+    share = {0.25: SLICED_QUARTER, 0.5: SLICED_HALF}[ratio]
+    for name in [name for name, module in model.named_modules() if isinstance(module, nn.LayerNorm)]:
+        norm = small.get_submodule(name)
+        rows = _inputs(small, [name], inputs)[name].double()
+        rows = rows - rows.mean(1, keepdim=True)
+        rows = rows / rows.square().mean(1, keepdim=True).sqrt()
+        axes = torch.linalg.eigh(rows.T @ rows)[1].flip(1)[:, : round(share * rows.shape[1])]
+        parent, _, last = name.rpartition(".")
+        setattr(small.get_submodule(parent), last, _Sliced(norm, axes.float()))
+    return small
+
+
+class _Sliced(nn.Module):
+    """A norm of what is left of its input in some directions."""
+
+    def __init__(self, norm: nn.LayerNorm, axes: Tensor) -> None:
+        super().__init__()
+        self.norm, self.axes = norm, axes
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the same shape."""
+        kept = (x - x.mean(-1, keepdim=True)) @ self.axes
+        length = (kept.square().sum(-1, keepdim=True) / x.shape[-1] + self.norm.eps).sqrt()
+        return (kept / length) @ self.axes.T * self.norm.weight + self.norm.bias
+
+
 def _swept(weight: Tensor, squares: Tensor, ratio: float, pattern: bool) -> Tensor:
     squares.diagonal().add_(0.01 * squares.diagonal().mean())
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(squares))

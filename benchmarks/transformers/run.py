@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from baselines import by_energy, sparsegpt, wanda
+from baselines import by_energy, slicegpt, sparsegpt, wanda
 from encoder import SentenceEncoder, folder_of_weights, load, rank_correlation, similarities, tokens
 from sentences import sentences
 from torch import Tensor, nn
@@ -67,6 +67,7 @@ class Job:
 
 WAYS: dict[str, Cut] = {
     "energy, refitted (baseline)": lambda job: by_energy(job.model, job.data, job.share),
+    "SliceGPT (baseline)": lambda job: slicegpt(job.model, job.data, job.share),
     "layers, 1 and 2": lambda job: job.pruned("layers").model,
     "layers, 1 and 2, refitted": lambda job: job.recovered("layers", tt.Recovery()),
     "l1": lambda job: job.pruned("l1").model,

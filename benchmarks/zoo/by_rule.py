@@ -3,6 +3,7 @@
     cd benchmarks
     python -m zoo.by_rule                           # which build and run, and how many
     python -m zoo.by_rule --prune --models 'qwen*'  # thinned by half, proved, trained a step, and generating with the cache
+    python -m zoo.by_rule --prune --record rows.jsonl       # all; stopped, it goes on where it was
 
 Nothing is listed by hand but standard names of fields: what is not among them follows rules for numbers. A class that the
 rules do not fit is left out, and the command says why.
@@ -17,9 +18,11 @@ import signal
 import sys
 import time
 import warnings
+from collections import Counter
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,10 +30,11 @@ from torch import Tensor, nn
 
 from zoo import vision_ops
 from zoo.case import Inputs, randomise_, run, train_step
+from zoo.records import Records, Row
 
 WORDS, WIDTH, HEADS, SIDE, STEPS, LIMIT = 99, 64, 4, 32, 12, 3_000_000
-SECONDS = 60
-"""What building and running a model may take."""
+SECONDS, REASON = 60, 300
+"""What building and running a model may take, and characters of a reason that are kept."""
 _NAMED: tuple[tuple[tuple[str, ...], int], ...] = (
     (("vocab_size",), WORDS),
     (("num_key_value_heads", "num_kv_heads", "n_kv_heads"), 2),
@@ -264,33 +268,34 @@ def _time_limit(seconds: int) -> Iterator[None]:
         raise TimeoutError(f"more than {seconds} s")
 
     before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(seconds)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)  # again and again: a search goes on after any error
     try:
         yield
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
 
 
-def pruned(found: Architecture) -> str:
-    """Thin a model by half as it is called by default; return in a line what came of it."""
+def pruned(found: Architecture) -> Row:
+    """Thin a model by half as it is called by default; return what came of it."""
     import torchthin
     from torchthin.selection.masks import apply_masks_
 
     model = found.build()
     started = time.perf_counter()
     result = torchthin.prune(model, found.inputs, 0.5, include=["*"])
-    took = time.perf_counter() - started
-    left = _parameters(result.model) / _parameters(model)
+    row: Row = {"seconds": round(time.perf_counter() - started, 1)}
+    row["left"] = round(_parameters(result.model) / _parameters(model), 3)
+    if result.proof is None:
+        return {**row, "outcome": "not pruned", "reason": " ".join(result.report.notes)}
+    row["verdict"] = result.proof.verdict
     grown = train_step(copy.deepcopy(model), found.inputs) - train_step(
         copy.deepcopy(result.model), found.inputs
     )
-    verdict = "nothing pruned" if result.proof is None else result.proof.verdict
-    line = (
-        f"{verdict}, left {left:.3f}, {took:.1f} s{', UNTRAINED ' + str(sorted(grown)[:2]) if grown else ''}"
-    )
+    if grown:
+        return {**row, "outcome": "WRONG", "reason": f"no gradient for {sorted(grown)[:2]}"}
     if not (model.can_generate() and "input_ids" in found.inputs):  # type: ignore[operator]
-        return line
+        return {**row, "outcome": "ok"}
     masked = copy.deepcopy(model)
     apply_masks_(masked, result.masks)
     how = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False}
@@ -298,13 +303,33 @@ def pruned(found: Architecture) -> str:
     try:
         expected = masked.generate(**given, **how)  # type: ignore[operator]
     except Exception:  # it does not generate as it is
-        return line
+        return {**row, "outcome": "ok"}
     same = torch.equal(expected, result.model.eval().generate(**given, **how))  # type: ignore[operator]
-    return f"{line}, generates {'the same' if same else 'OTHER TOKENS' if verdict == 'exact' else 'others'}"
+    if not same and row["verdict"] == "exact":
+        return {**row, "outcome": "WRONG", "reason": "generates other tokens"}
+    return {**row, "outcome": "ok", "generates": "the same" if same else "others"}
 
 
 def _parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def measured(pattern: str, prune: bool, records: Records) -> None:
+    """Add a row for every architecture that has none yet."""
+    for found in architectures(pattern, records.names):
+        if not isinstance(found, Architecture):
+            row: Row = {"name": found[0], "outcome": "not built", "reason": found[1]}
+        else:
+            row = {"name": found.name, "class": found.kind}
+            try:
+                with _time_limit(3 * SECONDS):
+                    row |= pruned(found) if prune else {"outcome": "runs", "inputs": list(found.inputs)}
+            except Exception as error:  # to be shown
+                reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+                row |= {"outcome": "FAILED", "reason": reason}
+        row = {**row, "reason": row["reason"][:REASON]} if "reason" in row else row
+        records.add([row])
+        print("  ".join(str(value) for value in row.values()), flush=True)
 
 
 def main() -> int:
@@ -314,28 +339,13 @@ def main() -> int:
     )
     parser.add_argument("--models", default="*", metavar="PATTERN", help="names, as in a shell")
     parser.add_argument("--prune", action="store_true", help="thin each by half as well")
+    parser.add_argument("--record", type=Path, metavar="FILE", help="rows; names that have one are left out")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    built, failed, held = 0, 0, 0
-    for found in architectures(options.models):
-        if not isinstance(found, Architecture):
-            failed += 1
-            print(f"{found[0]:28} not built: {found[1]}", flush=True)
-            continue
-        built += 1
-        text = f"runs, {', '.join(found.inputs)}"
-        if options.prune:
-            try:
-                with _time_limit(3 * SECONDS):
-                    text = pruned(found)
-                held += 1
-            except Exception as error:  # to be shown
-                text = f"FAILED {type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        print(f"{found.name:28} {found.kind:44} {text}", flush=True)
-    print(
-        f"{built} architectures build and run, {failed} do not"
-        + (f"; {held} are thinned" if options.prune else "")
-    )
+    records = Records(options.record)
+    measured(options.models, options.prune, records)
+    for outcome, number in Counter(row["outcome"] for row in records.rows).most_common():
+        print(f"{number:4} {outcome}")
     return 0
 
 

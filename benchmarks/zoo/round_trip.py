@@ -17,16 +17,17 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torchthin
 from torchthin.integrations.transformers import from_pretrained
-from zoo.by_rule import SECONDS, Architecture, _time_limit, architectures
+from zoo.by_rule import REASON, SECONDS, Architecture, _time_limit, architectures
 from zoo.records import Records, Row
 
-LIMIT, REASON = 3, 400
-"""Times `SECONDS` that a cut of a model may take, and characters of a reason that are kept."""
+LIMIT = 3
+"""Times `SECONDS` that a cut of a model may take."""
 LOADERS = "own", "ours"
-CUTS = {"mlp": {"mlp": 0.5}, "mlp, heads": {"mlp": 0.5, "heads": 0.5}}
+CUTS: dict[str, Any] = {"mlp": {"mlp": 0.5}, "mlp, heads": {"mlp": 0.5, "heads": 0.5}, "default": 0.5}
 
 
 def trips(found: Architecture, cut: str, loaders: Sequence[str]) -> Iterator[Row]:

@@ -55,6 +55,8 @@ class ConfigSearch:
     closest: Trial = field(init=False)
     """The best of all that were tried."""
     _met: dict[str, Trial] = field(default_factory=dict)
+    _refused: set[str] = field(default_factory=set)
+    _with_derived: Trial | None = None
     _changed: dict[tuple[int, str], set[Place]] = field(default_factory=dict)
     """Trial and change of one field -> the sizes that it changed, where the class could be built."""
 
@@ -70,14 +72,22 @@ class ConfigSearch:
         start, yielded = self._start(), set[int]()
         self.closest = start
         for stages in (STAGES[:_QUICK], STAGES):
-            for explicit in (False, True):
+            for base in self._bases(start):
                 with quiet_transformers():
-                    base = self._explicit(start) if explicit else start
                     found = sorted(self._followed(base, stages), key=_score)
                 for trial in found:
                     if id(trial) not in yielded:
                         yielded.add(id(trial))
                         yield trial
+
+    def _bases(self, start: Trial) -> Iterator[Trial]:
+        """Yield where paths start: the model's own configuration, and the same with derived values set, if there are any."""
+        yield start
+        if self._with_derived is None:
+            with quiet_transformers():
+                self._with_derived = self._explicit(start)
+        if self._with_derived is not start:
+            yield self._with_derived
 
     def _followed(self, start: Trial, stages: Sequence[Stage]) -> list[Trial]:
         """Return the trials of the right shapes that paths from `start` lead to."""
@@ -146,9 +156,13 @@ class ConfigSearch:
     def _tried(self, base: Trial, proposals: Iterable[Values]) -> Iterator[Trial]:
         before = base.sizes.saved
         for values in proposals:
+            config = with_numbers(base.config, values)
+            if repr(config) in self._refused:
+                continue
             try:
-                trial = self._trial(with_numbers(base.config, values))
+                trial = self._trial(config)
             except Exception:  # a class may refuse numbers in any way
+                self._refused.add(repr(config))
                 continue
             if len(values) == 1:
                 after = trial.sizes.saved
