@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from zoo import vision_ops
 from zoo.case import Inputs, randomise_, run, train_step
-from zoo.records import Records, Row
+from zoo.records import Records, Row, table
 
 WORDS, WIDTH, HEADS, SIDE, STEPS, LIMIT = 99, 64, 4, 32, 12, 3_000_000
 SECONDS, REASON = 60, 300
@@ -340,7 +340,13 @@ def main() -> int:
     parser.add_argument("--models", default="*", metavar="PATTERN", help="names, as in a shell")
     parser.add_argument("--prune", action="store_true", help="thin each by half as well")
     parser.add_argument("--record", type=Path, metavar="FILE", help="rows; names that have one are left out")
+    parser.add_argument(
+        "--table", type=Path, metavar="FILE", help="print the table of a file of rows instead"
+    )
     options = parser.parse_args()
+    if options.table:
+        print(table(Records(options.table).rows))
+        return 0
     warnings.simplefilter("ignore")
     records = Records(options.record)
     measured(options.models, options.prune, records)

@@ -22,7 +22,7 @@ from typing import Any
 import torchthin
 from torchthin.integrations.transformers import from_pretrained
 from zoo.by_rule import REASON, SECONDS, Architecture, _time_limit, architectures
-from zoo.records import Records, Row
+from zoo.records import Records, Row, table
 
 LIMIT = 3
 """Times `SECONDS` that a cut of a model may take."""
@@ -95,7 +95,13 @@ def main() -> int:
     parser.add_argument("--cut", default="mlp", choices=CUTS)
     parser.add_argument("--loaders", nargs="+", default=LOADERS, choices=LOADERS, help="default: both")
     parser.add_argument("--record", type=Path, metavar="FILE", help="rows; names that have some are left out")
+    parser.add_argument(
+        "--table", type=Path, metavar="FILE", help="print the table of a file of rows instead"
+    )
     options = parser.parse_args()
+    if options.table:
+        print(table(Records(options.table).rows))
+        return 0
     warnings.simplefilter("ignore")
     records = Records(options.record)
     measured(options.models, options.cut, options.loaders, records)
