@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from torchthin.pruning.result import PruneResult
     from torchthin.report.inspection import Inspection
     from torchthin.report.prune_report import PruneReport
-    from torchthin.thinning.proof import Proof
+    from torchthin.thinning.proof.verdict import Proof
     from torchthin.thinning.recipe import Recipe
 
 # What needs torch is imported at first use, so that `torchthin --help` answers without it.
@@ -50,7 +50,7 @@ _LAZY = {
     "Chip": "torchthin.max7800x.target",
     "Comparison": "torchthin.pruning.comparison.comparison",
     "Inspection": "torchthin.report.inspection",
-    "Proof": "torchthin.thinning.proof",
+    "Proof": "torchthin.thinning.proof.verdict",
     "PruneReport": "torchthin.report.prune_report",
     "PruneResult": "torchthin.pruning.result",
     "Pruner": "torchthin.pruning.gradual.pruner",

@@ -25,7 +25,7 @@ from torchthin.pruning.recover import recover
 from torchthin.pruning.result import PruneResult
 from torchthin.pruning.save_and_load import load, load_mapped, save
 from torchthin.pruning.sensitivity import sensitivity
-from torchthin.thinning.proof import verify
+from torchthin.thinning.proof.verdict import verify
 
 __all__ = [
     "bench",

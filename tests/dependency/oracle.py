@@ -26,7 +26,7 @@ from torchthin.graph.op_counter import CountingMode
 from torchthin.graph.operators import as_outputs, by_name, invoke
 from torchthin.graph.opgraph import Op, OpGraph, Ref
 from torchthin.graph.recorder import record
-from torchthin.thinning.reference import Departures, Reference, ReferenceMode
+from torchthin.thinning.proof.reference import Departures, Reference, ReferenceMode
 from torchthin.thinning.survivors import Survivors
 
 OUTPUT = "part of the model's output"

@@ -20,7 +20,7 @@ from torchthin.graph.trace import trace
 from torchthin.selection.channels import select_channels
 from torchthin.selection.selection import Selection
 from torchthin.selection.selectors import masks_of, producers_of
-from torchthin.thinning.trial_loop import find_plan
+from torchthin.thinning.search.trial_loop import find_plan
 
 Run = Callable[[Any, Tensor], Any]
 

@@ -16,8 +16,8 @@ from torchthin.graph.inputs import as_inputs
 from torchthin.graph.trace import trace
 from torchthin.importance.experts import routed_importance
 from torchthin.selection.selection import Selection
-from torchthin.thinning.constraints import Constraints
 from torchthin.thinning.experts import ExpertCut, plan_experts
+from torchthin.thinning.search.constraints import Constraints
 
 WIDTH, EXPERTS = 6, 8
 RATIO = torchthin.Ratio({"experts": 0.25})

@@ -24,8 +24,8 @@ from torchthin.selection.cost_model import CostModel, Counts
 from torchthin.selection.prunable_weights import find_prunable_weights
 from torchthin.selection.selectors import RatioRule
 from torchthin.thinning.apply import thin_copy
-from torchthin.thinning.constraints import Constraints
-from torchthin.thinning.trial_loop import find_plan
+from torchthin.thinning.search.constraints import Constraints
+from torchthin.thinning.search.trial_loop import find_plan
 
 sys.path.append(str(Path(__file__).parents[1] / "thinning"))
 from nets.blocks import BLOCKS, Net

@@ -19,8 +19,8 @@ from torchthin.errors import TorchthinError
 from torchthin.graph.inputs import as_inputs
 from torchthin.pruning.in_place import plan_thinning
 from torchthin.thinning.apply import Step, apply_, exchange_, exchange_steps
-from torchthin.thinning.constraints import Constraints
-from torchthin.thinning.trial_loop import changed_tensors
+from torchthin.thinning.search.constraints import Constraints
+from torchthin.thinning.search.trial_loop import changed_tensors
 
 
 class Counter:

@@ -18,7 +18,7 @@ from torchthin.errors import ConfigError, ProofError
 from torchthin.graph import deferred
 from torchthin.graph.reused_memory import ReusedMemory
 from torchthin.pruning.plan import PruningPlan
-from torchthin.thinning import proving
+from torchthin.thinning.proof import prove
 
 LEVELS = ("off", "quick", "full")
 NOT_PROVED = 'not proved (proof="off")'
@@ -76,10 +76,10 @@ def test_constants_of_removed_channels_are_taken_over_without_a_comparison(exact
 def runs(monkeypatch: pytest.MonkeyPatch, level: str, model: nn.Module, inputs: Tensor) -> list[str]:
     """Return the dtypes in which models were set up to be compared, and how often the thinned model was compared."""
     seen: list[str] = []
-    set_up, proof = proving.set_up, proving.Comparison.compared
-    monkeypatch.setattr(proving, "set_up", lambda m, p: (seen.append(p.name), set_up(m, p))[1])
+    set_up, proof = prove.set_up, prove.Comparison.compared
+    monkeypatch.setattr(prove, "set_up", lambda m, p: (seen.append(p.name), set_up(m, p))[1])
     monkeypatch.setattr(
-        proving.Comparison, "compared", lambda *a, **k: (seen.append("compared"), proof(*a, **k))[1]
+        prove.Comparison, "compared", lambda *a, **k: (seen.append("compared"), proof(*a, **k))[1]
     )
     torchthin.prune(model, inputs, 0.5, proof=level)
     return seen

@@ -35,7 +35,7 @@ from torchthin.selection.masks import apply_masks_
 from torchthin.selection.selection import Selection
 from torchthin.selection.selectors import masks_of, producers_of
 from torchthin.thinning.apply import apply_
-from torchthin.thinning.trial_loop import ThinningPlan, changed_tensors, find_plan
+from torchthin.thinning.search.trial_loop import ThinningPlan, changed_tensors, find_plan
 
 EXACT = 1e-9
 Keep = npt.NDArray[np.bool_]

@@ -16,9 +16,9 @@ from torchthin.graph.trace import read_sizes, trace
 from torchthin.graph.tracked import Attribute
 from torchthin.selection.prunable_weights import find_prunable_weights
 from torchthin.selection.selectors import ImportanceSelector, RatioRule
-from torchthin.thinning.constraints import Constraints, Proposal, Provisional, propose
-from torchthin.thinning.outcome import Failure
-from torchthin.thinning.repair import repaired
+from torchthin.thinning.search.constraints import Constraints, Proposal, Provisional, propose
+from torchthin.thinning.search.outcome import Failure
+from torchthin.thinning.search.repair import repaired
 
 
 def proposal_for(name: str, constraints: Constraints | None = None) -> Proposal:

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torchthin.graph.inputs import as_inputs
 from torchthin.graph.trace import trace
 from torchthin.selection.selectors import DeadChannelSelector, effective_weights
-from torchthin.thinning.constraints import Constraints, propose
-from torchthin.thinning.samples import MOST, Samples, close
+from torchthin.thinning.proof.samples import MOST, Samples, close
+from torchthin.thinning.search.constraints import Constraints, propose
 from torchthin.thinning.survivors import Survivors
 
 CHANNELS = 64

@@ -16,8 +16,8 @@ from torchthin.graph.inputs import as_inputs
 from torchthin.graph.trace import trace
 from torchthin.selection.prunable_weights import find_prunable_weights
 from torchthin.selection.selectors import ImportanceSelector, RatioRule
-from torchthin.thinning.constraints import Constraints
-from torchthin.thinning.trial_loop import find_plan
+from torchthin.thinning.search.constraints import Constraints
+from torchthin.thinning.search.trial_loop import find_plan
 
 
 def by_torch(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torchthin.graph.trace import read_sizes, trace
 from torchthin.graph.tracked import Attribute
 from torchthin.selection.prunable_weights import find_prunable_weights
 from torchthin.selection.selectors import ImportanceSelector, RatioRule
-from torchthin.thinning.trial_loop import ThinningPlan, find_plan
+from torchthin.thinning.search.trial_loop import ThinningPlan, find_plan
 
 
 class Attention(nn.Module):

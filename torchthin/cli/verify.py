@@ -14,7 +14,7 @@ from torchthin.errors import ConfigError, ProofError
 
 if TYPE_CHECKING:
     from torchthin.graph.inputs import Inputs
-    from torchthin.thinning.proof import Proof
+    from torchthin.thinning.proof.verdict import Proof
 
 RUNS = 3
 
@@ -109,7 +109,7 @@ class Verification:
 
 def _verify(options: VerifyOptions) -> Verification:
     from torchthin.graph.inputs import as_inputs, refreshed
-    from torchthin.thinning.proof import joined, verify
+    from torchthin.thinning.proof.verdict import joined, verify
 
     runs, tolerance = options.comparison.runs, options.comparison.tolerance
     model, example = options.model.load()

@@ -13,7 +13,7 @@ from torchthin.config import option
 from torchthin.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
-    from torchthin.thinning.proof import Proof
+    from torchthin.thinning.proof.verdict import Proof
 
 
 @dataclass(frozen=True)

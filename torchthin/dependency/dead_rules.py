@@ -39,7 +39,7 @@ LIVE = 4
 
 
 class Facts(Protocol):
-    """What is known about the values of a run; see `torchthin/thinning/dead_channels.py`."""
+    """What is known about the values of a run; see `torchthin/thinning/proof/dead_channels.py`."""
 
     channels: int
 

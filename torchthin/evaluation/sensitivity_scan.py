@@ -26,8 +26,8 @@ from torchthin.selection.channels import lowest
 from torchthin.selection.masks import apply_masks_
 from torchthin.selection.selectors import FloatArray, ImportanceSelector, masks_of
 from torchthin.selection.sensitivity_table import GroupCurve, Sensitivity
-from torchthin.thinning.constraints import Constraints
-from torchthin.thinning.trial_loop import find_plan
+from torchthin.thinning.search.constraints import Constraints
+from torchthin.thinning.search.trial_loop import find_plan
 
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 Key = tuple[str, int]

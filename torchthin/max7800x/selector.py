@@ -27,7 +27,7 @@ from torchthin.selection.channels import lowest
 from torchthin.selection.level_search import OutputDistance, searched
 from torchthin.selection.selection import BoolArray, Keeps
 from torchthin.selection.selectors import Candidates
-from torchthin.thinning.trial_loop import ThinningPlan
+from torchthin.thinning.search.trial_loop import ThinningPlan
 
 Outputs = dict[int, int]
 """Layer number -> output channels."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torchthin.graph.inputs import Inputs
     from torchthin.pruning.target_plans import Run
     from torchthin.report.sections import Section
-    from torchthin.thinning.trial_loop import ThinningPlan
+    from torchthin.thinning.search.trial_loop import ThinningPlan
 
 _ALLOCATION = "outputs: search for what moves the outputs on --data least once layers are refitted (default: by importance)"
 _LEAST = "With --target-sparsity as well, at least that share of the channels is removed."

@@ -21,9 +21,9 @@ from torchthin.selection.balance import balanced_keep
 from torchthin.selection.prunable_weights import PrunableWeights
 from torchthin.selection.selection import BoolArray, Selection
 from torchthin.selection.selectors import masks_of
-from torchthin.thinning.constraints import Constraints
 from torchthin.thinning.experts import ExpertCut, plan_experts
-from torchthin.thinning.trial_loop import ThinningPlan
+from torchthin.thinning.search.constraints import Constraints
+from torchthin.thinning.search.trial_loop import ThinningPlan
 
 KIND = "experts"
 """Key of `torchthin.dependency.kinds.KINDS`."""

@@ -25,10 +25,10 @@ from torchthin.graph.precision import precision_of
 from torchthin.selection.masks import apply_masks_
 from torchthin.selection.selectors import DeadChannelSelector, effective_weights
 from torchthin.thinning.apply import apply_
-from torchthin.thinning.constraints import Constraints
-from torchthin.thinning.proof import Proof, compare, verdict_line
+from torchthin.thinning.proof.verdict import Proof, compare, verdict_line
 from torchthin.thinning.recipe import Recipe, cut
-from torchthin.thinning.trial_loop import ThinningPlan, changed_tensors, find_plan
+from torchthin.thinning.search.constraints import Constraints
+from torchthin.thinning.search.trial_loop import ThinningPlan, changed_tensors, find_plan
 
 
 @dataclass(frozen=True)

@@ -34,8 +34,8 @@ from torchthin.report.inspection import (
 from torchthin.selection.channels import select_channels
 from torchthin.selection.selection import Selection
 from torchthin.selection.selectors import maskable, masks_of, producers_of
-from torchthin.thinning.constraints import Constraints
-from torchthin.thinning.trial_loop import find_plan
+from torchthin.thinning.search.constraints import Constraints
+from torchthin.thinning.search.trial_loop import find_plan
 
 PROBE = 0.5
 """Share of every group that is cut on trial."""

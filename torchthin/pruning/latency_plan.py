@@ -20,11 +20,11 @@ from torchthin.graph.cost import Cost
 from torchthin.graph.trace import Traced
 from torchthin.report.sections import LatencyFacts
 from torchthin.selection import kernel_widths
-from torchthin.selection.budget import BudgetRule, held
+from torchthin.selection.budget_rule import BudgetRule, held
 from torchthin.selection.cost_model import CostModel
 from torchthin.selection.kernel_widths import weight_dtype
 from torchthin.thinning.apply import borrowed, thin_copy
-from torchthin.thinning.trial_loop import ThinningPlan
+from torchthin.thinning.search.trial_loop import ThinningPlan
 
 CLOCK: Stopwatch = WallClock()
 """What measures; tests put another one here."""

@@ -24,7 +24,7 @@ from torchthin.selection.weight_names import matches_any
 from torchthin.thinning.apply import apply_
 from torchthin.thinning.layer_names import name_after
 from torchthin.thinning.left_out import proved_left_out, without_layers
-from torchthin.thinning.proof import Proof, joined
+from torchthin.thinning.proof.verdict import Proof, joined
 from torchthin.thinning.recipe import Recipe
 
 

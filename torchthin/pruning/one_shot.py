@@ -41,7 +41,7 @@ from torchthin.report.sections import Section
 from torchthin.selection.kernel_widths import default_multiple
 from torchthin.selection.prunable_weights import PrunableWeights, find_prunable_weights
 from torchthin.selection.schedule import planned_sparsities
-from torchthin.thinning.trial_loop import ThinningPlan, masked_makers, notes_on
+from torchthin.thinning.search.trial_loop import ThinningPlan, masked_makers, notes_on
 
 
 def plan_pruning(

@@ -34,16 +34,16 @@ from torchthin.report.tables import table
 from torchthin.selection.masks import masked
 from torchthin.selection.selectors import DeadChannelSelector, effective_weights
 from torchthin.thinning.apply import apply_
-from torchthin.thinning.constraints import Constraints
 from torchthin.thinning.layer_names import name_after
-from torchthin.thinning.proof import Proof, verdict_line
+from torchthin.thinning.proof.verdict import Proof, verdict_line
 from torchthin.thinning.recipe import Recipe
-from torchthin.thinning.thinned import ThinnedTensors
-from torchthin.thinning.trial_loop import (
+from torchthin.thinning.search.constraints import Constraints
+from torchthin.thinning.search.trial_loop import (
     ThinningPlan,
     changed_tensors,
     notes_on,
 )
+from torchthin.thinning.thinned import ThinnedTensors
 
 _SHOWN = 6
 """Notes, and layers that are not exact, that `PruningPlan.explain` shows; of the rest it gives the number."""

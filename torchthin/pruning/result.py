@@ -15,7 +15,7 @@ from torchthin.pruning.pretrained.save import SHARD, write_pretrained
 from torchthin.pruning.save_and_load import save_pruned
 from torchthin.report.prune_report import PruneReport
 from torchthin.thinning.history import recipe_of
-from torchthin.thinning.proof import Proof
+from torchthin.thinning.proof.verdict import Proof
 from torchthin.thinning.recipe import Recipe
 
 

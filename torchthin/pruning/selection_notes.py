@@ -11,7 +11,7 @@ from torchthin.config import PruneConfig
 from torchthin.importance.scores import FALLBACK, Ranking
 from torchthin.report.from_masks import Filters
 from torchthin.selection.selection import Selection
-from torchthin.thinning.trial_loop import ThinningPlan
+from torchthin.thinning.search.trial_loop import ThinningPlan
 
 
 def asked_of_groups(

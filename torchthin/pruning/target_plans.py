@@ -28,14 +28,14 @@ from torchthin.importance.statistics import Loss, Measure
 from torchthin.pruning.expert_plans import KIND, expert_plan
 from torchthin.pruning.latency_plan import within_latency
 from torchthin.report.sections import BudgetFacts, Budgets, Section
-from torchthin.selection.budget import BudgetRule
+from torchthin.selection.budget_rule import BudgetRule
 from torchthin.selection.kind_choice import KindChoice
 from torchthin.selection.prunable_weights import PrunableWeights
 from torchthin.selection.selectors import ImportanceSelector, RatioRule, Rule
 from torchthin.selection.sensitivity_table import Sensitivity, read_table
 from torchthin.thinning.apply import borrowed, thin_copy
-from torchthin.thinning.constraints import Constraints
-from torchthin.thinning.trial_loop import ThinningPlan, find_plan
+from torchthin.thinning.search.constraints import Constraints
+from torchthin.thinning.search.trial_loop import ThinningPlan, find_plan
 
 _ATTEMPTS = 4
 """Plans within a budget: what thinning adds is left free in the next one."""

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from torchthin.report.tables import table
-from torchthin.thinning.proof import NOT_PROVED
+from torchthin.thinning.proof.verdict import NOT_PROVED
 
 _SHOWN = 4
 """Members of a group, and unused parameters, that are named; of the rest the number is given."""

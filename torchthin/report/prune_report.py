@@ -18,7 +18,7 @@ from torchthin.config import Distiller, PruneConfig, Ratio
 from torchthin.graph.cost import Cost
 from torchthin.report.sections import SECTIONS, RecoveryFacts, Section
 from torchthin.report.tables import table
-from torchthin.thinning.proof import NOT_PROVED, Proof, verdict_line
+from torchthin.thinning.proof.verdict import NOT_PROVED, Proof, verdict_line
 from torchthin.thinning.recipe import Recipe
 
 

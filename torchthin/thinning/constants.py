@@ -17,8 +17,8 @@ from torchthin.graph.operators import ADDITIONS, BATCH_NORMS, VIEWS
 from torchthin.graph.opgraph import BRANCH, Op
 from torchthin.graph.parametrized import layer_of
 from torchthin.graph.provenance import Origin, origin
+from torchthin.thinning.proof.reference import Constant
 from torchthin.thinning.recipe import Recipe, cut
-from torchthin.thinning.reference import Constant
 from torchthin.thinning.survivors import ROUNDING, Survivors
 
 

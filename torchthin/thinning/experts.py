@@ -33,13 +33,13 @@ from torchthin.graph.trace import Traced
 from torchthin.graph.tracked import Attribute
 from torchthin.selection.selection import BoolArray, Selection
 from torchthin.thinning.attributes import has_known_sizes, sized_attributes
-from torchthin.thinning.constraints import Constraints, Proposal
-from torchthin.thinning.outcome import Success
-from torchthin.thinning.proof import Proof, compare, joined, not_run
-from torchthin.thinning.proof_models import Models
+from torchthin.thinning.proof.models import Models
+from torchthin.thinning.proof.verdict import Proof, compare, joined, not_run
 from torchthin.thinning.recipe import Recipe, kept_indices
+from torchthin.thinning.search.constraints import Constraints, Proposal
+from torchthin.thinning.search.outcome import Success
+from torchthin.thinning.search.trial_loop import ThinningPlan
 from torchthin.thinning.survivors import Survivors
-from torchthin.thinning.trial_loop import ThinningPlan
 
 _TRIES = 64
 """Sets of attributes that are tried."""

@@ -11,7 +11,7 @@ from torchthin.graph.clone import clone
 from torchthin.graph.inputs import Inputs, refreshed, resized
 from torchthin.graph.layers import Layer, leave_out_
 from torchthin.graph.next_call import next_inputs, returned, with_states
-from torchthin.thinning.proof import (
+from torchthin.thinning.proof.verdict import (
     Proof,
     compare,
     joined,

@@ -7,8 +7,8 @@ import torch
 
 from torchthin.graph.provenance import origin
 from torchthin.graph.recurrent import RecurrentState
-from torchthin.thinning.constraints import Proposal
-from torchthin.thinning.outcome import Failure
+from torchthin.thinning.search.constraints import Proposal
+from torchthin.thinning.search.outcome import Failure
 
 
 def moving_states(proposal: Proposal) -> Failure | None:

@@ -11,8 +11,8 @@ from torchthin.graph.clone import state_tensors
 from torchthin.selection.masks import masked
 from torchthin.thinning.apply import Make, finish_, owned, thin_copy
 from torchthin.thinning.recipe import cut, cut_mask
+from torchthin.thinning.search.trial_loop import ThinningPlan, changed_tensors
 from torchthin.thinning.shorten import shortened
-from torchthin.thinning.trial_loop import ThinningPlan, changed_tensors
 
 
 class ThinnedTensors:

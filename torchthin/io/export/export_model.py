@@ -18,7 +18,7 @@ from torchthin.graph.precision import SINGLE
 from torchthin.io.atomic import check_destination, write_whole
 from torchthin.io.export.fold_batchnorm import fold_batchnorm as without_batchnorm
 from torchthin.io.export.formats import FORMATS, check_fits_onnx, check_onnx, program_of
-from torchthin.thinning.proof import Proof, compare, joined
+from torchthin.thinning.proof.verdict import Proof, compare, joined
 
 TOLERANCE = 1e-5
 """Largest difference between file and model, in units of the output's largest value."""

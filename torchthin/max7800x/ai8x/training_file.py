@@ -25,7 +25,7 @@ from torchthin.errors import InputError, ProofError
 from torchthin.graph.clone import clone, duplicate
 from torchthin.io.checkpoints import write_torch
 from torchthin.io.distiller.recipe import DistillerRecipe, apply_distiller_, to_distiller
-from torchthin.thinning.proof import verify
+from torchthin.thinning.proof.verdict import verify
 from torchthin.thinning.recipe import Recipe, cut
 
 _PACKAGE, _HOME = "distiller", "distiller.thinning"

@@ -18,7 +18,7 @@ from torchthin.max7800x.class_file.expressions import is_ai8x
 from torchthin.max7800x.class_file.written import built_from
 from torchthin.report.record import version
 from torchthin.thinning.history import recipe_of
-from torchthin.thinning.proof import verify
+from torchthin.thinning.proof.verdict import verify
 from torchthin.thinning.recipe import Recipe
 
 _TEXT = '''"""{kind} at the widths that it was thinned to, written by torchthin {version}.

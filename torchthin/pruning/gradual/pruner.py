@@ -27,8 +27,8 @@ from torchthin.pruning.result import PruneResult
 from torchthin.report.prune_report import PruneReport
 from torchthin.selection.masks import apply_masks_
 from torchthin.thinning.apply import apply_
-from torchthin.thinning.constraints import Constraints
 from torchthin.thinning.recipe_check import check_stored
+from torchthin.thinning.search.constraints import Constraints
 
 
 class Pruner:

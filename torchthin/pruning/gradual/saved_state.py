@@ -16,7 +16,7 @@ from torchthin.pruning.gradual.mask_state import UNTHINNED
 from torchthin.pruning.gradual.prepared import Prepared
 from torchthin.pruning.gradual.progress import Macs, Progress
 from torchthin.pruning.in_place import Thinned
-from torchthin.thinning.proof import Agreement, Proof
+from torchthin.thinning.proof.verdict import Agreement, Proof
 from torchthin.thinning.recipe import Recipe
 
 VERSION = 2

@@ -20,7 +20,7 @@ from torchthin.pruning.expert_plans import KIND as EXPERTS
 from torchthin.pruning.target_plans import Run, thinning_for
 from torchthin.report.sections import Section
 from torchthin.selection.selection import Keeps, Selection
-from torchthin.thinning.trial_loop import ThinningPlan
+from torchthin.thinning.search.trial_loop import ThinningPlan
 
 _SHOWN = 2
 

@@ -20,7 +20,7 @@ from torchthin.io.pretrained.quiet import quiet_transformers
 from torchthin.io.pretrained.sizes import Sizes, sizes_of
 from torchthin.io.pretrained.undescribed import OTHERWISE, why_undescribed
 from torchthin.thinning.history import recipe_of
-from torchthin.thinning.proof import verify
+from torchthin.thinning.proof.verdict import verify
 
 
 @dataclass(frozen=True)

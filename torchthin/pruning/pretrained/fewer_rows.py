@@ -18,7 +18,7 @@ from torchthin.io.pretrained.config_search import built, config_of
 from torchthin.io.pretrained.fields import Field, numbers_of, with_numbers
 from torchthin.io.pretrained.token_ids import renumbered
 from torchthin.pruning.save_and_load import fill_
-from torchthin.thinning.proof import Proof, joined, verify
+from torchthin.thinning.proof.verdict import Proof, joined, verify
 
 _RUNS = 2
 

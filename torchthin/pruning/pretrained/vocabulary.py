@@ -21,7 +21,7 @@ from torchthin.pruning.pretrained.small_tokenizer import (
     save_tokenizer,
     small_tokenizer,
 )
-from torchthin.thinning.proof import Proof
+from torchthin.thinning.proof.verdict import Proof
 
 
 @dataclass(frozen=True)

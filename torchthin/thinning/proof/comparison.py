@@ -20,16 +20,16 @@ from torchthin.graph.op_counter import CountingMode, run
 from torchthin.graph.opgraph import BRANCH
 from torchthin.graph.precision import Precision
 from torchthin.thinning.constants import Absorption, Absorptions, absorbed_tensors, find_absorptions
-from torchthin.thinning.constraints import Proposal
 from torchthin.thinning.derived_weights import preserved_ops, rescaled_tensors
-from torchthin.thinning.outcome import Diverged, Failure
-from torchthin.thinning.proof import Proof, compare, joined, not_run, refuse_nan
-from torchthin.thinning.proof_models import Models
+from torchthin.thinning.proof.models import Models
+from torchthin.thinning.proof.reference import Departures, Reference, ReferenceMode
+from torchthin.thinning.proof.samples import SampledRun, Samples, first_difference
+from torchthin.thinning.proof.verdict import Proof, compare, joined, not_run, refuse_nan
 from torchthin.thinning.recipe import Recipe
-from torchthin.thinning.reference import Departures, Reference, ReferenceMode
 from torchthin.thinning.rms_norms import RmsNorm, scaled_weights
-from torchthin.thinning.samples import SampledRun, Samples, first_difference
 from torchthin.thinning.scale import ScaledTensors, Scaling
+from torchthin.thinning.search.constraints import Proposal
+from torchthin.thinning.search.outcome import Diverged, Failure
 from torchthin.thinning.survivors import Place
 
 DIFFERENT = "the thinned model computes something else"

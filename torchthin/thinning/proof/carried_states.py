@@ -19,10 +19,10 @@ from torchthin.graph.inputs import Inputs
 from torchthin.graph.next_call import next_inputs
 from torchthin.graph.op_counter import CountingMode
 from torchthin.graph.outputs import output_tensors
-from torchthin.thinning.comparison import Comparison
-from torchthin.thinning.outcome import Failure
-from torchthin.thinning.proof import Proof, compare, not_run
-from torchthin.thinning.reference import ReferenceMode
+from torchthin.thinning.proof.comparison import Comparison
+from torchthin.thinning.proof.reference import ReferenceMode
+from torchthin.thinning.proof.verdict import Proof, compare, not_run
+from torchthin.thinning.search.outcome import Failure
 
 NOT_TAKEN = "part of the model's output, since the model does not take it back in its next call"
 GOES_ON = "part of what the model hands to its own next call, which with less of it"

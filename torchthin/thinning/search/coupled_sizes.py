@@ -12,8 +12,8 @@ from torchthin.dependency.propagate import CoupledAxes
 from torchthin.dependency.registry import Contraction
 from torchthin.graph.operators import VIEWS
 from torchthin.graph.opgraph import Op
-from torchthin.thinning.constraints import Constraints, Provisional
-from torchthin.thinning.culprit import Culprit, Setback
+from torchthin.thinning.search.constraints import Constraints, Provisional
+from torchthin.thinning.search.culprit import Culprit, Setback
 
 DIVIDING = VIEWS | {"aten.split_with_sizes"}
 

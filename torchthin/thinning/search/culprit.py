@@ -7,8 +7,8 @@ from functools import cached_property
 
 from torchthin.graph.operators import VIEWS
 from torchthin.graph.opgraph import Op, OpGraph
-from torchthin.thinning.constraints import Constraints, Proposal
-from torchthin.thinning.outcome import Failure
+from torchthin.thinning.search.constraints import Constraints, Proposal
+from torchthin.thinning.search.outcome import Failure
 from torchthin.thinning.survivors import Survivors
 
 WIDEN_AFTER = 2

@@ -19,11 +19,16 @@ from torchthin.errors import ProofError
 from torchthin.graph.opgraph import BRANCH, Op
 from torchthin.graph.tracked import Attribute
 from torchthin.thinning.attributes import has_known_sizes
-from torchthin.thinning.constraints import Constraints, Proposal, Provisional
-from torchthin.thinning.couples import couple_contraction, couple_later_view, couple_uses, couple_view
-from torchthin.thinning.culprit import Culprit, Setback, values_of
 from torchthin.thinning.maker_masks import is_made_by_layers, read_by
-from torchthin.thinning.outcome import Failure
+from torchthin.thinning.search.constraints import Constraints, Proposal, Provisional
+from torchthin.thinning.search.coupled_sizes import (
+    couple_contraction,
+    couple_later_view,
+    couple_uses,
+    couple_view,
+)
+from torchthin.thinning.search.culprit import Culprit, Setback, values_of
+from torchthin.thinning.search.outcome import Failure
 from torchthin.thinning.survivors import Place, Survivors
 
 WIDEN_AFTER = 2

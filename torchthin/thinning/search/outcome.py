@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from torchthin.thinning.constants import Absorption
-from torchthin.thinning.proof import Proof
+from torchthin.thinning.proof.reference import Departures
+from torchthin.thinning.proof.verdict import Proof
 from torchthin.thinning.recipe import Recipe
-from torchthin.thinning.reference import Departures
 from torchthin.thinning.scale import Scaling
 from torchthin.thinning.survivors import Place
 

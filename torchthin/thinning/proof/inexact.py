@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torchthin.graph.opgraph import Op
 from torchthin.thinning.constants import Absorptions
-from torchthin.thinning.reference import Departures
+from torchthin.thinning.proof.reference import Departures
 from torchthin.thinning.survivors import Survivors
 
 

@@ -8,12 +8,12 @@ from dataclasses import replace
 from torchthin.graph.inputs import Inputs, refreshed, resized
 from torchthin.graph.outputs import output_tensors
 from torchthin.graph.precision import AS_GIVEN, DOUBLE, SINGLE, Precision, is_complex, is_narrow
-from torchthin.thinning.carried_states import next_call
-from torchthin.thinning.comparison import Comparison, Observed, set_up
-from torchthin.thinning.inexact import inexact_layers
-from torchthin.thinning.outcome import Diverged, Failure, Success
-from torchthin.thinning.proof import Proof, joined
-from torchthin.thinning.proof_models import Models
+from torchthin.thinning.proof.carried_states import next_call
+from torchthin.thinning.proof.comparison import Comparison, Observed, set_up
+from torchthin.thinning.proof.inexact import inexact_layers
+from torchthin.thinning.proof.models import Models
+from torchthin.thinning.proof.verdict import Proof, joined
+from torchthin.thinning.search.outcome import Diverged, Failure, Success
 from torchthin.thinning.unread import cut_beside, not_chosen
 
 OTHER_SIZE = "the thinned model computes something else at another size of input"

@@ -15,9 +15,9 @@ from torchthin.graph.reused_memory import ReusedMemory
 from torchthin.graph.trace import Traced
 from torchthin.selection.masks import masked
 from torchthin.thinning.apply import owned, thin_copy
-from torchthin.thinning.constraints import Proposal
 from torchthin.thinning.recipe import Recipe, cut_mask
 from torchthin.thinning.scale import Scaling
+from torchthin.thinning.search.constraints import Proposal
 
 
 @dataclass(frozen=True)

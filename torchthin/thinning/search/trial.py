@@ -13,14 +13,14 @@ from torchthin.graph.op_counter import CountingMode, run
 from torchthin.graph.opgraph import BRANCH
 from torchthin.graph.trace import Traced, collection_paused
 from torchthin.thinning.apply import borrowed, thin_copy
-from torchthin.thinning.constraints import Proposal
 from torchthin.thinning.moving_states import moving_states
-from torchthin.thinning.outcome import Failure, Success
-from torchthin.thinning.proof_models import Models
-from torchthin.thinning.proving import proved
+from torchthin.thinning.proof.models import Models
+from torchthin.thinning.proof.prove import proved
 from torchthin.thinning.recipe import Recipe
 from torchthin.thinning.scale import find_scalings
-from torchthin.thinning.trial_run import FixedAxis, TrialMode
+from torchthin.thinning.search.constraints import Proposal
+from torchthin.thinning.search.outcome import Failure, Success
+from torchthin.thinning.search.trial_run import FixedAxis, TrialMode
 
 
 @collection_paused()

@@ -36,8 +36,8 @@ from torchthin.graph.operators import (
 )
 from torchthin.graph.opgraph import BRANCH, Op, Ref
 from torchthin.graph.precision import Precision
-from torchthin.thinning.dead_channels import DeadChannels
-from torchthin.thinning.samples import Samples
+from torchthin.thinning.proof.dead_channels import DeadChannels
+from torchthin.thinning.proof.samples import Samples
 from torchthin.thinning.survivors import ROUNDING, BoolArray, Place, Survivors, indices, nonzero_rows, rows
 
 

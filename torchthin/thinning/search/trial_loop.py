@@ -22,14 +22,14 @@ from torchthin.selection.selection import Select
 from torchthin.thinning.apply import thin_copy
 from torchthin.thinning.attributes import has_known_sizes
 from torchthin.thinning.constants import absorbed_tensors
-from torchthin.thinning.constraints import Constraints, Proposal, propose
 from torchthin.thinning.derived_weights import rescaled_tensors
-from torchthin.thinning.outcome import Diverged, Success
 from torchthin.thinning.recipe import Recipe
-from torchthin.thinning.repair import repaired
 from torchthin.thinning.rms_norms import scaled_weights
 from torchthin.thinning.scale import ScaledTensors
-from torchthin.thinning.trial import attempt
+from torchthin.thinning.search.constraints import Constraints, Proposal, propose
+from torchthin.thinning.search.outcome import Diverged, Success
+from torchthin.thinning.search.repair import repaired
+from torchthin.thinning.search.trial import attempt
 from torchthin.thinning.unread import unread_tensors
 
 ROUNDS = 200

@@ -1,0 +1,1 @@
+"""The search for a recipe by trial: constraints, a trial, and remedies where it fails."""
