@@ -104,8 +104,11 @@ def _model_input(graph: OpGraph) -> FeatureMap:
     if len(numbers) > 1 and not graph.branched:
         raise InputError(f"A chip takes one input tensor. The model reads {len(numbers)}.")
     if len(shape) not in (3, 4):
+        cure = (
+            " Give the part that runs on the chip, with one frame as its example." if len(shape) > 4 else ""
+        )
         raise InputError(
-            f"The input of a chip must have the axes (N, C, H, W) or (N, C, L). Got the shape {tuple(shape)}."
+            f"The input of a chip must have the axes (N, C, H, W) or (N, C, L). Got the shape {tuple(shape)}.{cure}"
         )
     size = (shape[2], shape[3] if len(shape) == 4 else 1)
     return FeatureMap((INPUT,), (0,), shape[1], size, sequence=len(shape) == 3, where="input")
