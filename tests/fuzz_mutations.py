@@ -36,8 +36,8 @@ def nested(depth: int) -> list[Any]:
 
 
 PLAIN: tuple[Any, ...] = (
-    None, True, False, 0, 1, -1, 3, 2**31, 2**63, -(2**63), 10**30, 0.5, -0.25, 1e308, float("inf"), float("nan"), "", "0.5",
-    "../../other", "a\nb", "\x00", "é" * 300, [], {}, [1], [[0]], {"a": 1}, ["0.weight"], nested(60),
+    None, True, False, 0, 1, -1, 3, 2**31, 2**63, -(2**63), 10**30, 10**400, 0.5, -0.25, 1e308, float("inf"), float("nan"), "",
+    "0.5", "../../other", "a\nb", "\x00", "é" * 300, [], {}, [1], [[0]], {"a": 1}, ["0.weight"], nested(60),
 )  # fmt: skip
 """What may stand where something else is expected, in every format."""
 TENSORS: tuple[Any, ...] = (

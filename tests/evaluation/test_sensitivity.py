@@ -15,7 +15,7 @@ from torchthin.errors import ConfigError, InputError, TorchthinError
 from torchthin.evaluation.sensitivity_scan import RATIOS
 from torchthin.graph.clone import clone, duplicate
 from torchthin.selection.masks import apply_masks_
-from torchthin.selection.sensitivity_table import GroupCurve, Sensitivity
+from torchthin.selection.sensitivity_table import GroupCurve, Sensitivity, read_table
 
 X = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(5))
 
@@ -239,3 +239,11 @@ def test_a_metric_that_raises_in_a_worker_is_named() -> None:
 
     with pytest.raises(TorchthinError, match="The metric fails on the model: RuntimeError: out of data"):
         _table(metric=metric, workers=2)
+
+
+def test_noise_in_place_of_data_is_said_and_kept_in_the_file(tmp_path: Path) -> None:
+    table = torchthin.sensitivity(Net(), X[:1], data="noise", ratios=[0.5])
+    assert "calibration inputs are noise" in str(table).splitlines()[-1]
+    (tmp_path / "table.json").write_text(json.dumps(table.to_dict()))
+    assert read_table(tmp_path / "table.json") == table
+    assert torchthin.sensitivity(Net(), X[:1], data=X, ratios=[0.5]).notes == ()

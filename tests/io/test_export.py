@@ -259,3 +259,30 @@ def test_bad_input_writes_nothing(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="meta device"):
         export(hollow, tmp_path / "net.pt2", IMAGES)
     assert list(tmp_path.iterdir()) == []
+
+
+class Named(nn.Module):
+    """Returns tensors under names, in a list, and one that it was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1)
+
+    def forward(self, image: Tensor) -> dict[str, Any]:
+        x = self.conv(image).relu()
+        return {"image": self.head(x), "maps": [x.mean((2, 3)), None, x.amax((2, 3))]}
+
+
+@pytest.mark.parametrize(
+    ("net", "names"),
+    [
+        (Named(), ["image_", "maps_0", "maps_2"]),  # an input has the first name already
+        (nn.Conv2d(3, 2, 1), ["output"]),
+    ],
+)
+def test_outputs_of_onnx_keep_their_names(net: nn.Module, names: list[str], tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    export(net.eval(), tmp_path / "net.onnx", torch.randn(2, 3, 4, 4))
+    made = onnx.load(tmp_path / "net.onnx")
+    onnx.checker.check_model(made)
+    assert [output.name for output in made.graph.output] == names

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -105,3 +106,11 @@ def test_the_sizes_of_the_text_are_those_of_the_thinned_model(block: str) -> Non
     if found.recipe is not None:
         assert f"-> {report.thinned.after.parameters:,} (" in found.explain()
         assert f"-> {report.thinned.after.parameter_bytes:,} (" in found.explain()
+
+
+def test_equal_notes_are_one_line() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 4, 1))
+    made = plan(net, IMAGES[:2], 0.5)
+    report = replace(made.report, notes=("a: is kept.", "b: is kept.", "alone"))
+    lines = replace(made, report=report).explain().splitlines()
+    assert lines[-2:] == ["Note: a, b: is kept.", "Note: alone"]

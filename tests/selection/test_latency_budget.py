@@ -142,12 +142,25 @@ def test_where_no_cut_saves_time_the_limit_is_missed_in_one_line(
     assert "The cut saves no time there." in str(result.report)
 
 
-def test_a_limit_below_the_narrowest_names_what_holds_it(net: nn.Module, clock: Stepped, cache: str) -> None:
-    target = Budget(latency="0.5x", latency_cache=cache, round_to=48)
+def test_a_limit_below_the_narrowest_is_refused_after_it_was_measured(
+    net: nn.Module, clock: Stepped, cache: str
+) -> None:
+    target = Budget(latency="0.2x", latency_cache=cache, round_to=48)
     with pytest.raises(
-        TargetMissedError, match=r"asked latency of 0.5x, the least is .* ms .*Most time is left in "
+        TargetMissedError, match=r"The latency was missed: asked at most .* ms.*Most time is left in "
     ):
         torchthin.prune(net, X, target)
+    assert clock.compared == 2  # the model as it is, and the narrowest
+
+
+def test_a_forecast_alone_refuses_nothing(
+    net: nn.Module, monkeypatch: pytest.MonkeyPatch, cache: str
+) -> None:
+    """Layers add up to more than the limit at any width, and the whole model is faster than they are."""
+    use(Stepped(lambda time, full: full * (time / full) ** 3), monkeypatch)
+    target = Budget(latency="0.5x", latency_cache=cache, round_to=48)
+    found = facts(torchthin.prune(net, X, target, proof="off"))
+    assert found.reached and found.after <= 0.5 * found.before
 
 
 def test_noise_is_allowed_and_said() -> None:

@@ -59,6 +59,9 @@ class GridArgs:
     target_sparsity: tuple[float, ...] = like(Ratio, "ratio", (), help="shares of channels to prune")
     target_macs: tuple[str, ...] = like(Budget, "macs", (), help="budgets such as 0.5x")
     target_params: tuple[str, ...] = like(Budget, "params", (), help="budgets such as 0.4x")
+    target_latency: tuple[str, ...] = like(
+        Budget, "latency", (), help="times of one forward pass on the device at hand, such as 0.6x or 12ms"
+    )
     scope: str = like(Ratio, "scope", help="group or global, for all of the grid (default: group)")
     weights: tuple[str, ...] | None = like(PruneConfig, "include")
     keep: tuple[str, ...] = like(PruneConfig, "exclude")
@@ -72,7 +75,7 @@ class GridArgs:
         """
         targets: list[dict[str, Any]] = [
             {key: value}
-            for key in ("target_sparsity", "target_macs", "target_params")
+            for key in ("target_sparsity", "target_macs", "target_params", "target_latency")
             for value in getattr(self, key)
         ]
         common = {key: getattr(self, key) for key in ("scope", "weights", "keep", "seed")}
@@ -85,7 +88,7 @@ class GridArgs:
         if not made:
             raise ConfigError(
                 "The grid of compare is empty. Give at least one method, one criterion and one target: --target-sparsity, "
-                "--target-macs or --target-params."
+                "--target-macs, --target-params or --target-latency."
             )
         return tuple(dict.fromkeys(made))
 

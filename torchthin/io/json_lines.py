@@ -59,7 +59,7 @@ class Lines:
             facts = parse_json(line)
             mark = facts["mark"] if number == 0 else self._mark
             self._take(number, facts)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise ConfigError(
                 f"The {self._role} {path} does not hold results of torchthin {self._command} (line {number + 1}). "
                 "Name another file."

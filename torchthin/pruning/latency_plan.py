@@ -20,7 +20,7 @@ from torchthin.graph.cost import Cost
 from torchthin.graph.trace import Traced
 from torchthin.report.sections import LatencyFacts
 from torchthin.selection import kernel_widths
-from torchthin.selection.budget_rule import BudgetRule, held
+from torchthin.selection.budget_rule import BudgetRule, ForecastMissedError, held
 from torchthin.selection.cost_model import CostModel
 from torchthin.selection.kernel_widths import weight_dtype
 from torchthin.thinning.apply import borrowed, thin_copy
@@ -34,6 +34,8 @@ _CLOSE = 0.92
 """Share of the limit from which a model that reaches it is good enough: below it, too much was removed where the forecast was
 wrong by as much."""
 
+_BEYOND = 1.001
+"""Against rounding of forecasts to nanoseconds."""
 _LEAST_GAIN = 0.05
 """Below it cuts save no time, and other widths would not either."""
 
@@ -60,19 +62,21 @@ def within_latency(rule: BudgetRule, traced: Traced, within: Within, progress: P
     limit = rule.target.limits["latency"]
     rule = replace(rule, times=_table(rule, traced, progress))
     tried: list[TimedPlan] = []
-    for _ in range(1 + _CORRECTIONS):
+    narrowest = False  # whether the forecast was stretched until the narrowest model reaches the limit
+    while len(tried) <= _CORRECTIONS:
         try:
             tried.append(_tried(rule, limit, traced, within))
-        except TargetMissedError:
+        except ForecastMissedError as error:
+            if not narrowest:  # a forecast alone refuses nothing: the narrowest model is measured
+                narrowest, rule = True, _stretched(rule, error)
+                continue
             if not tried:
                 raise
-            halfway = (_gain_of(rule) * _gain_of(tried[-1].rule)) ** 0.5  # the last correction was noise
-            rule = _with_gain(rule, halfway)
-            continue
+            break
         facts = tried[-1].facts
         gain = _gain(rule, limit, facts) if facts.cut else 0.0
         good = facts.of_limit <= 1 and (facts.of_limit >= _CLOSE or abs(gain - 1) < 1 - _CLOSE)
-        if good or gain < _LEAST_GAIN:
+        if good or gain < _LEAST_GAIN or (narrowest and gain < 1):
             break
         rule = _with_gain(rule, _gain_of(rule) * gain)
     reached = [each for each in tried if each.facts.reached]
@@ -103,6 +107,16 @@ def idle_cut(traced: Traced, found: ThinningPlan) -> tuple[str, ...]:
 
 def _gain_of(rule: BudgetRule) -> float:
     return 1.0 if rule.times is None else rule.times.gain
+
+
+def _stretched(rule: BudgetRule, error: ForecastMissedError) -> BudgetRule:
+    """Return the rule by which the most that can be removed saves just enough."""
+    assert rule.times is not None
+    foretold = rule.times.whole - error.least
+    if foretold <= 0:
+        raise error
+    wanted = rule.times.whole - rule.limits["latency"]
+    return _with_gain(rule, _gain_of(rule) * _BEYOND * wanted / foretold)
 
 
 def _with_gain(rule: BudgetRule, gain: float) -> BudgetRule:

@@ -27,6 +27,7 @@ from torchthin.report.prune_report import (
     ThinnedFacts,
     change,
     excluded_line,
+    gathered,
     headline,
     with_thinning,
 )
@@ -88,7 +89,7 @@ class PruningPlan:
         """Return as text which layers lose how many channels, all sizes before and after, and how the trial ended."""
         lines = [*_layers(self), "", *headline(self.report), *_sizes(self), *_verdict(self)]
         lines += excluded_line(self.report)
-        notes = [f"Note: {note}" for note in self.report.notes]
+        notes = [f"Note: {note}" for note in gathered(self.report.notes)]
         more = len(notes) - _SHOWN
         return "\n".join(
             [*lines, *notes[:_SHOWN], *([f"{more} more notes are in report.notes."] if more > 0 else [])]

@@ -43,8 +43,8 @@ def recover(
             ``"package.module:function"``; labels among them are left out.
         recovery: how many epochs, which loss and learning rate, how many inputs: ``Recovery(epochs=20)``.
         state: file from which an interrupted distillation continues; it is removed when the distillation ends.
-        progress: called with (done, in all, ``"layers"`` or ``"epochs"``, loss) after every layer that was looked at, and after
-            every epoch; loss: the mean one of the epoch, of layers None.
+        progress: called with (done, in all, ``"noise"``, ``"layers"`` or ``"epochs"``, loss) after every step that fits noise to
+            the model, every layer that was looked at, and every epoch; loss: the mean one of the epoch, else None.
 
     Returns:
         the same masks and recipe with the recovered model; its ``save`` writes a checkpoint.

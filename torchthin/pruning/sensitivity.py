@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,14 +69,11 @@ def sensitivity(
     check_criterion(config, example_inputs, data)
     inputs = on_device_of(model, as_inputs(example_inputs))
     traced, targets = traced_targets(model, inputs, config)
-    run = Run(
-        traced,
-        targets,
-        config,
-        batches_of(model, None if data is None else calibration(data, like=inputs, model=model)),
-    )
-    return scanned(
+    given = None if data is None else calibration(data, like=inputs, model=model)
+    run = Run(traced, targets, config, batches_of(model, given))
+    found = scanned(
         run.selector(RatioRule(Ratio())), traced, run.batches or (inputs,),
         metric=metric, ratios=ratios, cache=cache, workers=workers, progress=progress,
         constraints=run.constraints,
     )  # fmt: skip
+    return found if given is None else replace(found, notes=given.notes)

@@ -75,7 +75,7 @@ def recovered(
         check_model(model, "recover")
     _require_made_by(recipe, dense, small)
     teacher, current = clone(dense, share), clone(small, duplicate)
-    samples = _Samples.of(teacher, example_inputs, data, recovery)
+    samples = _Samples.of(teacher, example_inputs, data, recovery, progress)
     evaluator = Evaluator(teacher, (samples.tested,))
     before = evaluator.value(current)
     search = _Search(evaluator, current, before)
@@ -131,11 +131,19 @@ class _Samples:
     notes: tuple[str, ...]
 
     @classmethod
-    def of(cls, model: nn.Module, example_inputs: Any, data: Any, recovery: Recovery) -> _Samples:
+    def of(
+        cls, model: nn.Module, example_inputs: Any, data: Any, recovery: Recovery, progress: Progress | None
+    ) -> _Samples:
         """Read the inputs, and hold out the last ones."""
         example = on_device_of(model, as_inputs(example_inputs))
+        steps = None if progress is None else (lambda done, total: progress(done, total, "noise", None))
         found = calibration(
-            data, like=example, max_samples=recovery.max_samples, pixels=recovery.pixels, model=model
+            data,
+            like=example,
+            max_samples=recovery.max_samples,
+            pixels=recovery.pixels,
+            model=model,
+            progress=steps,
         )
         every, count, notes = in_one_pass(model, found)
         held_out = count // HELD_OUT if count >= FEWEST else 0

@@ -35,6 +35,15 @@ _STEPS = 32
 """Steps in which a group goes from whole to its floor where losses decide."""
 
 
+class ForecastMissedError(TargetMissedError):
+    """By the times of single layers no selection is fast enough; what the whole model takes was not measured."""
+
+    def __init__(self, message: str, least: float) -> None:
+        super().__init__(message)
+        self.least = least
+        """Nanoseconds that are foretold where every group keeps its floor."""
+
+
 @dataclass(frozen=True)
 class BudgetRule:
     """Remove as little as a budget allows."""
@@ -77,7 +86,8 @@ class BudgetRule:
         if not search.fits(least) or not search.is_enough(least):
             refusal = self._refusal(least, search.cost(least), search.costs.whole)
             if search.late(least):
-                raise TargetMissedError(f"{refusal} {held(search.costs.slowest(least))}")
+                message = f"{refusal} {held(search.costs.slowest(least))}"
+                raise ForecastMissedError(message, search.cost(least).latency)
             raise BudgetError(refusal)
         keeps = search.uniform() if rule.losses is None else search.by_losses()
         keeps = search.given_back(keeps)

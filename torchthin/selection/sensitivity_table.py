@@ -66,6 +66,8 @@ class Sensitivity:
     """Value of the metric before anything is cut; 0 for the distance."""
     criterion: str
     """What says which channels of a group go first."""
+    notes: tuple[str, ...] = ()
+    """What stood in for data, or was left out of them."""
 
     def curve(self, group: str) -> GroupCurve | None:
         """Return the curve of a group, None if it was not scanned."""
@@ -123,8 +125,15 @@ class Sensitivity:
                 for curve in facts["groups"]
             )
             ratios = tuple(float(ratio) for ratio in facts["ratios"])
-            made = cls(groups, ratios, str(facts["metric"]), float(facts["dense"]), str(facts["criterion"]))
-        except (KeyError, TypeError, ValueError) as error:
+            made = cls(
+                groups,
+                ratios,
+                str(facts["metric"]),
+                float(facts["dense"]),
+                str(facts["criterion"]),
+                tuple(map(str, facts.get("notes", ()))),
+            )
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ConfigError(
                 f"The {what} must be what torchthin sensitivity writes ({one_line(error)}). Run it again with --save-to."
             ) from error
@@ -157,7 +166,10 @@ class Sensitivity:
             else f"{self.metric} lost, of {self.dense:g}"
         )
         lines = table(("group", "channels", *(f"{100 * ratio:g} %" for ratio in self.ratios)), rows)
-        return "\n".join([*lines, "", f"Loss: {what}; which channels go first says {self.criterion}."])
+        notes = [f"Note: {note}" for note in self.notes]
+        return "\n".join(
+            [*lines, "", f"Loss: {what}; which channels go first says {self.criterion}.", *notes]
+        )
 
 
 def read_table(path: str | Path) -> Sensitivity:

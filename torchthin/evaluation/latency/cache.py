@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +17,8 @@ from torchthin.evaluation.bench.latency import processor
 from torchthin.io.atomic import reason, write_whole
 
 _FORMAT = "torchthin layer times 1"
+_LONGEST = 1e18
+"""Nanoseconds, 31 years."""
 Known = dict[str, float]
 """Key of a layer at some widths -> nanoseconds."""
 
@@ -135,6 +136,6 @@ def _checked(content: Any) -> dict[str, Known]:
 
 def _are_times(times: object) -> bool:
     return isinstance(times, Mapping) and all(
-        isinstance(time, int | float) and not isinstance(time, bool) and 0 <= time < math.inf
+        isinstance(time, int | float) and not isinstance(time, bool) and 0 <= time <= _LONGEST
         for time in times.values()
     )

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_flatten_with_path, tree_map, tree_unflatten
 
 from torchthin.errors import InputError, one_line
 from torchthin.graph.evaluation_mode import evaluation_mode
@@ -127,6 +127,7 @@ def _write_onnx(program: Any, path: Path, opset: int | None) -> int:
         with _without_output():
             made: Any = torch.onnx.export(program, dynamo=True, verbose=False, opset_version=opset)
             used = int(made.model.opset_imports[""])
+            _name_outputs_(made.model.graph, _output_names(program))
             made.save(str(path), external_data=False)
     except OSError:  # of the disk, not of the model
         raise
@@ -138,6 +139,41 @@ def _write_onnx(program: Any, path: Path, opset: int | None) -> int:
             "Leave it out for torch's choice."
         )
     return used
+
+
+def _output_names(program: Any) -> list[str]:
+    """Return a name for every tensor that a program returns: keys of dicts and fields, else ``output`` and its position."""
+    specs = program.graph_signature.output_specs
+    is_tensor = [
+        type(spec.arg).__name__ == "TensorArgument" for spec in specs if spec.kind.name == "USER_OUTPUT"
+    ]
+    spec = program.call_spec.out_spec
+    if spec.num_leaves != len(is_tensor):
+        return []
+    paths = [path for path, _ in tree_flatten_with_path(tree_unflatten(is_tensor, spec))[0]]
+    keys = [[_key_text(key) for key in path] for path in paths]
+    names = ["_".join(key if key and not key[0].isdigit() else ["output", *key]) for key in keys]
+    return [name for name, kept in zip(names, is_tensor, strict=True) if kept]
+
+
+def _key_text(key: Any) -> str:
+    """Return one step of a path of torch's pytree: a dict's key, a position, or the name of a field."""
+    return str(next(getattr(key, name) for name in ("key", "idx", "name") if hasattr(key, name)))
+
+
+def _name_outputs_(graph: Any, names: list[str]) -> None:
+    """Give the outputs of a graph of onnx_ir these names; torch names them after the operator that makes them."""
+    outputs = list(graph.outputs)
+    if len(names) != len(outputs) or len(set(map(id, outputs))) < len(outputs):
+        return
+    inner = [value for node in graph for value in node.outputs if value not in outputs]
+    taken = {value.name for value in (*graph.inputs, *graph.initializers.values(), *inner)}
+    for value, name in zip(outputs, names, strict=True):
+        while name in taken:
+            name += "_"
+        if not value.is_graph_input():
+            value.name = name
+            taken.add(name)
 
 
 @contextlib.contextmanager
