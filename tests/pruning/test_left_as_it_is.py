@@ -56,3 +56,28 @@ def test_the_caller_s_models_are_left_as_they_are(name: str) -> None:
     CALLS[name](model, small)
     assert [snapshot.changes() for snapshot in before] == [[], []]
     assert model.shapes == small.model.shapes == []
+
+
+class Normalizes(nn.Module):
+    """Writes into what it is given, as preparing code does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x.mul_(2).sub_(0.5)
+        out: Tensor = self.b(self.a(x).relu())
+        return out
+
+
+def test_what_a_model_writes_into_its_inputs_reaches_no_other_run() -> None:
+    torch.manual_seed(0)
+    example, data = image(), [torch.randn(4, 3, 8, 8) for _ in range(3)]
+    before = example.clone(), [batch.clone() for batch in data]
+    model = Normalizes()
+    small = torchthin.prune(model, example, 0.5, data=data, recovery="fast")
+    assert small.proof is not None and small.proof.exact
+    assert small.report.recovery is not None and small.report.recovery.after < small.report.recovery.before
+    assert torchthin.verify(model, model, example).relative_to_masked == 0
+    assert torch.equal(example, before[0]) and all(map(torch.equal, data, before[1]))

@@ -154,7 +154,12 @@ def resized(inputs: Inputs, *, batch: bool = False) -> Iterator[Inputs]:
 
 
 def call(model: nn.Module, inputs: Inputs) -> Any:
-    """Call the model on `inputs`."""
+    """Call the model on a copy of `inputs`: its code may write into them, and the next call needs them as they are."""
+    return call_on_originals(model, inputs.map(torch.clone))
+
+
+def call_on_originals(model: nn.Module, inputs: Inputs) -> Any:
+    """Call the model on the very tensors of `inputs`, which its code may write into."""
     return model(*inputs.args, **dict(inputs.kwargs or {}))
 
 

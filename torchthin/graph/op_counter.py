@@ -15,7 +15,7 @@ from torchthin.graph.clone import state_tensors
 from torchthin.graph.deferred import Deferred, writes
 from torchthin.graph.evaluation_mode import evaluation_mode
 from torchthin.graph.fake import DataDependent, KnownNumbers, ReadGuard
-from torchthin.graph.inputs import Inputs, call
+from torchthin.graph.inputs import Inputs, call_on_originals
 from torchthin.graph.operators import (
     UNWRITTEN,
     by_name,
@@ -112,9 +112,13 @@ class CountingMode(TorchDispatchMode):
         return result
 
     @contextlib.contextmanager
-    def sparing(self, model: nn.Module) -> Iterator[None]:
-        """Put back after the block what ops inside write into tensors of `model`: a copy may share them, and runs repeat."""
-        self._spared = {storage_key(tensor): tensor for _, tensor in state_tensors(model)}
+    def sparing(self, model: nn.Module, inputs: Inputs) -> Iterator[None]:
+        """Put back after the block what ops inside write into tensors of `model`, which a copy may share, and into its inputs.
+
+        Runs repeat, and all must see the same.
+        """
+        tensors = (*(tensor for _, tensor in state_tensors(model)), *inputs.tensors())
+        self._spared = {storage_key(tensor): tensor for tensor in tensors}
         try:
             yield
         finally:
@@ -183,7 +187,7 @@ def run(model: nn.Module, inputs: Inputs, mode: CountingMode, *, disposable: boo
     training = mode.completed >= BRANCH
     with (
         evaluation_mode(model, training_branch=training, disposable=disposable),
-        mode.sparing(model),
+        mode.sparing(model, inputs),
         following(model, mode),
     ):
-        return call(model, inputs)
+        return call_on_originals(model, inputs)

@@ -17,7 +17,7 @@ from torchthin.graph.evaluation_mode import evaluation_mode
 from torchthin.graph.factors import factor_of
 from torchthin.graph.fake import DataDependent, ReadGuard, ReadWatch
 from torchthin.graph.flops import flops_of
-from torchthin.graph.inputs import Inputs, call
+from torchthin.graph.inputs import Inputs, call_on_originals
 from torchthin.graph.next_call import Returned, returned
 from torchthin.graph.op_counter import CountingMode
 from torchthin.graph.operators import (
@@ -224,8 +224,8 @@ def record(
         watcher or contextlib.nullcontext(),
     ):
         given = [recorder.number(tensor) for tensor in inputs.tensors()]
-        with reads, unread, recorder.sparing(model), recorder:
-            outputs = call(model, inputs)
+        with reads, unread, recorder.sparing(model, inputs), recorder:
+            outputs = call_on_originals(model, inputs)
     graph = recorder.graph(given, returned(model, inputs, outputs), outputs)
     return replace(
         graph,
