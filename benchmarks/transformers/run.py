@@ -12,6 +12,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,8 @@ from torch import Tensor, nn
 import torchthin as tt
 
 CALIBRATION, TEST = 256, 400
-"""Sentences."""
-DISTILLED = tt.Recovery(epochs=8)
+"""Sentences, where no others are asked for."""
+DISTILLED, SHORTLY = tt.Recovery(epochs=8), tt.Recovery(epochs=4)
 Cut = Callable[["Job"], nn.Module]
 
 
@@ -55,6 +56,7 @@ class Job:
 
     def recovered(self, way: str, recovery: tt.Recovery) -> nn.Module:
         """Return the same after `torchthin.recover`."""
+        recovery = replace(recovery, max_samples=len(self.data["input_ids"]))
         result = tt.recover(self.model, self.pruned(way), self.example, self.data, recovery=recovery)
         print(result.report.recovery.stages, flush=True)
         return result.model
@@ -80,6 +82,9 @@ WAYS: dict[str, Cut] = {
     "reconstruction, budget by the outputs, refitted": lambda job: job.recovered("outputs", tt.Recovery()),
     "reconstruction, budget by the outputs, refitted, distilled": lambda job: job.recovered(
         "outputs", DISTILLED
+    ),
+    "reconstruction, budget by the outputs, refitted, distilled shortly": lambda job: job.recovered(
+        "outputs", SHORTLY
     ),
     "single weights: Wanda (baseline)": lambda job: wanda(job.model, job.data, job.share),
     "single weights: SparseGPT (baseline)": lambda job: sparsegpt(job.model, job.data, job.share),
@@ -107,16 +112,16 @@ def main() -> None:
         return
     path = Path(options.json)
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    done = {(row["way"], row["share"], row["seed"]) for row in rows}
+    done = {(row["way"], row["share"], row["seed"], row.get("texts", CALIBRATION)) for row in rows}
     folder = folder_of_weights(options.weights)
     model = load(folder)
     for seed in options.seeds:
-        calibration, test = (tokens(folder, part) for part in sentences(CALIBRATION, TEST, seed))
+        calibration, test = (tokens(folder, part) for part in sentences(options.texts, TEST, seed))
         dense = similarities(model, test)
         jobs = {share: Job(model, calibration, share) for share in options.shares}
         for way in (way for way in WAYS if options.ways in way):
             for share, job in jobs.items():
-                if (way, share, seed) in done or (way.startswith(HALF_ONLY) and share != 0.5):
+                if (way, share, seed, options.texts) in done or (way.startswith(HALF_ONLY) and share != 0.5):
                     continue
                 started = time.process_time()
                 small = WAYS[way](job)
@@ -124,6 +129,7 @@ def main() -> None:
                     "way": way,
                     "share": share,
                     "seed": seed,
+                    "texts": options.texts,
                     "seconds": round(time.process_time() - started, 1),
                 }
                 row |= {"correlation": round(rank_correlation(dense, similarities(small, test)), 4)}
@@ -142,7 +148,11 @@ def _table(rows: list[dict[str, Any]]) -> str:
     for way in WAYS:
         cells, seconds = [], []
         for share in (0.25, 0.5):
-            own = [row for row in rows if row["way"] == way and row["share"] == share]
+            own = [
+                row
+                for row in rows
+                if (row["way"], row["share"], row.get("texts", CALIBRATION)) == (way, share, CALIBRATION)
+            ]
             cells.append(f"{sum(row['correlation'] for row in own) / len(own):.3f}" if own else "")
             seconds += [f"{sum(row['seconds'] for row in own) / len(own):.0f}"] if own else []
         if any(cells):
@@ -157,6 +167,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--weights", help="folder of the model (default: that of the installed package)")
     parser.add_argument("--json", default="rows.jsonl", help="file to which rows are added")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--texts", type=int, default=CALIBRATION, help="sentences for calibration")
     parser.add_argument("--shares", type=float, nargs="+", default=[0.25, 0.5])
     parser.add_argument("--ways", default="", help="only ways with this in their name")
     parser.add_argument("--table", help="print the table of a file of rows instead")
