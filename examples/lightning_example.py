@@ -50,5 +50,8 @@ if __name__ == "__main__":
             callbacks=[PruneCallback(pruner, every="epoch", thin=True)],
         )
         trainer.fit(module, DataLoader(TensorDataset(images, labels), batch_size=64, shuffle=True))
+        pruner.result().save(f"{folder}/thin.safetensors")
+        again = torchthin.load(network(), f"{folder}/thin.safetensors")
     print(pruner.report())
+    print("loaded:", torch.equal(again.eval()(images[:8]), module.net.eval()(images[:8])))
     print(f"thinned: accuracy {accuracy(module.net, *pictures(512, 1)):.1%}")

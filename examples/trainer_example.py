@@ -59,5 +59,8 @@ if __name__ == "__main__":
         transformers.Trainer(
             model, args, train_dataset=Pictures(images, labels), callbacks=[callback]
         ).train()
+        pruner.result().save(f"{folder}/thin.safetensors")
+        again = torchthin.load(network(), f"{folder}/thin.safetensors")
     print(pruner.report())
+    print("loaded:", torch.equal(again.eval()(images[:8]), model.net.eval()(images[:8])))
     print(f"thinned: accuracy {accuracy(model.net, *pictures(512, 1)):.1%}")

@@ -51,6 +51,7 @@ def test_it_runs_and_keeps_its_accuracy(
         assert "all ranks have the same weights: True" in printed
     elif name in NEEDS:
         printed = forked(script, 1, tmp_path)
+        assert "loaded: True" in printed
     else:  # in this process, which has imported torch already
         monkeypatch.syspath_prepend(str(EXAMPLES))
         monkeypatch.setattr(sys, "argv", [str(script)])
