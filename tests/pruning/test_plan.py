@@ -114,3 +114,10 @@ def test_equal_notes_are_one_line() -> None:
     report = replace(made.report, notes=("a: is kept.", "b: is kept.", "alone"))
     lines = replace(made, report=report).explain().splitlines()
     assert lines[-2:] == ["Note: a, b: is kept.", "Note: alone"]
+
+
+def test_the_text_says_what_ranked_where_the_method_is_named_after_something_else() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 4, 1))
+    asked = "l1-structured: asked", "l1-structured, ranked by group-l2: asked"
+    texts = [plan(net, IMAGES[:2], 0.5, criterion=name).explain() for name in (None, "group-l2")]
+    assert [[start in text for start in asked] for text in texts] == [[True, False], [False, True]]

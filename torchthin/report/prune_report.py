@@ -44,6 +44,8 @@ class Request:
     """Weights excluded on request."""
     by_kind: tuple[tuple[str, float], ...] = ()
     """Kind or pattern and share, where shares were asked for by kind."""
+    criterion: str | None = None
+    """What ranked, where that is not what the method is named after."""
 
     @classmethod
     def of(
@@ -54,9 +56,26 @@ class Request:
         compat = "distiller" if isinstance(target, Distiller) else None
         structured, steps = config.structured, config.agp_steps
         by_kind = tuple(target.by_kind.items()) if isinstance(target, Ratio) else ()
+        own = config.ranked_by == target.default_criterion
         return cls(
-            config.method, target_share, steps, target.scope, compat, structured, schedule, excluded, by_kind
+            config.method,
+            target_share,
+            steps,
+            target.scope,
+            compat,
+            structured,
+            schedule,
+            excluded,
+            by_kind,
+            None if own else config.ranked_by,
         )
+
+    @property
+    def title(self) -> str:
+        """The method, as what it was done, and what ranked, in words."""
+        compat = f", as {self.compat}" if self.compat else ""
+        ranked = f", ranked by {self.criterion}" if self.criterion else ""
+        return f"{self.method}{compat}{ranked}"
 
     @property
     def amount(self) -> str:
@@ -247,13 +266,12 @@ def headline(report: PruneReport) -> list[str]:
     """Return what was asked and what the masks achieve of it, as lines of text."""
     request, achieved = report.request, _percent(report.achieved)
     where = "over all groups together" if request.scope == "global" else "per layer, rounded down"
-    compat = f", as {request.compat}" if request.compat else ""
-    asked = f"{request.method}{compat}: asked {request.amount} ({where}), achieved {achieved}" + (
+    asked = f"{request.title}: asked {request.amount} ({where}), achieved {achieved}" + (
         "." if report.target_reached else ": TARGET MISSED."
     )
     for section in report.sections:
         if section.choice:
-            asked = f"{request.method}: channels {section.choice}, {achieved} of them pruned."
+            asked = f"{request.title}: channels {section.choice}, {achieved} of them pruned."
     if not report.layers and report.section("removed_layers") is not None:
         asked = f"{request.method}: asked {request.amount}; no channels were asked for."
     return [*map(str, report.sections), asked]
