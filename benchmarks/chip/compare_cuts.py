@@ -25,6 +25,7 @@ from torch import nn
 from train_stand_ins import trained
 
 from torchthin import Chip, Ratio, Recovery, prune, recover
+from torchthin.errors import TargetMissedError
 from torchthin.max7800x import chip_cost, choose_weight_bits, integer_model
 
 CUTS = (
@@ -161,7 +162,11 @@ def main() -> None:
     Fashion.folder = options.fashion
     for network in options.network:
         for cut in options.cut:
-            line = json.dumps(row(network, cut, options.seed))
+            try:
+                line = json.dumps(row(network, cut, options.seed))
+            except TargetMissedError as error:
+                print(f"{network}, {cut}: {error}", flush=True)
+                continue
             print(line, flush=True)
             if options.json is not None:
                 with options.json.open("a") as file:

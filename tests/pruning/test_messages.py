@@ -1,6 +1,7 @@
 """Errors say what is wrong with what the user gave, where, and what to do about it."""
 
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import torchthin
-from torchthin.errors import InputError, KindError, TargetMissedError
+from torchthin.errors import ConfigError, InputError, KindError, TargetMissedError
 from torchthin.graph.inputs import as_inputs
 from torchthin.graph.trace import trace
 
@@ -92,3 +93,43 @@ def test_the_place_of_an_op_is_a_line_of_the_model_or_none() -> None:
     assert {str(op.source) for op in plain.ops} == {"0", "1"}
     own = trace(OfList(), as_inputs(([X, X],))).graph
     assert {op.source.file for op in own.ops} == {__file__}
+
+
+def padded() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1), nn.Conv2d(16, 4, 1)
+    )
+
+
+def test_the_proof_of_a_recovered_model_is_said_to_be_of_the_model_before() -> None:
+    torch.manual_seed(0)
+    image, data = torch.randn(2, 3, 8, 8), torch.randn(96, 3, 8, 8)
+    plain, recovered = (str(torchthin.prune(padded(), image, 0.5, data=given)) for given in (None, data))
+    assert "Proof: approximate" in plain and "Fine-tune or recover." in plain
+    assert "Proof, before the recovery: approximate" in recovered and "Fine-tune" not in recovered
+
+
+def test_data_that_choose_nothing_are_named() -> None:
+    image, data = torch.randn(2, 3, 8, 8), torch.randn(8, 3, 8, 8)
+    notes = {
+        criterion: torchthin.prune(
+            padded(), image, 0.5, data=data, thin=False, criterion=criterion
+        ).report.notes
+        for criterion in (None, "reconstruction")
+    }
+    unused = {
+        criterion: any("chose no channels" in note for note in every) for criterion, every in notes.items()
+    }
+    assert unused == {None: True, "reconstruction": False}
+
+
+def test_swapped_arguments_are_named_in_one_line(tmp_path: Path) -> None:
+    image = torch.randn(2, 3, 8, 8)
+    with pytest.raises(ConfigError, match=r"Got a Tensor of shape \(2, 3, 8, 8\)\. .* the third argument"):
+        torchthin.prune(padded(), 0.5, image)  # type: ignore[arg-type]
+    with pytest.raises(
+        InputError, match=r"Got a Tensor\. The order is export\(model, path, example_inputs\)"
+    ):
+        torchthin.export(padded(), image, tmp_path / "a.pt2")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"Write 0\.5 for 50 %\."):
+        torchthin.prune(padded(), image, 50)

@@ -11,6 +11,8 @@ from typing import Any, NoReturn
 
 from torchthin.errors import ConfigError
 
+_LONGEST = 200
+"""Characters of a value that a message shows."""
 MOST_STEPS = 100_000
 """In which masks can grow: the sparsity after each is computed beforehand, and stands in the report."""
 
@@ -38,11 +40,22 @@ def options_of(kind: Any) -> Iterator[Field[Any]]:
     return (item for item in fields(kind) if "flag" in item.metadata)
 
 
+def shown(value: object) -> str:
+    """Return a value as a message shows it: a tensor or an array by its type and shape, anything long by its type."""
+    shape = getattr(value, "shape", None)
+    if isinstance(shape, tuple):
+        return f"a {type(value).__name__} of shape {tuple(shape)}"
+    text = repr(value)
+    return text if len(text) <= _LONGEST else f"a {type(value).__name__}"
+
+
 def refuse(owner: object, name: str, allowed: str, value: object, hint: str = "") -> NoReturn:
     """Raise the `ConfigError` that says what a field of an options object must be, with the field's flag if it has one."""
     flags = {item.name: item.metadata["flag"] for item in options_of(owner)}
     flag = f" ({flags[name]})" if name in flags else ""
-    raise ConfigError(f"The {name} of {type(owner).__name__}{flag} must be {allowed}. Got {value!r}.{hint}")
+    raise ConfigError(
+        f"The {name} of {type(owner).__name__}{flag} must be {allowed}. Got {shown(value)}.{hint}"
+    )
 
 
 def check_whole(owner: object, name: str, least: int, most: int | None = None) -> None:
@@ -63,7 +76,8 @@ def check_share(owner: object, name: str, *, one: bool = False) -> None:
         refuse(owner, name, allowed, value)
     share = float(value)
     if math.isnan(share) or not 0 <= share <= 1 or (share == 1 and not one):
-        refuse(owner, name, allowed, share, " At 1.0 no weight would be left." if share == 1 else "")
+        percent = f" Write {share / 100:g} for {share:g} %." if 1 < share < 100 else ""
+        refuse(owner, name, allowed, share, " At 1.0 no weight would be left." if share == 1 else percent)
     object.__setattr__(owner, name, share)
 
 

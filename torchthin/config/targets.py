@@ -19,6 +19,7 @@ from torchthin.config.options import (
     options_of,
     parse_latency,
     refuse,
+    shown,
 )
 from torchthin.errors import ConfigError
 
@@ -372,5 +373,5 @@ def as_target(value: Any) -> Target:
         return Ratio(number)
     raise ConfigError(
         "The target must be a ratio such as 0.5, ratios by kind such as {'mlp': 0.3}, or Ratio, Budget, Unstructured, NM, "
-        f"Distiller or Chip. Got {value!r}."
+        f"Distiller or Chip. Got {shown(value)}. Of prune it is the third argument, after the model and example_inputs."
     )

@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn.modules import module as module_hooks
 
 from torchthin.graph.clone import modules_of
-from torchthin.graph.inputs import call
+from torchthin.graph.inputs import call_on_originals
 from torchthin.graph.opgraph import CallSite, Source
 
 _LIBRARY = tuple(str(folder) + os.sep for folder in (Path(torch.__file__).parent, Path(__file__).parents[1]))
@@ -32,7 +32,9 @@ def _is_library(file: str) -> bool:
 def user_line() -> tuple[str, int]:
     """Return file and number of the innermost running line of the model that is neither torch's nor ours; ("", 0): none is."""
     frame: Any = sys._getframe(1)
-    while frame is not None and frame.f_code is not call.__code__:  # what called the model is no part of it
+    while (
+        frame is not None and frame.f_code is not call_on_originals.__code__
+    ):  # what called the model is no part of it
         file = frame.f_code.co_filename
         if not _is_library(file):
             return file, frame.f_lineno

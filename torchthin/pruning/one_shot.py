@@ -86,7 +86,14 @@ def plan_pruning(
     plan = replace(_plan(traced, targets, config, thinning, sections), inputs=inputs)
     untold = given is not None and given is not data and refit is None and recovery is None
     told = given.notes if given is not None and untold else ()  # a recovery tells them itself
-    notes = ((_LEARNS,) if ranks else ()) + told + rounded + undescribed + _idle(config, traced, thinning)
+    notes = (
+        ((_LEARNS,) if ranks else ())
+        + _unused(config, data)
+        + told
+        + rounded
+        + undescribed
+        + _idle(config, traced, thinning)
+    )
     return replace(
         plan,
         refit=refit if recovery is None else given,
@@ -129,6 +136,17 @@ def check_recovered(config: PruneConfig, data: Any) -> None:
         raise ConfigError(
             "The recovery needs data, thin=True, and a target that removes channels: Ratio, Budget or Chip."
         )
+
+
+def _unused(config: PruneConfig, data: Any) -> tuple[str, ...]:
+    """Say that data were given which nothing looks at."""
+    allocates = getattr(config.target, "allocation", None) is not None
+    if data is None or config.thin or allocates or registered(config.ranked_by).needs_data:
+        return ()
+    return (
+        f"The data chose no channels: without thinning they are ranked by {config.ranked_by}, which looks at weights alone. "
+        "Thin the model (--thin), or give a criterion that uses data (--criterion reconstruction).",
+    )
 
 
 def _learns(config: PruneConfig, loss: Loss | None) -> bool:

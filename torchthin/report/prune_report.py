@@ -18,7 +18,7 @@ from torchthin.config import Distiller, PruneConfig, Ratio
 from torchthin.graph.cost import Cost
 from torchthin.report.sections import SECTIONS, RecoveryFacts, Section
 from torchthin.report.tables import table
-from torchthin.thinning.proof.verdict import NOT_PROVED, Proof, verdict_line
+from torchthin.thinning.proof.verdict import NOT_PROVED, REMEDY, Proof, verdict_line
 from torchthin.thinning.recipe import Recipe
 
 
@@ -284,7 +284,8 @@ def _summary(report: PruneReport) -> list[str]:
         f"({_percent(report.model_weight_sparsity)}); {report.parameter_bytes:,} bytes.",
     ]
     if report.thinned is not None:
-        lines += _thinning(report.thinned)
+        recovered = report.recovery is not None and report.recovery.after < report.recovery.before
+        lines += _thinning(report.thinned, recovered=recovered)
     if report.recovery is not None:
         lines += [str(report.recovery), *(f"Note: {note}" for note in report.recovery.notes)]
     return [*lines, *excluded_line(report), *(f"Note: {note}" for note in gathered(report.notes))]
@@ -317,8 +318,8 @@ def change(name: str, before: int, after: int) -> str:
     return f"{name} {before:,} -> {after:,} ({_percent(after / before if before else 1.0)})"
 
 
-def _thinning(thinned: ThinnedFacts) -> list[str]:
-    """Return what removing the channels brought, and the proof."""
+def _thinning(thinned: ThinnedFacts, *, recovered: bool) -> list[str]:
+    """Return what removing the channels brought, and the proof, which is of the model before it was recovered."""
     before, after, proof = thinned.before, thinned.after, thinned.proof
     parts = [
         change("parameters", before.parameters, after.parameters),
@@ -328,4 +329,7 @@ def _thinning(thinned: ThinnedFacts) -> list[str]:
     lines = [f"Thinned: {', '.join(parts)}."]
     if not thinned.removed:
         return [*lines, "Nothing was removed."]
-    return [*lines, f"Proof: {verdict_line(proof, thinned.inexact)}."]
+    verdict = verdict_line(proof, thinned.inexact)
+    if recovered:
+        return [*lines, f"Proof, before the recovery: {verdict.removesuffix(REMEDY)}."]
+    return [*lines, f"Proof: {verdict}."]

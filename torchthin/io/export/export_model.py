@@ -88,8 +88,13 @@ def export(
         InputError: the model cannot be exported, or the file not be written; nothing was written.
         ProofError: the file does not run, or computes something else; nothing was written.
     """
-    path = Path(path)
     check_model(model, "export")
+    if not isinstance(path, (str, Path)):
+        raise InputError(
+            f"The path of export must be a str or a Path. Got a {type(path).__name__}. "
+            "The order is export(model, path, example_inputs)."
+        )
+    path = Path(path)
     check_file(path, opset)
     if path.suffix == ".onnx":
         check_fits_onnx(model)

@@ -26,6 +26,8 @@ from torchthin.graph.trace import is_large
 
 NOT_PROVED = 'not proved (proof="off")'
 """The verdict on a thinned model that was not compared."""
+REMEDY = ". Fine-tune or recover"
+"""What the sentence on an approximate result ends with."""
 DOUBLE_UP_TO = 64 * 2**20
 """Models of at most this many parameters are compared in float64 by `verify`; larger ones in float32, to spare memory."""
 
@@ -109,7 +111,7 @@ class Proof:
         return (
             f"the removal is right (to {self.relative:.1e}), but the network's function changed: outputs differ by "
             f"{_share(self.relative_to_masked)} from the masked model ({where}), because of "
-            f"{_some(self.inexact, shown)}. Fine-tune or recover"
+            f"{_some(self.inexact, shown)}{REMEDY}"
         )
 
     def to_dict(self) -> dict[str, Any]:
