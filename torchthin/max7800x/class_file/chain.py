@@ -15,7 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from torchthin.errors import InputError
 from torchthin.graph.call_sites import user_line
 from torchthin.graph.evaluation_mode import evaluation_mode
-from torchthin.graph.inputs import Inputs, call
+from torchthin.graph.inputs import Inputs, call_on_originals
 from torchthin.graph.outputs import output_tensors
 from torchthin.max7800x.class_file.expressions import is_layer
 
@@ -49,7 +49,7 @@ def follow(model: nn.Module, inputs: Inputs) -> tuple[str, ...]:
         raise _broken("at its beginning: forward takes more than one tensor")
     run = _Run(given[0])
     with evaluation_mode(model, disposable=True), run.watching(layers_of(model)), run:
-        output = call(model, inputs)
+        output = call_on_originals(model, inputs)
     if output is not run.now:
         what = "another tensor than the last layer gave" if isinstance(output, Tensor) else "no single tensor"
         raise _broken(f"at its end: forward returns {what}")
