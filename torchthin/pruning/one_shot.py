@@ -86,14 +86,8 @@ def plan_pruning(
     plan = replace(_plan(traced, targets, config, thinning, sections), inputs=inputs)
     untold = given is not None and given is not data and refit is None and recovery is None
     told = given.notes if given is not None and untold else ()  # a recovery tells them itself
-    notes = (
-        ((_LEARNS,) if ranks else ())
-        + _unused(config, data)
-        + told
-        + rounded
-        + undescribed
-        + _idle(config, traced, thinning)
-    )
+    chosen = (_LEARNS,) if ranks else _unused(config, data)
+    notes = chosen + told + rounded + undescribed + _idle(config, traced, thinning)
     return replace(
         plan,
         refit=refit if recovery is None else given,
