@@ -38,7 +38,7 @@ from torchthin.dependency.labels import FlattenedAxis
 from torchthin.dependency.propagate import Labels, is_pointwise, propagate
 from torchthin.dependency.registry import rule_of
 from torchthin.graph.evaluation_mode import evaluation_mode
-from torchthin.graph.inputs import as_inputs, call
+from torchthin.graph.inputs import as_inputs, call_on_originals
 from torchthin.graph.op_counter import CountingMode
 from torchthin.graph.operators import ATTENTION, BATCH_NORMS, LAYER_NORMS, VIEWS, as_outputs, by_name, invoke
 from torchthin.graph.opgraph import Op, Ref
@@ -215,7 +215,7 @@ def overstated(sample: Sample, operator: str | None = None, rule: DeadRule | Non
     graph = record(module, inputs).live()
     mode = _Given()
     with evaluation_mode(module), mode:
-        call(module, inputs)
+        call_on_originals(module, inputs)
     read, wrong = consumed(graph), []
     for op in graph.ops:
         if op.index in mode.found and operator in (None, op.name) and op.name not in ANYTHING:

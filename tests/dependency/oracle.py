@@ -21,7 +21,7 @@ from torchthin.dependency.components import Components, components
 from torchthin.dependency.labels import FROZEN, Axis, FlattenedAxis, Vector
 from torchthin.dependency.propagate import Labels, propagate
 from torchthin.graph.evaluation_mode import evaluation_mode
-from torchthin.graph.inputs import Inputs, call
+from torchthin.graph.inputs import Inputs, call_on_originals
 from torchthin.graph.op_counter import CountingMode
 from torchthin.graph.operators import as_outputs, by_name, invoke
 from torchthin.graph.opgraph import Op, OpGraph, Ref
@@ -333,7 +333,7 @@ def check(model: nn.Module, inputs: Inputs, *, thorough: bool = True) -> Finding
         with evaluation_mode(model):
             for mode in modes:
                 with mode:
-                    call(model, inputs)
+                    call_on_originals(model, inputs)
                 wrong += mode.wrong
         if all(site.chosen == len(site.candidates) - 1 for site in labels.split_choices):
             break
