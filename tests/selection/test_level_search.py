@@ -81,5 +81,5 @@ def test_a_budget_goes_where_the_outputs_move_least(limit: dict[str, str]) -> No
 
 
 def test_outputs_need_data() -> None:
-    with pytest.raises(ConfigError, match="'outputs' of Budget needs data"):
+    with pytest.raises(ConfigError, match="The allocation 'outputs' needs data"):
         torchthin.prune(Net(), torch.randn(1, 3, 6, 6), Budget(macs="0.5x", allocation="outputs"))

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from torchthin.graph.clone import state_tensors
-from torchthin.graph.inputs import Inputs, call
+from torchthin.graph.inputs import Inputs, call_on_originals
 
 
 class _Alive(TorchDispatchMode):
@@ -40,8 +40,9 @@ def peak_bytes(model: nn.Module, inputs: Inputs) -> int:
 
     What kernels use inside an op is not seen.
     """
+    inputs = inputs.map(torch.clone)  # the model's code may write into them
     tensors = [*(tensor for _, tensor in state_tensors(model)), *inputs.tensors()]
     storages = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors}
     with torch.no_grad(), _Alive(set(storages)) as alive:
-        call(model, inputs)
+        call_on_originals(model, inputs)
     return sum(storages.values()) + int(alive.peak)
