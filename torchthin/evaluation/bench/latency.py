@@ -21,7 +21,14 @@ from torchthin.errors import ConfigError, TorchthinError
 from torchthin.evaluation.bench.memory import peak_bytes
 from torchthin.evaluation.bench.results import BenchResult, Size, Timing
 from torchthin.graph.clone import clone, duplicate
-from torchthin.graph.inputs import Inputs, as_inputs, call, check_model, does_not_run, on_device_of
+from torchthin.graph.inputs import (
+    Inputs,
+    as_inputs,
+    call_on_originals,
+    check_model,
+    does_not_run,
+    on_device_of,
+)
 
 RUNTIMES = ("torch", "onnxruntime")
 Call = Callable[[], object]
@@ -121,7 +128,7 @@ class InTorch:
     def __call__(self) -> None:
         """Run. Not in inference mode: a model may take gradients within its forward pass."""
         with torch.no_grad():
-            call(self._model, self._given)
+            call_on_originals(self._model, self._given)
         self._wait()
 
 

@@ -38,9 +38,8 @@ class _Alive(TorchDispatchMode):
 def peak_bytes(model: nn.Module, inputs: Inputs) -> int:
     """Return the bytes of weights, buffers and inputs, and the peak of what one forward pass makes beside them.
 
-    What kernels use inside an op is not seen.
+    What kernels use inside an op is not seen. The model's code may write into the inputs.
     """
-    inputs = inputs.map(torch.clone)  # the model's code may write into them
     tensors = [*(tensor for _, tensor in state_tensors(model)), *inputs.tensors()]
     storages = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors}
     with torch.no_grad(), _Alive(set(storages)) as alive:
