@@ -133,3 +133,23 @@ def test_swapped_arguments_are_named_in_one_line(tmp_path: Path) -> None:
         torchthin.export(padded(), image, tmp_path / "a.pt2")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"Write 0\.5 for 50 %\."):
         torchthin.prune(padded(), image, 50)
+
+
+class OnAGraph(nn.Module):
+    """Multiplies with a sparse matrix that comes with the input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 16), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor, adjacency: Tensor) -> Tensor:
+        hidden = self.a(torch.sparse.mm(adjacency, x)).relu()
+        out: Tensor = torch.sparse.mm(adjacency, self.b(hidden))
+        return out
+
+
+def test_channels_that_a_sparse_input_multiplies_are_kept_with_the_operator_named() -> None:
+    torch.manual_seed(0)
+    adjacency = torch.eye(5).to_sparse()
+    notes = torchthin.prune(OnAGraph(), (torch.randn(5, 6), adjacency), 0.5).report.notes
+    assert any(note.startswith("b.weight: 3 filters are kept, no rule for this operator: ") for note in notes)

@@ -32,9 +32,8 @@ def _is_library(file: str) -> bool:
 def user_line() -> tuple[str, int]:
     """Return file and number of the innermost running line of the model that is neither torch's nor ours; ("", 0): none is."""
     frame: Any = sys._getframe(1)
-    while (
-        frame is not None and frame.f_code is not call_on_originals.__code__
-    ):  # what called the model is no part of it
+    # what called the model is no part of it
+    while frame is not None and frame.f_code is not call_on_originals.__code__:
         file = frame.f_code.co_filename
         if not _is_library(file):
             return file, frame.f_lineno

@@ -117,6 +117,8 @@ def refreshed(inputs: Inputs, seed: int, *, integers: bool = False) -> Inputs:
     generator = torch.Generator().manual_seed(seed)
 
     def change(tensor: Tensor) -> Tensor:
+        if tensor.layout != torch.strided:
+            return tensor
         if not tensor.is_floating_point():
             if not integers or not tensor.numel() or tensor.dtype == torch.bool:
                 return tensor
@@ -142,7 +144,7 @@ def resized(inputs: Inputs, *, batch: bool = False) -> Iterator[Inputs]:
 
     def change(tensor: Tensor, axes: Sequence[int]) -> Tensor:
         for axis in axes:
-            if axis < tensor.dim() and tensor.shape[axis] > 0:
+            if axis < tensor.dim() and tensor.shape[axis] > 0 and tensor.layout == torch.strided:
                 size = tensor.shape[axis]
                 longer = size < _LONG
                 tensor = torch.cat([tensor, tensor], axis) if longer else tensor.narrow(axis, 0, size // 2)

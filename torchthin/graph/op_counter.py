@@ -117,7 +117,10 @@ class CountingMode(TorchDispatchMode):
 
         Runs repeat, and all must see the same.
         """
-        tensors = (*(tensor for _, tensor in state_tensors(model)), *inputs.tensors())
+        given = (
+            tensor for tensor in inputs.tensors() if tensor.layout == torch.strided
+        )  # others have no storage
+        tensors = (*(tensor for _, tensor in state_tensors(model)), *given)
         self._spared = {storage_key(tensor): tensor for tensor in tensors}
         try:
             yield

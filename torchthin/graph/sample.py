@@ -55,7 +55,7 @@ def _last(inputs: Inputs, axis: int, size: int) -> Inputs:
     """Return the last entry along an axis of all tensors that have this size there; others belong to every entry."""
 
     def change(tensor: Tensor) -> Tensor:
-        batched = tensor.dim() > axis and tensor.shape[axis] == size
+        batched = tensor.layout == torch.strided and tensor.dim() > axis and tensor.shape[axis] == size
         return tensor.narrow(axis, size - 1, 1).contiguous() if batched else tensor
 
     return inputs.map(change)
