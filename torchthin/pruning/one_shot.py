@@ -108,8 +108,7 @@ def _calibration(
     """Read the data; noise is fitted to the model only where something is learnt from it. learns: it is refitted."""
     if data is None:
         return None
-    allocates = getattr(config.target, "allocation", None) is not None
-    used = learns or recovery is not None or allocates or registered(config.ranked_by).needs_data
+    used = learns or recovery is not None or _chooses_by_data(config)
     how = recovery or Recovery()
     return calibration(
         data, like=inputs, max_samples=how.max_samples, pixels=how.pixels, model=model if used else None
@@ -132,10 +131,14 @@ def check_recovered(config: PruneConfig, data: Any) -> None:
         )
 
 
+def _chooses_by_data(config: PruneConfig) -> bool:
+    """Whether the criterion or the allocation looks at data."""
+    return getattr(config.target, "allocation", None) is not None or registered(config.ranked_by).needs_data
+
+
 def _unused(config: PruneConfig, data: Any) -> tuple[str, ...]:
     """Say that data were given which nothing looks at."""
-    allocates = getattr(config.target, "allocation", None) is not None
-    if data is None or config.thin or allocates or registered(config.ranked_by).needs_data:
+    if data is None or config.thin or _chooses_by_data(config):
         return ()
     return (
         f"The data chose no channels: without thinning they are ranked by {config.ranked_by}, which looks at weights alone. "
