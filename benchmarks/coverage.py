@@ -222,6 +222,9 @@ def _ratios(
     parts = {"all": list(found)} | {
         source: [name for name in found if ours[name]["source"] == source] for source in SOURCES
     }
+    # rows name their commit since those that are not were measured
+    dated = {f"{source}, last run": [n for n in parts[source] if "commit" in ours[n]] for source in SOURCES}
+    parts |= {part: names for part, names in dated.items() if names != parts[part.partition(",")[0]]}
     table = ["| models of | both manage | median | range | slower on |", "|---|---|---|---|---|"]
     for part, names in parts.items():
         ratios = [found[name] for name in names]
